@@ -1,0 +1,47 @@
+# Every command a contributor needs. Each installs what it lacks into .venv/ and .cache/ and is quick the second time.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help install demo up test check fmt bench lock clean
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: .venv/.installed  ## make .venv/ from requirements.lock
+
+.venv/.installed: requirements.lock pyproject.toml
+	@echo "Installing into .venv/ ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: install  ## play the call of bobrapet #87, without Exeunt and with it
+	@$(BIN)/python tests/demo.py
+
+up: install  ## the same mesh, to try by hand with kubectl
+	@$(BIN)/exeunt up
+
+test: install  ## all tests, on a real kube-apiserver, etcd and nats-server
+	@$(BIN)/exeunt up --prepare-only
+	@$(BIN)/python -m pytest
+
+check: install  ## ruff, ruff format, mypy --strict, import-linter, generated documents
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+fmt: install  ## format and fix what can be fixed
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+bench: install  ## measured figures as ratios to floors of the same run
+	@$(BIN)/python tests/bench
+
+lock:  ## write requirements.lock anew (needs uv)
+	uv pip compile pyproject.toml --extra local --group dev --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --upgrade -q -o requirements.lock
+
+clean:  ## remove what the commands above made
+	rm -rf .venv .cache dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
