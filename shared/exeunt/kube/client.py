@@ -1,0 +1,230 @@
+"""Single requests to the kube-apiserver: get, list, patch, delete, and the raw lines of a watch.
+
+A request is tried until it gets an answer that counts or its retry budget is used up; whoever calls decides
+what an answer means. Requests must therefore be safe to repeat: ours are, a PATCH is conditional and a DELETE
+names a uid. Single attempts and authentication are in `connection`, kinds in `resources`; `list_watch` builds
+on `watch`.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import Final, Generic
+from urllib.parse import urlencode
+
+import aiohttp
+import msgspec
+import stamina
+
+from exeunt.kube.connection import Call, Connection
+from exeunt.kube.credentials import Credentials
+from exeunt.kube.errors import ApiError, ApiUnavailable, Gone, Undecodable
+from exeunt.kube.resources import Resource, T
+
+JSON_PATCH: Final = "application/json-patch+json"
+
+
+@dataclass(frozen=True, slots=True)
+class Listing(Generic[T]):
+    """A complete list: `resource_version` is where a watch goes on from; what cannot be read is set apart."""
+
+    items: list[T]
+    resource_version: str
+    undecodable: list[Undecodable]
+
+
+class KubeClient:
+    """A connection to one kube-apiserver.
+
+    `request_timeout` is for one attempt, `retry_budget` for all attempts of one request together, in seconds.
+    Every method raises ApiError (its subclasses say what was answered) and ApiUnavailable, and Undecodable
+    when a single object is not what its kind should be.
+    """
+
+    def __init__(self, credentials: Credentials, *, request_timeout: float = 10, retry_budget: float = 60) -> None:
+        """Use `connect`; credentials that are given here must have been loaded."""
+        self._connection = Connection(credentials)
+        self._limits = aiohttp.ClientTimeout(total=request_timeout)
+        self._retry_budget = retry_budget
+
+    @classmethod
+    async def connect(
+        cls, *, kubeconfig: str | None = None, request_timeout: float = 10, retry_budget: float = 60
+    ) -> "KubeClient":
+        """Read the configuration; the kube-apiserver need not be there yet.
+
+        Sources are an explicit kubeconfig, $KUBECONFIG (also a list of files), the pod's service account, and
+        ~/.kube/config. Raises ConfigurationError when there is none or it cannot be used.
+        """
+        credentials = Credentials.find(kubeconfig)
+        await credentials.reload()
+        return cls(credentials, request_timeout=request_timeout, retry_budget=retry_budget)
+
+    async def close(self) -> None:
+        await self._connection.close()
+
+    def reachable(self) -> str | None:
+        """None, or why the kube-apiserver does not serve us, as the latest request showed."""
+        return self._connection.trouble
+
+    async def get(self, resource: Resource[T], namespace: str, name: str) -> T:
+        return resource.decode(await self._request(Call("get", resource, namespace, name)))
+
+    async def list(
+        self,
+        resource: Resource[T],
+        namespace: str | None,
+        *,
+        field_selector: str | None = None,
+        label_selector: str | None = None,
+        limit: int = 500,
+        retry: bool = True,
+    ) -> Listing[T]:
+        """All objects of a namespace, or of all namespaces, fetched in pages of `limit`.
+
+        Without `retry` every page is tried once, for callers that have a back-off of their own.
+        """
+        query = {"limit": str(limit)}
+        if field_selector is not None:
+            query["fieldSelector"] = field_selector
+        if label_selector is not None:
+            query["labelSelector"] = label_selector
+        try:
+            return await self._list_pages(resource, namespace, query, retry=retry)
+        except Gone:  # between two pages: the snapshot that the list began with is compacted away
+            return await self._list_pages(resource, namespace, query, retry=retry)
+
+    async def _list_pages(
+        self, resource: Resource[T], namespace: str | None, query: dict[str, str], *, retry: bool
+    ) -> Listing[T]:
+        items: list[T] = []
+        undecodable: list[Undecodable] = []
+        while True:
+            call = Call("list", resource, namespace, query=urlencode(query))
+            page = _decode_page(call, await self._request(call, retry=retry))
+            for item in page.items or []:
+                try:
+                    items.append(resource.decode(item))
+                except Undecodable as error:
+                    undecodable.append(error)
+            if not page.metadata.continue_:
+                return Listing(items, page.metadata.resource_version, undecodable)
+            query = query | {"continue": page.metadata.continue_}
+
+    async def patch_status(
+        self,
+        resource: Resource[T],
+        namespace: str,
+        name: str,
+        body: bytes,
+        *,
+        field_manager: str,
+        content_type: str = JSON_PATCH,
+    ) -> T:
+        """Patch the status subresource and return the object as it is then.
+
+        The patch must be conditional: after a broken connection it is sent again. Unknown fields are refused.
+        """
+        query = urlencode({"fieldManager": field_manager, "fieldValidation": "Strict"})
+        call = Call("patch", resource, namespace, name, "status", query, body, content_type)
+        return resource.decode(await self._request(call))
+
+    async def delete(self, resource: Resource[T], namespace: str, name: str, *, uid: str) -> None:
+        """Delete, dependents in the background, but only this uid: another of that name is a Conflict."""
+        options = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
+        await self._request(Call("delete", resource, namespace, name, body=msgspec.json.encode(options)))
+
+    @asynccontextmanager
+    async def watch(
+        self,
+        resource: Resource[T],
+        namespace: str | None,
+        *,
+        resource_version: str,
+        timeout_seconds: float,
+        idle_timeout: float,
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The events since `resource_version` with bookmarks, one JSON line each; one attempt, never a retry.
+
+        The server ends the watch after `timeout_seconds`. ApiUnavailable is raised when the stream breaks or
+        when nothing arrives for `idle_timeout` seconds.
+        """
+        query = {
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": resource_version,
+            "timeoutSeconds": str(round(timeout_seconds)),
+        }
+        limits = aiohttp.ClientTimeout(total=None, connect=self._limits.total, sock_read=idle_timeout)
+        call = Call("watch", resource, namespace, query=urlencode(query))
+        response = await self._connection.open(call, limits)
+        try:
+            async with aclosing(self._lines(call, response)) as lines:
+                yield lines
+        finally:
+            response.close()
+
+    async def _lines(self, call: Call, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
+        try:
+            async for line in response.content:
+                yield line
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise self._connection.unavailable(call, error) from error
+
+    async def _request(self, call: Call, *, retry: bool = True) -> bytes:
+        attempts = stamina.retry_context(
+            on=_delay,
+            attempts=None if retry else 1,
+            timeout=None,
+            wait_initial=0.1,
+            wait_max=5,
+            wait_jitter=0.5,
+        )
+        try:
+            async with asyncio.timeout(self._retry_budget):
+                async for attempt in attempts:
+                    with attempt:
+                        return await self._read(call)
+        except TimeoutError:
+            pass
+        raise ApiUnavailable(f"{call}: no success within {self._retry_budget:g} s; last: {self._connection.trouble}")
+
+    async def _read(self, call: Call) -> bytes:
+        async with await self._connection.open(call, self._limits) as response:
+            try:
+                return await response.read()
+            except (aiohttp.ClientError, TimeoutError) as error:
+                raise self._connection.unavailable(call, error) from error
+
+
+class _ListMetadata(msgspec.Struct, rename="camel"):
+    resource_version: str
+    continue_: str = msgspec.field(name="continue", default="")
+
+
+class _Page(msgspec.Struct):
+    metadata: _ListMetadata
+    items: list[msgspec.Raw] | None = None
+
+
+_PAGE = msgspec.json.Decoder(_Page)
+
+
+def _decode_page(call: Call, body: bytes) -> _Page:
+    try:
+        return _PAGE.decode(body)
+    except msgspec.DecodeError as error:  # something on the way answers for the kube-apiserver
+        raise ApiUnavailable(f"{call}: the answer is no list: {error}") from error
+
+
+def _delay(error: Exception) -> bool | float:
+    """Whether to try again, and in how many seconds when the server told (Retry-After)."""
+    if isinstance(error, ApiError):
+        if error.status != 429 and error.status < 500:
+            return False
+        if error.retry_after:
+            return error.retry_after * random.uniform(1, 1.2)  # noqa: S311 - not all clients at once
+        return True
+    return isinstance(error, ApiUnavailable)

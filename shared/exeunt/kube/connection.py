@@ -1,0 +1,174 @@
+"""One authenticated connection to the kube-apiserver: a call in, an open response or an error out.
+
+Here credentials are kept fresh: token files are read again every minute, and a 401 or a failed TLS handshake
+makes everything be read anew. `credentials` does the reading; `client` makes calls and retries them.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, Final
+
+import aiohttp
+import structlog
+from yarl import URL
+
+from exeunt.kube.credentials import Credentials
+from exeunt.kube.errors import ApiUnavailable, ConfigurationError, api_error
+from exeunt.kube.resources import Resource
+
+JSON: Final = "application/json"
+_USER_AGENT: Final = f"exeunt/{version('exeunt')}"
+_METHODS: Final = {"get": "GET", "list": "GET", "watch": "GET", "patch": "PATCH", "delete": "DELETE"}
+_REFRESH_INTERVAL: Final = 60.0  # seconds; token files are replaced long before the old token expires
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request in Kubernetes' terms; `verb` is the one that RBAC knows."""
+
+    verb: str
+    resource: Resource[Any]
+    namespace: str | None
+    name: str | None = None
+    subresource: str | None = None
+    query: str = ""
+    body: bytes | None = None
+    content_type: str = JSON
+
+    def __str__(self) -> str:
+        target = "/".join(part for part in (self.namespace, self.name) if part) or "all namespaces"
+        return f"{self.verb} {self._rbac_resource} {target}"
+
+    @property
+    def permission(self) -> str:
+        where = f"namespace {self.namespace}" if self.namespace else "all namespaces"
+        return f"verb {self.verb} on {self._rbac_resource} of API group {self.resource.group} in {where}"
+
+    @property
+    def _rbac_resource(self) -> str:
+        return "/".join(part for part in (self.resource.plural, self.subresource) if part)
+
+
+class Connection:
+    """The session in use; `trouble` is None, or why the latest call shows that we are not served."""
+
+    def __init__(self, credentials: Credentials) -> None:
+        """The credentials must have been loaded."""
+        self.trouble: str | None = None
+        self._credentials = credentials
+        self._access = _Access.of(credentials)
+        self._renewing = asyncio.Lock()
+        self._refresh_at = asyncio.get_running_loop().time() + _REFRESH_INTERVAL
+
+    async def close(self) -> None:
+        await self._access.session.close()
+
+    async def open(self, call: Call, limits: aiohttp.ClientTimeout) -> aiohttp.ClientResponse:
+        """Send once, or twice if the first answer shows that our credentials are out of date.
+
+        The response is a success, open, and the caller's to close. Raises ApiError and ApiUnavailable.
+        """
+        if asyncio.get_running_loop().time() >= self._refresh_at:
+            await self._refresh()
+        access = self._access
+        try:
+            response = await access.send(call, limits)
+            if response.status == 401:
+                response.close()
+                await self._reload(access)
+                response = await self._access.send(call, limits)
+            if response.status < 300:
+                self.trouble = None
+                return response
+            async with response:
+                refusal = api_error(
+                    await response.read(),
+                    action=str(call),
+                    status=response.status,
+                    retry_after=response.headers.get("Retry-After"),
+                    hint=self._hint(call, response.status),
+                )
+        except aiohttp.ClientSSLError as error:
+            await self._reload(access)  # the CA may have changed: the next attempt will tell
+            raise self.unavailable(call, error) from error
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise self.unavailable(call, error) from error
+        self.trouble = str(refusal) if refusal.status in {401, 429} or refusal.status >= 500 else None
+        raise refusal
+
+    def unavailable(self, call: Call, error: Exception) -> ApiUnavailable:
+        """The error for a call that got no answer, or only a part of it."""
+        self.trouble = f"{call}: no answer from {self._access.host}: {error!r}"
+        return ApiUnavailable(self.trouble)
+
+    def _hint(self, call: Call, status: int) -> str:
+        if status == 401:
+            return f"; the credentials are from {self._credentials.source}, read again just now"
+        if status == 403:
+            return f"; needed is an RBAC rule for {call.permission}"
+        return ""
+
+    async def _refresh(self) -> None:
+        """Once a minute, on the way of one call: the others go on with what we have."""
+        self._refresh_at = asyncio.get_running_loop().time() + _REFRESH_INTERVAL
+        async with self._renewing:
+            await self._renew(self._credentials.refresh)
+
+    async def _reload(self, refused: "_Access") -> None:
+        """After a refusal, by the first call that met it: the others wait and use the outcome."""
+        async with self._renewing:
+            if self._access is refused:
+                await self._renew(self._credentials.reload)
+
+    async def _renew(self, read: Callable[[], Awaitable[None]]) -> None:
+        before = self._access
+        try:
+            await read()
+            self._access = _Access.of(self._credentials, before)
+        except ConfigurationError as error:  # what we have may still do; if not, calls will say so
+            log.warning("credentials not renewed", error=str(error))
+        if self._access.session is not before.session:
+            await before.session.close()  # calls on it end as on a broken connection
+
+
+@dataclass(frozen=True, slots=True)
+class _Access:
+    """A session and what all calls on it have in common; replaced as a whole when credentials change."""
+
+    session: aiohttp.ClientSession
+    fingerprint: tuple[object, ...]
+    host: str
+    headers: dict[str, str]
+    options: dict[str, Any]
+
+    @classmethod
+    def of(cls, credentials: Credentials, before: "_Access | None" = None) -> "_Access":
+        """With the session that there was before, unless what it was built from has changed."""
+        reusable = before is not None and before.fingerprint == credentials.fingerprint
+        headers = {"Accept": JSON, "User-Agent": _USER_AGENT}
+        if credentials.authorization:
+            headers["Authorization"] = credentials.authorization
+        configuration = credentials.configuration
+        return cls(
+            session=before.session if before is not None and reusable else credentials.open_session(),
+            fingerprint=credentials.fingerprint,
+            host=str(configuration.host),
+            headers=headers,
+            options={"server_hostname": configuration.tls_server_name, "proxy": configuration.proxy},
+        )
+
+    async def send(self, call: Call, limits: aiohttp.ClientTimeout) -> aiohttp.ClientResponse:
+        path = call.resource.path(call.namespace, call.name, call.subresource)
+        return await self.session.request(
+            _METHODS[call.verb],
+            URL(f"{self.host}{path}?{call.query}", encoded=True),
+            data=call.body,
+            headers=self.headers if call.body is None else self.headers | {"Content-Type": call.content_type},
+            timeout=limits,
+            allow_redirects=False,
+            **self.options,
+        )
