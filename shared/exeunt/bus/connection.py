@@ -1,0 +1,289 @@
+"""One connection to NATS that survives the server, and says what is wrong while it cannot.
+
+nats-py reconnects by itself. This module sets it so that it never gives up, notices a dead peer in half a
+minute, spreads its attempts, and turns its many exceptions into the few of `exeunt.bus.errors`. `streams`,
+`publisher` and `pull` do all their talking through `Bus`.
+"""
+
+import asyncio
+import random
+import ssl
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+import nats.errors
+import structlog
+from nats.aio.client import Client, Server
+from nats.aio.msg import Msg
+
+from exeunt.bus.errors import ApiRefused, BusClosed, BusUnavailable, NoResponders, PermissionDenied
+from exeunt.errors import UsageError
+
+PING_INTERVAL = 10  # seconds; two unanswered pings make the peer dead
+RECONNECT_CEILING = 1.0  # seconds between two attempts at the most
+REPEAT_SILENCE = 30.0  # seconds for which an identical error is counted, not logged
+
+log = structlog.get_logger(__name__)
+
+
+class Bus:
+    """A connection to NATS. Make one with `connect`, end it with `close`.
+
+    `session` grows with every (re)connection: whoever keeps state at the server compares it and starts over.
+    `recreate_streams` is what to run when a publish finds its stream missing; None leaves streams alone.
+    """
+
+    def __init__(self, url: str, tls: "_Tls | None") -> None:
+        self.nc = Client()
+        self.session = 0
+        self.recreate_streams: Callable[[], Awaitable[None]] | None = None
+        self._servers = url.split(",")
+        self._where = ", ".join(_without_password(server) for server in self._servers)
+        self._tls = tls
+        self._connected = asyncio.Event()
+        self._on_session: list[Callable[[], None]] = []
+        self._connecting: asyncio.Task[None] | None = None
+        self._closing = False
+        self._last_error = "not tried yet"
+        self._last_logged = float("-inf")
+        self._repeated = 0
+        self._violations: deque[tuple[float, str]] = deque(maxlen=32)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing can be sent now, for /readyz; None when the connection is up."""
+        if self.nc.is_closed and self.session:
+            return f"the connection to NATS at {self._where} is closed for good: {self._last_error}"
+        if not self._connected.is_set():
+            return f"not connected to NATS at {self._where}: {self._last_error}"
+        return None
+
+    def on_session(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call `callback` after every reconnection; the returned function ends that."""
+        self._on_session.append(callback)
+        return lambda: self._on_session.remove(callback)
+
+    async def wait_connected(self, timeout: float) -> None:  # noqa: ASYNC109 - the error tells the reason
+        """Raises BusUnavailable without a connection in `timeout` seconds, BusClosed when none will come."""
+        self._check_open()
+        if self._connected.is_set():
+            return
+        try:
+            async with asyncio.timeout(timeout):
+                await self._connected.wait()
+        except TimeoutError:
+            self._check_open()
+            raise BusUnavailable(str(self.trouble)) from None
+
+    async def request(
+        self,
+        subject: str,
+        payload: bytes = b"",
+        *,
+        timeout: float,  # noqa: ASYNC109 - a denied request shows as a timeout, which this method explains
+        headers: dict[str, str] | None = None,
+    ) -> Msg:
+        """Send one request and wait `timeout` seconds in all, a reconnection included, for its reply.
+
+        Raises BusUnavailable (no answer), NoResponders, PermissionDenied, BusClosed. Errors about the message
+        itself (nats.errors.MaxPayloadError, BadHeaderError, BadSubjectError) pass through.
+        """
+        loop = asyncio.get_running_loop()
+        since = loop.time()
+        await self.wait_connected(timeout)
+        try:
+            return await self.nc.request(
+                subject, payload, timeout=max(0.01, since + timeout - loop.time()), headers=headers
+            )
+        except nats.errors.NoRespondersError:
+            raise NoResponders(
+                f"nobody answers on {subject}: the stream or consumer is missing, or JetStream is starting"
+            ) from None
+        except nats.errors.TimeoutError:
+            if self.is_denied(subject, since=since):
+                raise PermissionDenied(f"permission denied for subject {subject}: grant it to this user") from None
+            raise BusUnavailable(f"no answer on {subject} within {timeout:g} s") from None
+        except (nats.errors.ConnectionClosedError, nats.errors.ConnectionDrainingError):
+            raise BusClosed(f"the connection to NATS at {self._where} is closed: {self._last_error}") from None
+        except (nats.errors.OutboundBufferLimitError, nats.errors.ConnectionReconnectingError) as error:
+            raise BusUnavailable(f"cannot send to {subject} now: {error}") from error
+
+    async def api(self, call: str, request: dict[str, Any] | None = None) -> dict[str, Any]:
+        """One call of the JetStream API, for example `api("STREAM.INFO.RUNS")`, answered within 5 s.
+
+        Raises ApiRefused, and what `request` raises; a "not now" of the server (429, 503) is BusUnavailable.
+        """
+        reply = await self.request(f"$JS.API.{call}", msgspec.json.encode(request or {}), timeout=5.0)
+        answer: dict[str, Any] = msgspec.json.decode(reply.data)
+        if error := answer.get("error"):
+            code, err_code, text = error["code"], error.get("err_code", 0), error.get("description", "")
+            if code in {429, 503}:
+                raise BusUnavailable(f"JetStream cannot answer {call} now: {text} ({code}/{err_code})")
+            raise ApiRefused(call, code, err_code, text)
+        return answer
+
+    def is_denied(self, subject: str, *, since: float) -> bool:
+        """Whether the server forbade `subject`, or our inbox, after the loop time `since`."""
+        # nats-py hands the server's words over in lower case. A forbidden inbox is told once, on subscribing.
+        quoted, inbox = f'"{subject.lower()}"', self.nc.new_inbox().rpartition(".")[0].lower()
+        return any(
+            (when >= since and quoted in text) or f'subscription to "{inbox}' in text for when, text in self._violations
+        )
+
+    async def close(self, budget: float) -> None:
+        """Send what is buffered, wait for the server to have read it, and close; within `budget` seconds."""
+        self._closing = True
+        if self._connecting is not None and not self._connecting.done():
+            self._connecting.cancel()
+            await asyncio.wait({self._connecting}, timeout=budget)
+        try:
+            async with asyncio.timeout(budget):
+                if self.nc.is_connected:
+                    await self.nc.flush()
+        except (TimeoutError, nats.errors.Error) as error:
+            log.warning("nats.close_unflushed", error=str(error) or "timed out", server=self._where)
+        await self.nc.close()
+        self._connected.clear()
+
+    def _check_open(self) -> None:
+        if self._connecting is not None and self._connecting.done() and not self._connecting.cancelled():
+            self._connecting.result()  # a bug while connecting shall not look like a slow server
+        if self._closing or (self.nc.is_closed and self.session):
+            raise BusClosed(f"the connection to NATS at {self._where} is closed: {self._last_error}")
+
+    def _start(self, options: dict[str, Any]) -> asyncio.Task[None]:
+        self._connecting = asyncio.create_task(self._connect(options), name="nats-connect")
+        return self._connecting
+
+    async def _connect(self, options: dict[str, Any]) -> None:
+        await self.nc.connect(
+            self._servers,
+            error_cb=self._on_error,
+            disconnected_cb=self._on_disconnected,
+            reconnected_cb=self._on_reconnected,
+            closed_cb=self._on_closed,
+            reconnect_to_server_handler=_next_server,
+            max_reconnect_attempts=-1,
+            ping_interval=PING_INTERVAL,
+            max_outstanding_pings=2,
+            tls=self._tls.context if self._tls else None,
+            **options,
+        )
+        self._up("nats.connected")
+
+    def _up(self, event: str) -> None:
+        self.session += 1
+        self._violations.clear()
+        self._connected.set()
+        log.info(event, server=self._where, session=self.session)
+
+    async def _on_reconnected(self) -> None:
+        self._up("nats.reconnected")
+        for callback in self._on_session:
+            callback()
+
+    async def _on_disconnected(self) -> None:
+        self._connected.clear()
+        if self._tls is not None:
+            self._tls.reload()
+        if not self._closing:
+            log.warning("nats.disconnected", server=self._where, error=self._last_error)
+
+    async def _on_closed(self) -> None:
+        if not self._closing:
+            self._last_error = str(self.nc.last_error or self._last_error)
+            log.error("nats.closed", server=self._where, error=self._last_error)
+
+    async def _on_error(self, error: Exception) -> None:
+        text, now = str(error) or type(error).__name__, asyncio.get_running_loop().time()
+        if "permissions violation" in text:
+            self._violations.append((now, text))
+        if text == self._last_error and now - self._last_logged < REPEAT_SILENCE:
+            self._repeated += 1
+            return
+        log.warning("nats.error", error=text, kind=type(error).__name__, server=self._where, repeated=self._repeated)
+        self._last_error, self._last_logged, self._repeated = text, now, 0
+
+
+async def connect(
+    url: str,
+    *,
+    name: str,
+    inbox_prefix: str,
+    credentials: str | None = None,
+    nkey_seed: str | None = None,
+    tls_ca: str | None = None,
+    tls_cert: str | None = None,
+    tls_key: str | None = None,
+    connect_timeout: float,
+) -> Bus:
+    """Connect to NATS; after `connect_timeout` seconds return all the same, with `Bus.trouble`, and go on
+    trying.
+
+    `url` may list several servers, separated by commas. `credentials` (JWT), `nkey_seed` and `tls_*` are
+    paths of files; they are read again for every new connection, so rotated ones are picked up. Raises
+    UsageError when the url or a file cannot be used.
+    """
+    tls = _Tls(tls_ca, tls_cert, tls_key) if tls_ca or tls_cert else None
+    bus = Bus(url, tls)
+    first = bus._start(  # noqa: SLF001 - this function is the constructor of a Bus
+        {
+            "name": name,
+            "inbox_prefix": inbox_prefix,
+            "user_credentials": credentials,
+            "nkeys_seed": nkey_seed,
+            "connect_timeout": connect_timeout,
+            # Before the first connection nats-py knows a constant wait only: let every process have another.
+            "reconnect_time_wait": RECONNECT_CEILING * random.uniform(0.5, 1.0),  # noqa: S311 - spread, not secrecy
+        }
+    )
+    await asyncio.wait({first}, timeout=connect_timeout)
+    if first.done() and (error := first.exception()) is not None:
+        raise UsageError(f"cannot use NATS at {url_without_passwords(url)}: {error}") from error
+    return bus
+
+
+def url_without_passwords(url: str) -> str:
+    """`url`, fit for logs."""
+    return ", ".join(_without_password(server) for server in url.split(","))
+
+
+class _Tls:
+    """A TLS context whose certificates can be read again: a mounted secret rotates while we run."""
+
+    def __init__(self, ca: str | None, cert: str | None, key: str | None) -> None:
+        if cert and not key:
+            raise UsageError("a TLS client certificate needs its key: set both or neither")
+        self._ca, self._cert, self._key = ca, cert, key
+        self.context = ssl.create_default_context()
+        try:
+            self._load()
+        except OSError as error:  # ssl.SSLError too
+            raise UsageError(f"cannot use the TLS files for NATS ({ca}, {cert}, {key}): {error}") from error
+
+    def reload(self) -> None:
+        try:
+            self._load()
+        except OSError as error:  # half-written: the old certificates may still do
+            log.warning("nats.tls_reload_failed", error=str(error))
+
+    def _load(self) -> None:
+        if self._ca:
+            self.context.load_verify_locations(self._ca)
+        if self._cert:
+            self.context.load_cert_chain(self._cert, self._key)
+
+
+def _next_server(pool: list[Server], _info: dict[str, Any]) -> tuple[Server, float]:
+    """The server tried least, after a wait that doubles with its failures and is never the same twice."""
+    server = min(pool, key=lambda candidate: candidate.reconnects)
+    wait = min(RECONNECT_CEILING, 0.1 * 2 ** min(server.reconnects, 10))
+    return server, wait * random.uniform(0.5, 1.0)  # noqa: S311 - spread, not secrecy
+
+
+def _without_password(server: str) -> str:
+    parts = urlsplit(server if "://" in server else f"nats://{server}")
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"

@@ -1,0 +1,86 @@
+"""A message on its way to a handler, and what the handler may answer.
+
+`pull` makes deliveries, `settle` carries the verdicts out. Handlers see only these values, so the deciding
+code needs neither NATS nor this package's loops.
+"""
+
+import dataclasses
+from datetime import datetime
+
+import msgspec
+import nats.errors
+import structlog
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+log = structlog.get_logger(__name__)
+
+
+class Ack(msgspec.Struct, frozen=True):
+    """Done: never deliver it again."""
+
+
+class Retry(msgspec.Struct, frozen=True):
+    """Not now: deliver it again after `delay` seconds, to whoever asks then."""
+
+    delay: float
+    reason: str
+
+
+class DeadLetter(msgspec.Struct, frozen=True):
+    """Never: set it aside with the reason, and go on."""
+
+    reason: str
+
+
+Verdict = Ack | Retry | DeadLetter
+
+
+@dataclasses.dataclass(eq=False, slots=True, frozen=True)
+class Delivery:
+    """One delivery of one stored message. `headers` has lower-case keys; `timestamp` is the server's, in UTC.
+
+    `num_delivered` counts from 1. `data` is the body as published.
+    """
+
+    stream: str
+    subject: str
+    headers: dict[str, str]
+    data: bytes
+    stream_sequence: int
+    num_delivered: int
+    timestamp: datetime
+    ack_subject: str
+    received_at: float  # loop time
+    _nc: Client
+
+    @classmethod
+    def of(cls, message: Msg, nc: Client, received_at: float) -> "Delivery":
+        metadata = message.metadata
+        return cls(
+            stream=metadata.stream,
+            subject=message.subject,
+            headers={key.lower(): value for key, value in (message.headers or {}).items()},
+            data=message.data,
+            stream_sequence=metadata.sequence.stream,
+            num_delivered=metadata.num_delivered,
+            timestamp=metadata.timestamp,
+            ack_subject=message.reply,
+            received_at=received_at,
+            _nc=nc,
+        )
+
+    async def in_progress(self) -> None:
+        """Tell the server that the handler is still at it; the ack wait starts anew."""
+        await self.tell(b"+WPI")
+
+    async def nak(self, delay: float = 0.0) -> None:
+        """Give it back, to be delivered again after `delay` seconds."""
+        await self.tell(b"-NAK" if delay <= 0 else b'-NAK {"delay": %d}' % int(delay * 1e9))
+
+    async def tell(self, word: bytes) -> None:
+        """Send one word of the ack protocol. Were it lost, the message would come back after its ack wait."""
+        try:
+            await self._nc.publish(self.ack_subject, word)
+        except nats.errors.Error as error:
+            log.warning("bus.settle_lost", subject=self.subject, sequence=self.stream_sequence, error=str(error))

@@ -1,0 +1,155 @@
+"""Storing a message exactly once, however often it takes, and reading single messages back.
+
+An event is unique by its subject: with `expected_last_subject_sequence=0` only the first message on it is
+stored, and everybody else learns who was first. That also makes every retry safe: a try that timed out may
+have been stored, and the next try then finds it. `connection` supplies requests and errors, `streams` the
+streams.
+"""
+
+import asyncio
+import re
+from datetime import datetime
+
+import msgspec
+import nats.errors
+import stamina
+import structlog
+
+from exeunt.bus.connection import Bus
+from exeunt.bus.errors import BusError, BusUnavailable, NoResponders, PermissionDenied, PublishRefused
+from exeunt.bus.messages import Message
+
+WRONG_LAST_SEQUENCE = 10071
+WRONG_LAST_SEQUENCE_UNKNOWN = 10164  # a rival's message is being replicated; its sequence is not known yet
+
+log = structlog.get_logger(__name__)
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """The message was stored by the call that returns this."""
+
+    sequence: int
+
+
+class AlreadyStored(msgspec.Struct, frozen=True):
+    """Another message, or an earlier try of this one, holds the place at `sequence` (0: a deleted one)."""
+
+    sequence: int
+
+
+class StoredMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """A message read back. `headers` has lower-case keys; `timestamp` is the server's, in UTC."""
+
+    subject: str
+    sequence: int
+    headers: dict[str, str]
+    data: bytes
+    timestamp: datetime
+
+
+class _PubError(msgspec.Struct, frozen=True):
+    code: int
+    err_code: int = 0
+    description: str = ""
+
+
+class _PubAck(msgspec.Struct, frozen=True):
+    seq: int = 0
+    duplicate: bool = False
+    error: _PubError | None = None
+
+
+_pub_ack = msgspec.json.Decoder(_PubAck)
+
+
+async def publish(bus: Bus, message: Message, *, deadline: float) -> Stored | AlreadyStored:
+    """Store `message`, trying again with back-off and jitter until `deadline` seconds have passed.
+
+    When its stream is missing, `bus.recreate_streams` is called once per try. Raises BusUnavailable (whether
+    it was stored is not known), PublishRefused (it never will be), PermissionDenied, BusClosed.
+    """
+    since = asyncio.get_running_loop().time()
+    last: BusUnavailable | None = None
+    # stamina would look at the clock only after its waits, so the deadline is kept here.
+    time_limit = asyncio.timeout_at(since + deadline)
+    try:
+        async with time_limit:
+            async for attempt in stamina.retry_context(
+                on=BusUnavailable,
+                attempts=None,
+                timeout=None,
+                wait_initial=0.05,
+                wait_max=2.0,
+                wait_jitter=0.1,
+            ):
+                with attempt:
+                    # First tries are short: a request that died with the server is not worth waiting for.
+                    patience = min(2.0 ** (attempt.num - 1), 5.0)
+                    try:
+                        return await _publish_once(bus, message, patience)
+                    except BusUnavailable as unavailable:
+                        last = unavailable
+                        raise
+    except TimeoutError:
+        if not time_limit.expired():
+            raise
+        if bus.is_denied(message.subject, since=since):
+            raise PermissionDenied(f"permission denied for subject {message.subject}") from last
+        raise BusUnavailable(f"not stored on {message.subject} within {deadline:g} s: {last or 'no answer'}") from last
+    raise AssertionError("unreachable: the loop returns or raises")
+
+
+async def _publish_once(bus: Bus, message: Message, patience: float) -> Stored | AlreadyStored:
+    headers = message.headers
+    if message.expected_last_subject_sequence is not None:
+        expected = str(message.expected_last_subject_sequence)
+        headers = headers | {"Nats-Expected-Last-Subject-Sequence": expected}
+    try:
+        reply = await bus.request(message.subject, message.payload, timeout=patience, headers=headers or None)
+    except NoResponders:
+        if bus.recreate_streams is not None:
+            await bus.recreate_streams()
+        raise
+    except (nats.errors.MaxPayloadError, nats.errors.BadSubjectError, nats.errors.BadHeaderError) as error:
+        raise PublishRefused(f"cannot publish on {message.subject}: {error}") from error
+    ack = _pub_ack.decode(reply.data)
+    if ack.error is None:
+        return AlreadyStored(ack.seq) if ack.duplicate else Stored(ack.seq)
+    return _judge(message.subject, ack.error)
+
+
+def _judge(subject: str, error: _PubError) -> AlreadyStored:
+    """An error that means success, or the exception that says whether trying again makes sense."""
+    told = f"{error.description} ({error.code}/{error.err_code})"
+    if error.err_code == WRONG_LAST_SEQUENCE and (sequence := re.search(r"\d+$", error.description)):
+        return AlreadyStored(int(sequence.group()))
+    if error.err_code == WRONG_LAST_SEQUENCE_UNKNOWN or error.code >= 429:
+        raise BusUnavailable(f"the stream cannot take {subject} now: {told}")
+    raise PublishRefused(f"the stream will not take {subject}: {told}")
+
+
+async def last_message(bus: Bus, stream: str, subject: str) -> StoredMessage | None:
+    """The newest message on `subject`, or None. Raises BusUnavailable, NoResponders (no stream)."""
+    return await _direct_get(bus, f"$JS.API.DIRECT.GET.{stream}.{subject}", b"")
+
+
+async def message_at(bus: Bus, stream: str, sequence: int) -> StoredMessage | None:
+    """The message at that stream sequence, or None. Raises BusUnavailable, NoResponders (no stream)."""
+    return await _direct_get(bus, f"$JS.API.DIRECT.GET.{stream}", msgspec.json.encode({"seq": sequence}))
+
+
+async def _direct_get(bus: Bus, subject: str, request: bytes) -> StoredMessage | None:
+    reply = await bus.request(subject, request, timeout=5.0)
+    headers = {key.lower(): value for key, value in (reply.headers or {}).items()}
+    status = headers.get("status")
+    if status == "404":
+        return None
+    if status is not None:
+        raise BusError(f"{subject} answered {status} {headers.get('description', '')}")
+    return StoredMessage(
+        subject=headers["nats-subject"],
+        sequence=int(headers["nats-sequence"]),
+        headers=headers,
+        data=reply.data,
+        timestamp=datetime.fromisoformat(headers["nats-time-stamp"]),
+    )

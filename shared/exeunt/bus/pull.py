@@ -1,0 +1,289 @@
+"""Taking messages from a durable consumer, many at a time, over every restart of the server.
+
+nats-py's own fetch stalls on orphaned pulls and waits its whole timeout over a restart. This loop keeps pulls
+of its own waiting at the server, on one inbox, and re-issues them when the connection is new, when the server
+ends them, or when its heartbeats stay away. Each message is handled in a task of its own; `delivery` is what
+handlers see and say, `settle` tells the server.
+"""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Awaitable, Callable
+
+import msgspec
+import nats.errors
+import structlog
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from exeunt.bus.connection import Bus
+from exeunt.bus.delivery import DeadLetter, Delivery, Retry, Verdict
+from exeunt.bus.errors import BusUnavailable, NoResponders
+from exeunt.bus.settle import settle
+from exeunt.errors import PoisonEvent
+
+HEARTBEAT = 0.8  # seconds between the server's signs of life on an idle pull
+SILENCE = 2.5 * HEARTBEAT  # without any of them, the pull is taken for lost
+PULL_EXPIRES = 30.0  # seconds a pull waits at the server
+BACKOFF_CEILING = 1.0  # seconds between two tries to get the consumer back
+
+log = structlog.get_logger(__name__)
+
+Handler = Callable[[Delivery], Awaitable[Verdict]]
+
+
+class PullLoop:
+    """Handles the messages of one durable consumer, at most `max_in_flight` at once. Run it once.
+
+    `ack_wait` (seconds) is the consumer's; a handler that takes longer keeps its message, up to `max_hold`
+    seconds, and is then cancelled and retried. A message delivered more than `max_deliveries` times is set
+    aside unseen. `ack_sync` waits for the server to confirm an ack: on a workqueue that makes it survive the
+    server's death. `recreate` makes stream and consumer anew, called whenever they seem to be missing.
+
+    `trouble` says why nothing arrives, None when all is well; `last_progress` is the loop time of the last
+    sign of life.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        stream: str,
+        durable: str,
+        *,
+        max_in_flight: int,
+        recreate: Callable[[], Awaitable[None]],
+        ack_wait: float = 30.0,
+        max_hold: float = 600.0,
+        max_deliveries: int = 20,
+        ack_sync: bool = False,
+    ) -> None:
+        self.trouble: str | None = "not started"
+        self.last_progress = asyncio.get_running_loop().time()
+        self._bus = bus
+        self._durable = durable
+        self._next_subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"
+        self._max_in_flight = max_in_flight
+        self._recreate = recreate
+        self._ack_wait = ack_wait
+        self._max_hold = max_hold
+        self._max_deliveries = max_deliveries
+        self._ack_sync = ack_sync
+
+        self._inbox = bus.nc.new_inbox()
+        self._subscription: Subscription | None = None
+        self._accepting = False  # whether arriving messages may still be handled
+        self._asked_for = 0  # messages that pulls waiting at the server may still send
+        self._in_flight: dict[Delivery, asyncio.Task[None]] = {}
+        # Not every message was counted: a pull that was taken for lost may deliver after all.
+        self._slots = asyncio.Semaphore(max_in_flight)
+        self._wake = asyncio.Event()  # for the puller: there is something to ask for or to repair
+        self._ended_pull: BusUnavailable | None = None
+        self._stopping = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._ended.set()
+        self._heard = self.last_progress  # loop time of the last word from the server
+        self._failures = 0  # in a row, since the last such word
+        self._stop_by = float("inf")
+
+    async def run(self, handle: Handler) -> None:
+        """Handle messages until `stop`. An exception from `handle` is a bug: the rest is cancelled.
+
+        A PoisonEvent alone is not: its message becomes a dead letter. Raises an ExceptionGroup of the bug, of
+        BusClosed, or of what `recreate` raised besides BusUnavailable.
+        """
+        self._ended.clear()
+        unhook = self._bus.on_session(self._wake.set)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                puller = tasks.create_task(self._pull(tasks, handle), name=f"pull-{self._durable}")
+                keeper = tasks.create_task(self._keep(), name=f"keep-{self._durable}")
+                await self._stopping.wait()
+                puller.cancel()
+                await self._wind_down()
+                keeper.cancel()
+        finally:
+            self._accepting = False
+            self.trouble = "stopped"
+            unhook()
+            await self._unsubscribe()
+            self._ended.set()
+
+    async def stop(self, budget: float) -> None:
+        """Take no more messages, let handlers finish for `budget` seconds at the most, give back the rest."""
+        self._stop_by = asyncio.get_running_loop().time() + budget
+        self._stopping.set()
+        await self._ended.wait()
+
+    # ---- asking
+
+    async def _pull(self, tasks: asyncio.TaskGroup, handle: Handler) -> None:
+        """Keep pulls at the server. Trouble is told, waited out with back-off, and followed by `recreate`."""
+        self._accepting = True
+        while not self._stopping.is_set():
+            try:
+                await self._connection()
+                if self._failures:
+                    await self._recreate()
+                if self._subscription is None:
+                    self._subscription = await self._subscribe(tasks, handle)
+                await self._ask_while_connected()
+            except BusUnavailable as trouble:
+                self._beat()
+                if str(trouble) != self.trouble:
+                    log.warning("bus.pull_interrupted", consumer=self._durable, trouble=str(trouble))
+                self.trouble = str(trouble)
+                wait = min(BACKOFF_CEILING, 0.05 * 2 ** min(self._failures, 10))
+                self._failures += 1
+                await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311 - spread, not secrecy
+
+    async def _connection(self) -> None:
+        """Wait for the connection as long as it takes, with signs of life."""
+        while (down := self._bus.trouble) is not None:
+            self.trouble = down
+            self._beat()
+            with contextlib.suppress(BusUnavailable):
+                await self._bus.wait_connected(1.0)
+
+    async def _subscribe(self, tasks: asyncio.TaskGroup, handle: Handler) -> Subscription:
+        """Listen on our inbox. What comes there starts a task at once: one loop turn less than a queue."""
+
+        async def arrive(message: Msg) -> None:
+            self._beat()
+            if not message.reply.startswith("$JS.ACK."):
+                self._on_status(message.headers or {})
+                return
+            self._all_is_well()
+            self._asked_for = max(0, self._asked_for - 1)
+            delivery = Delivery.of(message, self._bus.nc, self.last_progress)
+            if not self._accepting:
+                await delivery.nak()
+                return
+            self._in_flight[delivery] = tasks.create_task(self._handle_one(delivery, handle))
+            self._wake_if_room()
+
+        try:
+            return await self._bus.nc.subscribe(self._inbox, cb=arrive)
+        except nats.errors.Error as error:
+            raise BusUnavailable(f"cannot listen on {self._inbox}: {error}") from error
+
+    async def _ask_while_connected(self) -> None:
+        """Returns when the connection is another one or lost; raises BusUnavailable when the pulls are."""
+        loop = asyncio.get_running_loop()
+        session, self._asked_for, self._ended_pull = self._bus.session, 0, None
+        started = self._heard = loop.time()
+        while self._bus.session == session and self._bus.trouble is None:
+            self._wake.clear()
+            if self._ended_pull is not None:
+                raise self._ended_pull
+            await self._ask()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(HEARTBEAT):
+                    await self._wake.wait()
+            if self._asked_for == 0:  # all slots are taken, so the server owes us no sign of life
+                self._heard = loop.time()
+                self._beat()
+            elif loop.time() - self._heard > SILENCE:
+                denied = self._bus.is_denied(self._next_subject, since=started)
+                why = f"permission denied for subject {self._next_subject}" if denied else "no heartbeat"
+                raise BusUnavailable(f"consumer {self._durable} is silent: {why}")
+
+    async def _ask(self) -> None:
+        """Ask for as many messages as there is room for, once half of the room is not asked for yet."""
+        room = self._room()
+        if room == 0:
+            return
+        pull = {"batch": room, "expires": int(PULL_EXPIRES * 1e9), "idle_heartbeat": int(HEARTBEAT * 1e9)}
+        self._asked_for += room
+        try:
+            await self._bus.nc.publish(self._next_subject, msgspec.json.encode(pull), reply=self._inbox)
+        except nats.errors.Error as error:
+            raise BusUnavailable(f"cannot pull from {self._durable}: {error}") from error
+
+    def _room(self) -> int:
+        free = self._max_in_flight - len(self._in_flight)
+        return free - self._asked_for if free > 0 and self._asked_for <= free // 2 else 0
+
+    def _wake_if_room(self) -> None:
+        if self._room():
+            self._wake.set()
+
+    def _on_status(self, headers: dict[str, str]) -> None:
+        """What the server says about a pull: 100 alive, 408 expired, 409 ended (why), 503 nobody there."""
+        status, text = headers.get("Status", ""), headers.get("Description", "")
+        match status:
+            case "100":
+                self._all_is_well()
+            case "408":
+                self._asked_for = max(0, self._asked_for - int(headers.get("Nats-Pending-Messages", "0")))
+                self._wake_if_room()
+            case "503":
+                self._ended_pull = NoResponders(f"consumer {self._durable} is missing, or JetStream is starting")
+                self._wake.set()
+            case _:
+                self._ended_pull = BusUnavailable(f"consumer {self._durable} ended a pull: {status} {text}")
+                self._wake.set()
+
+    def _all_is_well(self) -> None:
+        self._heard, self._failures, self.trouble = self.last_progress, 0, None
+
+    def _beat(self) -> None:
+        self.last_progress = asyncio.get_running_loop().time()
+
+    # ---- handling
+
+    async def _handle_one(self, delivery: Delivery, handle: Handler) -> None:
+        try:
+            async with self._slots:
+                verdict = await self._judge(delivery, handle)
+                await settle(self._bus, delivery, verdict, durable=self._durable, sync=self._ack_sync)
+        except asyncio.CancelledError:
+            await delivery.nak()  # so that another instance gets it at once
+            raise
+        except Exception:
+            self._accepting = False  # no NAK: what broke us shall not break the next instance at once
+            raise
+        finally:
+            del self._in_flight[delivery]
+            self._wake_if_room()
+
+    async def _judge(self, delivery: Delivery, handle: Handler) -> Verdict:
+        if delivery.num_delivered > self._max_deliveries:
+            return DeadLetter(f"not settled in {self._max_deliveries} deliveries")
+        hold = asyncio.timeout(self._max_hold)
+        try:
+            async with hold:
+                return await handle(delivery)
+        except TimeoutError:
+            if not hold.expired():
+                raise
+            return Retry(0.0, f"the handler took longer than {self._max_hold:g} s")
+        except PoisonEvent as poison:
+            return DeadLetter(str(poison))
+
+    async def _keep(self) -> None:
+        """Hold on to the messages that are being handled: tell the server thrice in each ack wait."""
+        while True:
+            await asyncio.sleep(self._ack_wait / 3)
+            for delivery in list(self._in_flight):
+                await delivery.in_progress()
+
+    # ---- ending
+
+    async def _wind_down(self) -> None:
+        self._accepting = False
+        with contextlib.suppress(nats.errors.Error, TimeoutError):
+            async with asyncio.timeout_at(self._stop_by):
+                if self._subscription is not None and self._bus.trouble is None:
+                    # Messages under way to us still arrive, and `arrive` gives them back.
+                    await self._subscription.drain()  # type: ignore[no-untyped-call]
+        if self._in_flight:
+            budget = max(0.0, self._stop_by - asyncio.get_running_loop().time())
+            await asyncio.wait(self._in_flight.values(), timeout=budget)
+        for task in list(self._in_flight.values()):
+            task.cancel()
+
+    async def _unsubscribe(self) -> None:
+        if self._subscription is not None:
+            with contextlib.suppress(nats.errors.Error):  # drained or closed already
+                await self._subscription.unsubscribe()

@@ -1,0 +1,76 @@
+"""Carrying out what a handler said about its message.
+
+An ack that is lost brings the message back, so handlers are idempotent and nothing here insists for long.
+Setting a message aside is the exception: the copy must be stored before the original is given up. `pull`
+calls this.
+"""
+
+import structlog
+
+from exeunt.bus.connection import Bus
+from exeunt.bus.delivery import Ack, DeadLetter, Delivery, Retry, Verdict
+from exeunt.bus.errors import BusUnavailable, PermissionDenied, PublishRefused
+from exeunt.bus.messages import Message
+from exeunt.bus.publisher import publish
+
+DEADLINE = 10.0  # seconds for storing a dead letter, and for a synchronous ack
+RETRY_AFTER = 5.0  # seconds until a message that could not be set aside comes again
+
+log = structlog.get_logger(__name__)
+
+
+async def settle(bus: Bus, delivery: Delivery, verdict: Verdict, *, durable: str, sync: bool) -> None:
+    """Tell the server. `sync` waits for it to confirm an ack, which then survives a crash of a workqueue."""
+    message_log = log.bind(
+        consumer=durable,
+        subject=delivery.subject,
+        sequence=delivery.stream_sequence,
+        deliveries=delivery.num_delivered,
+    )
+    match verdict:
+        case Ack() if sync:
+            try:
+                await bus.request(delivery.ack_subject, b"+ACK", timeout=DEADLINE)
+            except (BusUnavailable, PermissionDenied) as error:
+                message_log.warning("bus.ack_unconfirmed", error=str(error))
+        case Ack():
+            await delivery.tell(b"+ACK")
+        case Retry(delay, reason):
+            message_log.info("bus.retry", delay=delay, reason=reason)
+            await delivery.nak(delay)
+        case DeadLetter(reason):
+            letter = dead_letter(delivery, durable=durable, reason=reason)
+            try:
+                await publish(bus, letter, deadline=DEADLINE)
+            except (BusUnavailable, PublishRefused, PermissionDenied) as error:
+                message_log.error("bus.dead_letter_failed", reason=reason, error=str(error))
+                await delivery.nak(RETRY_AFTER)
+                return
+            message_log.error("bus.dead_letter", reason=reason, copied_to=letter.subject)
+            await delivery.tell(b"+TERM " + _one_line(reason).encode())
+
+
+def dead_letter(delivery: Delivery, *, durable: str, reason: str) -> Message:
+    """The copy to set aside: body and headers as they came; why and from where in Exeunt-* headers.
+
+    Its Nats-Msg-Id makes another copy of the same message a duplicate, within the stream's duplicate window.
+    """
+    kept = {key: value for key, value in delivery.headers.items() if not key.startswith("nats-")}
+    return Message(
+        subject=f"exeunt.deadletters.{durable}",
+        payload=delivery.data,
+        headers=kept
+        | {
+            "Exeunt-Reason": _one_line(reason),
+            "Exeunt-Stream": delivery.stream,
+            "Exeunt-Subject": delivery.subject,
+            "Exeunt-Sequence": str(delivery.stream_sequence),
+            "Exeunt-Deliveries": str(delivery.num_delivered),
+            "Nats-Msg-Id": f"{delivery.stream}:{delivery.stream_sequence}:{durable}",
+        },
+    )
+
+
+def _one_line(text: str) -> str:
+    """`text` fit for a header and for an ack word: one line, and not an endless one."""
+    return " ".join(text.split())[:512]

@@ -1,0 +1,174 @@
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from exeunt.bus.connection import Bus, connect
+from exeunt.bus.delivery import Ack, Delivery
+from exeunt.bus.errors import BusClosed, BusUnavailable, PermissionDenied
+from exeunt.bus.messages import Message
+from exeunt.bus.publisher import Stored, publish
+from exeunt.bus.pull import PullLoop
+from exeunt.bus.streams import Stream, ensure_consumer, ensure_stream
+from exeunt.errors import UsageError
+from exeunt_local.binaries import Binaries
+from exeunt_local.nats_server import NatsServer
+from exeunt_local.processes import free_port
+
+Until = Callable[..., Awaitable[None]]
+
+USERS = """
+authorization { users: [
+  { user: admin, password: admin }
+  { user: few, password: few, permissions {
+      publish: [ "allowed.>", "$JS.API.STREAM.INFO.*" ], subscribe: "_INBOX_few.>" } }
+] }
+"""
+
+
+@pytest.fixture(scope="session")
+async def guarded(servers: Binaries, tmp_path_factory: pytest.TempPathFactory) -> object:
+    """A server whose user `few` may do little."""
+    return NatsServer(tmp_path_factory.mktemp("guarded"), binary=servers.nats_server, config=USERS)
+
+
+async def as_user(server: NatsServer, user: str, inbox_prefix: str | None = None) -> Bus:
+    url = server.url.replace("nats://", f"nats://{user}:{user}@")
+    return await connect(url, name=user, inbox_prefix=inbox_prefix or f"_INBOX_{user}", connect_timeout=5)
+
+
+def message(subject: str) -> Message:
+    return Message(subject=subject, payload=b"", headers={})
+
+
+async def test_a_server_that_is_not_there_yet_is_waited_for_and_told(
+    servers: Binaries, tmp_path: Path, until: Until
+) -> None:
+    server = NatsServer(tmp_path / "nats", binary=servers.nats_server)
+    bus = await connect(
+        server.url.replace("nats://", "nats://me:secret@"),
+        name="early",
+        inbox_prefix="_INBOX_early",
+        connect_timeout=0.2,
+    )
+    try:
+        assert "not connected to NATS at nats://127.0.0.1" in str(bus.trouble)
+        assert "Connect call failed" in str(bus.trouble)
+        assert "secret" not in str(bus.trouble)
+        with pytest.raises(BusUnavailable, match="not connected to NATS"):
+            await bus.request("$JS.API.STREAM.NAMES", timeout=0.2)
+        await server.start()
+        await until(lambda: bus.trouble is None)
+        assert (await bus.api("STREAM.NAMES"))["total"] == 0
+    finally:
+        await bus.close(budget=1)
+        await server.kill()
+
+
+async def test_closing_while_the_server_was_never_there(until: Until) -> None:
+    url = f"nats://127.0.0.1:{free_port()}"
+    bus = await connect(url, name="early", inbox_prefix="_INBOX_early", connect_timeout=0.1)
+    async with asyncio.timeout(1):
+        await bus.close(budget=0.5)
+    with pytest.raises(BusClosed):
+        await bus.api("STREAM.NAMES")
+    await until(lambda: bus.trouble is not None)
+
+
+async def test_an_unusable_setting_stops_the_start() -> None:
+    with pytest.raises(UsageError, match=r"cannot use NATS at nats://none"):
+        await connect("nats://none", name="x", inbox_prefix="_INBOX_x", connect_timeout=1)
+    with pytest.raises(UsageError, match=r"TLS files for NATS .*absent"):
+        await connect("nats://x", name="x", inbox_prefix="_INBOX_x", tls_ca="/absent", connect_timeout=1)
+    with pytest.raises(UsageError, match="needs its key"):
+        await connect("nats://x", name="x", inbox_prefix="_INBOX_x", tls_cert="/absent", connect_timeout=1)
+
+
+async def test_a_lost_server_is_told_and_forgotten_when_it_is_back(
+    bus: Bus, nats_server: NatsServer, until: Until
+) -> None:
+    session = bus.session
+    with capture_logs() as logs:
+        await nats_server.kill()
+        await until(lambda: bus.trouble is not None)
+        await asyncio.sleep(1.5)  # several tries fail
+        await nats_server.start()
+        await until(lambda: bus.trouble is None)
+    assert bus.session == session + 1
+    refused = [entry for entry in logs if "Connect call failed" in str(entry.get("error"))]
+    assert len(refused) == 1, "an error that repeats itself is logged once"
+    assert [entry["event"] for entry in logs if entry["event"] != "nats.error"] == [
+        "nats.disconnected",
+        "nats.reconnected",
+    ]
+
+
+async def test_a_denied_publish_names_the_subject(guarded: NatsServer) -> None:
+    async with guarded:
+        bus = await as_user(guarded, "few")
+        with pytest.raises(PermissionDenied, match=r"permission denied for subject exeunt\.runs\.A"):
+            await publish(bus, message("exeunt.runs.A"), deadline=10)
+        with pytest.raises(PermissionDenied, match=r"permission denied for subject exeunt\.runs\.b"):
+            await publish(bus, message("exeunt.runs.b"), deadline=0.3)
+        with pytest.raises(PermissionDenied, match=r"\$JS\.API\.STREAM\.CREATE\.S"):
+            await bus.request("$JS.API.STREAM.CREATE.S", timeout=0.2)
+        with pytest.raises(BusUnavailable, match=r"nobody answers on allowed.a"):
+            await publish(bus, message("allowed.a"), deadline=0.3)
+        await bus.close(budget=1)
+
+
+async def test_a_denied_inbox_is_told(guarded: NatsServer) -> None:
+    async with guarded:
+        bus = await as_user(guarded, "few", inbox_prefix="_INBOX_other")
+        with pytest.raises(PermissionDenied):
+            await bus.request("$JS.API.STREAM.INFO.S", timeout=0.5)
+        await bus.close(budget=1)
+
+
+async def test_a_denied_pull_is_told(guarded: NatsServer, stream: Stream, until: Until) -> None:
+    async def handle(_: Delivery) -> Ack:
+        return Ack()
+
+    async def recreate() -> None:
+        pass
+
+    async with guarded:
+        admin, few = await as_user(guarded, "admin"), await as_user(guarded, "few")
+        await ensure_stream(admin, stream)
+        await ensure_consumer(admin, stream.name, "d", stream.subjects, ack_wait=3, max_ack_pending=7)
+        loop = PullLoop(few, stream.name, "d", max_in_flight=1, recreate=recreate)
+        task = asyncio.create_task(loop.run(handle))
+        denied = f"permission denied for subject $JS.API.CONSUMER.MSG.NEXT.{stream.name}.d"
+        await until(lambda: denied in str(loop.trouble))
+        await loop.stop(budget=1)
+        await task
+        await few.close(budget=1)
+        await admin.close(budget=1)
+
+
+async def test_close_sends_what_is_buffered_and_then_nothing_goes(
+    nats_server: NatsServer, bus: Bus, stream: Stream
+) -> None:
+    await ensure_stream(bus, stream)
+    other = await connect(nats_server.url, name="other", inbox_prefix="_INBOX_other", connect_timeout=5)
+    for _ in range(100):
+        await other.nc.publish(f"{stream.name}.a", b"")
+    await other.close(budget=5)
+    assert (await bus.api(f"STREAM.INFO.{stream.name}"))["state"]["messages"] == 100
+    assert other.trouble is not None
+    with pytest.raises(BusClosed):
+        await publish(other, message(f"{stream.name}.a"), deadline=1)
+    assert isinstance(await publish(bus, message(f"{stream.name}.a"), deadline=1), Stored)
+
+
+async def test_close_keeps_its_budget_without_a_server(nats_server: NatsServer, until: Until) -> None:
+    bus = await connect(nats_server.url, name="other", inbox_prefix="_INBOX_other", connect_timeout=5)
+    await nats_server.kill()
+    try:
+        await until(lambda: bus.trouble is not None)
+        async with asyncio.timeout(1.5):
+            await bus.close(budget=0.5)
+    finally:
+        await nats_server.start()

@@ -1,0 +1,468 @@
+import asyncio
+import statistics
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from exeunt.bus.connection import Bus, connect
+from exeunt.bus.delivery import Ack, DeadLetter, Delivery, Retry, Verdict
+from exeunt.bus.messages import Message
+from exeunt.bus.publisher import last_message, publish
+from exeunt.bus.pull import Handler, PullLoop
+from exeunt.bus.streams import Stream, deadletters_stream, ensure_consumer, ensure_stream
+from exeunt.errors import PoisonEvent
+from exeunt_local.nats_server import NatsServer
+
+Until = Callable[..., Awaitable[None]]
+
+
+def pull_loop(bus: Bus, stream: Stream, *, ack_wait: float = 30.0, **options: Any) -> PullLoop:
+    """A loop on a durable consumer of the whole stream; the consumer is named like the stream."""
+
+    async def recreate() -> None:
+        await ensure_stream(bus, stream)
+        await ensure_consumer(bus, stream.name, stream.name, stream.subjects, ack_wait=ack_wait, max_ack_pending=1000)
+
+    options = {"max_in_flight": 16} | options
+    return PullLoop(bus, stream.name, stream.name, recreate=recreate, ack_wait=ack_wait, **options)
+
+
+@asynccontextmanager
+async def running(loop: PullLoop, handle: Handler) -> AsyncIterator[None]:
+    task = asyncio.create_task(loop.run(handle))
+    try:
+        yield
+    finally:
+        await loop.stop(budget=2)
+        await task
+
+
+async def put(bus: Bus, stream: Stream, *tokens: object, headers: dict[str, str] | None = None) -> None:
+    for token in tokens:
+        message = Message(subject=f"{stream.name}.{token}", payload=str(token).encode(), headers=headers or {})
+        await publish(bus, message, deadline=10)
+
+
+async def pending(bus: Bus, stream: Stream) -> tuple[int, int]:
+    """How many messages the consumer has delivered but not seen settled, and how many it has yet to deliver."""
+    info = await bus.api(f"CONSUMER.INFO.{stream.name}.{stream.name}")
+    return info["num_ack_pending"], info["num_pending"]
+
+
+class Log(list[Delivery]):
+    """A handler that remembers what came and acks it."""
+
+    async def __call__(self, delivery: Delivery) -> Verdict:
+        self.append(delivery)
+        return Ack()
+
+    @property
+    def bodies(self) -> list[bytes]:
+        return [delivery.data for delivery in self]
+
+
+async def test_messages_arrive_in_order_with_their_facts_and_are_acked(bus: Bus, stream: Stream, until: Until) -> None:
+    log = Log()
+    await ensure_stream(bus, stream)
+    await put(bus, stream, *range(100), headers={"Ce-Type": "test", "Traceparent": "00-1-2-01"})
+    loop = pull_loop(bus, stream)
+    assert loop.trouble == "not started"
+    async with running(loop, log):
+        await until(lambda: len(log) == 100)
+        await until(lambda: loop.trouble is None)
+        first = log[0]
+        assert log.bodies == [b"%d" % number for number in range(100)]
+        assert (first.stream, first.subject) == (stream.name, f"{stream.name}.0")
+        assert (first.stream_sequence, first.num_delivered) == (1, 1)
+        assert first.headers["ce-type"] == "test"
+        assert first.headers["traceparent"] == "00-1-2-01"
+        assert abs(datetime.now(UTC) - first.timestamp) < timedelta(seconds=10)
+    assert loop.trouble == "stopped"
+    assert await pending(bus, stream) == (0, 0)
+
+
+async def test_a_message_is_handled_within_milliseconds(
+    bus: Bus, stream: Stream, until: Until, record_property: Callable[[str, object], None]
+) -> None:
+    handled: dict[bytes, float] = {}
+
+    async def handle(delivery: Delivery) -> Verdict:
+        handled[delivery.data] = clock()
+        return Ack()
+
+    clock = asyncio.get_running_loop().time
+    loop = pull_loop(bus, stream)
+    latencies = []
+    async with running(loop, handle):
+        await until(lambda: loop.trouble is None)
+        for number in range(300):
+            sent = clock()
+            await put(bus, stream, number)
+            await until(lambda body=b"%d" % number: body in handled)
+            latencies.append(handled[b"%d" % number] - sent)
+    p50, p99 = statistics.median(latencies), statistics.quantiles(latencies, n=100)[98]
+    record_property("p50_ms", p50 * 1000)
+    record_property("p99_ms", p99 * 1000)
+    assert p50 < 0.005
+    assert p99 < 0.1
+
+
+async def test_no_more_than_max_in_flight_are_handled_at_once(bus: Bus, stream: Stream, until: Until) -> None:
+    at_once, most, done = 0, 0, 0
+
+    async def handle(_: Delivery) -> Verdict:
+        nonlocal at_once, most, done
+        at_once += 1
+        most = max(most, at_once)
+        await asyncio.sleep(0.002)
+        at_once -= 1
+        done += 1
+        return Ack()
+
+    await ensure_stream(bus, stream)
+    await put(bus, stream, *range(200))
+    async with running(pull_loop(bus, stream, max_in_flight=5), handle):
+        await until(lambda: done == 200)
+    assert most == 5
+
+
+async def test_held_messages_do_not_block_the_free_slots(bus: Bus, stream: Stream, until: Until) -> None:
+    release = asyncio.Event()
+    quick = 0
+
+    async def handle(delivery: Delivery) -> Verdict:
+        nonlocal quick
+        if delivery.subject.endswith(".held"):
+            await release.wait()
+        else:
+            quick += 1
+        return Ack()
+
+    await ensure_stream(bus, stream)
+    await put(bus, stream, *["held"] * 7, *range(100))
+    async with running(pull_loop(bus, stream, max_in_flight=8), handle):
+        await until(lambda: quick == 100)
+        release.set()
+
+
+async def test_a_killed_server_is_back_in_use_at_once(
+    bus: Bus, stream: Stream, nats_server: NatsServer, until: Until
+) -> None:
+    log = Log()
+    loop = pull_loop(bus, stream)
+    async with running(loop, log):
+        await put(bus, stream, "before")
+        await until(lambda: log.bodies == [b"before"])
+
+        await nats_server.kill()
+        await until(lambda: loop.trouble is not None)
+        assert "not connected" in str(loop.trouble)
+        beat = loop.last_progress
+        await until(lambda: loop.last_progress > beat)  # waiting is no standstill
+        await nats_server.start()
+        await put(bus, stream, "after")
+        await until(lambda: b"after" in log.bodies, within=2)
+        await until(lambda: loop.trouble is None)
+
+
+async def test_a_quick_restart_is_back_in_use_at_once(
+    bus: Bus, stream: Stream, nats_server: NatsServer, until: Until
+) -> None:
+    log = Log()
+    async with running(pull_loop(bus, stream), log):
+        for turn in range(3):
+            await nats_server.kill()
+            await nats_server.start()
+            await put(bus, stream, turn)
+            await until(lambda body=b"%d" % turn: body in log.bodies, within=2)
+
+
+async def test_a_deleted_consumer_is_made_again(bus: Bus, stream: Stream, until: Until) -> None:
+    log = Log()
+    loop = pull_loop(bus, stream)
+    async with running(loop, log):
+        await put(bus, stream, "before")
+        await until(lambda: log.bodies == [b"before"])
+        await bus.api(f"CONSUMER.DELETE.{stream.name}.{stream.name}")
+        await put(bus, stream, "after")
+        await until(lambda: b"after" in log.bodies, within=2)
+        await until(lambda: loop.trouble is None)
+
+
+async def test_a_deleted_stream_is_made_again(bus: Bus, stream: Stream, until: Until) -> None:
+    log = Log()
+    bus.recreate_streams = partial(ensure_stream, bus, stream)
+    async with running(pull_loop(bus, stream), log):
+        await put(bus, stream, "before")
+        await until(lambda: log.bodies == [b"before"])
+        await bus.api(f"STREAM.DELETE.{stream.name}")
+        await put(bus, stream, "after")
+        await until(lambda: log.bodies == [b"before", b"after"], within=2)
+
+
+async def test_a_handler_that_takes_long_keeps_its_message(bus: Bus, stream: Stream, until: Until) -> None:
+    deliveries = 0
+    done = False
+
+    async def handle(_: Delivery) -> Verdict:
+        nonlocal deliveries, done
+        deliveries += 1
+        await asyncio.sleep(1.5)
+        done = True
+        return Ack()
+
+    await ensure_stream(bus, stream)
+    async with running(pull_loop(bus, stream, ack_wait=0.5), handle):
+        await put(bus, stream, "long")
+        await until(lambda: done)
+    assert deliveries == 1
+    assert await pending(bus, stream) == (0, 0)
+
+
+async def test_a_handler_that_takes_too_long_is_cut_off_and_retried(bus: Bus, stream: Stream, until: Until) -> None:
+    log = Log()
+
+    async def handle(delivery: Delivery) -> Verdict:
+        await log(delivery)
+        if delivery.num_delivered == 1:
+            await asyncio.Event().wait()
+        return Ack()
+
+    async with running(pull_loop(bus, stream, max_hold=0.2), handle):
+        await put(bus, stream, "stuck")
+        await until(lambda: [delivery.num_delivered for delivery in log] == [1, 2])
+
+
+async def test_a_retry_comes_again_after_its_delay(bus: Bus, stream: Stream, until: Until) -> None:
+    clock = asyncio.get_running_loop().time
+    came: list[float] = []
+
+    async def handle(delivery: Delivery) -> Verdict:
+        came.append(clock())
+        return Retry(0.4, "not yet") if delivery.num_delivered == 1 else Ack()
+
+    async with running(pull_loop(bus, stream), handle):
+        await put(bus, stream, "a")
+        await until(lambda: len(came) == 2)
+    assert 0.4 <= came[1] - came[0] < 1.0
+
+
+@pytest.mark.parametrize("way", ["verdict", "poison"])
+async def test_a_dead_letter_is_copied_and_terminated_and_the_rest_goes_on(
+    bus: Bus, stream: Stream, until: Until, way: str
+) -> None:
+    log = Log()
+    terminated: list[bytes] = []
+
+    async def hear(message: Any) -> None:
+        terminated.append(message.data)
+
+    async def handle(delivery: Delivery) -> Verdict:
+        if delivery.data != b"bad":
+            return await log(delivery)
+        if way == "poison":
+            raise PoisonEvent("it makes\nno sense")
+        return DeadLetter("it makes\nno sense")
+
+    workqueue = replace(stream, retention="workqueue")
+    bus.recreate_streams = partial(ensure_stream, bus, deadletters_stream())
+    await ensure_stream(bus, workqueue)
+    await put(bus, stream, "bad", headers={"ce-id": "1", "traceparent": "00-1-2-01", "Nats-Msg-Id": "x"})
+    await put(bus, stream, "good")
+    await bus.nc.subscribe(f"$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.{stream.name}.>", cb=hear)
+    async with running(pull_loop(bus, workqueue), handle):
+        await until(lambda: log.bodies == [b"good"])
+        await until(lambda: bool(terminated))
+    assert b'"reason":"it makes no sense"' in terminated[0]
+    assert await pending(bus, stream) == (0, 0)
+    assert (await bus.api(f"STREAM.INFO.{stream.name}"))["state"]["messages"] == 0
+
+    letter = await last_message(bus, "DEADLETTERS", f"exeunt.deadletters.{stream.name}")
+    assert letter is not None
+    assert letter.data == b"bad"
+    assert {key: value for key, value in letter.headers.items() if not key.startswith("nats-")} == {
+        "ce-id": "1",
+        "traceparent": "00-1-2-01",
+        "exeunt-reason": "it makes no sense",
+        "exeunt-stream": stream.name,
+        "exeunt-subject": f"{stream.name}.bad",
+        "exeunt-sequence": "1",
+        "exeunt-deliveries": "1",
+    }
+
+
+async def test_a_message_delivered_too_often_is_set_aside_unseen(bus: Bus, stream: Stream, until: Until) -> None:
+    log = Log()
+
+    async def handle(delivery: Delivery) -> Verdict:
+        await log(delivery)
+        return Retry(0, "never works") if delivery.data == b"bad" else Ack()
+
+    await ensure_stream(bus, deadletters_stream())
+    async with running(pull_loop(bus, stream, max_deliveries=3), handle):
+        await put(bus, stream, "bad", "good")
+        await until(lambda: len(log) == 4)
+        async with asyncio.timeout(5):
+            while await pending(bus, stream) != (0, 0):
+                pass
+    assert sorted(log.bodies) == [b"bad"] * 3 + [b"good"]
+    letter = await last_message(bus, "DEADLETTERS", f"exeunt.deadletters.{stream.name}")
+    assert letter is not None
+    assert letter.headers["exeunt-reason"] == "not settled in 3 deliveries"
+
+
+async def test_a_copy_made_twice_is_one_dead_letter(bus: Bus, stream: Stream, until: Until) -> None:
+    """As when the service dies between the copy and the termination."""
+    await ensure_stream(bus, deadletters_stream())
+    for _ in range(2):
+        seen = Log()
+
+        async def handle(delivery: Delivery, seen: Log = seen) -> Verdict:
+            seen.append(delivery)
+            return DeadLetter("bad")
+
+        loop = pull_loop(bus, stream)
+        async with running(loop, handle):
+            await until(lambda: loop.trouble is None)  # noqa: B023 - called in this turn
+            if not (await bus.api(f"STREAM.INFO.{stream.name}"))["state"]["messages"]:
+                await put(bus, stream, "bad")
+            await until(lambda: len(seen) == 1)  # noqa: B023 - called in this turn
+        await bus.api(f"CONSUMER.DELETE.{stream.name}.{stream.name}")
+    subject = f"exeunt.deadletters.{stream.name}"
+    info = await bus.api("STREAM.INFO.DEADLETTERS", {"subjects_filter": subject})
+    assert info["state"]["subjects"] == {subject: 1}
+
+
+async def test_stop_lets_handlers_finish(bus: Bus, stream: Stream, until: Until) -> None:
+    started = done = 0
+
+    async def handle(_: Delivery) -> Verdict:
+        nonlocal started, done
+        started += 1
+        await asyncio.sleep(0.3)
+        done += 1
+        return Ack()
+
+    await ensure_stream(bus, stream)
+    await put(bus, stream, *range(4))
+    async with running(pull_loop(bus, stream), handle):
+        await until(lambda: started == 4)
+    assert done == 4
+    assert await pending(bus, stream) == (0, 0)
+
+
+async def test_stop_gives_back_what_is_not_finished_in_its_budget(bus: Bus, stream: Stream, until: Until) -> None:
+    started, log = 0, Log()
+
+    async def stuck(_: Delivery) -> Verdict:
+        nonlocal started
+        started += 1
+        await asyncio.Event().wait()
+        return Ack()
+
+    await ensure_stream(bus, stream)
+    await put(bus, stream, *range(4))
+    loop = pull_loop(bus, stream)
+    task = asyncio.create_task(loop.run(stuck))
+    await until(lambda: started == 4)
+    before = asyncio.get_running_loop().time()
+    await loop.stop(budget=0.2)
+    await task
+    assert asyncio.get_running_loop().time() - before < 0.5
+
+    async with running(pull_loop(bus, stream), log):  # ack_wait is 30 s: without a NAK this would wait
+        await until(lambda: len(log) == 4, within=2)
+    assert {delivery.num_delivered for delivery in log} == {2}
+
+
+async def test_stop_returns_in_time_without_a_server(
+    bus: Bus, stream: Stream, nats_server: NatsServer, until: Until
+) -> None:
+    loop = pull_loop(bus, stream)
+    task = asyncio.create_task(loop.run(Log()))
+    await until(lambda: loop.trouble is None)
+    await nats_server.kill()
+    try:
+        async with asyncio.timeout(1):
+            await loop.stop(budget=0.5)
+            await task
+    finally:
+        await nats_server.start()
+
+
+async def test_stop_before_run_ends_it(bus: Bus, stream: Stream) -> None:
+    loop = pull_loop(bus, stream)
+    await loop.stop(budget=1)
+    async with asyncio.timeout(1):
+        await loop.run(Log())
+
+
+async def test_a_bug_in_a_handler_ends_the_loop_and_gives_the_others_back(
+    bus: Bus, stream: Stream, until: Until
+) -> None:
+    log = Log()
+    started = 0
+
+    async def handle(delivery: Delivery) -> Verdict:
+        nonlocal started
+        started += 1
+        if delivery.data == b"bug":
+            await until(lambda: started == 3)
+            raise ZeroDivisionError
+        await asyncio.Event().wait()
+        return Ack()
+
+    await ensure_stream(bus, stream)
+    await put(bus, stream, "one", "bug", "two")
+    with pytest.raises(ExceptionGroup) as raised:
+        async with asyncio.timeout(5):
+            await pull_loop(bus, stream).run(handle)
+    assert raised.group_contains(ZeroDivisionError)
+
+    async with running(pull_loop(bus, stream), log):
+        await until(lambda: len(log) == 2, within=2)
+    assert sorted(log.bodies) == [b"one", b"two"]  # the bug waits out its ack wait
+
+
+async def test_two_loops_on_one_durable_share_the_work(
+    bus: Bus, stream: Stream, nats_server: NatsServer, until: Until
+) -> None:
+    ours, theirs = Log(), Log()
+
+    async def slow(log: Log, delivery: Delivery) -> Verdict:
+        await asyncio.sleep(0.005)
+        return await log(delivery)
+
+    await ensure_stream(bus, stream)
+    other = await connect(nats_server.url, name="other", inbox_prefix="_INBOX_other", connect_timeout=5)
+    one, two = pull_loop(bus, stream), pull_loop(other, stream)
+    async with running(one, partial(slow, ours)), running(two, partial(slow, theirs)):
+        await until(lambda: one.trouble is None and two.trouble is None)
+        await put(bus, stream, *range(300))
+        await until(lambda: len(ours) + len(theirs) >= 300)
+    await other.close(budget=1)
+    assert len({*ours.bodies, *theirs.bodies}) == len(ours) + len(theirs) == 300
+    assert len(ours) > 50
+    assert len(theirs) > 50
+
+
+async def test_confirmed_acks_of_a_workqueue_survive_a_killed_server(
+    bus: Bus, stream: Stream, nats_server: NatsServer, until: Until
+) -> None:
+    workqueue = replace(stream, retention="workqueue")
+    log = Log()
+    await ensure_stream(bus, workqueue)
+    await put(bus, stream, *range(200))
+    async with running(pull_loop(bus, workqueue, ack_sync=True), log):
+        await until(lambda: len(log) == 200)
+    await nats_server.kill()
+    await nats_server.start()
+    async with running(pull_loop(bus, workqueue, ack_sync=True), log):
+        await put(bus, stream, "last")
+        await until(lambda: log.bodies[-1] == b"last")
+    assert len(log) == 201
