@@ -1,0 +1,88 @@
+"""The three services of Exeunt as processes of this machine, each with the rights of its own ServiceAccount.
+
+They are what the image runs, `python -m exeunt_watcher` and so on, configured by the same environment. `up`
+starts one of each; tests start, stop and kill as many as they like.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Self
+
+from exeunt_local.control_plane import ControlPlane
+from exeunt_local.processes import Process, free_port
+
+SERVICES = ("watcher", "terminator", "timeout-scheduler")
+_NAMESPACE = "exeunt"  # of the ServiceAccounts in deploy/base
+
+
+class Mesh:
+    """Started services by their name and instance number; left as a context manager, it kills those still
+    running.
+
+    The control plane must have the CRDs and deploy/base. The log of the first watcher is `watcher-0.log` in
+    `folder`.
+    """
+
+    def __init__(self, folder: Path, *, control_plane: ControlPlane, nats_url: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self._control_plane = control_plane
+        self._nats_url = nats_url
+        self._kubeconfigs: dict[str, Path] = {}
+        self._processes: dict[tuple[str, int], Process] = {}
+        self._addresses: dict[tuple[str, int], str] = {}
+
+    async def start(self, service: str, instance: int = 0, **env: str) -> None:
+        """Starts one of SERVICES and waits until it is ready; raises ProcessFailed with the tail of its log.
+
+        `env` goes over the environment of this process and the settings for the servers of this mesh.
+        """
+        address = f"127.0.0.1:{free_port()}"
+        process = Process(
+            [sys.executable, "-m", f"exeunt_{service.replace('-', '_')}"],
+            log=self.log(service, instance),
+            ready_url=f"http://{address}/readyz",
+            env={
+                "OTEL_SDK_DISABLED": "true",
+                **os.environ,
+                "EXEUNT_NATS_URL": self._nats_url,
+                "EXEUNT_HTTP_ADDR": address,
+                "KUBECONFIG": str(await self._kubeconfig(f"exeunt-{service}")),
+                **env,
+            },
+        )
+        self._processes[service, instance] = process
+        self._addresses[service, instance] = address
+        await process.start()
+
+    async def stop(self, service: str, instance: int = 0, *, within: float = 30) -> int:
+        """SIGTERM, and SIGKILL after `within` seconds; returns the exit code."""
+        return await self._processes[service, instance].stop(within)
+
+    async def kill(self, service: str, instance: int = 0) -> None:
+        """SIGKILL, as when its machine is lost."""
+        await self._processes[service, instance].kill()
+
+    def url(self, service: str, instance: int = 0) -> str:
+        """Where a started service answers /livez, /readyz and /metrics."""
+        return f"http://{self._addresses[service, instance]}"
+
+    def log(self, service: str, instance: int = 0) -> Path:
+        """Its output, of all the times that it was started."""
+        return self.folder / f"{service}-{instance}.log"
+
+    async def _kubeconfig(self, service_account: str) -> Path:
+        """Asked for once, so that a service can be started again while the kube-apiserver is away."""
+        if service_account not in self._kubeconfigs:
+            self._kubeconfigs[service_account] = await self._control_plane.kubeconfig_for(
+                service_account, _NAMESPACE, folder=self.folder
+            )
+        return self._kubeconfigs[service_account]
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for process in self._processes.values():
+            await process.kill()

@@ -1,0 +1,60 @@
+"""A NATS server with JetStream on this machine: the real nats-server, on the loopback interface.
+
+`binaries` finds the program. TLS, users and permissions go into `config`, in the server's own configuration
+language.
+"""
+
+from pathlib import Path
+from typing import Self
+
+from exeunt_local.processes import Process, free_port
+
+
+class NatsServer:
+    """Entered as an async context manager; configuration, log and streams are in `folder`.
+
+    `url` is for clients, `monitor_url` has the server's JSON pages (`/varz`, `/jsz`). Restarts keep it all.
+    """
+
+    def __init__(self, folder: Path, *, binary: Path, config: str = "") -> None:
+        folder = folder.absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        port, monitor_port = free_port(), free_port()
+        self.folder = folder
+        self.url = f"nats://127.0.0.1:{port}"
+        self.monitor_url = f"http://127.0.0.1:{monitor_port}"
+        (folder / "nats-server.conf").write_text(
+            f'listen: "127.0.0.1:{port}"\n'
+            f'http: "127.0.0.1:{monitor_port}"\n'
+            f'jetstream {{ store_dir: "{folder / "jetstream"}" }}\n'
+            f"{config}"
+        )
+        self._process = Process(
+            [binary, "--config", folder / "nats-server.conf"],
+            log=folder / "nats-server.log",
+            ready_url=f"{self.monitor_url}/healthz",
+        )
+
+    async def start(self) -> None:
+        """Starts it where it was, and waits until JetStream is ready; raises ProcessFailed."""
+        await self._process.start()
+
+    async def stop(self) -> None:
+        """SIGTERM: an orderly end."""
+        await self._process.stop()
+
+    async def kill(self) -> None:
+        """SIGKILL, as when its machine is lost."""
+        await self._process.kill()
+
+    async def restart(self) -> None:
+        """Stops and starts it."""
+        await self.stop()
+        await self.start()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.kill()

@@ -1,0 +1,1 @@
+"""The `exeunt` command, for people. The services have commands of their own."""

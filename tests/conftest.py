@@ -1,0 +1,67 @@
+"""The real servers that tests share: each starts when the first test asks, so pure tests start none."""
+
+import os
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from kubernetes_asyncio import config
+from kubernetes_asyncio.client import ApiClient, Configuration, CustomObjectsApi
+
+from exeunt_local import BASE, CRDS, binaries
+from exeunt_local.binaries import Binaries
+from exeunt_local.control_plane import ControlPlane
+from exeunt_local.mesh import Mesh
+from exeunt_local.nats_server import NatsServer
+
+
+@pytest.fixture(scope="session")
+async def servers() -> Binaries:
+    return await binaries.find()
+
+
+@pytest.fixture(scope="session")
+async def control_plane(
+    servers: Binaries, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[ControlPlane]:
+    """Kubernetes with the CRDs, and with the namespace and the RBAC of deploy/base.
+
+    EXEUNT_TEST_CRDS names a folder of other CRDs, such as the operator's own.
+    """
+    async with ControlPlane(tmp_path_factory.mktemp("control-plane"), binaries=servers) as control_plane:
+        await control_plane.install_crds(Path(os.environ.get("EXEUNT_TEST_CRDS") or CRDS))
+        await control_plane.apply(BASE)
+        yield control_plane
+
+
+@pytest.fixture(scope="session")
+async def nats_server(
+    servers: Binaries, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[NatsServer]:
+    async with NatsServer(tmp_path_factory.mktemp("nats"), binary=servers.nats_server) as nats_server:
+        yield nats_server
+
+
+@pytest.fixture(scope="session")
+async def admin(control_plane: ControlPlane) -> AsyncIterator[CustomObjectsApi]:
+    """The cluster's admin, for everything that a user or another writer does; `.api_client` for the rest."""
+    configuration = Configuration()
+    await config.load_kube_config(str(control_plane.kubeconfig), client_configuration=configuration)
+    async with ApiClient(configuration) as client:
+        yield CustomObjectsApi(client)
+
+
+@pytest.fixture
+async def namespace(control_plane: ControlPlane) -> str:
+    """A fresh namespace; it stays, since nothing here would finish its deletion."""
+    name = f"test-{uuid.uuid4().hex[:8]}"
+    await control_plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    return name
+
+
+@pytest.fixture
+async def mesh(control_plane: ControlPlane, nats_server: NatsServer, tmp_path: Path) -> AsyncIterator[Mesh]:
+    """The services as processes, none started yet; what a test leaves running is killed."""
+    async with Mesh(tmp_path, control_plane=control_plane, nats_url=nats_server.url) as mesh:
+        yield mesh
