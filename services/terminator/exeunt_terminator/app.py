@@ -1,0 +1,55 @@
+"""The terminator, composed."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+from exeunt.bus.pull import PullLoop
+from exeunt.events import STOPPING_FACTS
+from exeunt.health import Pulse
+from exeunt.insist import insist
+from exeunt.service import Connections
+from exeunt.streams import ensure_stream_and_consumer
+from exeunt.subjects import RUNS, every
+from exeunt_terminator.terminator import Terminator
+
+DURABLE: Final = "terminator"
+_SILENCE = 30.0
+"""Seconds: the pull loop beats every second, also while NATS is away."""
+
+
+class TerminatorService:
+    """One pull loop, answered by one `Terminator`."""
+
+    def __init__(self, connections: Connections) -> None:
+        settings, bus = connections.settings, connections.bus
+        self._terminator = Terminator(connections.kube, bus, settings)
+        filters = tuple(every(fact) for fact in STOPPING_FACTS)
+        self._ensure = partial(ensure_stream_and_consumer, bus, settings, RUNS, DURABLE, filters)
+        self._pull = PullLoop(
+            bus,
+            RUNS,
+            DURABLE,
+            max_in_flight=settings.max_in_flight,
+            recreate=self._ensure,
+            ack_wait=settings.ack_wait.total_seconds(),
+            max_deliveries=settings.max_deliveries,
+        )
+
+    def health(self) -> tuple[dict[str, Callable[[], str | None]], dict[str, Pulse]]:
+        return (
+            {"facts": lambda: self._pull.trouble},
+            {"facts": Pulse(lambda: self._pull.last_progress, _SILENCE)},
+        )
+
+    async def run(self) -> None:
+        await insist("make or check the consumer", self._ensure)
+        await self._pull.run(self._terminator.handle)
+
+    async def stop(self, budget: float) -> None:
+        await self._pull.stop(budget)
+
+
+def compose(connections: Connections) -> TerminatorService:
+    """The one place where the terminator's parts meet."""
+    return TerminatorService(connections)

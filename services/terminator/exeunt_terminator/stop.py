@@ -1,0 +1,67 @@
+"""The way of one stop through the terminator, as a table. Pure.
+
+Each state names the one thing that is done in it; what came of it leads to the next state. What is not in the table
+cannot happen, and is a bug when it does. `docs/stop.md` is generated from it.
+
+A delivery starts in DECIDING with the snapshot that its fact carries. A redelivery, or a fact that has grown old,
+starts in READING instead: a run that an earlier delivery has finalized is then found finished, and what is left of it
+is deleted all the same. The second look after a stop is such a redelivery, asked for.
+"""
+
+from enum import StrEnum
+
+
+class State(StrEnum):
+    """What is being done."""
+
+    DECIDING = "deciding"
+    """The rules are asked (`decision`)."""
+    PATCHING = "patching"
+    """The finalizing write is sent (`finalize`)."""
+    READING = "reading"
+    """The StoryRun is read again."""
+    LISTING = "listing"
+    """The StepRuns that have to go are looked up."""
+    DELETING = "deleting"
+    """They are deleted, each by its uid."""
+    DONE = "done"
+    """The outcome is recorded."""
+
+
+class Result(StrEnum):
+    """What came of it."""
+
+    FINALIZE = "finalize"
+    CLEAN_UP = "clean up"
+    LEAVE = "leave"
+    WRITTEN = "written"
+    WRITTEN_STEP_RUNS_UNKNOWN = "written, StepRuns unknown"
+    CONDITION_LOST = "condition lost (422)"
+    REFUSED = "refused (422 with causes)"
+    NOT_FOUND = "not found (404)"
+    READ = "read"
+    LISTED = "listed"
+    DELETED = "deleted"
+
+
+TRANSITIONS: dict[State, dict[Result, State]] = {
+    State.DECIDING: {
+        Result.FINALIZE: State.PATCHING,
+        Result.CLEAN_UP: State.LISTING,
+        Result.LEAVE: State.DONE,
+    },
+    State.PATCHING: {
+        Result.WRITTEN: State.DELETING,
+        Result.WRITTEN_STEP_RUNS_UNKNOWN: State.LISTING,
+        Result.CONDITION_LOST: State.READING,
+        Result.NOT_FOUND: State.DONE,
+        Result.REFUSED: State.DONE,
+    },
+    State.READING: {
+        Result.READ: State.DECIDING,
+        Result.NOT_FOUND: State.DONE,
+    },
+    State.LISTING: {Result.LISTED: State.DELETING},
+    State.DELETING: {Result.DELETED: State.DONE},
+    State.DONE: {},
+}

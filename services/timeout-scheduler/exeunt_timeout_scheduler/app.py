@@ -1,0 +1,82 @@
+"""The timeout-scheduler, composed."""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+from exeunt.bus.pull import PullLoop
+from exeunt.events import Fact
+from exeunt.health import Pulse
+from exeunt.insist import insist
+from exeunt.service import Connections
+from exeunt.streams import ensure_stream_and_consumer
+from exeunt.subjects import DEADLINES, EVERY_DUE, RUNS, every
+from exeunt_timeout_scheduler.scheduler import Scheduler
+from exeunt_timeout_scheduler.sweep import Sweep
+
+FACTS_DURABLE: Final = "timeout-scheduler"
+DUE_DURABLE: Final = "timeout-scheduler-due"
+_MOST_HELD: Final = 2_000
+"""Fired schedules held at once: each waits for its instant, and must not keep another from being on time."""
+_SILENCE = 30.0
+"""Seconds: the pull loops beat every second, also while NATS is away."""
+
+
+class TimeoutSchedulerService:
+    """Two pull loops (facts that arm and disarm, schedules that have fired) and the sweep."""
+
+    def __init__(self, connections: Connections) -> None:
+        settings, bus, kube = connections.settings, connections.bus, connections.kube
+        self._scheduler = Scheduler(kube, bus, settings)
+        self._sweep = Sweep(kube, bus, settings, self._scheduler)
+        self._interval = settings.sweep_interval.total_seconds()
+        self._retry_budget = settings.retry_budget.total_seconds()
+        ensure = partial(ensure_stream_and_consumer, bus, settings)
+        filters = tuple(every(fact) for fact in (Fact.CANCEL_REQUESTED, Fact.RUN_TERMINAL, Fact.RUN_DELETED))
+        pull = partial(
+            PullLoop, bus, ack_wait=settings.ack_wait.total_seconds(), max_deliveries=settings.max_deliveries
+        )
+        self._ensure_facts = partial(ensure, RUNS, FACTS_DURABLE, filters)
+        self._ensure_due = partial(ensure, DEADLINES, DUE_DURABLE, (EVERY_DUE,))
+        self._facts = pull(
+            RUNS,
+            FACTS_DURABLE,
+            max_in_flight=settings.max_in_flight,
+            recreate=self._ensure_facts,
+        )
+        self._due = pull(
+            DEADLINES,
+            DUE_DURABLE,
+            max_in_flight=_MOST_HELD,
+            recreate=self._ensure_due,
+            ack_sync=True,
+        )
+
+    def health(self) -> tuple[dict[str, Callable[[], str | None]], dict[str, Pulse]]:
+        # One sweep may wait out a whole retry budget of the kube-apiserver before the next.
+        sweep_silence = self._interval + 3 * self._retry_budget + _SILENCE
+        return (
+            {"facts": lambda: self._facts.trouble, "deadlines": lambda: self._due.trouble},
+            {
+                "facts": Pulse(lambda: self._facts.last_progress, _SILENCE),
+                "deadlines": Pulse(lambda: self._due.last_progress, _SILENCE),
+                "sweep": Pulse(lambda: self._sweep.last_progress, sweep_silence),
+            },
+        )
+
+    async def run(self) -> None:
+        await insist("make or check the consumers", self._ensure_facts)
+        await insist("make or check the consumers", self._ensure_due)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._facts.run(self._scheduler.on_fact))
+            tasks.create_task(self._due.run(self._scheduler.on_due))
+            tasks.create_task(self._sweep.run())
+
+    async def stop(self, budget: float) -> None:
+        await asyncio.gather(self._facts.stop(budget), self._due.stop(budget))
+
+
+def compose(connections: Connections) -> TimeoutSchedulerService:
+    """The one place where the timeout-scheduler's parts meet."""
+    return TimeoutSchedulerService(connections)

@@ -1,0 +1,123 @@
+"""The timeout-scheduler's shell: cancels arm, ends disarm, schedules that fire are held, checked and said.
+
+`deadlines` does the thinking. Losing a schedule costs time only: `sweep` arms what is missing.
+"""
+
+import asyncio
+import random
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import structlog
+from msgspec.structs import replace
+
+from exeunt.bus.connection import Bus
+from exeunt.bus.delivery import Ack, Delivery, Retry
+from exeunt.bus.errors import BusUnavailable
+from exeunt.bus.publisher import Stored, publish
+from exeunt.bus.streams import purge_subject
+from exeunt.clock import format_instant
+from exeunt.codec import fact_message, read_fact
+from exeunt.events import Fact
+from exeunt.kube.client import KubeClient
+from exeunt.kube.errors import ApiError, ApiUnavailable, NotFound
+from exeunt.kube.resources import STORY_RUNS
+from exeunt.settings import Settings
+from exeunt.snapshot import Snapshot, read_run
+from exeunt.subjects import DEADLINES, armed_subject
+from exeunt.tracing import consuming
+from exeunt_timeout_scheduler.deadlines import Deadline, closed, read_deadline, schedule
+
+SOURCE: Final = "/exeunt/timeout-scheduler"
+_PUBLISH_DEADLINE: Final = 20.0
+"""Seconds to arm or to say before the message that asked for it goes back to the stream."""
+
+log = structlog.get_logger()
+
+
+class Scheduler:
+    """Arms, disarms and fires deadlines. Any number of instances may run; they share the streams' consumers."""
+
+    def __init__(self, kube: KubeClient, bus: Bus, settings: Settings) -> None:
+        self._kube = kube
+        self._bus = bus
+        self._settings = settings
+
+    async def on_fact(self, delivery: Delivery) -> Ack | Retry:
+        """A cancel arms; the run's end disarms. Raises PoisonEvent."""
+        event = read_fact(delivery.headers, delivery.data)
+        try:
+            if event.fact is Fact.CANCEL_REQUESTED:
+                with consuming(event.fact, event.snapshot, delivery.headers) as context:
+                    await self.arm(event.snapshot, context)
+            else:
+                await purge_subject(self._bus, DEADLINES, armed_subject(event.snapshot.run.episode))
+        except BusUnavailable as error:
+            return _again(delivery, error)
+        return Ack()
+
+    async def arm(self, snapshot: Snapshot, context: dict[str, str]) -> bool:
+        """Arm the episode's deadline, once; whether it was this call that did. Raises BusUnavailable."""
+        decision, deadline = closed(snapshot), snapshot.deadline
+        if decision is not None or deadline is None:
+            log.debug("not armed", run=str(snapshot.run.episode), why=decision and decision.why)
+            return False
+        message = schedule(snapshot, deadline, datetime.now(UTC), context)
+        armed = isinstance(await publish(self._bus, message, deadline=_PUBLISH_DEADLINE), Stored)
+        if armed:
+            log.info("armed", run=str(snapshot.run.episode), deadline=format_instant(deadline),
+                     shutdown_timeout=snapshot.shutdown.timeout, rule=snapshot.shutdown.rule)  # fmt: skip
+        return armed
+
+    async def on_due(self, delivery: Delivery) -> Ack | Retry:
+        """Hold a fired schedule until its instant, read the run again, and say that the deadline is reached.
+
+        Raises PoisonEvent.
+        """
+        deadline = read_deadline(delivery.data)
+        await _until(deadline.instant)
+        try:
+            await self._reach(deadline, delivery)
+        except (ApiUnavailable, ApiError, BusUnavailable) as error:
+            log.warning("deadline not said yet", run=str(deadline.snapshot.run.episode), error=str(error))
+            return _again(delivery, error)
+        return Ack()
+
+    async def _reach(self, deadline: Deadline, delivery: Delivery) -> None:
+        armed = deadline.snapshot
+        now = datetime.now(UTC)
+        try:
+            found = await self._kube.get(STORY_RUNS, armed.run.namespace, armed.run.name)
+        except NotFound:
+            log.info("deadline dropped", run=str(armed.run.episode), why="the StoryRun is gone")
+            return
+        state = read_run(found, first_seen=now, now=now, fence_wait=self._settings.fence_wait)
+        snapshot = replace(armed, run=state)
+        decision = closed(snapshot, armed)
+        if decision is not None:
+            log.info("deadline dropped", run=str(armed.run.episode), rule=decision.rule, why=decision.why)
+            return
+        with consuming(Fact.DEADLINE_REACHED, snapshot, delivery.headers) as context:
+            await self.say_reached(snapshot, context)
+
+    async def say_reached(
+        self, snapshot: Snapshot, context: dict[str, str], *, expected_last_sequence: int = 0
+    ) -> None:
+        """Say it once; with `expected_last_sequence`, once more after that one. Raises BusUnavailable."""
+        now = datetime.now(UTC)
+        message = fact_message(Fact.DEADLINE_REACHED, snapshot, source=SOURCE, now=now, context=context)
+        message = replace(message, expected_last_subject_sequence=expected_last_sequence)
+        if isinstance(await publish(self._bus, message, deadline=_PUBLISH_DEADLINE), Stored):
+            lateness = (now - snapshot.deadline) / timedelta(milliseconds=1) if snapshot.deadline else None
+            log.info("deadline-reached", run=str(snapshot.run.episode), lateness_ms=lateness)
+
+
+async def _until(instant: datetime) -> None:
+    """Sleep until the wall clock has reached `instant`; never less, whatever the loop's own clock says."""
+    while (remaining := (instant - datetime.now(UTC)).total_seconds()) > 0:  # noqa: ASYNC110 - a clock, no event
+        await asyncio.sleep(min(remaining, 1.0))
+
+
+def _again(delivery: Delivery, error: Exception) -> Retry:
+    seconds = min(30.0, 2.0 ** min(delivery.num_delivered, 10)) * random.uniform(0.5, 1)  # noqa: S311 - jitter
+    return Retry(delay=seconds, reason=str(error))

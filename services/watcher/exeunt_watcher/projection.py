@@ -1,0 +1,215 @@
+"""The watched objects, joined into one snapshot for each run. Pure: no I/O; objects and the time come in as values.
+
+Indexed as the contract relates them: StepRuns by the name of their run (§3.1: the label is not the name, the ownerRef
+may be missing), bindings by the uid of their run (§3.2), runs by their Story (§4.1). Only live StepRuns and bindings
+are kept: finished history costs nothing.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+from exeunt import bobrapet
+from exeunt.clock import parse_instant
+from exeunt.kube.models import StepRun, Story, StoryRun, TransportBinding
+from exeunt.snapshot import (
+    Snapshot,
+    StepRunRef,
+    Topology,
+    read_run,
+    read_story,
+    resolve_shutdown,
+    story_key,
+)
+from exeunt_watcher.topology import LiveBinding, Observed, judge
+
+Key = tuple[str, str]
+"""Namespace and name."""
+
+
+class Projection:
+    """All that is known, and the last snapshot of every unfinished run."""
+
+    def __init__(
+        self, *, default_timeout: timedelta, fence_wait: timedelta, heartbeats_stale_after: timedelta | None
+    ) -> None:
+        self._default_timeout = default_timeout
+        self._fence_wait = fence_wait
+        self._stale_after = heartbeats_stale_after
+        self._runs: dict[Key, StoryRun] = {}
+        self._stories: dict[Key, Story] = {}
+        self._runs_of_story: defaultdict[Key, set[Key]] = defaultdict(set)
+        self._step_runs: defaultdict[Key, dict[Key, tuple[StepRunRef, str | None]]] = defaultdict(dict)
+        self._run_of_step_run: dict[Key, Key] = {}
+        self._bindings: defaultdict[str, dict[Key, LiveBinding]] = defaultdict(dict)
+        self._run_of_binding: dict[Key, tuple[str, Key]] = {}
+        self._snapshots: dict[Key, Snapshot] = {}
+        self._remembered: dict[str, Topology] = {}
+
+    # Each method below takes in one object and answers with the keys of the runs that it may have changed.
+
+    def story_run(self, run: StoryRun) -> list[Key]:
+        key = run.metadata.key
+        self._runs[key] = run
+        self._runs_of_story[story_key(run)].add(key)
+        return [key]
+
+    def story(self, story: Story) -> list[Key]:
+        self._stories[story.metadata.key] = story
+        return list(self._runs_of_story.get(story.metadata.key, ()))
+
+    def story_gone(self, key: Key) -> list[Key]:
+        self._stories.pop(key, None)
+        return list(self._runs_of_story.get(key, ()))
+
+    def step_run(self, step_run: StepRun) -> list[Key]:
+        meta = step_run.metadata
+        run = (meta.namespace, step_run.spec.story_run_ref.name)
+        phase = step_run.status.phase if step_run.status else None
+        if bobrapet.is_terminal(phase) or meta.deletion_timestamp:
+            return self.step_run_gone(meta.key)
+        owner = next((owner.uid for owner in meta.owner_references if owner.kind == "StoryRun"), None)
+        self._step_runs[run][meta.key] = (StepRunRef(meta.name, meta.uid), owner)
+        self._run_of_step_run[meta.key] = run
+        return [run]
+
+    def step_run_gone(self, key: Key) -> list[Key]:
+        """Finished, being deleted, deleted, or missing from a list of the unfinished: not live in any case."""
+        run = self._run_of_step_run.pop(key, None)
+        if run is None:
+            return []
+        self._step_runs[run].pop(key, None)
+        if not self._step_runs[run]:
+            del self._step_runs[run]
+        return [run]
+
+    def binding(self, binding: TransportBinding) -> list[Key]:
+        meta, ref = binding.metadata, binding.spec.story_run_ref
+        if ref is None or ref.uid is None or ref.name is None:
+            return []  # of no run, so evidence for or against none (contract §3.6)
+        if meta.deletion_timestamp:
+            return self.binding_gone(meta.key)
+        run = (ref.namespace or meta.namespace, ref.name)
+        owner = next((owner for owner in meta.owner_references if owner.kind == "StepRun"), None)
+        ready = next((c for c in (binding.status.conditions if binding.status else ()) if c.type == "Ready"), None)
+        self._bindings[ref.uid][meta.key] = LiveBinding(
+            step_run=StepRunRef(owner.name, owner.uid) if owner else None,
+            heartbeat=ready.last_transition_time if ready else None,
+        )
+        self._run_of_binding[meta.key] = (ref.uid, run)
+        return [run]
+
+    def binding_gone(self, key: Key) -> list[Key]:
+        known = self._run_of_binding.pop(key, None)
+        if known is None:
+            return []
+        uid, run = known
+        self._bindings[uid].pop(key, None)
+        if not self._bindings[uid]:
+            del self._bindings[uid]
+        return [run]
+
+    # And these read it.
+
+    def run_gone(self, key: Key) -> Snapshot | None:
+        """Forget a run; its last snapshot, if it had one."""
+        run = self._runs.pop(key, None)
+        if run is not None:
+            self._runs_of_story[story_key(run)].discard(key)
+            if not self._runs_of_story[story_key(run)]:
+                del self._runs_of_story[story_key(run)]
+        return self._snapshots.pop(key, None)
+
+    def remember(self, uid: str, topology: Topology) -> None:
+        """Give a run that is new to this process the memory that the stream kept of it."""
+        self._remembered[uid] = topology
+
+    def peek(self, key: Key, now: datetime) -> Snapshot | None:
+        """The run's snapshot as of now, without taking it for said; None when no such run is known."""
+        run = self._runs.get(key)
+        return None if run is None else self._snapshot(run, self._previous(run), now)
+
+    def project(self, key: Key, now: datetime) -> tuple[Snapshot | None, Snapshot] | None:
+        """The run's previous snapshot and its new one, which becomes the previous; None when no such run is known.
+
+        A run that has become terminal is forgotten with its last snapshot.
+        """
+        run = self._runs.get(key)
+        if run is None:
+            return None
+        previous = self._previous(run)
+        current = self._snapshot(run, previous, now)
+        if current.run.terminal:
+            self.run_gone(key)
+        else:
+            self._snapshots[key] = current
+            self._remembered.pop(current.run.uid, None)
+        return previous, current
+
+    def _previous(self, run: StoryRun) -> Snapshot | None:
+        previous = self._snapshots.get(run.metadata.key)
+        return previous if previous is not None and previous.run.uid == run.metadata.uid else None
+
+    def _snapshot(self, run: StoryRun, previous: Snapshot | None, now: datetime) -> Snapshot:
+        story = self._stories.get(story_key(run))
+        state = read_run(run, first_seen=_first_seen(previous, now), now=now, fence_wait=self._fence_wait)
+        before = self._remembered.get(state.uid, Topology())
+        if previous is not None:
+            before = previous.topology if previous.run.life == state.life else Topology()
+        bindings = self._bindings.get(state.uid, {}).values()
+        step_runs = self._live_step_runs(run)
+        # Captured at the cancel: what an edit of the Story would change must not move a deadline (contract §4.1).
+        captured = (
+            previous is not None
+            and previous.run.cancel_requested
+            and previous.run.episode == state.episode
+            and previous.story.resource_version is not None
+        )
+        return Snapshot(
+            run=state,
+            story=read_story(run, story),
+            shutdown=previous.shutdown
+            if previous is not None and captured
+            else resolve_shutdown(run, story, self._default_timeout),
+            topology=judge(
+                Observed(
+                    run=state,
+                    before=before,
+                    bindings=bindings,
+                    live_step_runs=len(step_runs),
+                    now=now,
+                    heartbeats_stale_after=self._stale_after,
+                )
+            ),
+            streams=bool(bindings) or before.established or (previous is not None and previous.streams),
+            step_runs=_to_delete(step_runs, bindings),
+        )
+
+    def _live_step_runs(self, run: StoryRun) -> list[StepRunRef]:
+        """Those that refer to the run by name and are not owned by another uid (contract §3.1)."""
+        known = self._step_runs.get(run.metadata.key, {})
+        return [ref for ref, owner in known.values() if owner in (None, run.metadata.uid)]
+
+    def canceled(self) -> list[Key]:
+        """Unfinished runs whose cancel was asked for."""
+        return [key for key, snapshot in self._snapshots.items() if snapshot.run.cancel_requested]
+
+    def snapshot(self, key: Key) -> Snapshot | None:
+        return self._snapshots.get(key)
+
+    def known_runs(self) -> Iterable[Key]:
+        return self._runs.keys()
+
+
+def _to_delete(live: Iterable[StepRunRef], bindings: Iterable[LiveBinding]) -> tuple[StepRunRef, ...]:
+    """Live StepRuns, and terminal ones that still own a live binding: their runtime would leak (contract §2.6)."""
+    refs = {ref.name: ref for ref in live}
+    for binding in bindings:
+        if binding.step_run is not None:
+            refs.setdefault(binding.step_run.name, binding.step_run)
+    return tuple(refs.values())
+
+
+def _first_seen(previous: Snapshot | None, now: datetime) -> datetime:
+    known = previous.run.canceled_at if previous is not None and previous.run.fence is None else None
+    return parse_instant(known) if known else now

@@ -1,0 +1,97 @@
+"""Is the topology of a run gone? Judged by evidence, the strongest first. Pure.
+
+The ranking and its traps are the contract's (§3.5): an empty list is no evidence before something was seen, the hub's
+condition counts by its reason and only for this life, and a binding of another run (uid!) says nothing.
+"""
+
+from collections.abc import Collection
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+import msgspec
+
+from exeunt import bobrapet
+from exeunt.clock import format_duration, parse_instant
+from exeunt.kube.models import Condition
+from exeunt.snapshot import Evidence, RunState, StepRunRef, Topology
+
+
+class LiveBinding(NamedTuple):
+    """A TransportBinding that is not being deleted: the StepRun that owns it, and its last heartbeat (RFC 3339).
+
+    The connector rewrites the Ready condition's lastTransitionTime at every heartbeat (contract §3.2).
+    """
+
+    step_run: StepRunRef | None
+    heartbeat: str | None
+
+
+class Observed(NamedTuple):
+    """What is known of a run at one moment."""
+
+    run: RunState
+    before: Topology
+    bindings: Collection[LiveBinding]
+    live_step_runs: int
+    now: datetime
+    heartbeats_stale_after: timedelta | None
+
+
+_CONDITIONS = msgspec.json.Decoder(list[Condition] | None)
+
+
+def _hub_condition(seen: Observed) -> Evidence | None:
+    if bobrapet.TOPOLOGY_TERMINATED_REASON.encode() not in bytes(seen.run.conditions):
+        return None
+    for condition in _CONDITIONS.decode(seen.run.conditions) or []:
+        if (
+            condition.type == bobrapet.DEGRADED
+            and condition.status == "True"
+            and condition.reason == bobrapet.TOPOLOGY_TERMINATED_REASON
+            and not _is_before(condition.last_transition_time, seen.run.started_at)
+        ):
+            return Evidence("hub-condition", 1, condition.message or "the hub says that all streams have ended")
+    return None
+
+
+def _bindings_gone(seen: Observed) -> Evidence | None:
+    if seen.bindings or not seen.before.established:
+        return None
+    return Evidence("bindings-gone", 2, "no TransportBinding is left after at least one was seen")
+
+
+def _step_runs_done(seen: Observed) -> Evidence | None:
+    # Only once canceled: before that the next step's StepRun may merely not exist yet.
+    if seen.live_step_runs or not seen.before.step_runs_seen or not seen.run.cancel_requested:
+        return None
+    return Evidence("step-runs-done", 3, "no live StepRun is left after at least one was seen")
+
+
+def _heartbeats_stale(seen: Observed) -> Evidence | None:
+    if seen.heartbeats_stale_after is None or not seen.bindings:
+        return None
+    limit = seen.now - seen.heartbeats_stale_after
+    if any(b.heartbeat is None or parse_instant(b.heartbeat) > limit for b in seen.bindings):
+        return None
+    silence = format_duration(seen.heartbeats_stale_after)
+    return Evidence("heartbeats-stale", 5, f"every TransportBinding has been silent for more than {silence}")
+
+
+EVIDENCE = (_hub_condition, _bindings_gone, _step_runs_done, _heartbeats_stale)
+"""From the strongest to the weakest; rank 4 (pods) and 6 (external) are not looked at here."""
+
+
+def judge(seen: Observed) -> Topology:
+    """The topology as it is now. What was established before is remembered, but never evidence by itself."""
+    evidence = (found for look in EVIDENCE if (found := look(seen)))
+    return Topology(
+        established=seen.before.established or bool(seen.bindings),
+        step_runs_seen=seen.before.step_runs_seen or seen.live_step_runs > 0,
+        gone=next(evidence, None),
+    )
+
+
+def _is_before(instant: str | None, limit: str | None) -> bool:
+    if instant is None or limit is None:
+        return False
+    return parse_instant(instant) < parse_instant(limit)

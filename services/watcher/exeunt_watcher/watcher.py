@@ -1,0 +1,254 @@
+"""The watcher's shell: objects in, facts out.
+
+Nothing is said before every kind has been listed once, because a list that has not come yet looks like "gone". What the
+stream remembers of a run (its topology was established) is given back to the projection first. From then on each change
+is projected and what begins to hold is said; and what holds of unfinished stops is offered again at every sweep, which
+the stream refuses when it has it. So a lost event, a lost stream or a lost process costs time, never a stop.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, Final, NamedTuple
+
+import structlog
+
+from exeunt.bobrapet import UNFINISHED
+from exeunt.bus.connection import Bus
+from exeunt.bus.publisher import Stored, last_message, message_at, publish
+from exeunt.codec import fact_message, read_fact
+from exeunt.errors import PoisonEvent
+from exeunt.events import Fact
+from exeunt.insist import insist
+from exeunt.kube.client import KubeClient
+from exeunt.kube.errors import NotFound
+from exeunt.kube.list_watch import Change, Changed, ListWatch, Missing, Relisted, Removed
+from exeunt.kube.models import StoryRun
+from exeunt.kube.resources import STEP_RUNS, STORIES, STORY_RUNS, TRANSPORT_BINDINGS, Resource
+from exeunt.settings import Settings
+from exeunt.snapshot import Snapshot, Topology
+from exeunt.subjects import RUNS, fact_subject
+from exeunt.tracing import producing
+from exeunt_watcher.facts import facts_between, standing
+from exeunt_watcher.projection import Key, Projection
+
+SOURCE: Final = "/exeunt/watcher"
+_WINDOW: Final = 256
+"""Facts on their way to the stream at once. When NATS is away they fill it, and the watches wait; none is dropped."""
+_PUBLISH_DEADLINE: Final = 30.0
+"""Seconds for one attempt to publish, with its own retries, before the log says that it is still unsaid."""
+_TICK: Final = 1.0
+"""Seconds between looks at what only time changes: an overdue fence, a stale heartbeat."""
+
+log = structlog.get_logger()
+
+
+class _Kind(NamedTuple):
+    """One watched kind and what takes its objects in; StoryRuns alone are not merely dropped when they go."""
+
+    watch: ListWatch[Any]
+    take: Callable[[Any], list[Key]]
+    drop: Callable[[Key], list[Key]] | None
+
+
+class Watcher:
+    """Watches one cluster (or some of its namespaces) and says what happens to realtime runs."""
+
+    def __init__(self, kube: KubeClient, bus: Bus, settings: Settings) -> None:
+        self._kube = kube
+        self._bus = bus
+        self._settings = settings
+        self._projection = Projection(
+            default_timeout=settings.shutdown_timeout,
+            fence_wait=settings.fence_wait,
+            heartbeats_stale_after=settings.heartbeat_stale_after or None,
+        )
+        self._window = asyncio.Semaphore(_WINDOW)
+        self._saying = asyncio.TaskGroup()
+        self._watching: asyncio.Task[None] | None = None
+        self._ended = asyncio.Event()
+        self._kinds = [kind for namespace in settings.namespaces or (None,) for kind in self._kinds_of(namespace)]
+        self._unlisted = {kind.watch for kind in self._kinds}
+        self.live = False
+        """Every kind has been listed and what the stream remembers is known: facts are being said."""
+
+    def _kinds_of(self, namespace: str | None) -> Iterable["_Kind"]:
+        def watch(resource: Resource[Any], selector: str | None = None) -> ListWatch[Any]:
+            return ListWatch(self._kube, resource, namespace=namespace, list_field_selector=selector)
+
+        known = self._projection
+        yield _Kind(watch(STORIES), known.story, known.story_gone)
+        yield _Kind(watch(TRANSPORT_BINDINGS), known.binding, known.binding_gone)
+        yield _Kind(watch(STEP_RUNS, UNFINISHED), known.step_run, known.step_run_gone)
+        yield _Kind(watch(STORY_RUNS, UNFINISHED), known.story_run, None)
+
+    @property
+    def watches(self) -> list[ListWatch[Any]]:
+        return [kind.watch for kind in self._kinds]
+
+    @property
+    def blocked(self) -> bool:
+        """Whether facts have filled the window, so that the watches are waiting for NATS."""
+        return self._window.locked()
+
+    @property
+    def trouble(self) -> str | None:
+        """Why facts may be missed or late now, for /readyz."""
+        if not self.live:
+            waiting = ", ".join(sorted(str(watch) for watch in self._unlisted)) or "what the stream remembers"
+            return f"not listed yet: {waiting}"
+        return next((f"{watch}: {watch.error}" for watch in self.watches if watch.error), None)
+
+    async def run(self) -> None:
+        """Watch until `drain`."""
+        try:
+            async with self._saying as saying:
+                self._watching = saying.create_task(self._watch())
+        finally:
+            self._ended.set()
+
+    async def drain(self, budget: float) -> None:
+        """Watch no more, and let the facts that are on their way arrive, for `budget` seconds at the most."""
+        if self._watching is not None:
+            self._watching.cancel()
+        try:
+            async with asyncio.timeout(budget):
+                await self._ended.wait()
+        except TimeoutError:
+            # Nothing is lost: what holds is said by the next watcher, or by another one that runs.
+            log.warning("facts unsaid at the end", budget=budget)
+
+    async def _watch(self) -> None:
+        async with asyncio.TaskGroup() as watching:
+            for kind in self._kinds:
+                watching.create_task(kind.watch.run(partial(self._changed, kind)))
+            watching.create_task(self._tick())
+
+    async def _changed(self, kind: "_Kind", change: Change[Any]) -> None:
+        match change:
+            case Relisted(items=items):
+                fresh = [] if kind.drop else [item.metadata.key for item in items if not self._knows(item)]
+                touched = {key for item in items for key in kind.take(item)}
+                if self.live:
+                    await self._recall(fresh)
+                await self._touched(touched)
+                await self._listed(kind.watch)
+            case Changed(object=item):
+                await self._touched(kind.take(item))
+            case Removed(object=item) if kind.drop:
+                await self._touched(kind.drop(item.metadata.key))
+            case Removed(object=item):
+                await self._deleted(item.metadata.key)
+            case Missing(key=key) if kind.drop:
+                await self._touched(kind.drop(key))
+            case Missing(key=key):
+                await self._vanished(key)
+
+    def _knows(self, run: StoryRun) -> bool:
+        known = self._projection.snapshot(run.metadata.key)
+        return known is not None and known.run.uid == run.metadata.uid
+
+    async def _listed(self, watch: ListWatch[Any]) -> None:
+        """Once every kind has been listed: recall what the stream knows, then say what holds."""
+        if watch not in self._unlisted:
+            return
+        self._unlisted.discard(watch)
+        if self._unlisted:
+            return
+        await self._recall(list(self._projection.known_runs()))
+        self.live = True
+        runs = list(self._projection.known_runs())
+        log.info("watching", unfinished_runs=len(runs))
+        await self._touched(runs)
+
+    async def _touched(self, keys: Iterable[Key]) -> None:
+        if not self.live:
+            return
+        for key in keys:
+            projected = self._projection.project(key, datetime.now(UTC))
+            if projected is not None:
+                previous, current = projected
+                for fact in facts_between(previous, current):
+                    await self._say(fact, current)
+
+    async def _vanished(self, key: Key) -> None:
+        """A relist does not show the run: it may be finished, which the list leaves out, or deleted."""
+        try:
+            run = await insist("read a run that a list left out", partial(self._kube.get, STORY_RUNS, *key))
+        except NotFound:
+            await self._deleted(key)
+        else:
+            await self._touched(self._projection.story_run(run))
+
+    async def _deleted(self, key: Key) -> None:
+        last = self._projection.run_gone(key)
+        if last is not None and last.realtime:
+            await self._say(Fact.RUN_DELETED, last)
+
+    async def _recall(self, keys: Iterable[Key]) -> None:
+        """Ask the stream whether a topology that is not there now was established before this process came."""
+        slots = asyncio.Semaphore(64)
+
+        async def recall(key: Key) -> None:
+            seen = self._projection.peek(key, datetime.now(UTC))
+            if seen is None or seen.topology.established or not (seen.realtime or seen.story.resource_version is None):
+                return
+            subject = fact_subject(seen.run.life_episode, Fact.TOPOLOGY_ESTABLISHED)
+            async with slots:
+                if await insist("recall a topology", partial(last_message, self._bus, RUNS, subject)):
+                    self._projection.remember(seen.run.uid, Topology(established=True, step_runs_seen=True))
+
+        async with asyncio.TaskGroup() as recalling:
+            for key in keys:
+                recalling.create_task(recall(key))
+
+    async def _say(self, fact: Fact, snapshot: Snapshot) -> None:
+        await self._window.acquire()
+        task = self._saying.create_task(self._publish(fact, snapshot))
+        task.add_done_callback(lambda _: self._window.release())
+
+    async def _publish(self, fact: Fact, snapshot: Snapshot) -> None:
+        """Say one fact, however long NATS is away; somebody else having said it is success."""
+        for rejected in snapshot.shutdown.rejected if fact is Fact.CANCEL_REQUESTED else ():
+            log.warning("shutdown timeout not usable", run=str(snapshot.run.episode), rule=rejected.rule,
+                        value=rejected.value, why=rejected.why)  # fmt: skip
+        with producing(fact, snapshot) as context:
+            message = fact_message(fact, snapshot, source=SOURCE, now=datetime.now(UTC), context=context)
+            said = await insist(f"say {fact}", partial(publish, self._bus, message, deadline=_PUBLISH_DEADLINE))
+        if isinstance(said, Stored):
+            log.info(fact, run=str(snapshot.run.episode), sequence=said.sequence,
+                     gone=snapshot.topology.gone and snapshot.topology.gone.kind)  # fmt: skip
+        elif fact is Fact.CANCEL_REQUESTED and snapshot.topology.gone is not None:
+            await self._complete(said.sequence, snapshot)
+
+    async def _complete(self, sequence: int, snapshot: Snapshot) -> None:
+        """Another watcher said the cancel first; when it did not know that the topology is gone, say that."""
+        winner = await insist("see who said the cancel", partial(message_at, self._bus, RUNS, sequence))
+        if winner is not None:
+            try:
+                if read_fact(winner.headers, winner.data).snapshot.topology.gone is not None:
+                    return
+            except PoisonEvent as error:
+                log.warning("a cancel in the stream is no event", sequence=sequence, error=str(error))
+        await self._publish(Fact.TOPOLOGY_TERMINATED, snapshot)
+
+    async def _tick(self) -> None:
+        """Look again at what time alone changes, and at every sweep offer what holds."""
+        sweep = self._settings.sweep_interval.total_seconds()
+        loop = asyncio.get_running_loop()
+        next_sweep = loop.time() + sweep
+        while True:
+            await asyncio.sleep(min(_TICK, sweep))
+            keys = self._projection.canceled()
+            await self._touched(keys)
+            if loop.time() >= next_sweep:
+                next_sweep = loop.time() + sweep
+                await self._offer(keys)
+
+    async def _offer(self, keys: Iterable[Key]) -> None:
+        for key in keys:
+            snapshot = self._projection.snapshot(key)
+            if snapshot is not None:
+                for fact in standing(snapshot):
+                    await self._say(fact, snapshot)

@@ -1,0 +1,73 @@
+"""What is said: facts about runs, and the outcomes of decisions about them.
+
+The payload of a fact is the `Snapshot` it was read from. The payload of an outcome is an `Outcome`, which carries every
+step of the decision, so that a history can be decided again. Both travel as CloudEvents (`cloudevents`).
+"""
+
+from enum import StrEnum
+from typing import Final
+
+from msgspec import Struct
+
+from exeunt.snapshot import Snapshot
+
+
+class Fact(StrEnum):
+    """What can be true of a run; each is said once per episode."""
+
+    CANCEL_REQUESTED = "cancel-requested"
+    """`spec.cancelRequested` is true and bobrapet has stamped the fence (or has not, for too long)."""
+    TOPOLOGY_ESTABLISHED = "topology-established"
+    """A live TransportBinding of the run was seen; the memory against which "gone" is judged."""
+    TOPOLOGY_TERMINATED = "topology-terminated"
+    """All streaming connections are gone, on the evidence that the snapshot carries."""
+    RUN_TERMINAL = "run-terminal"
+    """The run is in a terminal phase, whoever wrote it."""
+    RUN_DELETED = "run-deleted"
+    """The StoryRun object is gone."""
+    DEADLINE_REACHED = "deadline-reached"
+    """Fence + shutdown timeout has passed and the run was still unfinished when looked at again."""
+
+
+STOPPING_FACTS: Final = (Fact.CANCEL_REQUESTED, Fact.TOPOLOGY_TERMINATED, Fact.DEADLINE_REACHED)
+"""Facts on which a run may be finalized: the terminator hears these and no others."""
+
+
+class Verdict(StrEnum):
+    """What was decided about a run."""
+
+    FINALIZE = "finalize"
+    WAIT = "wait"
+    LEAVE = "leave"
+    ALREADY_TERMINAL = "already-terminal"
+    GONE = "gone"
+    SUPERSEDED = "superseded"
+    FAILED = "failed"
+
+
+class Decided(Struct, frozen=True, omit_defaults=True):
+    """One step of a decision: what was decided when, by which rule, from what, and what came of it."""
+
+    at: str
+    verdict: Verdict
+    rule: str
+    why: str
+    result: str = ""
+    reread: Snapshot | None = None
+    """The snapshot that was decided from, when it is not the event's own."""
+
+
+class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How the terminator answered one fact: the last step's verdict, and all steps that led to it."""
+
+    verdict: Verdict
+    rule: str
+    why: str
+    cause_id: str
+    """CloudEvents id of the fact that was decided."""
+    cause_sequence: int
+    trail: tuple[Decided, ...]
+    finished_at: str | None = None
+    stop_latency_ms: float | None = None
+    """From the cancel (the fence, where there is one) to the finalizing write."""
+    deleted_step_runs: tuple[str, ...] = ()

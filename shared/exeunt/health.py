@@ -1,0 +1,73 @@
+"""The two endpoints that the kubelet asks.
+
+`/livez`: the event loop turns (or nothing would answer) and the work moves. It fails only when a restart would help: a
+dependency that is away is waited for, not restarted over. `/readyz`: names every dependency that is missing.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import structlog
+from aiohttp import web
+
+from exeunt.errors import UsageError
+
+log = structlog.get_logger()
+
+
+class Pulse(NamedTuple):
+    """A piece of work that must move: loop time of its last sign of life, and the silence (s) that is still alive."""
+
+    last_progress: Callable[[], float]
+    limit: float
+
+
+class Health(NamedTuple):
+    """What a service is asked about: its dependencies (None when all is well, else the trouble) and its work."""
+
+    dependencies: Mapping[str, Callable[[], str | None]]
+    pulses: Mapping[str, Pulse]
+
+    def stuck(self, now: float) -> dict[str, str]:
+        """The work that has shown no sign of life for too long at loop time `now`."""
+        return {
+            name: f"no sign of life for {now - pulse.last_progress():.0f} s"
+            for name, pulse in self.pulses.items()
+            if now - pulse.last_progress() > pulse.limit
+        }
+
+    def missing(self) -> dict[str, str]:
+        """The dependencies that are missing, and why."""
+        return {name: trouble for name, ask in self.dependencies.items() if (trouble := ask()) is not None}
+
+
+async def serve_health(health: Health, addr: str) -> web.AppRunner:
+    """Listen on `addr` (host:port; port 0 takes a free one). Raises UsageError when that is not possible."""
+
+    async def livez(_: web.Request) -> web.Response:
+        return _answer(health.stuck(asyncio.get_running_loop().time()))
+
+    async def readyz(_: web.Request) -> web.Response:
+        return _answer(health.missing())
+
+    app = web.Application()
+    app.router.add_get("/livez", livez)
+    app.router.add_get("/readyz", readyz)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    host, _, port = addr.rpartition(":")
+    try:
+        site = web.TCPSite(runner, host.strip("[]") or None, int(port))
+        await site.start()
+    except (ValueError, OSError) as error:
+        await runner.cleanup()
+        raise UsageError(f"EXEUNT_HTTP_ADDR={addr!r} cannot be listened on: {error}") from error
+    log.info("listening", addresses=[f"{host}:{port}" for host, port, *_ in runner.addresses])
+    return runner
+
+
+def _answer(troubles: dict[str, str]) -> web.Response:
+    if troubles:
+        return web.json_response({"status": "error", "troubles": troubles}, status=503)
+    return web.json_response({"status": "ok"})

@@ -1,0 +1,32 @@
+"""Waiting out a dependency that is away: what must be done is tried until it is done, visibly and with back-off."""
+
+import random
+from asyncio import sleep
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+import structlog
+
+from exeunt.bus.errors import BusUnavailable
+from exeunt.kube.errors import ApiUnavailable
+
+_LONGEST: Final = 10.0
+
+T = TypeVar("T")
+log = structlog.get_logger()
+
+
+async def insist(what: str, call: Callable[[], Awaitable[T]]) -> T:
+    """Call until it answers. Only a dependency that is unavailable is waited for; any other error is the caller's.
+
+    Each call brings its own deadline and retries; between calls lies a jittered back-off of at most 10 seconds. The
+    wait ends with the task that waits.
+    """
+    attempt = 0
+    while True:
+        try:
+            return await call()
+        except (BusUnavailable, ApiUnavailable) as error:
+            log.warning("still trying", what=what, error=str(error))
+        attempt += 1
+        await sleep(random.uniform(0.5, 1) * min(_LONGEST, 0.1 * 2 ** min(attempt, 10)))  # noqa: S311 - jitter

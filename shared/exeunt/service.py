@@ -1,0 +1,171 @@
+"""What every service does around its work: settings, logs, connections, health, and an orderly end.
+
+On SIGTERM or SIGINT nothing new is taken, what is in flight gets the drain budget, and the process exits 0. A second
+signal ends it at once. Wrong settings exit 2 with their message; a bug exits 1 with its traceback.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AsyncExitStack, suppress
+from typing import NoReturn, Protocol
+
+import structlog
+from msgspec import Struct
+
+from exeunt.bus.connection import Bus, connect
+from exeunt.errors import ExeuntError
+from exeunt.health import Health, Pulse, serve_health
+from exeunt.insist import insist
+from exeunt.kube.client import KubeClient
+from exeunt.logs import configure_logs
+from exeunt.settings import Settings, read_settings
+from exeunt.streams import ensure_streams
+from exeunt.tracing import configure_tracing
+
+_CONNECT_TIMEOUT = 5.0
+_CLOSE_BUDGET = 3.0
+
+log = structlog.get_logger()
+
+
+class Connections(Struct, frozen=True):
+    """What a service stands on."""
+
+    settings: Settings
+    kube: KubeClient
+    bus: Bus
+
+
+class Work(Protocol):
+    """What a service does, between being composed and being told to stop."""
+
+    def health(self) -> tuple[dict[str, Callable[[], str | None]], dict[str, Pulse]]:
+        """Its own dependencies and pulses, beside the connections'."""
+
+    async def run(self) -> None:
+        """Work until `stop`; returning earlier is a bug."""
+
+    async def stop(self, budget: float) -> None:
+        """Take nothing new and finish what is in flight, within `budget` seconds."""
+
+
+def main(service: str, compose: Callable[[Connections], Work]) -> NoReturn:
+    """Run one service to its end and exit."""
+    try:
+        settings = read_settings()
+        configure_logs(settings, service=service)
+        asyncio.run(_serve(service, compose, settings))
+    except ExeuntError as error:
+        _say(f"{service}: {error}")
+        sys.exit(2)
+    except BaseExceptionGroup as group:
+        expected, bugs = group.split(ExeuntError)
+        if bugs is not None:
+            raise
+        for leaf in _leaves(expected):
+            _say(f"{service}: {leaf}")
+        sys.exit(2)
+    sys.exit(0)
+
+
+async def _serve(service: str, compose: Callable[[Connections], Work], settings: Settings) -> None:
+    stopping = asyncio.Event()
+    _stop_on_signals(stopping)
+    async with AsyncExitStack() as stack:
+        provider = configure_tracing(service=service)
+        if provider is not None:
+            # Flushing may wait for a collector that hangs: beside the loop, and not for long.
+            stack.push_async_callback(_within, _CLOSE_BUDGET, lambda: asyncio.to_thread(provider.shutdown))
+        kube = await KubeClient.connect(retry_budget=settings.retry_budget.total_seconds())
+        stack.push_async_callback(kube.close)
+        bus = await _connect_bus(service, settings)
+        stack.push_async_callback(bus.close, _CLOSE_BUDGET)
+        bus.recreate_streams = lambda: ensure_streams(bus, settings)
+
+        work = compose(Connections(settings, kube, bus))
+        dependencies, pulses = work.health()
+        health = Health({"nats": lambda: bus.trouble, "kubernetes": kube.reachable} | dependencies, pulses)
+        runner = await serve_health(health, settings.http_addr)
+        stack.push_async_callback(runner.cleanup)
+
+        running = asyncio.create_task(_work(work, bus, settings), name=service)
+        stop = asyncio.create_task(stopping.wait())
+        await asyncio.wait({running, stop}, return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if not running.done():
+            log.info("stopping", budget=settings.drain_budget.total_seconds())
+            await work.stop(settings.drain_budget.total_seconds())
+            running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+        if not stopping.is_set():
+            raise RuntimeError(f"{service} has ended without being told to")
+        log.info("stopped")
+
+
+async def _work(work: Work, bus: Bus, settings: Settings) -> None:
+    await insist("make or check the streams", lambda: ensure_streams(bus, settings))
+    log.info("started")
+    await work.run()
+
+
+async def _connect_bus(service: str, settings: Settings) -> Bus:
+    credentials, seed = settings.nats_credentials or None, None
+    if credentials is not None and _is_seed(credentials):
+        credentials, seed = None, credentials
+    return await connect(
+        settings.nats_url,
+        name=f"{service} {os.environ.get('HOSTNAME', '')}".strip(),
+        inbox_prefix=f"_INBOX_{service.replace('-', '_')}",
+        credentials=credentials,
+        nkey_seed=seed,
+        tls_ca=settings.nats_tls_ca or None,
+        tls_cert=settings.nats_tls_cert or None,
+        tls_key=settings.nats_tls_key or None,
+        connect_timeout=_CONNECT_TIMEOUT,
+    )
+
+
+def _is_seed(path: str) -> bool:
+    """An nkey seed file holds one line that starts with SU; a credentials file is PEM-like."""
+    try:
+        with open(path) as file:  # noqa: PTH123 - read once, at the start
+            return file.read(2) == "SU"
+    except OSError:
+        return False  # connect() says what is wrong with the file
+
+
+def _stop_on_signals(stopping: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+
+    def stop(number: signal.Signals) -> None:
+        if stopping.is_set():
+            loop.remove_signal_handler(number)
+            signal.raise_signal(number)
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop, number)
+
+
+async def _within(seconds: float, call: Callable[[], Awaitable[object]]) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await call()
+    except TimeoutError:
+        log.warning("not finished in time at the end", seconds=seconds)
+
+
+def _leaves(group: BaseExceptionGroup[BaseException] | None) -> Iterable[BaseException]:
+    for error in group.exceptions if group is not None else ():
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+def _say(message: str) -> None:
+    sys.stderr.write(message + "\n")

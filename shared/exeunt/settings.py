@@ -1,0 +1,126 @@
+"""Every setting of Exeunt, in one place: environment variables with the prefix EXEUNT_.
+
+One struct for all services, so that they can share one ConfigMap. Durations are Go duration text, as everywhere in
+Kubernetes. An unknown or malformed variable stops the start with a message that names it.
+"""
+
+import os
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from exeunt.clock import parse_duration
+from exeunt.errors import UsageError
+
+PREFIX: Final = "EXEUNT_"
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """What can be set. The text under each field is its documentation, also in docs/settings.md."""
+
+    nats_url: str = "nats://127.0.0.1:4222"
+    """NATS servers, comma-separated. The default is a local nats-server."""
+
+    nats_credentials: str = ""
+    """File with NATS user credentials (`.creds`), or with an nkey seed. Empty connects without either."""
+
+    nats_tls_ca: str = ""
+    """File with the CA certificates that the NATS servers are verified with. Empty: no TLS unless the URL is tls://."""
+
+    nats_tls_cert: str = ""
+    """File with the client certificate for NATS, for servers that verify clients."""
+
+    nats_tls_key: str = ""
+    """File with the key of that certificate."""
+
+    stream_replicas: Annotated[int, Meta(ge=1, le=5)] = 1
+    """Replicas of the streams that are created on start: 1 for one nats-server, 3 for a cluster of three."""
+
+    history: timedelta = timedelta(days=7)
+    """How long the history of runs is kept in the stream RUNS. Longer than the longest call, because it is also the
+    memory that a topology was established; a week is that and a debugging horizon."""
+
+    namespaces: tuple[str, ...] = ()
+    """Namespaces to look after, comma-separated. Empty means all, which needs ClusterRoles."""
+
+    shutdown_timeout: timedelta = timedelta(seconds=20)
+    """From the fence to the shutdown deadline, where neither the run nor its Story says otherwise. 20s is bobrapet's
+    own effective default for a graceful shutdown. Must be the same for the watcher and the timeout-scheduler."""
+
+    fence_wait: timedelta = timedelta(seconds=15)
+    """How long after a cancel bobrapet's fence is waited for before Exeunt goes on without it. Twice the longest
+    requeue delay of bobrapet (7.5 s): a longer silence means that it is down."""
+
+    heartbeat_stale_after: timedelta = timedelta(0)
+    """Silence of every TransportBinding of a run that counts as "topology gone". 0s is off: the connector beats every
+    30 s, so anything below 90s is luck."""
+
+    second_look: timedelta = timedelta(seconds=3)
+    """How long after a stop StepRuns are looked for once more, because the hub may create one late. A few seconds is
+    longer than any packet on its way."""
+
+    sweep_interval: timedelta = timedelta(seconds=30)
+    """How often everything is compared with the cluster: the watcher offers again what holds, the timeout-scheduler
+    arms what is missing. It bounds the delay when events, streams or schedules were lost, and costs a filtered list."""
+
+    overdue_after: timedelta = timedelta(seconds=30)
+    """How long after its deadline an unfinished run is given another deadline event by the sweep, whatever became of
+    the first. Longer than any ordinary stop."""
+
+    max_in_flight: Annotated[int, Meta(ge=1, le=10_000)] = 64
+    """Messages that one process handles at once. Beyond what the kube-apiserver answers in parallel more only waits."""
+
+    max_deliveries: Annotated[int, Meta(ge=2)] = 100
+    """Deliveries after which a message is set aside as a dead letter. Only crashes and long outages redeliver, so this
+    many means that the message itself ends the process."""
+
+    ack_wait: timedelta = timedelta(seconds=30)
+    """Silence after which NATS gives a message to another instance. A killed service costs at most this much for the
+    message that it held; a living one says that it is still at work."""
+
+    retry_budget: timedelta = timedelta(seconds=60)
+    """How long one call to the kube-apiserver is retried through throttling (429) and faults before the message goes
+    back to the stream, to be tried again."""
+
+    drain_budget: timedelta = timedelta(seconds=20)
+    """How long after SIGTERM messages in flight may take. Keep terminationGracePeriodSeconds 5 s above it."""
+
+    http_addr: str = "0.0.0.0:8080"
+    """Where /livez and /readyz listen, as host:port. Port 0 takes a free one, which the log tells."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least severe log lines that are written."""
+
+    log_format: Literal["auto", "json", "console"] = "auto"
+    """Lines for machines or for people; auto means for people on a terminal and JSON elsewhere."""
+
+
+def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
+    """Read the settings. Raises UsageError that names the variable, what it holds and what it may hold."""
+    fields = {field.name: field for field in msgspec.structs.fields(Settings)}
+    values: dict[str, object] = {}
+    for variable, text in environment.items():
+        if not variable.startswith(PREFIX):
+            continue
+        name = variable.removeprefix(PREFIX).lower()
+        if name not in fields:
+            raise UsageError(f"{variable} is no setting of Exeunt; see `exeunt settings` for those that are")
+        try:
+            values[name] = _typed(fields[name].type, text)
+        except (ValueError, msgspec.ValidationError) as error:
+            raise UsageError(f"{variable}={text!r} cannot be used: {error}") from error
+    return Settings(**values)  # type: ignore[arg-type]  # each value was converted to its field's type above
+
+
+def _typed(kind: object, text: str) -> object:
+    if kind is timedelta:
+        duration = parse_duration(text)
+        if duration < timedelta(0):
+            raise ValueError("a negative duration makes no sense here")
+        return duration
+    if kind == tuple[str, ...]:
+        return tuple(part for item in text.split(",") if (part := item.strip()))
+    return msgspec.convert(text, kind, strict=False)

@@ -1,0 +1,212 @@
+"""One run as it was read at one moment, with all that a decision about it needs.
+
+Facts carry the snapshot they were decided from (ADR 2), so the terminator needs no read on the fast path, and a replay
+can decide again. Pure: Kubernetes objects and the time come in as values.
+"""
+
+from datetime import datetime, timedelta
+from typing import Final, Literal
+
+import msgspec
+from msgspec import Raw, Struct
+
+from exeunt import bobrapet
+from exeunt.clock import format_instant, parse_instant
+from exeunt.episodes import Episode, fence_of, life_of, token_of
+from exeunt.kube.models import Story, StoryRun, TraceInfo
+from exeunt.shutdown_timeout import ShutdownTimeout, resolve
+
+FIELD_MANAGER: Final = "exeunt-terminator"
+"""Who wrote the end of a run, as `metadata.managedFields` tells it."""
+
+_STATUS_MANAGER: Final = f'"{FIELD_MANAGER}"'.encode()
+
+EvidenceKind = Literal["hub-condition", "bindings-gone", "step-runs-done", "heartbeats-stale"]
+
+
+class Evidence(Struct, frozen=True):
+    """Why the topology counts as gone. `rank` 1 is the strongest (contract §3.5)."""
+
+    kind: EvidenceKind
+    rank: int
+    detail: str
+
+
+class Topology(Struct, frozen=True, omit_defaults=True):
+    """The run's live streaming connections.
+
+    `established`: a live TransportBinding was seen in this life. `step_runs_seen`: a live StepRun was.
+    """
+
+    established: bool = False
+    step_runs_seen: bool = False
+    gone: Evidence | None = None
+
+
+class StepRunRef(Struct, frozen=True):
+    """A StepRun that has to go when its run is finalized."""
+
+    name: str
+    uid: str
+
+
+class RunState(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the StoryRun object itself says."""
+
+    namespace: str
+    name: str
+    uid: str
+    resource_version: str
+    generation: int
+    life: str
+    phase: str | None = None
+    has_status: bool = True
+    message: str | None = None
+    ended_by_exeunt: bool = False
+    """The status was last written by the terminator's field manager."""
+    started_at: str | None = None
+    finished_at: str | None = None
+    conditions: Raw = Raw(b"null")
+    """`status.conditions` exactly as read, because finalizing tests it; `null` when absent."""
+    deleting: bool = False
+    redriving: bool = False
+    enabled: bool = True
+    cancel_requested: bool = False
+    fence: str | None = None
+    canceled_at: str | None = None
+    """RFC 3339: the fence, else when `cancelRequested` was written, else when that was first seen."""
+    fence_overdue: bool = False
+    """No fence, although the cancel is older than the time granted for it (contract §2.6, "why the fence")."""
+    trace: TraceInfo | None = None
+
+    @property
+    def episode(self) -> Episode:
+        return Episode(self.namespace, self.name, self.uid, token_of(self.fence, self.life))
+
+    @property
+    def life_episode(self) -> Episode:
+        """What happens before any fence belongs to the run's life."""
+        return Episode(self.namespace, self.name, self.uid, self.life)
+
+    @property
+    def terminal(self) -> bool:
+        return bobrapet.is_terminal(self.phase)
+
+
+class StoryState(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the Story says, at the resourceVersion that was read; that is None when no Story was found."""
+
+    namespace: str
+    name: str
+    resource_version: str | None = None
+    realtime: bool = False
+    enabled: bool = True
+
+
+class Snapshot(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A run, its Story, its topology and its shutdown timeout, as read at one moment."""
+
+    run: RunState
+    story: StoryState
+    shutdown: ShutdownTimeout
+    topology: Topology = Topology()
+    streams: bool = False
+    """A TransportBinding of this run was seen: it streams, whatever became of its Story (contract §4.1)."""
+    step_runs: tuple[StepRunRef, ...] | None = None
+    """The StepRuns to delete; None when whoever made this snapshot does not know them."""
+
+    @property
+    def realtime(self) -> bool:
+        """The Story says so, or the Story is missing and the run has been seen streaming."""
+        return self.story.realtime or (self.story.resource_version is None and self.streams)
+
+    @property
+    def deadline(self) -> datetime | None:
+        """The shutdown deadline, absolute; None while the run is not canceled."""
+        if self.run.canceled_at is None:
+            return None
+        return parse_instant(self.run.canceled_at) + self.shutdown.duration
+
+
+class _FieldsWritten(Struct, rename="camel"):
+    time: str | None = None
+    fields_v1: Raw = Raw(b"{}")
+
+
+def read_run(run: StoryRun, *, first_seen: datetime, now: datetime, fence_wait: timedelta) -> RunState:
+    """Project a StoryRun. `first_seen`, when it was first seen canceled, serves when nothing better is known."""
+    meta, status = run.metadata, run.status
+    fence = fence_of(meta.annotations)
+    canceled_at = fence
+    if run.spec.cancel_requested and fence is None:
+        canceled_at = _cancel_written_at(meta.managed_fields) or format_instant(first_seen)
+    return RunState(
+        namespace=meta.namespace,
+        name=meta.name,
+        uid=meta.uid,
+        resource_version=meta.resource_version,
+        generation=meta.generation,
+        life=life_of(meta.annotations),
+        phase=status.phase if status else None,
+        has_status=status is not None,
+        message=status.message if status else None,
+        ended_by_exeunt=_STATUS_MANAGER in bytes(meta.managed_fields),
+        started_at=status.started_at if status else None,
+        finished_at=status.finished_at if status else None,
+        conditions=status.conditions if status else Raw(b"null"),
+        deleting=meta.deletion_timestamp is not None,
+        redriving=bobrapet.is_redriving(meta.annotations),
+        enabled=meta.annotations.get(bobrapet.ENABLED) != "false",
+        cancel_requested=run.spec.cancel_requested,
+        fence=fence if run.spec.cancel_requested else None,
+        canceled_at=canceled_at if run.spec.cancel_requested else None,
+        fence_overdue=run.spec.cancel_requested
+        and fence is None
+        and canceled_at is not None
+        and now >= parse_instant(canceled_at) + fence_wait,
+        trace=status.trace if status else None,
+    )
+
+
+def _cancel_written_at(managed_fields: Raw) -> str | None:
+    if b'"f:cancelRequested"' not in bytes(managed_fields):
+        return None
+    for written in msgspec.json.decode(managed_fields, type=list[_FieldsWritten]):
+        if written.time and b'"f:cancelRequested"' in bytes(written.fields_v1):
+            return written.time
+    return None
+
+
+def story_key(run: StoryRun) -> tuple[str, str]:
+    """Namespace and name of the run's Story; the namespace defaults to the run's own (contract §4.1)."""
+    return run.spec.story_ref.namespace or run.metadata.namespace, run.spec.story_ref.name
+
+
+def read_story(run: StoryRun, story: Story | None) -> StoryState:
+    """Project the run's Story, or its absence."""
+    namespace, name = story_key(run)
+    if story is None:
+        return StoryState(namespace=namespace, name=name)
+    return StoryState(
+        namespace=namespace,
+        name=name,
+        resource_version=story.metadata.resource_version,
+        realtime=story.spec.pattern == "realtime",
+        enabled=story.metadata.annotations.get(bobrapet.ENABLED) != "false",
+    )
+
+
+def resolve_shutdown(run: StoryRun, story: Story | None, default: timedelta) -> ShutdownTimeout:
+    """Resolve the shutdown timeout from the objects as they are now."""
+    return resolve(
+        run.metadata.annotations,
+        story.metadata.annotations if story else {},
+        _policy_timeout(story),
+        default,
+    )
+
+
+def _policy_timeout(story: Story | None) -> object:
+    if story is None or story.spec.policy is None or story.spec.policy.timeouts is None:
+        return None
+    return story.spec.policy.timeouts.graceful_shutdown_timeout

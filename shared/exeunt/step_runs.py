@@ -1,0 +1,42 @@
+"""Which StepRuns have to go with their run. Pure."""
+
+from collections.abc import Iterable
+
+from exeunt import bobrapet
+from exeunt.kube.models import StepRun, TransportBinding
+from exeunt.snapshot import StepRunRef
+
+
+def belongs_to(step_run: StepRun, run_uid: str) -> bool:
+    """Whether a StepRun that names the run is really this run's.
+
+    The owner's uid decides; hub-created StepRuns have no owner and belong by name (contract §3.1).
+    """
+    owners = [owner.uid for owner in step_run.metadata.owner_references if owner.kind == "StoryRun"]
+    return not owners or run_uid in owners
+
+
+def step_runs_to_delete(
+    run_uid: str, step_runs: Iterable[StepRun], bindings: Iterable[TransportBinding]
+) -> tuple[StepRunRef, ...]:
+    """The live StepRuns of a run, and terminal ones whose binding still lives: their runtime would leak (§2.6 C).
+
+    `step_runs` and `bindings` are those that name the run.
+    """
+    streaming = {
+        binding.spec.engram_name
+        for binding in bindings
+        if binding.spec.story_run_ref is not None
+        and binding.spec.story_run_ref.uid == run_uid
+        and binding.metadata.deletion_timestamp is None
+    }
+    return tuple(
+        StepRunRef(step_run.metadata.name, step_run.metadata.uid)
+        for step_run in step_runs
+        if belongs_to(step_run, run_uid)
+        and step_run.metadata.deletion_timestamp is None
+        and (
+            not bobrapet.is_terminal(step_run.status.phase if step_run.status else None)
+            or step_run.metadata.name in streaming
+        )
+    )

@@ -1,0 +1,64 @@
+"""The streams of the mesh, made or checked on start and made anew when somebody has deleted them."""
+
+from typing import Final
+
+from exeunt.bus.connection import Bus
+from exeunt.bus.streams import Stream, ensure_consumer, ensure_stream
+from exeunt.settings import Settings
+from exeunt.subjects import DEADLETTERS, DEADLINES, RUNS
+
+_DAY: Final = 86_400.0
+
+
+def streams(settings: Settings) -> tuple[Stream, ...]:
+    """RUNS remembers, DEADLINES waits, DEADLETTERS keeps what could not be understood."""
+    return (
+        Stream(
+            name=RUNS,
+            subjects=("exeunt.runs.>",),
+            description="Exeunt: what happened to realtime StoryRuns, and what was decided",
+            max_age=settings.history.total_seconds(),
+            replicas=settings.stream_replicas,
+        ),
+        Stream(
+            name=DEADLINES,
+            subjects=("exeunt.deadlines.>",),
+            description="Exeunt: shutdown deadlines, as message schedules",
+            retention="workqueue",  # and no limit of any kind: limits evict pending schedules silently
+            allow_msg_schedules=True,
+            allow_msg_ttl=True,
+            replicas=settings.stream_replicas,
+        ),
+        Stream(
+            name=DEADLETTERS,
+            subjects=("exeunt.deadletters.>",),
+            description="Exeunt: messages set aside, with the reason",
+            max_age=30 * _DAY,
+            replicas=settings.stream_replicas,
+        ),
+    )
+
+
+async def ensure_streams(bus: Bus, settings: Settings) -> None:
+    """Make what is missing and check what is there. Raises StreamMisconfigured, BusUnavailable, PermissionDenied."""
+    for stream in streams(settings):
+        await ensure_stream(bus, stream)
+
+
+async def ensure_stream_and_consumer(
+    bus: Bus, settings: Settings, stream: str, durable: str, filter_subjects: tuple[str, ...]
+) -> None:
+    """What a pull loop needs; also what it calls when its stream or consumer seems to be gone."""
+    await ensure_streams(bus, settings)
+    await ensure_consumer(
+        bus,
+        stream,
+        durable,
+        filter_subjects,
+        ack_wait=settings.ack_wait.total_seconds(),
+        max_ack_pending=_MOST_PENDING,
+    )
+
+
+_MOST_PENDING: Final = 20_000
+"""Deliveries without an answer at the server: those that wait for their second look are among them."""
