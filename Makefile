@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install demo up test check fmt bench lock clean
+.PHONY: help install demo up test check docs fmt bench lock clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,7 +30,11 @@ check: install  ## ruff, ruff format, mypy --strict, import-linter, generated do
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/python docs/generate.py --check
+
+docs: install  ## write the generated documents
+	@$(BIN)/python docs/generate.py
 
 fmt: install  ## format and fix what can be fixed
 	@$(BIN)/ruff format .

@@ -6,12 +6,12 @@ from functools import partial
 from typing import Final
 
 from exeunt.bus.pull import PullLoop
-from exeunt.events import Fact
 from exeunt.health import Pulse
 from exeunt.insist import insist
 from exeunt.service import Connections
 from exeunt.streams import ensure_stream_and_consumer
 from exeunt.subjects import DEADLINES, EVERY_DUE, RUNS, every
+from exeunt_timeout_scheduler.deadlines import HAPPENINGS
 from exeunt_timeout_scheduler.scheduler import Scheduler
 from exeunt_timeout_scheduler.sweep import Sweep
 
@@ -33,7 +33,7 @@ class TimeoutSchedulerService:
         self._interval = settings.sweep_interval.total_seconds()
         self._retry_budget = settings.retry_budget.total_seconds()
         ensure = partial(ensure_stream_and_consumer, bus, settings)
-        filters = tuple(every(fact) for fact in (Fact.CANCEL_REQUESTED, Fact.RUN_TERMINAL, Fact.RUN_DELETED))
+        filters = tuple(every(fact) for fact in HAPPENINGS)
         pull = partial(
             PullLoop, bus, ack_wait=settings.ack_wait.total_seconds(), max_deliveries=settings.max_deliveries
         )

@@ -25,39 +25,50 @@ LEAD: Final = timedelta(milliseconds=300)
 
 
 class State(StrEnum):
-    """Where a deadline is."""
+    """Where a deadline is, and what is done there."""
 
     NONE = "none"
     """There is no deadline."""
     ARMED = "armed"
     """A schedule is pending in the stream DEADLINES."""
     HELD = "held"
-    """The schedule has fired, a little ahead; the delivery is held in process until the instant."""
+    """The schedule has fired, a little ahead; its delivery is held in process until the instant."""
     CHECKING = "checking"
-    """The instant has come; the run is read again."""
+    """The run is read again."""
+    SAYING = "saying"
+    """"deadline-reached" is said, for the terminator to finalize the run."""
     REACHED = "reached"
-    """"deadline-reached" is said; the terminator finalizes the run."""
+    """It is said."""
 
 
 class Happening(StrEnum):
     """What moves it."""
 
-    CANCELED = "cancel-requested, or found by the sweep"
-    ENDED = "run-terminal or run-deleted"
+    CANCELED = "run canceled"
+    ENDED = "run ended"
     DUE = "schedule fires"
     INSTANT = "fence + shutdown timeout"
     OPEN = "still stopping"
     CLOSED = "closed by a rule"
-    OVERDUE = "still unfinished at a later sweep"
+    SAID = "said"
+    OVERDUE = "unfinished at a later sweep"
 
 
 TRANSITIONS: dict[State, dict[Happening, State]] = {
     State.NONE: {Happening.CANCELED: State.ARMED},
     State.ARMED: {Happening.DUE: State.HELD, Happening.ENDED: State.NONE},
     State.HELD: {Happening.INSTANT: State.CHECKING},
-    State.CHECKING: {Happening.OPEN: State.REACHED, Happening.CLOSED: State.NONE},
-    State.REACHED: {Happening.OVERDUE: State.REACHED},
+    State.CHECKING: {Happening.OPEN: State.SAYING, Happening.CLOSED: State.NONE},
+    State.SAYING: {Happening.SAID: State.REACHED},
+    State.REACHED: {Happening.OVERDUE: State.SAYING},
 }
+
+HAPPENINGS: Final = {
+    Fact.CANCEL_REQUESTED: Happening.CANCELED,
+    Fact.RUN_TERMINAL: Happening.ENDED,
+    Fact.RUN_DELETED: Happening.ENDED,
+}
+"""What each fact means for a deadline; the timeout-scheduler hears these facts and no others."""
 
 
 class Deadline(Struct, frozen=True):

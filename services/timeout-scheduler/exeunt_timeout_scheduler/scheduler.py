@@ -5,6 +5,7 @@
 
 import asyncio
 import random
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -26,7 +27,16 @@ from exeunt.settings import Settings
 from exeunt.snapshot import Snapshot, read_run
 from exeunt.subjects import DEADLINES, armed_subject
 from exeunt.tracing import consuming
-from exeunt_timeout_scheduler.deadlines import Deadline, closed, read_deadline, schedule
+from exeunt_timeout_scheduler.deadlines import (
+    HAPPENINGS,
+    TRANSITIONS,
+    Deadline,
+    Happening,
+    State,
+    closed,
+    read_deadline,
+    schedule,
+)
 
 SOURCE: Final = "/exeunt/timeout-scheduler"
 _PUBLISH_DEADLINE: Final = 20.0
@@ -47,7 +57,7 @@ class Scheduler:
         """A cancel arms; the run's end disarms. Raises PoisonEvent."""
         event = read_fact(delivery.headers, delivery.data)
         try:
-            if event.fact is Fact.CANCEL_REQUESTED:
+            if HAPPENINGS[event.fact] is Happening.CANCELED:
                 with consuming(event.fact, event.snapshot, delivery.headers) as context:
                     await self.arm(event.snapshot, context)
             else:
@@ -70,35 +80,14 @@ class Scheduler:
         return armed
 
     async def on_due(self, delivery: Delivery) -> Ack | Retry:
-        """Hold a fired schedule until its instant, read the run again, and say that the deadline is reached.
-
-        Raises PoisonEvent.
-        """
-        deadline = read_deadline(delivery.data)
-        await _until(deadline.instant)
+        """Walk a fired schedule through the rest of its table. Raises PoisonEvent."""
+        due = _Due(self, self._kube, self._settings, read_deadline(delivery.data), delivery)
         try:
-            await self._reach(deadline, delivery)
+            await due.walk()
         except (ApiUnavailable, ApiError, BusUnavailable) as error:
-            log.warning("deadline not said yet", run=str(deadline.snapshot.run.episode), error=str(error))
+            log.warning("deadline not said yet", run=str(due.episode), error=str(error))
             return _again(delivery, error)
         return Ack()
-
-    async def _reach(self, deadline: Deadline, delivery: Delivery) -> None:
-        armed = deadline.snapshot
-        now = datetime.now(UTC)
-        try:
-            found = await self._kube.get(STORY_RUNS, armed.run.namespace, armed.run.name)
-        except NotFound:
-            log.info("deadline dropped", run=str(armed.run.episode), why="the StoryRun is gone")
-            return
-        state = read_run(found, first_seen=now, now=now, fence_wait=self._settings.fence_wait)
-        snapshot = replace(armed, run=state)
-        decision = closed(snapshot, armed)
-        if decision is not None:
-            log.info("deadline dropped", run=str(armed.run.episode), rule=decision.rule, why=decision.why)
-            return
-        with consuming(Fact.DEADLINE_REACHED, snapshot, delivery.headers) as context:
-            await self.say_reached(snapshot, context)
 
     async def say_reached(
         self, snapshot: Snapshot, context: dict[str, str], *, expected_last_sequence: int = 0
@@ -112,10 +101,56 @@ class Scheduler:
             log.info("deadline-reached", run=str(snapshot.run.episode), lateness_ms=lateness)
 
 
-async def _until(instant: datetime) -> None:
-    """Sleep until the wall clock has reached `instant`; never less, whatever the loop's own clock says."""
-    while (remaining := (instant - datetime.now(UTC)).total_seconds()) > 0:  # noqa: ASYNC110 - a clock, no event
-        await asyncio.sleep(min(remaining, 1.0))
+class _Due:
+    """One fired schedule on its way: held until its instant, checked, said."""
+
+    def __init__(
+        self, scheduler: Scheduler, kube: KubeClient, settings: Settings, deadline: Deadline, delivery: Delivery
+    ) -> None:
+        self._scheduler = scheduler
+        self._kube = kube
+        self._settings = settings
+        self._deadline = deadline
+        self._delivery = delivery
+        self._snapshot = deadline.snapshot
+        self.episode = deadline.snapshot.run.episode
+
+    async def walk(self) -> None:
+        """To the end of the table. Raises ApiError, ApiUnavailable or BusUnavailable when it has to be tried again."""
+        do: dict[State, Callable[[], Awaitable[Happening]]] = {
+            State.HELD: self._hold,
+            State.CHECKING: self._check,
+            State.SAYING: self._say,
+        }
+        state = State.HELD
+        while state in do:
+            state = TRANSITIONS[state][await do[state]()]
+
+    async def _hold(self) -> Happening:
+        """Sleep until the wall clock has reached the instant; never less, whatever the loop's own clock says."""
+        while (remaining := (self._deadline.instant - datetime.now(UTC)).total_seconds()) > 0:  # noqa: ASYNC110 - a clock
+            await asyncio.sleep(min(remaining, 1.0))
+        return Happening.INSTANT
+
+    async def _check(self) -> Happening:
+        armed, now = self._deadline.snapshot, datetime.now(UTC)
+        try:
+            found = await self._kube.get(STORY_RUNS, armed.run.namespace, armed.run.name)
+        except NotFound:
+            log.info("deadline dropped", run=str(self.episode), why="the StoryRun is gone")
+            return Happening.CLOSED
+        state = read_run(found, first_seen=now, now=now, fence_wait=self._settings.fence_wait)
+        self._snapshot = replace(armed, run=state)
+        decision = closed(self._snapshot, armed)
+        if decision is not None:
+            log.info("deadline dropped", run=str(self.episode), rule=decision.rule, why=decision.why)
+            return Happening.CLOSED
+        return Happening.OPEN
+
+    async def _say(self) -> Happening:
+        with consuming(Fact.DEADLINE_REACHED, self._snapshot, self._delivery.headers) as context:
+            await self._scheduler.say_reached(self._snapshot, context)
+        return Happening.SAID
 
 
 def _again(delivery: Delivery, error: Exception) -> Retry:

@@ -41,6 +41,7 @@ _CONDITIONS = msgspec.json.Decoder(list[Condition] | None)
 
 
 def _hub_condition(seen: Observed) -> Evidence | None:
+    """The hub has set the run's condition Degraded with reason TopologyTerminated, in this life."""
     if bobrapet.TOPOLOGY_TERMINATED_REASON.encode() not in bytes(seen.run.conditions):
         return None
     for condition in _CONDITIONS.decode(seen.run.conditions) or []:
@@ -55,19 +56,22 @@ def _hub_condition(seen: Observed) -> Evidence | None:
 
 
 def _bindings_gone(seen: Observed) -> Evidence | None:
+    """No live TransportBinding of the run is left, after at least one was seen."""
     if seen.bindings or not seen.before.established:
         return None
     return Evidence("bindings-gone", 2, "no TransportBinding is left after at least one was seen")
 
 
 def _step_runs_done(seen: Observed) -> Evidence | None:
-    # Only once canceled: before that the next step's StepRun may merely not exist yet.
+    """The run is canceled and no live StepRun is left, after at least one was seen."""
+    # Before a cancel the next step's StepRun may merely not exist yet.
     if seen.live_step_runs or not seen.before.step_runs_seen or not seen.run.cancel_requested:
         return None
     return Evidence("step-runs-done", 3, "no live StepRun is left after at least one was seen")
 
 
 def _heartbeats_stale(seen: Observed) -> Evidence | None:
+    """Every TransportBinding has been silent for longer than EXEUNT_HEARTBEAT_STALE_AFTER (off by default)."""
     if seen.heartbeats_stale_after is None or not seen.bindings:
         return None
     limit = seen.now - seen.heartbeats_stale_after

@@ -165,7 +165,7 @@ class Bus:
             disconnected_cb=self._on_disconnected,
             reconnected_cb=self._on_reconnected,
             closed_cb=self._on_closed,
-            reconnect_to_server_handler=_next_server,
+            reconnect_to_server_handler=self._next_server,
             max_reconnect_attempts=-1,
             ping_interval=PING_INTERVAL,
             max_outstanding_pings=2,
@@ -180,6 +180,14 @@ class Bus:
         self._connected.set()
         log.info(event, server=self._where, session=self.session)
 
+    def _next_server(self, pool: list[Server], _info: dict[str, Any]) -> tuple[Server, float]:
+        """The server tried least, after a wait that doubles with its failures and is never the same twice."""
+        if self._tls is not None:
+            self._tls.reload()
+        server = min(pool, key=lambda candidate: candidate.reconnects)
+        wait = min(RECONNECT_CEILING, 0.1 * 2 ** min(server.reconnects, 10))
+        return server, wait * random.uniform(0.5, 1.0)  # noqa: S311 - spread, not secrecy
+
     async def _on_reconnected(self) -> None:
         self._up("nats.reconnected")
         for callback in self._on_session:
@@ -187,8 +195,6 @@ class Bus:
 
     async def _on_disconnected(self) -> None:
         self._connected.clear()
-        if self._tls is not None:
-            self._tls.reload()
         if not self._closing:
             log.warning("nats.disconnected", server=self._where, error=self._last_error)
 
@@ -275,13 +281,6 @@ class _Tls:
             self.context.load_verify_locations(self._ca)
         if self._cert:
             self.context.load_cert_chain(self._cert, self._key)
-
-
-def _next_server(pool: list[Server], _info: dict[str, Any]) -> tuple[Server, float]:
-    """The server tried least, after a wait that doubles with its failures and is never the same twice."""
-    server = min(pool, key=lambda candidate: candidate.reconnects)
-    wait = min(RECONNECT_CEILING, 0.1 * 2 ** min(server.reconnects, 10))
-    return server, wait * random.uniform(0.5, 1.0)  # noqa: S311 - spread, not secrecy
 
 
 def _without_password(server: str) -> str:

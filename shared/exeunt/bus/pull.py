@@ -238,7 +238,9 @@ class PullLoop:
                 verdict = await self._judge(delivery, handle)
                 await settle(self._bus, delivery, verdict, durable=self._durable, sync=self._ack_sync)
         except asyncio.CancelledError:
-            await delivery.nak()  # so that another instance gets it at once
+            # The loop ends: give it back, for another instance. First unsubscribe, or it would come to us again.
+            await self._unsubscribe()
+            await delivery.nak()
             raise
         except Exception:
             self._accepting = False  # no NAK: what broke us shall not break the next instance at once
@@ -284,6 +286,7 @@ class PullLoop:
             task.cancel()
 
     async def _unsubscribe(self) -> None:
-        if self._subscription is not None:
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None:
             with contextlib.suppress(nats.errors.Error):  # drained or closed already
-                await self._subscription.unsubscribe()
+                await subscription.unsubscribe()

@@ -5,8 +5,12 @@ import sys
 from pathlib import Path
 
 from cyclopts import App
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
 
 import exeunt
+from exeunt.cli.settings import documented
 from exeunt.errors import ExeuntError, UsageError
 
 app = App(
@@ -34,6 +38,15 @@ def up(*, prepare_only: bool = False, folder: Path | None = None) -> None:
             raise
         raise UsageError(f"{error.name} is not installed: run `pip install 'exeunt[local]'` first") from error
     asyncio.run(exeunt_local.up.up(prepare_only=prepare_only, folder=folder))
+
+
+@app.command(name="settings")
+def show_settings() -> None:
+    """Print every setting of the services: variable, default, meaning."""
+    console = Console(highlight=False)
+    for setting in documented():
+        console.print(f"[bold]{setting.variable}[/bold]={escape(setting.default)}")
+        console.print(Padding(escape(setting.meaning), (0, 0, 1, 4)))
 
 
 def main() -> None:

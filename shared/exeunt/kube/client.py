@@ -11,6 +11,7 @@ import random
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from math import ceil
 from typing import Final, Generic
 from urllib.parse import urlencode
 
@@ -155,7 +156,7 @@ class KubeClient:
             "watch": "true",
             "allowWatchBookmarks": "true",
             "resourceVersion": resource_version,
-            "timeoutSeconds": str(round(timeout_seconds)),
+            "timeoutSeconds": str(ceil(timeout_seconds)),  # 0 would mean: as long as the server likes
         }
         limits = aiohttp.ClientTimeout(total=None, connect=self._limits.total, sock_read=idle_timeout)
         call = Call("watch", resource, namespace, query=urlencode(query))

@@ -158,7 +158,7 @@ class _Access:
             fingerprint=credentials.fingerprint,
             host=str(configuration.host),
             headers=headers,
-            options={"server_hostname": configuration.tls_server_name, "proxy": configuration.proxy},
+            options={"server_hostname": configuration.tls_server_name, "proxy": credentials.proxy},
         )
 
     async def send(self, call: Call, limits: aiohttp.ClientTimeout) -> aiohttp.ClientResponse:

@@ -8,18 +8,23 @@ process.
 
 import asyncio
 import os
+import ssl
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
-from kubernetes_asyncio.client import ApiClient, Configuration
+from kubernetes_asyncio.client import Configuration
 from kubernetes_asyncio.config.incluster_config import InClusterConfigLoader
 from kubernetes_asyncio.config.kube_config import KubeConfigLoader, KubeConfigMerger
 
 from exeunt.kube.errors import ConfigurationError
 
 _DEADLINE: Final = 30.0  # seconds for an exec plugin or an OIDC issuer to answer
+_KEEPALIVE: Final = 75.0  # seconds; the kube-apiserver closes idle connections after 90
+_LONGEST_LINE: Final = 2**21  # bytes; an event of a watch is one line, etcd takes objects of up to 1.5 MiB
 _SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
@@ -81,12 +86,35 @@ class Credentials:
         self.configuration = configuration
 
     def open_session(self) -> aiohttp.ClientSession:
-        """A session with our CA and client certificate; raises ConfigurationError when they are no good."""
+        """A session with our CA and client certificate; raises ConfigurationError when they are no good.
+
+        Not that of kubernetes_asyncio: it looks up proxies and .netrc in a thread for every single request.
+        """
+        configuration = self.configuration
         try:
-            session: aiohttp.ClientSession = ApiClient(self.configuration).rest_client.pool_manager
+            tls = ssl.create_default_context(cafile=configuration.ssl_ca_cert)
+            if configuration.cert_file:
+                tls.load_cert_chain(configuration.cert_file, configuration.key_file)
         except OSError as error:  # ssl.SSLError is one, too
             raise ConfigurationError(f"cannot use the certificates of {self.source}: {error!r}") from error
-        return session
+        if not configuration.verify_ssl:
+            tls.check_hostname = False
+            tls.verify_mode = ssl.CERT_NONE
+        # Python 3.13 wants extensions that the CAs of many clusters lack; Kubernetes' own clients do not.
+        tls.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=tls, keepalive_timeout=_KEEPALIVE),
+            read_bufsize=_LONGEST_LINE,
+        )
+
+    @property
+    def proxy(self) -> str | None:
+        """The proxy of the kubeconfig, else that of the environment ($HTTPS_PROXY, $NO_PROXY)."""
+        server = urlsplit(str(self.configuration.host))
+        configured: str | None = self.configuration.proxy
+        if configured or proxy_bypass(server.hostname or ""):
+            return configured
+        return getproxies().get(server.scheme)
 
     def _open(self) -> KubeConfigLoader | InClusterConfigLoader:
         if self._kubeconfig is None:

@@ -119,8 +119,9 @@ class ListWatch(Generic[T]):
             self.last_progress = loop.time()
             watching_since: float | None = None
             trouble: ApiError | ApiUnavailable | None = None
+            resumed = bool(self._resource_version)
             try:
-                if not self._resource_version:
+                if not resumed:
                     for change in self._relist(await self._list()):
                         yield change
                     self.synced = True
@@ -142,6 +143,8 @@ class ListWatch(Generic[T]):
                 trouble = error
                 self._resource_version = ""
                 self.relists += 1
+                if resumed:  # the server is well, only our place in its history is gone
+                    failures = 0
             except (ApiError, ApiUnavailable) as error:
                 trouble = error
             if watching_since is not None and loop.time() - watching_since >= _HEALTHY:
