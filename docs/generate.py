@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
-from exeunt.cli.settings import documented
+from exeunt_cli.settings import documented
 from exeunt.rules import CLOSED, Rule
 from exeunt_terminator import decision, stop
 from exeunt_timeout_scheduler import deadlines

@@ -3,7 +3,7 @@
 In the order in which a stop meets it: `bobrapet` (the operator's words), `kube` (reading and writing its objects),
 `snapshot` (one run as it was read), `shutdown_timeout` (how long it may take to stop), `episodes` (one cancellation of
 one run), `events` (what is said about it), `cloudevents` and `subjects` (how and where it is said), `bus` (NATS
-JetStream). `settings`, `telemetry`, `health` and `service` make a process of it; `cli` is for people.
+JetStream). `settings`, `telemetry`, `health` and `service` make a process of it.
 """
 
 __version__ = "0.1.0"

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.padding import Padding
 
 import exeunt
-from exeunt.cli.settings import documented
+from exeunt_cli.settings import documented
 from exeunt.errors import ExeuntError, UsageError
 
 app = App(
