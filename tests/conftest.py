@@ -15,6 +15,9 @@ from exeunt_local.control_plane import ControlPlane
 from exeunt_local.mesh import Mesh
 from exeunt_local.nats_server import NatsServer
 
+# BOBRAPET_CRDS names a folder of other CRDs, such as the operator's own.
+CRDS_UNDER_TEST = Path(os.environ.get("BOBRAPET_CRDS") or CRDS)
+
 
 @pytest.fixture(scope="session")
 async def servers() -> Binaries:
@@ -22,23 +25,16 @@ async def servers() -> Binaries:
 
 
 @pytest.fixture(scope="session")
-async def control_plane(
-    servers: Binaries, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[ControlPlane]:
-    """Kubernetes with the CRDs, and with the namespace and the RBAC of deploy/base.
-
-    EXEUNT_TEST_CRDS names a folder of other CRDs, such as the operator's own.
-    """
+async def control_plane(servers: Binaries, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ControlPlane]:
+    """Kubernetes with the CRDs, and with the namespace and the RBAC of deploy/base."""
     async with ControlPlane(tmp_path_factory.mktemp("control-plane"), binaries=servers) as control_plane:
-        await control_plane.install_crds(Path(os.environ.get("EXEUNT_TEST_CRDS") or CRDS))
+        await control_plane.install_crds(CRDS_UNDER_TEST)
         await control_plane.apply(BASE)
         yield control_plane
 
 
 @pytest.fixture(scope="session")
-async def nats_server(
-    servers: Binaries, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[NatsServer]:
+async def nats_server(servers: Binaries, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[NatsServer]:
     async with NatsServer(tmp_path_factory.mktemp("nats"), binary=servers.nats_server) as nats_server:
         yield nats_server
 

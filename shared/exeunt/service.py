@@ -91,7 +91,7 @@ async def _serve(service: str, compose: Callable[[Connections], Work], settings:
         runner = await serve_health(health, settings.http_addr)
         stack.push_async_callback(runner.cleanup)
 
-        running = asyncio.create_task(_work(work, bus, settings), name=service)
+        running = asyncio.create_task(_work(work, kube, bus, settings), name=service)
         stop = asyncio.create_task(stopping.wait())
         await asyncio.wait({running, stop}, return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
@@ -106,10 +106,13 @@ async def _serve(service: str, compose: Callable[[Connections], Work], settings:
         log.info("stopped")
 
 
-async def _work(work: Work, bus: Bus, settings: Settings) -> None:
-    await insist("make or check the streams", lambda: ensure_streams(bus, settings))
-    log.info("started")
-    await work.run()
+async def _work(work: Work, kube: KubeClient, bus: Bus, settings: Settings) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        probing = tasks.create_task(kube.probe(settings.namespaces[0] if settings.namespaces else "default"))
+        await insist("make or check the streams", lambda: ensure_streams(bus, settings))
+        log.info("started")
+        await work.run()
+        probing.cancel()
 
 
 async def _connect_bus(service: str, settings: Settings) -> Bus:

@@ -10,39 +10,47 @@ from exeunt.subjects import DEADLETTERS, DEADLINES, RUNS
 _DAY: Final = 86_400.0
 
 
-def streams(settings: Settings) -> tuple[Stream, ...]:
-    """RUNS remembers, DEADLINES waits, DEADLETTERS keeps what could not be understood."""
-    return (
-        Stream(
-            name=RUNS,
-            subjects=("exeunt.runs.>",),
-            description="Exeunt: what happened to realtime StoryRuns, and what was decided",
-            max_age=settings.history.total_seconds(),
-            replicas=settings.stream_replicas,
-        ),
-        Stream(
-            name=DEADLINES,
-            subjects=("exeunt.deadlines.>",),
-            description="Exeunt: shutdown deadlines, as message schedules",
-            retention="workqueue",  # and no limit of any kind: limits evict pending schedules silently
-            allow_msg_schedules=True,
-            allow_msg_ttl=True,
-            replicas=settings.stream_replicas,
-        ),
-        Stream(
-            name=DEADLETTERS,
-            subjects=("exeunt.deadletters.>",),
-            description="Exeunt: messages set aside, with the reason",
-            max_age=30 * _DAY,
-            replicas=settings.stream_replicas,
-        ),
+def runs_stream(*, max_age: float = 7 * _DAY, replicas: int = 1) -> Stream:
+    """What happened, for `max_age` seconds: what makes an event unique, and what replay reads."""
+    return Stream(
+        name=RUNS,
+        subjects=("exeunt.runs.>",),
+        description="Exeunt: what happened to realtime StoryRuns, and what was decided",
+        max_age=max_age,
+        replicas=replicas,
+    )
+
+
+def deadlines_stream(*, replicas: int = 1) -> Stream:
+    """Pending deadlines, as message schedules. No limit of any kind: limits evict pending schedules silently."""
+    return Stream(
+        name=DEADLINES,
+        subjects=("exeunt.deadlines.>",),
+        description="Exeunt: shutdown deadlines, as message schedules",
+        retention="workqueue",
+        allow_msg_schedules=True,
+        allow_msg_ttl=True,
+        replicas=replicas,
+    )
+
+
+def deadletters_stream(*, max_age: float = 30 * _DAY, replicas: int = 1) -> Stream:
+    """Messages that were set aside, each with the reason in its headers."""
+    return Stream(
+        name=DEADLETTERS,
+        subjects=("exeunt.deadletters.>",),
+        description="Exeunt: messages set aside, with the reason",
+        max_age=max_age,
+        replicas=replicas,
     )
 
 
 async def ensure_streams(bus: Bus, settings: Settings) -> None:
     """Make what is missing and check what is there. Raises StreamMisconfigured, BusUnavailable, PermissionDenied."""
-    for stream in streams(settings):
-        await ensure_stream(bus, stream)
+    replicas = settings.stream_replicas
+    await ensure_stream(bus, runs_stream(max_age=settings.history.total_seconds(), replicas=replicas))
+    await ensure_stream(bus, deadlines_stream(replicas=replicas))
+    await ensure_stream(bus, deadletters_stream(replicas=replicas))
 
 
 async def ensure_stream_and_consumer(

@@ -1,8 +1,11 @@
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import nkeys  # type: ignore[import-untyped]
 import pytest
+import trustme
 from structlog.testing import capture_logs
 
 from exeunt.bus.connection import Bus, connect
@@ -156,7 +159,9 @@ async def test_close_sends_what_is_buffered_and_then_nothing_goes(
     for _ in range(100):
         await other.nc.publish(f"{stream.name}.a", b"")
     await other.close(budget=5)
-    assert (await bus.api(f"STREAM.INFO.{stream.name}"))["state"]["messages"] == 100
+    async with asyncio.timeout(5):  # what the server has read is stored in its own time
+        while (await bus.api(f"STREAM.INFO.{stream.name}"))["state"]["messages"] < 100:
+            pass
     assert other.trouble is not None
     with pytest.raises(BusClosed):
         await publish(other, message(f"{stream.name}.a"), deadline=1)
@@ -172,3 +177,46 @@ async def test_close_keeps_its_budget_without_a_server(nats_server: NatsServer, 
             await bus.close(budget=0.5)
     finally:
         await nats_server.start()
+
+
+def issue(folder: Path) -> None:
+    """A new authority, and new certificates of it for server and client."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    for name in ("127.0.0.1", "client"):
+        certificate = authority.issue_cert(name)
+        certificate.cert_chain_pems[0].write_to_path(folder / f"{name}.pem")
+        certificate.private_key_pem.write_to_path(folder / f"{name}.key")
+
+
+async def test_keys_and_certificates_are_used_and_read_again_when_rotated(
+    servers: Binaries, tmp_path: Path, until: Until
+) -> None:
+    seed = nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER)
+    (tmp_path / "seed").write_bytes(seed)
+    issue(tmp_path)
+    user = nkeys.from_seed(bytearray(seed)).public_key.decode()
+    config = f"""
+        authorization {{ users: [ {{ nkey: {user} }} ] }}
+        tls {{ cert_file: "{tmp_path}/127.0.0.1.pem", key_file: "{tmp_path}/127.0.0.1.key"
+               ca_file: "{tmp_path}/ca.pem", verify: true }}
+    """
+    async with NatsServer(tmp_path / "nats", binary=servers.nats_server, config=config) as server:
+        bus = await connect(
+            server.url,
+            name="tls",
+            inbox_prefix="_INBOX_tls",
+            nkey_seed=str(tmp_path / "seed"),
+            tls_ca=str(tmp_path / "ca.pem"),
+            tls_cert=str(tmp_path / "client.pem"),
+            tls_key=str(tmp_path / "client.key"),
+            connect_timeout=5,
+        )
+        assert bus.trouble is None
+        await server.kill()
+        await until(lambda: bus.trouble is not None)
+        issue(tmp_path)
+        await server.start()
+        await until(lambda: bus.trouble is None)
+        assert (await bus.api("STREAM.NAMES"))["total"] == 0
+        await bus.close(budget=1)

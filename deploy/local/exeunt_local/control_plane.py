@@ -85,9 +85,7 @@ class ControlPlane:
         """Applies the CustomResourceDefinitions of a folder and waits until their kinds are served."""
         await self._admin.install_crds(folder)
 
-    async def kubeconfig_for(
-        self, service_account: str, namespace: str, *, folder: Path | None = None
-    ) -> Path:
+    async def kubeconfig_for(self, service_account: str, namespace: str, *, folder: Path | None = None) -> Path:
         """Writes a kubeconfig with a fresh token of that ServiceAccount; it points at a token file beside
         it.
         """

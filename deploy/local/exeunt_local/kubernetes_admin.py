@@ -50,9 +50,7 @@ class KubernetesAdmin:
             for definition in definitions:
                 spec = definition["spec"]
                 for version in spec["versions"]:
-                    await _until_served(
-                        http, f"/apis/{spec['group']}/{version['name']}/{spec['names']['plural']}"
-                    )
+                    await _until_served(http, f"/apis/{spec['group']}/{version['name']}/{spec['names']['plural']}")
 
     async def create_token(self, service_account: str, namespace: str) -> str:
         """A bearer token of that ServiceAccount (TokenRequest), valid for a week. Raises RequestRefused."""

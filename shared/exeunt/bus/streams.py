@@ -1,4 +1,4 @@
-"""The streams and consumers that Exeunt needs, made when missing and checked when present.
+"""Streams and consumers, made when missing and checked when present; `exeunt.streams` names those of the mesh.
 
 Whoever runs NATS may have made the streams first, with replicas, placement or limits of their own. So a
 present stream is judged only by what would lose data or break us, and then the start stops with the command
@@ -15,7 +15,6 @@ import structlog
 from exeunt.bus.connection import Bus
 from exeunt.bus.errors import ApiRefused, StreamMisconfigured
 
-DAY = 86_400.0  # seconds
 NANOSECONDS = 1_000_000_000
 UNLIMITED = -1
 
@@ -59,42 +58,6 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
             "allow_msg_schedules": self.allow_msg_schedules,
             "allow_msg_ttl": self.allow_msg_ttl,
         }
-
-
-def runs_stream(*, max_age: float = 7 * DAY, max_bytes: int = UNLIMITED, replicas: int = 1) -> Stream:
-    """Every event of every run, for `max_age` seconds: what makes an event unique, and what replay reads."""
-    return Stream(
-        name="RUNS",
-        subjects=("exeunt.runs.>",),
-        description="Exeunt: what happened to canceled StoryRuns",
-        max_age=max_age,
-        max_bytes=max_bytes,
-        replicas=replicas,
-    )
-
-
-def deadlines_stream(*, replicas: int = 1) -> Stream:
-    """Pending deadlines, as message schedules. No limit of any kind: limits evict pending timers silently."""
-    return Stream(
-        name="DEADLINES",
-        subjects=("exeunt.deadlines.>",),
-        description="Exeunt: shutdown deadlines, as message schedules",
-        retention="workqueue",
-        replicas=replicas,
-        allow_msg_schedules=True,
-        allow_msg_ttl=True,
-    )
-
-
-def deadletters_stream(*, max_age: float = 30 * DAY, replicas: int = 1) -> Stream:
-    """Messages that were set aside, each with the reason in its headers."""
-    return Stream(
-        name="DEADLETTERS",
-        subjects=("exeunt.deadletters.>",),
-        description="Exeunt: messages set aside, with the reason",
-        max_age=max_age,
-        replicas=replicas,
-    )
 
 
 async def ensure_stream(bus: Bus, stream: Stream) -> None:

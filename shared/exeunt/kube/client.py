@@ -18,13 +18,18 @@ from urllib.parse import urlencode
 import aiohttp
 import msgspec
 import stamina
+import structlog
 
 from exeunt.kube.connection import Call, Connection
 from exeunt.kube.credentials import Credentials
-from exeunt.kube.errors import ApiError, ApiUnavailable, Gone, Undecodable
-from exeunt.kube.resources import Resource, T
+from exeunt.kube.errors import ApiError, ApiUnavailable, Gone, NotFound, Undecodable
+from exeunt.kube.resources import STORY_RUNS, Resource, T
 
+_PROBE_INTERVAL: Final = 10.0  # seconds
 JSON_PATCH: Final = "application/json-patch+json"
+
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,20 @@ class KubeClient:
     def reachable(self) -> str | None:
         """None, or why the kube-apiserver does not serve us, as the latest request showed."""
         return self._connection.trouble
+
+    async def probe(self, namespace: str) -> None:
+        """Ask now and then for a StoryRun that nobody has, for ever: "not found" shows that we are served.
+
+        It keeps `reachable` true to the moment, and a connection open for the next stop.
+        """
+        while True:
+            try:
+                await self._request(Call("get", STORY_RUNS, namespace, "exeunt-probe"), retry=False)
+            except NotFound:
+                pass
+            except (ApiError, ApiUnavailable) as error:
+                log.debug("probe failed", error=str(error))
+            await asyncio.sleep(_PROBE_INTERVAL * random.uniform(0.8, 1.2))  # noqa: S311 - spread, not secrecy
 
     async def get(self, resource: Resource[T], namespace: str, name: str) -> T:
         return resource.decode(await self._request(Call("get", resource, namespace, name)))

@@ -97,7 +97,7 @@ class Connection:
             raise self.unavailable(call, error) from error
         except (aiohttp.ClientError, TimeoutError) as error:
             raise self.unavailable(call, error) from error
-        self.trouble = str(refusal) if refusal.status in {401, 429} or refusal.status >= 500 else None
+        self.trouble = str(refusal) if refusal.status in {401, 403, 429} or refusal.status >= 500 else None
         raise refusal
 
     def unavailable(self, call: Call, error: Exception) -> ApiUnavailable:
