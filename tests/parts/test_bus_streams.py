@@ -9,7 +9,6 @@ from exeunt.bus.errors import ApiRefused, StreamMisconfigured
 from exeunt.bus.messages import Message
 from exeunt.bus.publisher import Stored, last_message, publish
 from exeunt.bus.streams import (
-    DAY,
     Stream,
     ensure_consumer,
     ensure_stream,
@@ -49,8 +48,8 @@ async def test_deadlines_have_no_limit_that_would_evict_timers(bus: Bus, stream:
 
 
 async def test_harmless_differences_are_left_alone(bus: Bus, stream: Stream) -> None:
-    wanted = replace(stream, max_age=DAY)
-    theirs = {"max_age": int(2 * DAY * 1e9), "description": "theirs", "compression": "s2"}
+    wanted = replace(stream, max_age=86_400)
+    theirs = {"max_age": int(2 * 86_400 * 1e9), "description": "theirs", "compression": "s2"}
     await make(bus, stream, **theirs)
     await ensure_stream(bus, wanted)
     found = await config_of(bus, stream)
@@ -98,13 +97,13 @@ async def test_a_setting_that_loses_data_stops_the_start_and_says_what_to_run(
     await make(bus, stream, **settings)
     before = await config_of(bus, stream)
     with pytest.raises(StreamMisconfigured, match=message.format(name=stream.name)):
-        await ensure_stream(bus, replace(stream, max_age=DAY, max_bytes=2_000_000))
+        await ensure_stream(bus, replace(stream, max_age=86_400, max_bytes=2_000_000))
     assert await config_of(bus, stream) == before
 
 
 async def test_an_age_limit_on_deadlines_is_refused(bus: Bus, stream: Stream) -> None:
     spec = replace(deadlines_stream(), name=stream.name, subjects=stream.subjects)
-    await make(bus, spec, max_age=int(DAY * 1e9))
+    await make(bus, spec, max_age=int(86_400 * 1e9))
     with pytest.raises(StreamMisconfigured, match=r"max_age 86400 s, wanted no limit: .*--max-age=0s"):
         await ensure_stream(bus, spec)
 
