@@ -5,7 +5,7 @@ Instants are RFC 3339 in UTC; durations are Go duration text ("2m13s", "1h0m5s",
 
 import re
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Final
 
 _UNITS: Final = {
@@ -18,10 +18,12 @@ _UNITS: Final = {
     "m": Decimal(60),
     "h": Decimal(3600),
 }
-_TERM: Final = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
-_DURATION: Final = re.compile(rf"[+-]?(?:{_TERM.pattern})+")
-_FRACTION: Final = re.compile(r"\.\d{6}(\d*)")
+_TERM: Final = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)", re.ASCII)
+_DURATION: Final = re.compile(rf"[+-]?(?:{_TERM.pattern})+", re.ASCII)
 _LONGEST: Final = Decimal(2**63 - 1) / 10**9
+_MOST_CHARACTERS: Final = 64
+"""Text that users wrote may have any length; no sensible duration or instant is longer."""
+_INSTANT: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(?:\.(\d+))?(?:[Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
 
 def parse_duration(text: str) -> timedelta:
@@ -29,14 +31,11 @@ def parse_duration(text: str) -> timedelta:
 
     Raises ValueError with a message for people when `text` is no Go duration or is longer than Go can hold.
     """
-    if text == "0":
+    if text in ("0", "+0", "-0"):
         return timedelta(0)
-    if not _DURATION.fullmatch(text):
-        raise ValueError(f"{text!r} is no Go duration such as 20s, 1m30s or 250ms")
-    try:
-        seconds = sum((Decimal(number) * _UNITS[unit] for number, unit in _TERM.findall(text)), Decimal(0))
-    except InvalidOperation as error:
-        raise ValueError(f"{text!r} is no Go duration such as 20s, 1m30s or 250ms") from error
+    if len(text) > _MOST_CHARACTERS or not _DURATION.fullmatch(text):
+        raise ValueError(f"{text[:_MOST_CHARACTERS]!r} is no Go duration such as 20s, 1m30s or 250ms")
+    seconds = sum((Decimal(number) * _UNITS[unit] for number, unit in _TERM.findall(text)), Decimal(0))
     if seconds > _LONGEST:
         raise ValueError(f"{text!r} is longer than a Go duration can be (about 292 years)")
     microseconds = int((seconds * 1_000_000).to_integral_value(rounding="ROUND_CEILING"))
@@ -69,13 +68,17 @@ def _trimmed(value: int, unit: int) -> str:
 def parse_instant(text: str) -> datetime:
     """Read RFC 3339 with up to nanoseconds, rounded up to a microsecond so that no deadline is early.
 
-    Raises ValueError when `text` is no instant or has no zone.
+    Raises ValueError when `text` is no such instant, has no zone, or lies outside of the years 1678 to 2261: Go's
+    nanoseconds end there, and what is inside takes any Go duration without overflow.
     """
-    instant = datetime.fromisoformat(text.strip())
-    if instant.tzinfo is None:
-        raise ValueError(f"{text!r} has no time zone")
-    beyond = _FRACTION.search(text)
-    if beyond and beyond[1].strip("0"):
+    text = text.strip()
+    match = _INSTANT.fullmatch(text) if len(text) <= _MOST_CHARACTERS else None
+    if match is None:
+        raise ValueError(f"{text[:_MOST_CHARACTERS]!r} is no RFC 3339 instant with a time zone")
+    instant = datetime.fromisoformat(text.upper())
+    if not 1678 <= instant.year <= 2261:
+        raise ValueError(f"{text!r} is outside of the years 1678 to 2261")
+    if (match[1] or "")[6:].strip("0"):
         instant += timedelta(microseconds=1)
     return instant.astimezone(UTC)
 

@@ -34,12 +34,12 @@ def to_headers(attributes: Attributes) -> dict[str, str]:
         "ce-id": _encoded(attributes.id),
         "ce-source": _encoded(attributes.source),
         "ce-type": _encoded(attributes.type),
-        "ce-datacontenttype": attributes.datacontenttype,
+        "ce-datacontenttype": _encoded(attributes.datacontenttype),
     }
     if attributes.subject:
         headers["ce-subject"] = _encoded(attributes.subject)
     if attributes.time:
-        headers["ce-time"] = attributes.time
+        headers["ce-time"] = _encoded(attributes.time)
     return headers
 
 

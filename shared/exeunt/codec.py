@@ -79,6 +79,8 @@ def read_fact(headers: Mapping[str, str], payload: bytes) -> FactEvent:
     if fact is None:
         raise PoisonEvent(f"event type {attributes.type!r} is no fact that this version of Exeunt knows")
     try:
-        return FactEvent(attributes, fact, _SNAPSHOT.decode(payload))
-    except msgspec.DecodeError as error:
+        snapshot = _SNAPSHOT.decode(payload)
+        snapshot.check()
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise PoisonEvent(f"the payload of {attributes.type} does not decode: {error}") from error
+    return FactEvent(attributes, fact, snapshot)

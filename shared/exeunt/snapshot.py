@@ -11,9 +11,9 @@ import msgspec
 from msgspec import Raw, Struct
 
 from exeunt import bobrapet
-from exeunt.clock import format_instant, parse_instant
+from exeunt.clock import format_instant, parse_duration, parse_instant
 from exeunt.episodes import Episode, fence_of, life_of, token_of
-from exeunt.kube.models import Story, StoryRun, TraceInfo
+from exeunt.kube.models import Condition, Story, StoryRun, TraceInfo
 from exeunt.shutdown_timeout import ShutdownTimeout, resolve
 
 FIELD_MANAGER: Final = "exeunt-terminator"
@@ -21,7 +21,7 @@ FIELD_MANAGER: Final = "exeunt-terminator"
 
 _STATUS_MANAGER: Final = f'"{FIELD_MANAGER}"'.encode()
 
-EvidenceKind = Literal["hub-condition", "bindings-gone", "step-runs-done", "heartbeats-stale"]
+EvidenceKind = Literal["hub-condition", "bindings-gone", "step-runs-done", "heartbeats-stale", "signal"]
 
 
 class Evidence(Struct, frozen=True):
@@ -35,11 +35,13 @@ class Evidence(Struct, frozen=True):
 class Topology(Struct, frozen=True, omit_defaults=True):
     """The run's live streaming connections.
 
-    `established`: a live TransportBinding was seen in this life. `step_runs_seen`: a live StepRun was.
+    `established`: a live TransportBinding was seen in this life. `step_runs_seen`: a live StepRun was. `signal`: what
+    somebody else said of it in this life (`signals`). `gone`: the strongest evidence that all of it has ended.
     """
 
     established: bool = False
     step_runs_seen: bool = False
+    signal: Evidence | None = None
     gone: Evidence | None = None
 
 
@@ -127,6 +129,20 @@ class Snapshot(Struct, frozen=True, kw_only=True, omit_defaults=True):
             return None
         return parse_instant(self.run.canceled_at) + self.shutdown.duration
 
+    def check(self) -> None:
+        """Raise ValueError when a value in it cannot be read. For snapshots that were decoded: anybody may have sent
+        them, and a decision must not stumble over one.
+        """
+        run = self.run
+        for instant in (run.fence, run.canceled_at, run.started_at, run.finished_at):
+            if instant is not None:
+                parse_instant(instant)
+        parse_duration(self.shutdown.timeout)
+        _CONDITIONS.decode(run.conditions)
+
+
+_CONDITIONS: Final = msgspec.json.Decoder(list[Condition] | None)
+
 
 class _FieldsWritten(Struct, rename="camel"):
     time: str | None = None
@@ -139,7 +155,7 @@ def read_run(run: StoryRun, *, first_seen: datetime, now: datetime, fence_wait: 
     fence = fence_of(meta.annotations)
     canceled_at = fence
     if run.spec.cancel_requested and fence is None:
-        canceled_at = _cancel_written_at(meta.managed_fields) or format_instant(first_seen)
+        canceled_at = format_instant(min(first_seen, _cancel_written_by(meta.managed_fields, first_seen)))
     return RunState(
         namespace=meta.namespace,
         name=meta.name,
@@ -168,13 +184,24 @@ def read_run(run: StoryRun, *, first_seen: datetime, now: datetime, fence_wait: 
     )
 
 
-def _cancel_written_at(managed_fields: Raw) -> str | None:
-    if b'"f:cancelRequested"' not in bytes(managed_fields):
-        return None
-    for written in msgspec.json.decode(managed_fields, type=list[_FieldsWritten]):
-        if written.time and b'"f:cancelRequested"' in bytes(written.fields_v1):
-            return written.time
-    return None
+_CANCEL: Final = b'"f:cancelRequested"'
+_CANCEL_OR_REDRIVE: Final = (_CANCEL, *(f'"f:{observed}"'.encode() for _, observed in bobrapet.REDRIVE))
+
+
+def _cancel_written_by(managed_fields: Raw, otherwise: datetime) -> datetime:
+    """By when the cancel was written; in a life that a redrive began, not before that redrive was carried out.
+
+    A redriven run is still canceled by the old write (contract §4.5), and bobrapet needs its time for the new fence.
+    Kubernetes cuts these times to whole seconds, so a second is added: nothing that waits for it may be early.
+    """
+    if _CANCEL not in bytes(managed_fields):
+        return otherwise
+    times = (
+        parse_instant(written.time) + timedelta(seconds=1)
+        for written in msgspec.json.decode(managed_fields, type=list[_FieldsWritten])
+        if written.time and any(field in bytes(written.fields_v1) for field in _CANCEL_OR_REDRIVE)
+    )
+    return max(times, default=otherwise)
 
 
 def story_key(run: StoryRun) -> tuple[str, str]:

@@ -5,7 +5,7 @@ from typing import Final
 from exeunt.bus.connection import Bus
 from exeunt.bus.streams import Stream, ensure_consumer, ensure_stream
 from exeunt.settings import Settings
-from exeunt.subjects import DEADLETTERS, DEADLINES, RUNS
+from exeunt.subjects import DEADLETTERS, DEADLINES, EVERY_SIGNAL, RUNS, SIGNALS
 
 _DAY: Final = 86_400.0
 
@@ -34,6 +34,17 @@ def deadlines_stream(*, replicas: int = 1) -> Stream:
     )
 
 
+def signals_stream(*, max_age: float = _DAY, replicas: int = 1) -> Stream:
+    """What others say about topologies. A day, because a signal that nobody heard for so long is about no live call."""
+    return Stream(
+        name=SIGNALS,
+        subjects=(EVERY_SIGNAL,),
+        description="Exeunt: topologies that others say are gone",
+        max_age=max_age,
+        replicas=replicas,
+    )
+
+
 def deadletters_stream(*, max_age: float = 30 * _DAY, replicas: int = 1) -> Stream:
     """Messages that were set aside, each with the reason in its headers."""
     return Stream(
@@ -50,6 +61,7 @@ async def ensure_streams(bus: Bus, settings: Settings) -> None:
     replicas = settings.stream_replicas
     await ensure_stream(bus, runs_stream(max_age=settings.history.total_seconds(), replicas=replicas))
     await ensure_stream(bus, deadlines_stream(replicas=replicas))
+    await ensure_stream(bus, signals_stream(replicas=replicas))
     await ensure_stream(bus, deadletters_stream(replicas=replicas))
 
 

@@ -7,6 +7,7 @@ must be 0" makes an event exactly-once (ADR 3), and one run's history is found w
     exeunt.runs.<namespace>.<name>.<uid>.<episode>.outcome.<fact>    what the terminator decided from that fact
     exeunt.deadlines.armed.<namespace>.<name>.<uid>.<episode>        a pending message schedule
     exeunt.deadlines.due.<namespace>.<name>.<uid>.<episode>          a schedule that has come due
+    exeunt.signals.<namespace>.<name>                                "its topology is gone", said by others (`signals`)
     exeunt.deadletters.<consumer>                                    messages set aside, with their reason
 
 Object names may hold dots, which separate subject tokens; they are written as "_", which no object name may hold.
@@ -19,6 +20,7 @@ from exeunt.events import Fact
 
 RUNS: Final = "RUNS"
 DEADLINES: Final = "DEADLINES"
+SIGNALS: Final = "SIGNALS"
 DEADLETTERS: Final = "DEADLETTERS"
 
 
@@ -48,3 +50,4 @@ def due_subject(episode: Episode) -> str:
 
 
 EVERY_DUE: Final = "exeunt.deadlines.due.>"
+EVERY_SIGNAL: Final = "exeunt.signals.>"

@@ -10,8 +10,8 @@ from rich.markup import escape
 from rich.padding import Padding
 
 import exeunt
-from exeunt_cli.settings import documented
 from exeunt.errors import ExeuntError, UsageError
+from exeunt_cli.settings import documented
 
 app = App(
     name="exeunt",

@@ -115,6 +115,7 @@ def read_deadline(payload: bytes) -> Deadline:
     try:
         deadline = _DEADLINE.decode(payload)
         deadline.instant  # noqa: B018 - a body without a readable instant is poison, too
-    except (msgspec.DecodeError, ValueError) as error:
+        deadline.snapshot.check()
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise PoisonEvent(f"a fired schedule does not decode: {error}") from error
     return deadline

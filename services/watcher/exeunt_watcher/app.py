@@ -2,21 +2,40 @@
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
+from typing import Final
 
+from exeunt.bus.pull import PullLoop
 from exeunt.health import Pulse
+from exeunt.insist import insist
 from exeunt.service import Connections
+from exeunt.streams import ensure_stream_and_consumer
+from exeunt.subjects import EVERY_SIGNAL, SIGNALS
 from exeunt_watcher.watcher import Watcher
 
-NAME = "exeunt-watcher"
+SIGNALS_DURABLE: Final = "watcher-signals"
+_PULL_SILENCE = 30.0
+"""Seconds: the pull loop beats every second, also while NATS is away."""
 _SILENCE = 150.0
 """Seconds: a watch shows a line a minute, its idle timeout is 90 s, its longest back-off 30 s."""
 
 
 class WatcherService:
-    """Runs one `Watcher`."""
+    """One `Watcher`, and a pull loop for the signals of others."""
 
     def __init__(self, connections: Connections) -> None:
-        self._watcher = Watcher(connections.kube, connections.bus, connections.settings)
+        settings, bus = connections.settings, connections.bus
+        self._watcher = Watcher(connections.kube, bus, settings)
+        self._ensure = partial(ensure_stream_and_consumer, bus, settings, SIGNALS, SIGNALS_DURABLE, (EVERY_SIGNAL,))
+        self._signals = PullLoop(
+            bus,
+            SIGNALS,
+            SIGNALS_DURABLE,
+            max_in_flight=settings.max_in_flight,
+            recreate=self._ensure,
+            ack_wait=settings.ack_wait.total_seconds(),
+            max_deliveries=settings.max_deliveries,
+        )
 
     def health(self) -> tuple[dict[str, Callable[[], str | None]], dict[str, Pulse]]:
         now = asyncio.get_running_loop().time
@@ -26,15 +45,21 @@ class WatcherService:
             return now() if self._watcher.blocked else min(w.last_progress or now() for w in self._watcher.watches)
 
         return (
-            {"watches": lambda: self._watcher.trouble},
-            {"watches": Pulse(last_progress, _SILENCE)},
+            {"watches": lambda: self._watcher.trouble, "signals": lambda: self._signals.trouble},
+            {
+                "watches": Pulse(last_progress, _SILENCE),
+                "signals": Pulse(lambda: self._signals.last_progress, _PULL_SILENCE),
+            },
         )
 
     async def run(self) -> None:
-        await self._watcher.run()
+        await insist("make or check the consumer", self._ensure)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._watcher.run())
+            tasks.create_task(self._signals.run(self._watcher.on_signal))
 
     async def stop(self, budget: float) -> None:
-        await self._watcher.drain(budget)
+        await asyncio.gather(self._signals.stop(budget), self._watcher.drain(budget))
 
 
 def compose(connections: Connections) -> WatcherService:

@@ -13,6 +13,7 @@ from exeunt import bobrapet
 from exeunt.clock import parse_instant
 from exeunt.kube.models import StepRun, Story, StoryRun, TransportBinding
 from exeunt.snapshot import (
+    Evidence,
     Snapshot,
     StepRunRef,
     Topology,
@@ -45,11 +46,15 @@ class Projection:
         self._run_of_binding: dict[Key, tuple[str, Key]] = {}
         self._snapshots: dict[Key, Snapshot] = {}
         self._remembered: dict[str, Topology] = {}
+        self._signals: dict[str, Evidence] = {}
 
     # Each method below takes in one object and answers with the keys of the runs that it may have changed.
 
     def story_run(self, run: StoryRun) -> list[Key]:
         key = run.metadata.key
+        known = self._runs.get(key)
+        if known is not None and known.metadata.uid != run.metadata.uid:
+            self.run_gone(key)  # deleted and created again, between two lists
         self._runs[key] = run
         self._runs_of_story[story_key(run)].add(key)
         return [key]
@@ -68,10 +73,11 @@ class Projection:
         phase = step_run.status.phase if step_run.status else None
         if bobrapet.is_terminal(phase) or meta.deletion_timestamp:
             return self.step_run_gone(meta.key)
+        before = self.step_run_gone(meta.key)  # an update may have moved it to another run
         owner = next((owner.uid for owner in meta.owner_references if owner.kind == "StoryRun"), None)
         self._step_runs[run][meta.key] = (StepRunRef(meta.name, meta.uid), owner)
         self._run_of_step_run[meta.key] = run
-        return [run]
+        return [run, *(other for other in before if other != run)]
 
     def step_run_gone(self, key: Key) -> list[Key]:
         """Finished, being deleted, deleted, or missing from a list of the unfinished: not live in any case."""
@@ -85,10 +91,9 @@ class Projection:
 
     def binding(self, binding: TransportBinding) -> list[Key]:
         meta, ref = binding.metadata, binding.spec.story_run_ref
-        if ref is None or ref.uid is None or ref.name is None:
-            return []  # of no run, so evidence for or against none (contract §3.6)
-        if meta.deletion_timestamp:
-            return self.binding_gone(meta.key)
+        before = self.binding_gone(meta.key)  # an update may have moved it to another run
+        if meta.deletion_timestamp or ref is None or ref.uid is None or ref.name is None:
+            return before  # of no run, so evidence for or against none (contract §3.6)
         run = (ref.namespace or meta.namespace, ref.name)
         owner = next((owner for owner in meta.owner_references if owner.kind == "StepRun"), None)
         ready = next((c for c in (binding.status.conditions if binding.status else ()) if c.type == "Ready"), None)
@@ -97,7 +102,7 @@ class Projection:
             heartbeat=ready.last_transition_time if ready else None,
         )
         self._run_of_binding[meta.key] = (ref.uid, run)
-        return [run]
+        return [run, *(other for other in before if other != run)]
 
     def binding_gone(self, key: Key) -> list[Key]:
         known = self._run_of_binding.pop(key, None)
@@ -118,11 +123,17 @@ class Projection:
             self._runs_of_story[story_key(run)].discard(key)
             if not self._runs_of_story[story_key(run)]:
                 del self._runs_of_story[story_key(run)]
+            self._remembered.pop(run.metadata.uid, None)
         return self._snapshots.pop(key, None)
 
     def remember(self, uid: str, topology: Topology) -> None:
         """Give a run that is new to this process the memory that the stream kept of it."""
         self._remembered[uid] = topology
+
+    def signal(self, key: Key, uid: str, evidence: Evidence) -> list[Key]:
+        """Somebody said that the topology of this run is gone; what it is worth shows in its next snapshot."""
+        self._signals[uid] = evidence
+        return [key]
 
     def peek(self, key: Key, now: datetime) -> Snapshot | None:
         """The run's snapshot as of now, without taking it for said; None when no such run is known."""
@@ -144,6 +155,7 @@ class Projection:
         else:
             self._snapshots[key] = current
             self._remembered.pop(current.run.uid, None)
+        self._signals.pop(current.run.uid, None)
         return previous, current
 
     def _previous(self, run: StoryRun) -> Snapshot | None:
@@ -163,7 +175,7 @@ class Projection:
             previous is not None
             and previous.run.cancel_requested
             and previous.run.episode == state.episode
-            and previous.story.resource_version is not None
+            and (previous.story.resource_version is not None or story is None)
         )
         return Snapshot(
             run=state,
@@ -179,6 +191,7 @@ class Projection:
                     live_step_runs=len(step_runs),
                     now=now,
                     heartbeats_stale_after=self._stale_after,
+                    signal=self._signals.get(state.uid),
                 )
             ),
             streams=bool(bindings) or before.established or (previous is not None and previous.streams),

@@ -35,6 +35,7 @@ class Observed(NamedTuple):
     live_step_runs: int
     now: datetime
     heartbeats_stale_after: timedelta | None
+    signal: Evidence | None = None
 
 
 _CONDITIONS = msgspec.json.Decoder(list[Condition] | None)
@@ -81,8 +82,13 @@ def _heartbeats_stale(seen: Observed) -> Evidence | None:
     return Evidence("heartbeats-stale", 5, f"every TransportBinding has been silent for more than {silence}")
 
 
-EVIDENCE = (_hub_condition, _bindings_gone, _step_runs_done, _heartbeats_stale)
-"""From the strongest to the weakest; rank 4 (pods) and 6 (external) are not looked at here."""
+def _signal(seen: Observed) -> Evidence | None:
+    """Somebody who may has said so on `exeunt.signals.>` (docs/signals.md), in this life."""
+    return seen.signal or seen.before.signal
+
+
+EVIDENCE = (_hub_condition, _bindings_gone, _step_runs_done, _heartbeats_stale, _signal)
+"""From the strongest to the weakest. Rank 4, pods, is not looked at: they outlive their topology (contract §3.3)."""
 
 
 def judge(seen: Observed) -> Topology:
@@ -91,6 +97,7 @@ def judge(seen: Observed) -> Topology:
     return Topology(
         established=seen.before.established or bool(seen.bindings),
         step_runs_seen=seen.before.step_runs_seen or seen.live_step_runs > 0,
+        signal=_signal(seen),
         gone=next(evidence, None),
     )
 

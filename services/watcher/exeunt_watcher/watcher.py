@@ -16,9 +16,7 @@ import structlog
 
 from exeunt.bobrapet import UNFINISHED
 from exeunt.bus.connection import Bus
-from exeunt.bus.publisher import Stored, last_message, message_at, publish
-from exeunt.codec import fact_message, read_fact
-from exeunt.errors import PoisonEvent
+from exeunt.bus.delivery import Ack, Delivery, Retry
 from exeunt.events import Fact
 from exeunt.insist import insist
 from exeunt.kube.client import KubeClient
@@ -27,17 +25,14 @@ from exeunt.kube.list_watch import Change, Changed, ListWatch, Missing, Relisted
 from exeunt.kube.models import StoryRun
 from exeunt.kube.resources import STEP_RUNS, STORIES, STORY_RUNS, TRANSPORT_BINDINGS, Resource
 from exeunt.settings import Settings
-from exeunt.snapshot import Snapshot, Topology
-from exeunt.subjects import RUNS, fact_subject
-from exeunt.tracing import producing
+from exeunt.signals import read_signal
+from exeunt.snapshot import Topology
+from exeunt_watcher.fact_publisher import FactPublisher
 from exeunt_watcher.facts import facts_between, standing
 from exeunt_watcher.projection import Key, Projection
 
-SOURCE: Final = "/exeunt/watcher"
-_WINDOW: Final = 256
-"""Facts on their way to the stream at once. When NATS is away they fill it, and the watches wait; none is dropped."""
-_PUBLISH_DEADLINE: Final = 30.0
-"""Seconds for one attempt to publish, with its own retries, before the log says that it is still unsaid."""
+_SIGNAL_TRIES: Final = 5
+"""Deliveries, a second apart, in which the watch may catch up with a signal about a run that it does not know."""
 _TICK: Final = 1.0
 """Seconds between looks at what only time changes: an overdue fence, a stale heartbeat."""
 
@@ -64,8 +59,7 @@ class Watcher:
             fence_wait=settings.fence_wait,
             heartbeats_stale_after=settings.heartbeat_stale_after or None,
         )
-        self._window = asyncio.Semaphore(_WINDOW)
-        self._saying = asyncio.TaskGroup()
+        self._facts = FactPublisher(bus)
         self._watching: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()
         self._kinds = [kind for namespace in settings.namespaces or (None,) for kind in self._kinds_of(namespace)]
@@ -89,8 +83,8 @@ class Watcher:
 
     @property
     def blocked(self) -> bool:
-        """Whether facts have filled the window, so that the watches are waiting for NATS."""
-        return self._window.locked()
+        """Whether the watches are waiting for NATS to take the facts that were found."""
+        return self._facts.blocked
 
     @property
     def trouble(self) -> str | None:
@@ -103,8 +97,8 @@ class Watcher:
     async def run(self) -> None:
         """Watch until `drain`."""
         try:
-            async with self._saying as saying:
-                self._watching = saying.create_task(self._watch())
+            async with self._facts, asyncio.TaskGroup() as tasks:
+                self._watching = tasks.create_task(self._watch())
         finally:
             self._ended.set()
 
@@ -170,7 +164,7 @@ class Watcher:
             if projected is not None:
                 previous, current = projected
                 for fact in facts_between(previous, current):
-                    await self._say(fact, current)
+                    await self._facts.say(fact, current)
 
     async def _vanished(self, key: Key) -> None:
         """A relist does not show the run: it may be finished, which the list leaves out, or deleted."""
@@ -184,54 +178,45 @@ class Watcher:
     async def _deleted(self, key: Key) -> None:
         last = self._projection.run_gone(key)
         if last is not None and last.realtime:
-            await self._say(Fact.RUN_DELETED, last)
+            await self._facts.say(Fact.RUN_DELETED, last)
+
+    async def on_signal(self, delivery: Delivery) -> Ack | Retry:
+        """Somebody said that a topology is gone: it becomes evidence of the run, if it is about it at all.
+
+        Raises PoisonEvent.
+        """
+        signal, now = read_signal(delivery.headers, delivery.data), datetime.now(UTC)
+        key = (signal.namespace, signal.name)
+        known = self._projection.peek(key, now) if self.live else None
+        if known is None and delivery.num_delivered < _SIGNAL_TRIES:
+            return Retry(delay=1.0, reason="its run is not known, or not yet")
+        objection = "its run is not known, or finished" if known is None else signal.objection(known.run, now)
+        if known is None or objection is not None:
+            log.warning("signal ignored", run="/".join(key), why=objection, said=signal.evidence.detail)
+            return Ack()
+        await self._touched(self._projection.signal(key, known.run.uid, signal.evidence))
+        return Ack()
 
     async def _recall(self, keys: Iterable[Key]) -> None:
-        """Ask the stream whether a topology that is not there now was established before this process came."""
+        """Ask the stream what this process cannot see: that a topology was established, and what signals said."""
         slots = asyncio.Semaphore(64)
 
         async def recall(key: Key) -> None:
             seen = self._projection.peek(key, datetime.now(UTC))
-            if seen is None or seen.topology.established or not (seen.realtime or seen.story.resource_version is None):
+            if seen is None or not (seen.realtime or seen.story.resource_version is None):
                 return
-            subject = fact_subject(seen.run.life_episode, Fact.TOPOLOGY_ESTABLISHED)
             async with slots:
-                if await insist("recall a topology", partial(last_message, self._bus, RUNS, subject)):
-                    self._projection.remember(seen.run.uid, Topology(established=True, step_runs_seen=True))
+                established = seen.topology.established or await self._facts.recall(Fact.TOPOLOGY_ESTABLISHED, seen)
+                terminated = await self._facts.recall(Fact.TOPOLOGY_TERMINATED, seen)
+            signal = terminated.topology.signal if terminated else None
+            if established:
+                self._projection.remember(seen.run.uid, Topology(established=True, step_runs_seen=True, signal=signal))
+            elif signal:
+                self._projection.remember(seen.run.uid, Topology(signal=signal))
 
         async with asyncio.TaskGroup() as recalling:
             for key in keys:
                 recalling.create_task(recall(key))
-
-    async def _say(self, fact: Fact, snapshot: Snapshot) -> None:
-        await self._window.acquire()
-        task = self._saying.create_task(self._publish(fact, snapshot))
-        task.add_done_callback(lambda _: self._window.release())
-
-    async def _publish(self, fact: Fact, snapshot: Snapshot) -> None:
-        """Say one fact, however long NATS is away; somebody else having said it is success."""
-        for rejected in snapshot.shutdown.rejected if fact is Fact.CANCEL_REQUESTED else ():
-            log.warning("shutdown timeout not usable", run=str(snapshot.run.episode), rule=rejected.rule,
-                        value=rejected.value, why=rejected.why)  # fmt: skip
-        with producing(fact, snapshot) as context:
-            message = fact_message(fact, snapshot, source=SOURCE, now=datetime.now(UTC), context=context)
-            said = await insist(f"say {fact}", partial(publish, self._bus, message, deadline=_PUBLISH_DEADLINE))
-        if isinstance(said, Stored):
-            log.info(fact, run=str(snapshot.run.episode), sequence=said.sequence,
-                     gone=snapshot.topology.gone and snapshot.topology.gone.kind)  # fmt: skip
-        elif fact is Fact.CANCEL_REQUESTED and snapshot.topology.gone is not None:
-            await self._complete(said.sequence, snapshot)
-
-    async def _complete(self, sequence: int, snapshot: Snapshot) -> None:
-        """Another watcher said the cancel first; when it did not know that the topology is gone, say that."""
-        winner = await insist("see who said the cancel", partial(message_at, self._bus, RUNS, sequence))
-        if winner is not None:
-            try:
-                if read_fact(winner.headers, winner.data).snapshot.topology.gone is not None:
-                    return
-            except PoisonEvent as error:
-                log.warning("a cancel in the stream is no event", sequence=sequence, error=str(error))
-        await self._publish(Fact.TOPOLOGY_TERMINATED, snapshot)
 
     async def _tick(self) -> None:
         """Look again at what time alone changes, and at every sweep offer what holds."""
@@ -251,4 +236,4 @@ class Watcher:
             snapshot = self._projection.snapshot(key)
             if snapshot is not None:
                 for fact in standing(snapshot):
-                    await self._say(fact, snapshot)
+                    await self._facts.say(fact, snapshot)

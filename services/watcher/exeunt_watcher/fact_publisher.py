@@ -1,0 +1,88 @@
+"""Facts on their way to the stream RUNS, and what the stream remembers of them."""
+
+import asyncio
+from datetime import UTC, datetime
+from functools import partial
+from typing import Final, Self
+
+import structlog
+
+from exeunt.bus.connection import Bus
+from exeunt.bus.publisher import Stored, StoredMessage, last_message, message_at, publish
+from exeunt.codec import fact_message, read_fact
+from exeunt.errors import PoisonEvent
+from exeunt.events import Fact
+from exeunt.insist import insist
+from exeunt.snapshot import Snapshot
+from exeunt.subjects import RUNS, fact_subject
+from exeunt.tracing import producing
+
+SOURCE: Final = "/exeunt/watcher"
+_WINDOW: Final = 256
+"""Facts on their way at once. When NATS is away they fill it, and whoever says more waits; none is dropped."""
+_PUBLISH_DEADLINE: Final = 30.0
+"""Seconds for one attempt to publish, with its own retries, before the log says that it is still unsaid."""
+
+log = structlog.get_logger()
+
+
+class FactPublisher:
+    """Says facts, however long NATS is away; left as a context manager, it waits for those on their way."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._window = asyncio.Semaphore(_WINDOW)
+        self._saying = asyncio.TaskGroup()
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the window is full."""
+        return self._window.locked()
+
+    async def say(self, fact: Fact, snapshot: Snapshot) -> None:
+        """Put one fact on its way; returns at once while there is room in the window."""
+        await self._window.acquire()
+        task = self._saying.create_task(self._publish(fact, snapshot))
+        task.add_done_callback(lambda _: self._window.release())
+
+    async def _publish(self, fact: Fact, snapshot: Snapshot) -> None:
+        """Say one fact, however long NATS is away; somebody else having said it is success."""
+        for rejected in snapshot.shutdown.rejected if fact is Fact.CANCEL_REQUESTED else ():
+            log.warning("shutdown timeout not usable", run=str(snapshot.run.episode), rule=rejected.rule,
+                        value=rejected.value, why=rejected.why)  # fmt: skip
+        with producing(fact, snapshot) as context:
+            message = fact_message(fact, snapshot, source=SOURCE, now=datetime.now(UTC), context=context)
+            said = await insist(f"say {fact}", partial(publish, self._bus, message, deadline=_PUBLISH_DEADLINE))
+        if isinstance(said, Stored):
+            log.info(fact, run=str(snapshot.run.episode), sequence=said.sequence,
+                     gone=snapshot.topology.gone and snapshot.topology.gone.kind)  # fmt: skip
+        elif fact is Fact.CANCEL_REQUESTED and snapshot.topology.gone is not None:
+            await self._complete(said.sequence, snapshot)
+
+    async def _complete(self, sequence: int, snapshot: Snapshot) -> None:
+        """Another watcher said the cancel first; when it did not know that the topology is gone, say that."""
+        winner = _read(await insist("see who said the cancel", partial(message_at, self._bus, RUNS, sequence)))
+        if winner is None or winner.topology.gone is None:
+            await self._publish(Fact.TOPOLOGY_TERMINATED, snapshot)
+
+    async def recall(self, fact: Fact, snapshot: Snapshot) -> Snapshot | None:
+        """What was said of the run's life, if it was."""
+        subject = fact_subject(snapshot.run.life_episode, fact)
+        return _read(await insist(f"recall {fact}", partial(last_message, self._bus, RUNS, subject)))
+
+    async def __aenter__(self) -> Self:
+        await self._saying.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._saying.__aexit__(*error)  # type: ignore[arg-type]  # as handed to us
+
+
+def _read(message: StoredMessage | None) -> Snapshot | None:
+    if message is None:
+        return None
+    try:
+        return read_fact(message.headers, message.data).snapshot
+    except PoisonEvent as error:
+        log.warning("what the stream remembers is no event", sequence=message.sequence, error=str(error))
+        return None
