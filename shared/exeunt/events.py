@@ -71,3 +71,5 @@ class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True):
     stop_latency_ms: float | None = None
     """From the cancel (the fence, where there is one) to the finalizing write."""
     deleted_step_runs: tuple[str, ...] = ()
+    canceled_children: tuple[str, ...] = ()
+    """Sub-stories that were asked to cancel, when that is switched on."""

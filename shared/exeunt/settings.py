@@ -58,6 +58,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Silence of every TransportBinding of a run that counts as "topology gone". 0s is off: the connector beats every
     30 s, so anything below 90s is luck."""
 
+    propagate_cancel: bool = False
+    """Whether a canceled realtime run's sub-stories are asked to cancel, too. Off, because bobrapet leaves them running
+    and somebody may count on that; needs RBAC of its own (deploy/components/sub-stories)."""
+
     second_look: timedelta = timedelta(seconds=3)
     """How long after a stop StepRuns are looked for once more, because the hub may create one late. A few seconds is
     longer than any packet on its way."""

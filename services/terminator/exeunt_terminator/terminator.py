@@ -20,7 +20,7 @@ from exeunt.clock import format_instant, format_status_time, parse_instant
 from exeunt.codec import FactEvent, outcome_message, read_fact
 from exeunt.events import Decided, Outcome, Verdict
 from exeunt.kube.client import KubeClient
-from exeunt.kube.errors import ApiError, ApiUnavailable, Conflict, NotFound, Unprocessable
+from exeunt.kube.errors import ApiError, ApiUnavailable, Conflict, NotFound, Undecodable, Unprocessable
 from exeunt.kube.resources import STEP_RUNS, STORY_RUNS, TRANSPORT_BINDINGS
 from exeunt.settings import Settings
 from exeunt.snapshot import FIELD_MANAGER, Snapshot, StepRunRef, read_run
@@ -29,6 +29,7 @@ from exeunt.tracing import consuming
 from exeunt_terminator.decision import decide, leaves_leftovers
 from exeunt_terminator.finalize import finalizing_patch
 from exeunt_terminator.stop import TRANSITIONS, Result, State
+from exeunt_terminator.sub_stories import cancel_children
 
 SOURCE: Final = "/exeunt/terminator"
 _FRESH: Final = timedelta(minutes=1)
@@ -58,7 +59,9 @@ class Terminator:
         with consuming(event.fact, event.snapshot, delivery.headers) as context:
             try:
                 await stop.walk()
-            except (ApiUnavailable, ApiError) as error:
+                if self._settings.propagate_cancel:
+                    await stop.cancel_children()
+            except (ApiUnavailable, ApiError, Undecodable) as error:
                 log.warning("stop not done yet", run=str(episode), fact=event.fact, error=str(error))
                 if not stop.wrote:
                     return self._again(delivery, error)
@@ -97,6 +100,7 @@ class Stop:
         self._reread: Snapshot | None = None
         self._to_delete: tuple[StepRunRef, ...] = event.snapshot.step_runs or ()
         self._deleted: list[str] = []
+        self._canceled_children: tuple[str, ...] = ()
         self._trail: list[Decided] = []
         self._writes = 0
         self._written_at: datetime | None = None
@@ -105,6 +109,12 @@ class Stop:
     def wrote(self) -> bool:
         """Whether the finalizing write was this walk's."""
         return self._written_at is not None
+
+    async def cancel_children(self) -> None:
+        """Pass the cancel on to sub-stories while this run's stop is Exeunt's business."""
+        last = self._trail[-1]
+        if last.verdict is Verdict.FINALIZE or last.rule in ("topology-up", "ended-by-exeunt"):
+            self._canceled_children = await cancel_children(self._kube, self._snapshot.run)
 
     async def walk(self) -> None:
         """From the first state to DONE. Raises ApiError or ApiUnavailable when the stop has to be tried again."""
@@ -133,8 +143,13 @@ class Stop:
         run, now = self._snapshot.run, datetime.now(UTC)
         self._writes += 1
         try:
-            await self._kube.patch_status(
-                STORY_RUNS, run.namespace, run.name, finalizing_patch(run, now), field_manager=FIELD_MANAGER
+            await self._kube.patch(
+                STORY_RUNS,
+                run.namespace,
+                run.name,
+                finalizing_patch(run, now),
+                field_manager=FIELD_MANAGER,
+                subresource="status",
             )
         except NotFound:
             return self._came(Result.NOT_FOUND, Verdict.GONE, "deleted", "the StoryRun is gone")
@@ -178,6 +193,8 @@ class Stop:
             self._kube.list(STEP_RUNS, run.namespace, field_selector=selector),
             self._kube.list(TRANSPORT_BINDINGS, run.namespace, field_selector=selector),
         )
+        for error in (*step_runs.undecodable, *bindings.undecodable):
+            log.warning("object not usable", run=str(self._episode), error=str(error))
         self._to_delete = step_runs_to_delete(run.uid, step_runs.items, bindings.items)
         return Result.LISTED
 
@@ -212,4 +229,5 @@ class Stop:
             finished_at=format_status_time(self._written_at) if self._written_at else None,
             stop_latency_ms=latency,
             deleted_step_runs=tuple(self._deleted),
+            canceled_children=self._canceled_children,
         )

@@ -21,7 +21,7 @@ from exeunt.clock import format_instant
 from exeunt.codec import fact_message, read_fact
 from exeunt.events import Fact
 from exeunt.kube.client import KubeClient
-from exeunt.kube.errors import ApiError, ApiUnavailable, NotFound
+from exeunt.kube.errors import ApiError, ApiUnavailable, NotFound, Undecodable
 from exeunt.kube.resources import STORY_RUNS
 from exeunt.settings import Settings
 from exeunt.snapshot import Snapshot, read_run
@@ -84,7 +84,7 @@ class Scheduler:
         due = _Due(self, self._kube, self._settings, read_deadline(delivery.data), delivery)
         try:
             await due.walk()
-        except (ApiUnavailable, ApiError, BusUnavailable) as error:
+        except (ApiUnavailable, ApiError, Undecodable, BusUnavailable) as error:
             log.warning("deadline not said yet", run=str(due.episode), error=str(error))
             return _again(delivery, error)
         return Ack()

@@ -17,7 +17,7 @@ from exeunt.bus.errors import BusUnavailable
 from exeunt.bus.publisher import last_message
 from exeunt.events import Fact
 from exeunt.kube.client import KubeClient
-from exeunt.kube.errors import ApiError, ApiUnavailable, NotFound
+from exeunt.kube.errors import ApiError, ApiUnavailable, NotFound, Undecodable
 from exeunt.kube.models import Story, StoryRun
 from exeunt.kube.resources import STORIES, STORY_RUNS
 from exeunt.settings import Settings
@@ -58,6 +58,8 @@ class Sweep:
         canceled: list[StoryRun] = []
         for namespace in self._settings.namespaces or (None,):
             listing = await self._kube.list(STORY_RUNS, namespace, field_selector=UNFINISHED)
+            for error in listing.undecodable:
+                log.warning("StoryRun not usable", error=str(error))
             canceled += [run for run in listing.items if run.spec.cancel_requested]
         stories = {key: await self._story(key) for key in {story_key(run) for run in canceled}}
         slots = asyncio.Semaphore(_AT_ONCE)
@@ -75,6 +77,9 @@ class Sweep:
         try:
             return await self._kube.get(STORIES, *key)
         except NotFound:
+            return None
+        except Undecodable as error:
+            log.warning("Story not usable", error=str(error))
             return None
 
     async def _look_after(self, run: StoryRun, story: Story | None) -> None:

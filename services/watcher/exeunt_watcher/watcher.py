@@ -20,7 +20,7 @@ from exeunt.bus.delivery import Ack, Delivery, Retry
 from exeunt.events import Fact
 from exeunt.insist import insist
 from exeunt.kube.client import KubeClient
-from exeunt.kube.errors import NotFound
+from exeunt.kube.errors import NotFound, Undecodable
 from exeunt.kube.list_watch import Change, Changed, ListWatch, Missing, Relisted, Removed
 from exeunt.kube.models import StoryRun
 from exeunt.kube.resources import STEP_RUNS, STORIES, STORY_RUNS, TRANSPORT_BINDINGS, Resource
@@ -172,6 +172,8 @@ class Watcher:
             run = await insist("read a run that a list left out", partial(self._kube.get, STORY_RUNS, *key))
         except NotFound:
             await self._deleted(key)
+        except Undecodable as error:
+            log.warning("StoryRun not usable", error=str(error))
         else:
             await self._touched(self._projection.story_run(run))
 

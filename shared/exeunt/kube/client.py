@@ -72,7 +72,7 @@ class KubeClient:
         await self._connection.close()
 
     def reachable(self) -> str | None:
-        """None, or why the kube-apiserver does not serve us, as the latest request showed."""
+        """None, or why the kube-apiserver does not serve us (unreachable, throttled, not authorized), as the latest request showed."""
         return self._connection.trouble
 
     async def probe(self, namespace: str) -> None:
@@ -133,7 +133,7 @@ class KubeClient:
                 return Listing(items, page.metadata.resource_version, undecodable)
             query = query | {"continue": page.metadata.continue_}
 
-    async def patch_status(
+    async def patch(
         self,
         resource: Resource[T],
         namespace: str,
@@ -141,14 +141,15 @@ class KubeClient:
         body: bytes,
         *,
         field_manager: str,
+        subresource: str | None = None,
         content_type: str = JSON_PATCH,
     ) -> T:
-        """Patch the status subresource and return the object as it is then.
+        """Patch the object, or a subresource of it, and return the object as it is then.
 
         The patch must be conditional: after a broken connection it is sent again. Unknown fields are refused.
         """
         query = urlencode({"fieldManager": field_manager, "fieldValidation": "Strict"})
-        call = Call("patch", resource, namespace, name, "status", query, body, content_type)
+        call = Call("patch", resource, namespace, name, subresource, query, body, content_type)
         return resource.decode(await self._request(call))
 
     async def delete(self, resource: Resource[T], namespace: str, name: str, *, uid: str) -> None:
