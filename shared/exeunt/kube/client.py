@@ -72,7 +72,7 @@ class KubeClient:
         await self._connection.close()
 
     def reachable(self) -> str | None:
-        """None, or why the kube-apiserver does not serve us (unreachable, throttled, not authorized), as the latest request showed."""
+        """None, or why the latest request was not served: unreachable, throttled, not authorized."""
         return self._connection.trouble
 
     async def probe(self, namespace: str) -> None:

@@ -89,7 +89,7 @@ class Unprocessable(ApiError):
 
     @property
     def failed_test(self) -> bool:
-        """Whether a `test` operation failed, rather than schema or CEL validation (contract 10)."""
+        """Whether a `test` operation failed, rather than schema or CEL validation (contract §10)."""
         return not self.causes
 
 

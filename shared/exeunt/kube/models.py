@@ -33,7 +33,7 @@ class ObjectMeta(_Model, frozen=True, kw_only=True):
 
     `resource_version` is opaque: compare it only for equality. `managed_fields` is the JSON array as read
     (empty when there is none): it tells who set `spec.cancelRequested` and when, as long as the fence does
-    not (contract 4.4).
+    not (contract §4.4).
     """
 
     name: str
@@ -71,7 +71,7 @@ class Condition(_Model, frozen=True, kw_only=True):
 
 
 class TraceInfo(_Model, frozen=True, kw_only=True):
-    """The OpenTelemetry context that the operator recorded: lower-case hex, 32 and 16 digits (contract 6)."""
+    """The OpenTelemetry context that the operator recorded: lower-case hex, 32 and 16 digits (contract §6)."""
 
     trace_id: str = ""
     span_id: str = ""
@@ -94,7 +94,7 @@ class StoryRunStatus(_Model, frozen=True, kw_only=True):
     """A run's status; `phase` is None before the operator has started it, never the empty string.
 
     `conditions` are the very bytes as read, because the conditional patch tests for exactly this array; they
-    are `null` when absent, which is also what that test must say then (contract 10).
+    are `null` when absent, which is also what that test must say then (contract §10).
     """
 
     phase: str | None = None
@@ -146,7 +146,7 @@ class StepRun(KubeObject, frozen=True, kw_only=True):
 
 
 class BindingRunRef(_Model, frozen=True, kw_only=True):
-    """The run a binding belongs to; only a matching `uid` makes it evidence for that run (contract 3.6)."""
+    """The run a binding belongs to; only a matching `uid` makes it evidence for that run (contract §3.6)."""
 
     name: str | None = None
     namespace: str | None = None
@@ -154,7 +154,7 @@ class BindingRunRef(_Model, frozen=True, kw_only=True):
 
 
 class BindingSpec(_Model, frozen=True, kw_only=True):
-    """`engram_name` is the name of the StepRun that owns the binding (contract 3.2)."""
+    """`engram_name` is the name of the StepRun that owns the binding (contract §3.2)."""
 
     story_run_ref: BindingRunRef | None = None
     engram_name: str = ""
@@ -181,7 +181,7 @@ class StoryPolicy(_Model, frozen=True, kw_only=True):
 
 
 class StorySpec(_Model, frozen=True, kw_only=True):
-    """`pattern` is `batch` or `realtime`; Exeunt never touches runs of a batch Story (contract 4.1)."""
+    """`pattern` is `batch` or `realtime`; Exeunt never touches runs of a batch Story (contract §4.1)."""
 
     pattern: str = "batch"
     policy: StoryPolicy | None = None

@@ -1,6 +1,6 @@
 """Where each kind lives on the kube-apiserver, and how its bytes become a model.
 
-The constants at the end are all that Exeunt reads or writes (contract 1). The models are in `models`;
+The constants at the end are all that Exeunt reads or writes (contract §1). The models are in `models`;
 `client` sends requests for a resource and `list_watch` follows one.
 """
 
