@@ -80,7 +80,7 @@ async def test_the_operator_alone_takes_the_drain_window(
         step_run["metadata"]["annotations"][STEP_CANCEL_REQUESTED] == "true" for step_run in await call.step_runs()
     )
 
-    # Field by field as in contract 2.2.
+    # Field by field as in contract §2.2.
     status, at = run["status"], run["status"]["finishedAt"]
     condition = {"status": "False", "reason": "Canceled", "message": CANCELED, "observedGeneration": 2}
     ready_since = conditions_of(before)["Ready"]["lastTransitionTime"]
@@ -212,7 +212,7 @@ async def test_names_that_share_a_label_share_the_operators_cancel(kubernetes: K
         canceled = await Call.start(kubernetes, namespace, "a--b")
         neighbour = await Call.start(kubernetes, namespace, "a-b", staging=Staging(steps=("talk",)))
         await canceled.cancel()
-        await neighbour.wait_cleaned_up()  # bobrapet's fault, played faithfully (contract 3.1)
+        await neighbour.wait_cleaned_up()  # bobrapet's fault, played faithfully (contract §3.1)
         assert (await neighbour.get())["status"]["phase"] == "Running"
 
 
