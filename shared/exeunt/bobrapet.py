@@ -1,4 +1,4 @@
-"""The operator's words, exactly as bobrapet 0.1.12 writes them.
+"""The operator's words, exactly as bobrapet 0.1.12 writes them. Pure.
 
 Source: contract §2.1 (phases), §2.2 (what it writes when a cancel is done), §3.4 (the hub's condition), §4.5 (redrive).
 """

@@ -1,4 +1,4 @@
-"""CloudEvents 1.0 over NATS, binary mode: attributes in `ce-` headers, the payload untouched.
+"""CloudEvents 1.0 over NATS, binary mode: attributes in `ce-` headers, the payload untouched. Pure.
 
 No library binds CloudEvents to NATS from Python; this is the binding's text (nats-protocol-binding 1.0.3-wip) and no
 more. Header values are percent-encoded, names are read case-insensitively, because other clients write them so.

@@ -1,4 +1,4 @@
-"""Events to NATS messages and back: one place for subject, CloudEvents attributes, payload and exactly-once key."""
+"""Events to NATS messages and back: one place for subject, attributes, payload and exactly-once key. Pure."""
 
 from collections.abc import Mapping
 from datetime import datetime

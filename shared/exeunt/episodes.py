@@ -1,4 +1,4 @@
-"""Which stop is meant: an episode is one cancellation of one run.
+"""Which stop is meant: an episode is one cancellation of one run. Pure.
 
 The key is uid + fence, because a redrive cancels the same uid again, and delete + recreate gives a new uid to the same
 name (contract §4.5). Before there is a fence, what happens belongs to the run's *life*: from its creation, or from the

@@ -1,4 +1,4 @@
-"""What is said: facts about runs, and the outcomes of decisions about them.
+"""What is said: facts about runs, and the outcomes of decisions about them. Pure.
 
 The payload of a fact is the `Snapshot` it was read from. The payload of an outcome is an `Outcome`, which carries every
 step of the decision, so that a history can be decided again. Both travel as CloudEvents (`cloudevents`).

@@ -1,4 +1,4 @@
-"""How long a canceled run may take to stop, and which rule said so.
+"""How long a canceled run may take to stop, and which rule said so. Pure.
 
 Run annotation > Story annotation > Story `spec.policy.timeouts.gracefulShutdownTimeout` > the service's default.
 A transport's `drainTimeoutSeconds` is never consulted: that is what Exeunt exists for (bobrapet issue #87).

@@ -61,7 +61,7 @@ def read_signal(headers: Mapping[str, str], payload: bytes) -> Signal:
     try:
         body = _BODY.decode(payload)
         gone_at = parse_instant(attributes.time)
-    except (msgspec.DecodeError, ValueError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise PoisonEvent(f"the signal does not decode: {error}") from error
     detail = f"{attributes.source}: {body.detail}" if body.detail else attributes.source
     return Signal(body.namespace, body.name, body.uid, gone_at, Evidence("signal", 6, detail[:256]))

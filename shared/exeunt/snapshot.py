@@ -1,7 +1,7 @@
-"""One run as it was read at one moment, with all that a decision about it needs.
+"""One run as it was read at one moment, with all that a decision about it needs. Pure.
 
 Facts carry the snapshot they were decided from (ADR 2), so the terminator needs no read on the fast path, and a replay
-can decide again. Pure: Kubernetes objects and the time come in as values.
+can decide again. Kubernetes objects and the time come in as values.
 """
 
 from datetime import datetime, timedelta

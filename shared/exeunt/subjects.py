@@ -1,4 +1,4 @@
-"""Streams and subjects: where everything is said.
+"""Streams and subjects: where everything is said. Pure.
 
 RUNS holds each run's history. A subject names the run, the episode and the fact, so "the last sequence on this subject
 must be 0" makes an event exactly-once (ADR 3), and one run's history is found without a scan.

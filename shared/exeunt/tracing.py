@@ -1,96 +1,254 @@
 """One trace for each stop, over all services and NATS, inside the run's own trace when it has one.
 
-A span for each hop, none that stays open over a wait. The operator records its trace in `StoryRun.status.trace`
-(contract §6); the first hop joins it, and W3C trace context in the message headers carries it on. Attribute names are
-OpenTelemetry's (messaging and Kubernetes conventions); `bobrapet.*` are ours. All of it is configured by the standard
-`OTEL_*` variables; without `OTEL_EXPORTER_OTLP_ENDPOINT` nothing is recorded and nothing is spent.
+The ids of a stop's first span, which says "cancel requested", are derived from the run's identity. So whoever has
+something to say of the stop later on (another watcher, a service started anew, the sweep) finds the same trace without
+having heard of it, and W3C trace context in the message headers joins the hops between. The operator records its own
+trace in `StoryRun.status.trace` (contract §6); where it does, the first span is a child of that.
+
+A hop is one short span, never open over a wait. Where a wait lies between, as between the arming of a deadline and its
+instant, the later hop is a child of the first span and links to the earlier one. `semconv` has the names, `sampling`
+decides what is exported, `telemetry` where to. Where nothing is exported a hop costs next to nothing.
 """
 
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Final
+from contextvars import ContextVar
+from hashlib import sha256
+from typing import Final, NamedTuple
 
 from opentelemetry import propagate, trace
-from opentelemetry.context import Context
-from opentelemetry.sdk.resources import Resource
+from opentelemetry.context import Context, set_value
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.trace import (
+    INVALID_SPAN,
+    Link,
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    SpanKind,
+    StatusCode,
+    TraceFlags,
+)
 
-from exeunt import __version__
-from exeunt.events import Fact
+from exeunt import __version__, semconv
+from exeunt.clock import format_instant, parse_instant
+from exeunt.events import Decided, Fact
+from exeunt.sampling import AS_FIRST
 from exeunt.snapshot import Snapshot
-
-_ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
 _tracer: Final = trace.get_tracer("exeunt", __version__)
 
 
-def configure_tracing(*, service: str) -> TracerProvider | None:
-    """Export spans over OTLP/HTTP when an endpoint is set; the provider, to be shut down at the end."""
-    if not any(os.environ.get(endpoint) for endpoint in _ENDPOINTS):
-        return None
-    # Imported only when it is used: 20 MiB.
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
+class Hop:
+    """The span around one hop. `headers` carry its context on to the message that follows from it."""
 
-    resource = Resource.create({"service.name": service, "service.version": __version__})
-    provider = TracerProvider(resource=resource)
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    trace.set_tracer_provider(provider)
-    return provider
+    def __init__(self, span: Span, headers: dict[str, str]) -> None:
+        self.headers = headers
+        self._span = span
+
+    def event(self, name: str, **attributes: str | float) -> None:
+        """Something that was decided or done on the way."""
+        self._span.add_event(name, attributes)
+
+    def decided(self, trail: Sequence[Decided]) -> None:
+        """Every step of a decision, at its own time; the last one also as attributes, to search by."""
+        if not self._span.is_recording():
+            return
+        for step in trail:
+            attributes = {
+                semconv.VERDICT: str(step.verdict),
+                semconv.RULE: step.rule,
+                semconv.WHY: step.why,
+                semconv.RESULT: step.result,
+            }
+            self._span.add_event("decided", attributes, int(parse_instant(step.at).timestamp() * 1e9))
+        self._span.set_attributes({semconv.VERDICT: str(trail[-1].verdict), semconv.RULE: trail[-1].rule})
+
+    def failed(self, why: Exception | str) -> None:
+        """The hop did not do what it is for."""
+        self._span.set_attribute(semconv.ERROR_TYPE, why if isinstance(why, str) else type(why).__qualname__)
+        self._span.set_status(StatusCode.ERROR, str(why))
+
+    def drop(self) -> None:
+        """The hop did nothing, as when somebody else had said the fact: its span would only blur the picture."""
+        self._span.set_attribute(semconv.DROPPED, True)
+
+
+_UNTRACED: Final = Hop(INVALID_SPAN, {})
 
 
 @contextmanager
-def producing(fact: Fact, snapshot: Snapshot) -> Iterator[dict[str, str]]:
-    """A span around saying `fact`; yields the headers that carry its context."""
-    with _tracer.start_as_current_span(
-        f"send {fact}",
-        context=_run_context(snapshot),
-        kind=SpanKind.PRODUCER,
-        attributes=_attributes(fact, snapshot) | {"messaging.operation.type": "send"},
-    ):
-        yield _headers()
+def sending(fact: Fact, snapshot: Snapshot) -> Iterator[Hop]:
+    """A span around saying `fact` of a stop. What is said of a run that is not canceled belongs to no stop."""
+    if not (_is_tracing() and snapshot.run.cancel_requested):
+        yield _UNTRACED
+        return
+    first = fact is Fact.CANCEL_REQUESTED
+    attributes = _messaging(fact, "send", snapshot)
+    if snapshot.topology.gone is not None:
+        attributes[semconv.EVIDENCE] = snapshot.topology.gone.kind
+    if first and snapshot.deadline is not None:
+        attributes[semconv.DEADLINE] = format_instant(snapshot.deadline)
+    if first:
+        _next_ids.set(_ids(snapshot))
+    context = _run_context(snapshot) if first else _stop_context(snapshot)
+    with _hop(f"send {fact}", context, SpanKind.PRODUCER, attributes) as hop:
+        yield hop
 
 
 @contextmanager
-def consuming(fact: Fact, snapshot: Snapshot, headers: Mapping[str, str]) -> Iterator[dict[str, str]]:
-    """A span around answering `fact`, a child of the one that said it; yields the headers for what follows from it."""
-    with _tracer.start_as_current_span(
-        f"process {fact}",
-        context=propagate.extract(headers) if "traceparent" in headers else _run_context(snapshot),
-        kind=SpanKind.CONSUMER,
-        attributes=_attributes(fact, snapshot) | {"messaging.operation.type": "process"},
-    ):
-        yield _headers()
+def processing(
+    fact: Fact, snapshot: Snapshot, headers: Mapping[str, str], *, consumer: str, delivery: int
+) -> Iterator[Hop]:
+    """A span around answering `fact`, a child of the one that said it."""
+    heard = propagate.extract(headers)
+    traced = trace.get_current_span(heard).get_span_context().is_valid
+    if not (_is_tracing() and (traced or snapshot.run.cancel_requested)):
+        passed_on = {name: headers[name] for name in propagate.get_global_textmap().fields if name in headers}
+        yield Hop(INVALID_SPAN, passed_on)
+        return
+    attributes = _messaging(fact, "process", snapshot) | {semconv.MESSAGING_CONSUMER_GROUP: consumer}
+    attributes[semconv.DELIVERY] = delivery
+    if message_id := headers.get("ce-id"):
+        attributes[semconv.MESSAGING_MESSAGE_ID] = message_id
+    context = heard if traced else _stop_context(snapshot)
+    with _hop(f"process {fact}", context, SpanKind.CONSUMER, attributes) as hop:
+        yield hop
 
 
-def _headers() -> dict[str, str]:
-    carrier: dict[str, str] = {}
-    propagate.inject(carrier)
-    return carrier
+@contextmanager
+def due(snapshot: Snapshot, headers: Mapping[str, str], *, consumer: str, delivery: int) -> Iterator[Hop]:
+    """A span around a deadline whose instant has come; links to the hop that armed it, whose `headers` these are."""
+    if not _is_tracing():
+        yield _UNTRACED
+        return
+    armed = trace.get_current_span(propagate.extract(headers)).get_span_context()
+    attributes = _messaging(Fact.DEADLINE_REACHED, "process", snapshot)
+    attributes |= {
+        semconv.MESSAGING_DESTINATION_TEMPLATE: "exeunt.deadlines.due.{namespace}.{name}.{uid}.{episode}",
+        semconv.MESSAGING_CONSUMER_GROUP: consumer,
+        semconv.DELIVERY: delivery,
+    }
+    links = [Link(armed)] if armed.is_valid else []
+    with _hop("process deadline", _stop_context(snapshot), SpanKind.CONSUMER, attributes, links) as hop:
+        yield hop
 
 
-def _run_context(snapshot: Snapshot) -> Context | None:
-    """The run's own trace as a remote parent; None starts a trace of our own."""
+@contextmanager
+def sweeping(snapshot: Snapshot) -> Iterator[Hop]:
+    """A span around what the sweep does for one stop."""
+    if not _is_tracing():
+        yield _UNTRACED
+        return
+    with _hop("sweep", _stop_context(snapshot), SpanKind.INTERNAL, _attributes(snapshot)) as hop:
+        yield hop
+
+
+@contextmanager
+def calling(method: str, template: str, server: str) -> Iterator[Hop]:
+    """A span around one request within a hop, and none outside of hops. `template` is the path without names."""
+    if not trace.get_current_span().is_recording():
+        yield _UNTRACED
+        return
+    attributes = {semconv.HTTP_METHOD: method, semconv.URL_TEMPLATE: template, semconv.SERVER_ADDRESS: server}
+    with _tracer.start_as_current_span(f"{method} {template}", kind=SpanKind.CLIENT, attributes=attributes) as span:
+        yield Hop(span, {})
+
+
+def late(seconds: float, attribute: str) -> None:
+    """Mark the current span, and so its trace, as one to keep."""
+    trace.get_current_span().set_attributes({attribute: seconds, semconv.LATE: True})
+
+
+@contextmanager
+def _hop(
+    name: str,
+    context: Context,
+    kind: SpanKind,
+    attributes: Mapping[str, str | int],
+    links: Sequence[Link] = (),
+) -> Iterator[Hop]:
+    with _tracer.start_as_current_span(name, context, kind, attributes, links) as span:
+        headers: dict[str, str] = {}
+        propagate.inject(headers)
+        yield Hop(span, headers)
+
+
+def _is_tracing() -> bool:
+    return isinstance(trace.get_tracer_provider(), TracerProvider)
+
+
+class _Ids(NamedTuple):
+    trace_id: int
+    span_id: int
+
+
+_next_ids: Final[ContextVar[_Ids | None]] = ContextVar("next-ids", default=None)
+
+
+class StopIds(RandomIdGenerator):
+    """Ids by chance, except for the first span of a stop."""
+
+    def generate_trace_id(self) -> int:
+        ids = _next_ids.get()
+        return ids.trace_id if ids else super().generate_trace_id()
+
+    def generate_span_id(self) -> int:
+        ids = _next_ids.get()
+        _next_ids.set(None)
+        return ids.span_id if ids else super().generate_span_id()
+
+
+def _ids(snapshot: Snapshot) -> _Ids:
+    """The trace of the stop and its first span. By the run's life, because there is a cancel before there is a fence."""
+    digest = sha256(str(snapshot.run.life_episode).encode()).digest()
+    return _Ids(int.from_bytes(digest[:16]), int.from_bytes(digest[16:24]))
+
+
+def _run_context(snapshot: Snapshot) -> Context:
+    """The run's own trace as a remote parent, or no parent."""
     recorded = snapshot.run.trace
     if recorded is None:
-        return None
+        return Context()
     try:
         trace_id, span_id = int(recorded.trace_id, 16), int(recorded.span_id, 16)
     except ValueError:
-        return None
-    flags = TraceFlags(TraceFlags.SAMPLED if recorded.sampled else TraceFlags.DEFAULT)
-    parent = SpanContext(trace_id, span_id, is_remote=True, trace_flags=flags)
-    return trace.set_span_in_context(NonRecordingSpan(parent), Context()) if parent.is_valid else None
+        return Context()
+    parent = _remote(trace_id, span_id, sampled=recorded.sampled)
+    return trace.set_span_in_context(parent, Context()) if parent.get_span_context().is_valid else Context()
 
 
-def _attributes(fact: Fact, snapshot: Snapshot) -> dict[str, str]:
+def _stop_context(snapshot: Snapshot) -> Context:
+    """The first span of the stop as a remote parent, whoever made it."""
+    ids = _ids(snapshot)
+    run = trace.get_current_span(_run_context(snapshot)).get_span_context()
+    if run.is_valid:
+        first = _remote(run.trace_id, ids.span_id, sampled=run.trace_flags.sampled)
+        return trace.set_span_in_context(first, Context())
+    return set_value(AS_FIRST, True, trace.set_span_in_context(_remote(*ids, sampled=False), Context()))
+
+
+def _remote(trace_id: int, span_id: int, *, sampled: bool) -> Span:
+    flags = TraceFlags(TraceFlags.SAMPLED if sampled else TraceFlags.DEFAULT)
+    return NonRecordingSpan(SpanContext(trace_id, span_id, is_remote=True, trace_flags=flags))
+
+
+def _messaging(fact: Fact, operation: str, snapshot: Snapshot) -> dict[str, str | int]:
+    return _attributes(snapshot) | {
+        semconv.MESSAGING_SYSTEM: "nats",
+        semconv.MESSAGING_OPERATION_NAME: operation,
+        semconv.MESSAGING_OPERATION_TYPE: operation,
+        semconv.MESSAGING_DESTINATION_TEMPLATE: f"exeunt.runs.{{namespace}}.{{name}}.{{uid}}.{{episode}}.{fact}",
+        semconv.MESSAGING_CONVERSATION_ID: snapshot.run.uid,
+    }
+
+
+def _attributes(snapshot: Snapshot) -> dict[str, str | int]:
     return {
-        "messaging.system": "nats",
-        "messaging.destination.template": f"exeunt.runs.{{namespace}}.{{name}}.{{uid}}.{{episode}}.{fact}",
-        "messaging.message.conversation_id": snapshot.run.uid,
-        "k8s.namespace.name": snapshot.run.namespace,
-        "bobrapet.storyrun.name": snapshot.run.name,
-        "bobrapet.story.name": snapshot.story.name,
+        semconv.K8S_NAMESPACE: snapshot.run.namespace,
+        semconv.STORY_RUN_NAME: snapshot.run.name,
+        semconv.STORY_RUN_PHASE: snapshot.run.phase or "",
+        semconv.STORY_NAME: snapshot.story.name,
+        semconv.EPISODE: snapshot.run.episode.token,
     }

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Self
 
 from actors.kubernetes import STORY_RUN, Kubernetes, Object
-from actors.names import TERMINAL
+from actors.names import FENCE, TERMINAL
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,11 @@ class State:
     def phase(self) -> str | None:
         phase: str | None = self.run.get("status", {}).get("phase")
         return phase
+
+    @property
+    def fence(self) -> datetime:
+        """When bobrapet took note of the cancel; raises KeyError when it has not."""
+        return datetime.fromisoformat(self.run["metadata"]["annotations"][FENCE])
 
     @property
     def written_by(self) -> str | None:

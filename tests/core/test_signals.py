@@ -39,6 +39,7 @@ def test_a_signal_is_the_weakest_evidence_and_names_its_source() -> None:
         ({"time": "yesterday"}, b'{"namespace": "a", "name": "b"}', "RFC 3339"),
         ({"time": ""}, b'{"namespace": "a", "name": "b"}', "RFC 3339"),
         ({}, b"not JSON", "does not decode"),
+        ({}, b'{"x":' + b"[" * 200_000, "does not decode"),
         ({}, b'{"namespace": "a"}', "name"),
     ],
 )

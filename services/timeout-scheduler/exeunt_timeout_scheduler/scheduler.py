@@ -17,7 +17,7 @@ from exeunt.bus.delivery import Ack, Delivery, Retry
 from exeunt.bus.errors import BusUnavailable
 from exeunt.bus.publisher import Stored, publish
 from exeunt.bus.streams import purge_subject
-from exeunt.clock import format_instant
+from exeunt.clock import format_instant, parse_instant
 from exeunt.codec import fact_message, read_fact
 from exeunt.events import Fact
 from exeunt.kube.client import KubeClient
@@ -139,7 +139,9 @@ class _Due:
         except NotFound:
             log.info("deadline dropped", run=str(self.episode), why="the StoryRun is gone")
             return Happening.CLOSED
-        state = read_run(found, first_seen=now, now=now, fence_wait=self._settings.fence_wait)
+        # Without a fence the cancel counts from when it was seen; seen anew it would not be overdue, and be dropped.
+        first_seen = parse_instant(armed.run.canceled_at) if armed.run.canceled_at else now
+        state = read_run(found, first_seen=first_seen, now=now, fence_wait=self._settings.fence_wait)
         self._snapshot = replace(armed, run=state)
         decision = closed(self._snapshot, armed)
         if decision is not None:

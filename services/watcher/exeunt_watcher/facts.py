@@ -15,7 +15,9 @@ from exeunt.snapshot import Snapshot
 def _stopping(snapshot: Snapshot) -> bool:
     run = snapshot.run
     return (
-        run.cancel_requested and not run.terminal and not run.deleting and (run.fence is not None or run.fence_overdue)
+        run.cancel_requested
+        and not (run.terminal or run.deleting or run.redriving)
+        and (run.fence is not None or run.fence_overdue)
     )
 
 

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 
 from exeunt import bobrapet
 from exeunt.clock import parse_instant
+from exeunt.episodes import life_of
 from exeunt.kube.models import StepRun, Story, StoryRun, TransportBinding
 from exeunt.snapshot import (
     Evidence,
@@ -138,7 +139,7 @@ class Projection:
     def peek(self, key: Key, now: datetime) -> Snapshot | None:
         """The run's snapshot as of now, without taking it for said; None when no such run is known."""
         run = self._runs.get(key)
-        return None if run is None else self._snapshot(run, self._previous(run), now)
+        return None if run is None else self._snapshot(run, self._snapshots.get(key), now)
 
     def project(self, key: Key, now: datetime) -> tuple[Snapshot | None, Snapshot] | None:
         """The run's previous snapshot and its new one, which becomes the previous; None when no such run is known.
@@ -148,7 +149,7 @@ class Projection:
         run = self._runs.get(key)
         if run is None:
             return None
-        previous = self._previous(run)
+        previous = self._snapshots.get(key)
         current = self._snapshot(run, previous, now)
         if current.run.terminal:
             self.run_gone(key)
@@ -158,13 +159,9 @@ class Projection:
         self._signals.pop(current.run.uid, None)
         return previous, current
 
-    def _previous(self, run: StoryRun) -> Snapshot | None:
-        previous = self._snapshots.get(run.metadata.key)
-        return previous if previous is not None and previous.run.uid == run.metadata.uid else None
-
     def _snapshot(self, run: StoryRun, previous: Snapshot | None, now: datetime) -> Snapshot:
         story = self._stories.get(story_key(run))
-        state = read_run(run, first_seen=_first_seen(previous, now), now=now, fence_wait=self._fence_wait)
+        state = read_run(run, first_seen=_first_seen(previous, run, now), now=now, fence_wait=self._fence_wait)
         before = self._remembered.get(state.uid, Topology())
         if previous is not None:
             before = previous.topology if previous.run.life == state.life else Topology()
@@ -223,6 +220,8 @@ def _to_delete(live: Iterable[StepRunRef], bindings: Iterable[LiveBinding]) -> t
     return tuple(refs.values())
 
 
-def _first_seen(previous: Snapshot | None, now: datetime) -> datetime:
-    known = previous.run.canceled_at if previous is not None and previous.run.fence is None else None
-    return parse_instant(known) if known else now
+def _first_seen(previous: Snapshot | None, run: StoryRun, now: datetime) -> datetime:
+    """When the run was first seen canceled in this life, as long as there is no fence."""
+    if previous is None or previous.run.fence is not None or previous.run.life != life_of(run.metadata.annotations):
+        return now
+    return parse_instant(previous.run.canceled_at) if previous.run.canceled_at else now

@@ -1,0 +1,296 @@
+"""Every metric of Exeunt, in one table: what can be watched in Grafana and alerted on.
+
+The instruments are OpenTelemetry's, so that the same figures go to Prometheus (`prometheus`) and over OTLP
+(`telemetry`); their names are Prometheus' already. Labels take few values, all known beforehand: runs are found through
+exemplars, which point at the trace. docs/metrics.md is generated from this table.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final, Literal
+
+from opentelemetry import metrics
+from opentelemetry.metrics import CallbackOptions, Observation
+
+from exeunt import __version__
+from exeunt.events import STOPPING_FACTS, Fact, Verdict
+
+Kind = Literal["counter", "gauge", "histogram"]
+Read = Callable[[], Mapping[tuple[str, ...], float]]
+"""Values of an observed metric by their label values. Called from any thread: it only reads."""
+
+_METER: Final = metrics.get_meter("exeunt", __version__)
+_UNITS: Final = {"_seconds": "s", "_seconds_total": "s"}
+
+
+class Instrument:
+    """One metric. `expect` shows a series at 0 before anything has happened, or its first event would be no increase.
+
+    `services` says who reports it: the name of a service, or "all".
+    """
+
+    kind: Kind
+
+    def __init__(self, name: str, description: str, *, services: str, labels: tuple[str, ...] = ()) -> None:
+        self.name = name
+        self.description = description
+        self.services = services
+        self.labels = labels
+        INSTRUMENTS.append(self)
+
+    @property
+    def unit(self) -> str:
+        return next((unit for suffix, unit in _UNITS.items() if self.name.endswith(suffix)), "")
+
+
+INSTRUMENTS: Final[list[Instrument]] = []
+
+
+class Counter(Instrument):
+    kind = "counter"
+
+    def __init__(self, name: str, description: str, *, services: str, labels: tuple[str, ...] = ()) -> None:
+        super().__init__(name, description, services=services, labels=labels)
+        self._counter = _METER.create_counter(name, self.unit, description)
+
+    def add(self, amount: float = 1, **labels: str) -> None:
+        self._counter.add(amount, labels)
+
+    def expect(self, **labels: str) -> None:
+        self._counter.add(0, labels)
+
+
+class Gauge(Instrument):
+    kind = "gauge"
+
+    def __init__(self, name: str, description: str, *, services: str, labels: tuple[str, ...] = ()) -> None:
+        super().__init__(name, description, services=services, labels=labels)
+        self._gauge = _METER.create_gauge(name, self.unit, description)
+
+    def set(self, value: float, **labels: str) -> None:
+        self._gauge.set(value, labels)
+
+
+class Histogram(Instrument):
+    kind = "histogram"
+
+    def __init__(
+        self, name: str, description: str, *, services: str, buckets: Sequence[float], labels: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(name, description, services=services, labels=labels)
+        self.buckets = tuple(buckets)
+        self.expected: list[dict[str, str]] = []
+        self._histogram = _METER.create_histogram(
+            name, self.unit, description, explicit_bucket_boundaries_advisory=self.buckets
+        )
+
+    def record(self, value: float, **labels: str) -> None:
+        self._histogram.record(value, labels)
+
+    def expect(self, **labels: str) -> None:
+        if labels not in self.expected:
+            self.expected.append(labels)
+
+
+class Observed(Instrument):
+    """A metric that is read when somebody asks, from what is there anyway."""
+
+    def __init__(
+        self, name: str, description: str, *, services: str, kind: Kind = "gauge", labels: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(name, description, services=services, labels=labels)
+        self.kind = kind
+
+    def observe(self, read: Read) -> None:
+        def observations(_: CallbackOptions) -> Iterator[Observation]:
+            for values, value in read().items():
+                yield Observation(value, dict(zip(self.labels, values, strict=True)))
+
+        create = _METER.create_observable_counter if self.kind == "counter" else _METER.create_observable_gauge
+        create(self.name, [observations], self.unit, self.description)
+
+
+_LATENCY: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_DURATION: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
+_LATENESS: Final = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5, 30)
+
+CAUSES: Final = {
+    Fact.CANCEL_REQUESTED: "cancel",
+    Fact.TOPOLOGY_TERMINATED: "gone",
+    Fact.DEADLINE_REACHED: "deadline",
+}
+"""What made a run end, by the fact that it was finalized on."""
+
+STOP_LATENCY: Final = Histogram(
+    "exeunt_stop_latency_seconds",
+    "From the cause of a stop to the answer of the write that ended its run. Causes: `cancel` (the topology was gone"
+    " already; counts from the fence), `gone` (counts from when the watcher saw it), `deadline` (from the deadline).",
+    services="terminator",
+    labels=("cause",),
+    buckets=_LATENCY,
+)
+STOP_DURATION: Final = Histogram(
+    "exeunt_stop_duration_seconds",
+    "From the cancel (the fence, where there is one) to the end of the run, as its user sees it; by cause as above.",
+    services="terminator",
+    labels=("cause",),
+    buckets=_DURATION,
+)
+DRAIN_SAVED: Final = Counter(
+    "exeunt_drain_saved_seconds_total",
+    "How much of their drain windows the runs that Exeunt ended did not have to wait. Knows the `drainTimeoutSeconds`"
+    " of Stories only, not those of Transports.",
+    services="terminator",
+)
+OUTCOMES: Final = Counter(
+    "exeunt_outcomes_total",
+    "Answers to facts, by the fact and the verdict; each fact once, second looks left out.",
+    services="terminator",
+    labels=("cause", "verdict"),
+)
+KUBERNETES_EVENTS: Final = Counter(
+    "exeunt_kubernetes_events_total",
+    "Kubernetes Events about ended runs (EXEUNT_KUBERNETES_EVENTS), by what became of them: `created`, `refused`,"
+    " `dropped` (the queue was full).",
+    services="terminator",
+    labels=("result",),
+)
+DEADLINE_LATENESS: Final = Histogram(
+    "exeunt_deadline_lateness_seconds",
+    "From a shutdown deadline to when it was said to be reached.",
+    services="timeout-scheduler",
+    buckets=_LATENESS,
+)
+DEADLINES: Final = Counter(
+    "exeunt_deadlines_total",
+    "What became of deadlines: `armed`, `disarmed`, `said`, `dropped` (closed when looked at again), `overdue` (said"
+    " once more by the sweep).",
+    services="timeout-scheduler",
+    labels=("result",),
+)
+STOPS_PENDING: Final = Gauge(
+    "exeunt_stops_pending",
+    "Stops under way: canceled realtime runs that have not ended. Every watcher counts all of them.",
+    services="watcher",
+)
+STOPS_PENDING_AGE: Final = Gauge(
+    "exeunt_stops_pending_age_seconds",
+    "Since the cancel of the stop that is under way for longest; 0 without one.",
+    services="watcher",
+)
+STOPS_OVERDUE: Final = Gauge(
+    "exeunt_stops_overdue_seconds",
+    "How far the most overdue stop is past its shutdown deadline; 0 when none is.",
+    services="watcher",
+)
+FACTS: Final = Counter(
+    "exeunt_facts_total",
+    "Facts that this watcher was the first to say.",
+    services="watcher",
+    labels=("fact",),
+)
+WATCH_AGE: Final = Observed(
+    "exeunt_watch_age_seconds",
+    "Since the last sign of life of a watch on the kube-apiserver; more than 90 s means that the watcher is blind.",
+    services="watcher",
+    labels=("resource",),
+)
+WATCH_RELISTS: Final = Observed(
+    "exeunt_watch_relists_total",
+    "Gaps: a watch had expired, and a new list told what was missed.",
+    services="watcher",
+    kind="counter",
+    labels=("resource",),
+)
+WATCH_INTERRUPTIONS: Final = Observed(
+    "exeunt_watch_interruptions_total",
+    "Watches and lists that failed and were tried again.",
+    services="watcher",
+    kind="counter",
+    labels=("resource",),
+)
+CONSUMER_PENDING: Final = Gauge(
+    "exeunt_consumer_pending",
+    "Messages that a durable consumer has yet to be given: its lag. Every instance reports the same.",
+    services="all",
+    labels=("consumer",),
+)
+CONSUMER_UNSETTLED: Final = Gauge(
+    "exeunt_consumer_unsettled",
+    "Messages that were given out and not settled yet: in work, held until a deadline, or waiting for another try.",
+    services="all",
+    labels=("consumer",),
+)
+DELIVERIES: Final = Counter(
+    "exeunt_deliveries_total",
+    "Messages handled, by the answer: `ack`, `retry`, `dead-letter`.",
+    services="all",
+    labels=("answer", "consumer"),
+)
+REDELIVERIES: Final = Counter(
+    "exeunt_redeliveries_total",
+    "Messages that were delivered before; one for every stop is its second look.",
+    services="all",
+    labels=("consumer",),
+)
+DEAD_LETTERS: Final = Counter(
+    "exeunt_dead_letters_total",
+    "Messages set aside, with the reason, in the stream DEADLETTERS.",
+    services="all",
+    labels=("consumer",),
+)
+STREAMS_CREATED: Final = Counter(
+    "exeunt_streams_created_total",
+    "Streams that were missing and were made: once each when Exeunt is installed, and then never again.",
+    services="all",
+    labels=("stream",),
+)
+KUBE_REQUEST_DURATION: Final = Histogram(
+    "exeunt_kube_request_duration_seconds",
+    "Requests to the kube-apiserver, retries one by one, watches left out; `code` is the HTTP status, or `none` without"
+    " an answer.",
+    services="all",
+    labels=("code", "resource", "verb"),
+    buckets=_LATENCY,
+)
+NATS_ERRORS: Final = Counter(
+    "exeunt_nats_errors_total",
+    "Requests to NATS that failed and errors that its connection reported, by type.",
+    services="all",
+    labels=("error_type",),
+)
+NATS_RECONNECTS: Final = Counter(
+    "exeunt_nats_reconnects_total",
+    "New connections to NATS after the first.",
+    services="all",
+)
+DEPENDENCY_UP: Final = Observed(
+    "exeunt_dependency_up",
+    "1 while a dependency is there, 0 while /readyz names it as missing.",
+    services="all",
+    labels=("dependency",),
+)
+
+
+def expect_stops() -> None:
+    """The terminator's series at 0."""
+    for fact in STOPPING_FACTS:
+        STOP_LATENCY.expect(cause=CAUSES[fact])
+        STOP_DURATION.expect(cause=CAUSES[fact])
+        for verdict in Verdict:
+            OUTCOMES.expect(cause=str(fact), verdict=str(verdict))
+    DRAIN_SAVED.expect()
+
+
+def expect_deadlines() -> None:
+    """The timeout-scheduler's series at 0."""
+    DEADLINE_LATENESS.expect()
+    for result in ("armed", "disarmed", "said", "dropped", "overdue"):
+        DEADLINES.expect(result=result)
+
+
+def expect_deliveries(consumer: str) -> None:
+    """The series at 0 of whoever takes messages from `consumer`."""
+    for answer in ("ack", "retry", "dead-letter"):
+        DELIVERIES.expect(answer=answer, consumer=consumer)
+    REDELIVERIES.expect(consumer=consumer)
+    DEAD_LETTERS.expect(consumer=consumer)

@@ -1,0 +1,130 @@
+"""Where traces and metrics go, by the standard OTEL_* variables. `tracing` and `metrics` make them.
+
+- Metrics are always collected, for /metrics. OTEL_SDK_DISABLED=true turns off these and everything else here.
+- Traces, and metrics beside /metrics, are exported over OTLP when an endpoint is set (OTEL_EXPORTER_OTLP_ENDPOINT, or
+  that of one signal), or when OTEL_TRACES_EXPORTER or OTEL_METRICS_EXPORTER says "otlp"; "none" turns one off.
+- Exporting happens in threads of the SDK with a bounded queue: a collector that hangs, refuses or dies costs what it
+  should have received, and never a stop. At the end what is left is flushed for a few seconds at the most.
+"""
+
+import asyncio
+import importlib
+import os
+import threading
+import uuid
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import structlog
+from opentelemetry import metrics, trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader, PeriodicExportingMetricReader
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+from exeunt import __version__, semconv
+from exeunt.errors import UsageError
+from exeunt.prometheus import Handler, metrics_endpoint
+from exeunt.sampling import KeepLateAndFailed, RecordAll
+from exeunt.tracing import StopIds
+
+_EXPORTERS: Final = {"traces": ("otlp", "none"), "metrics": ("otlp", "none", "prometheus")}
+_PROTOCOLS: Final = {"http/protobuf": "http", "grpc": "grpc"}
+
+log = structlog.get_logger()
+
+
+class Telemetry:
+    """What was configured. `endpoint` answers /metrics."""
+
+    def __init__(self, tracers: TracerProvider | None, meters: MeterProvider, endpoint: Handler) -> None:
+        self.endpoint = endpoint
+        self._tracers = tracers
+        self._meters = meters
+
+    async def shutdown(self, budget: float) -> None:
+        """Export what is left, for `budget` seconds at the most. Threads that hang do not keep the process alive."""
+        calls: list[Callable[[], object]] = [self._meters.shutdown]
+        if self._tracers is not None:
+            calls.append(self._tracers.shutdown)
+        try:
+            async with asyncio.timeout(budget):
+                await asyncio.gather(*map(_in_daemon_thread, calls))
+        except TimeoutError:
+            log.warning("spans or metrics lost at the end: the collector does not answer", budget=budget)
+
+
+def configure_telemetry(service: str) -> Telemetry:
+    """Set up this process. Raises UsageError for an OTEL_* variable that cannot be followed."""
+    resource = _resource(service)
+    reader = InMemoryMetricReader()
+    exporting = [PeriodicExportingMetricReader(exporter) for exporter in _exporters("metrics")]
+    meters = MeterProvider([reader, *exporting], resource, shutdown_on_exit=False)
+    metrics.set_meter_provider(meters)
+    tracers = None
+    for exporter in _exporters("traces"):
+        tracers = TracerProvider(resource=resource, id_generator=StopIds(), shutdown_on_exit=False)
+        tracers.sampler = RecordAll(tracers.sampler)
+        tracers.add_span_processor(KeepLateAndFailed(BatchSpanProcessor(exporter)))
+        trace.set_tracer_provider(tracers)
+    return Telemetry(tracers, meters, metrics_endpoint(reader, resource))
+
+
+def _resource(service: str) -> Resource:
+    """What the environment says of this process, and for the rest what it knows itself."""
+    named = OTELResourceDetector().detect().attributes
+    ours = {
+        semconv.SERVICE_NAME: service,
+        semconv.SERVICE_VERSION: __version__,
+        semconv.SERVICE_INSTANCE: os.environ.get("HOSTNAME") or str(uuid.uuid4()),
+    }
+    return Resource.create({key: value for key, value in ours.items() if key not in named})
+
+
+def _exporters(signal: str) -> Iterable[Any]:
+    """At most one exporter of `signal`."""
+    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return
+    variable = f"OTEL_{signal.upper()}_EXPORTER"
+    wanted = {word for part in os.environ.get(variable, "").split(",") if (word := part.strip().lower())}
+    if unknown := wanted - {*_EXPORTERS[signal]}:
+        known = ", ".join(_EXPORTERS[signal])
+        raise UsageError(f"{variable}={', '.join(sorted(unknown))} is not supported; known are {known}")
+    endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT")
+    if "otlp" in wanted or (not wanted and any(os.environ.get(endpoint) for endpoint in endpoints)):
+        yield _exporter(signal)
+
+
+def _exporter(signal: str) -> Any:
+    variables = (f"OTEL_EXPORTER_OTLP_{signal.upper()}_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+    protocol = next((value for variable in variables if (value := os.environ.get(variable))), "http/protobuf")
+    if protocol not in _PROTOCOLS:
+        raise UsageError(f"{variables[1]}={protocol} is not supported; known are {', '.join(_PROTOCOLS)}")
+    module, name = {"traces": ("trace", "Span"), "metrics": ("metric", "Metric")}[signal]
+    try:
+        # Imported only when it is used: 20 MiB, and twice as much with gRPC, which is an extra.
+        package = importlib.import_module(f"opentelemetry.exporter.otlp.proto.{_PROTOCOLS[protocol]}.{module}_exporter")
+    except ImportError as error:
+        raise UsageError(
+            f"OTLP over gRPC is not installed here ({error}): install exeunt[otlp-grpc],"
+            " or set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf and the endpoint's port for HTTP, usually 4318"
+        ) from error
+    try:
+        return getattr(package, f"OTLP{name}Exporter")()
+    except ValueError as error:
+        raise UsageError(f"the OTEL_EXPORTER_OTLP_* variables for {signal} cannot be used: {error}") from error
+
+
+async def _in_daemon_thread(call: Callable[[], object]) -> None:
+    """Wait for a blocking call. `asyncio.to_thread` would have the end of the process wait for it, too."""
+    loop, done = asyncio.get_running_loop(), asyncio.Event()
+
+    def run() -> None:
+        call()
+        # When nobody waits any more there may be no loop.
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(done.set)
+
+    threading.Thread(target=run, name="telemetry-shutdown", daemon=True).start()
+    await done.wait()

@@ -1,0 +1,438 @@
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from core.objects import (
+    FENCE,
+    FENCE_WAIT,
+    LATER_FENCE,
+    NAMESPACE,
+    NOW,
+    binding,
+    step_run,
+    story,
+    story_run,
+    topology_terminated,
+    written,
+)
+from exeunt import bobrapet
+from exeunt.clock import format_instant, format_status_time, parse_instant
+from exeunt.kube.models import StoryRef, StoryRun, StoryRunSpec
+from exeunt.shutdown_timeout import DEFAULT, STORY_POLICY
+from exeunt.snapshot import Evidence, Snapshot, StepRunRef, Topology
+from exeunt_watcher.projection import Projection
+
+CALL = (NAMESPACE, "call")
+REDRIVEN = {bobrapet.REDRIVE[0][1]: "again"}
+INDEXES = (
+    "_runs",
+    "_stories",
+    "_runs_of_story",
+    "_step_runs",
+    "_run_of_step_run",
+    "_bindings",
+    "_run_of_binding",
+    "_snapshots",
+    "_remembered",
+    "_signals",
+)
+
+
+def projection(*, stale_after: timedelta | None = None) -> Projection:
+    return Projection(default_timeout=timedelta(seconds=20), fence_wait=FENCE_WAIT, heartbeats_stale_after=stale_after)
+
+
+def projected(known: Projection, run: StoryRun | None = None, *, now: datetime = NOW) -> Snapshot:
+    """Take in `run`, if any, and project it (or the run `call`)."""
+    if run is not None:
+        known.story_run(run)
+    answer = known.project(run.metadata.key if run else CALL, now)
+    assert answer is not None
+    return answer[1]
+
+
+def names(snapshot: Snapshot) -> set[str]:
+    assert snapshot.step_runs is not None
+    return {ref.name for ref in snapshot.step_runs}
+
+
+def sizes(known: Projection) -> Mapping[str, int]:
+    return {index: len(getattr(known, index)) for index in INDEXES}
+
+
+@pytest.fixture
+def known() -> Projection:
+    """A running call: its Story, one StepRun and its binding."""
+    known = projection()
+    known.story(story(timeout="5s"))
+    known.step_run(step_run())
+    known.binding(binding(owner=StepRunRef("call-listen", "uid-call-listen")))
+    projected(known, story_run())
+    return known
+
+
+# Which StepRuns and bindings belong to a run.
+
+
+def test_runs_whose_labels_collide_keep_their_own_children() -> None:
+    known = projection()
+    for name in ("a--b", "a-b"):
+        known.step_run(step_run(f"{name}-listen", run=name, owner=f"uid-{name}"))
+        known.binding(binding(f"{name}-listen-transport", run=name, run_uid=f"uid-{name}"))
+    one, other = (projected(known, story_run(name, uid=f"uid-{name}")) for name in ("a--b", "a-b"))
+    assert (names(one), names(other)) == ({"a--b-listen"}, {"a-b-listen"})
+    assert known.binding_gone((NAMESPACE, "a-b-listen-transport")) == [(NAMESPACE, "a-b")]
+    still_up = known.project((NAMESPACE, "a--b"), NOW)
+    gone = known.project((NAMESPACE, "a-b"), NOW)
+    assert still_up is not None
+    assert gone is not None
+    assert (still_up[1].topology.gone, gone[1].topology.gone is not None) == (None, True)
+
+
+def test_a_step_run_without_an_owner_belongs_by_name() -> None:
+    known = projection()
+    known.step_run(step_run(owner=None))
+    assert names(projected(known, story_run())) == {"call-listen"}
+
+
+def test_a_step_run_of_another_uid_does_not_belong() -> None:
+    known = projection()
+    known.step_run(step_run(owner="uid-of-the-call-before"))
+    snapshot = projected(known, story_run())
+    assert snapshot.step_runs == ()
+    assert not snapshot.topology.step_runs_seen
+
+
+def test_a_binding_of_another_uid_or_of_no_run_is_no_evidence() -> None:
+    known = projection()
+    assert known.binding(binding(run_uid=None)) == []
+    known.binding(binding("other", run_uid="uid-of-the-call-before"))
+    assert not projected(known, story_run()).topology.established
+    known.binding_gone((NAMESPACE, "other"))
+    assert projected(known).topology == Topology()
+
+
+@pytest.mark.parametrize("phase", sorted(bobrapet.TERMINAL_PHASES))
+def test_terminal_step_runs_are_not_live(phase: str) -> None:
+    known = projection()
+    known.step_run(step_run(phase=phase))
+    assert projected(known, story_run()).step_runs == ()
+
+
+def test_a_step_run_that_is_being_deleted_is_not_live(known: Projection) -> None:
+    known.step_run(step_run(deleting=True))
+    known.binding_gone((NAMESPACE, "call-listen-transport"))
+    assert projected(known).step_runs == ()
+
+
+def test_a_terminal_step_run_with_a_live_binding_has_to_go_too(known: Projection) -> None:
+    known.step_run(step_run(phase="Succeeded"))
+    assert projected(known).step_runs == (StepRunRef("call-listen", "uid-call-listen"),)
+
+
+def test_a_binding_that_is_being_deleted_counts_as_gone(known: Projection) -> None:
+    assert known.binding(binding(deleting=True)) == [CALL]
+    assert projected(known).topology.gone is not None
+
+
+def test_heartbeats_are_read_from_the_bindings() -> None:
+    known = projection(stale_after=timedelta(seconds=90))
+    known.binding(binding(heartbeat=format_instant(NOW - timedelta(seconds=91))))
+    assert projected(known, story_run()).topology.gone is not None
+    known.binding(binding(heartbeat=format_instant(NOW)))
+    assert projected(known).topology.gone is None
+
+
+def test_a_step_run_that_is_moved_to_another_run_leaves_the_first(known: Projection) -> None:
+    other = story_run("other", uid="uid-other")
+    assert set(known.step_run(step_run(run="other", owner="uid-other"))) == {CALL, (NAMESPACE, "other")}
+    assert names(projected(known, other)) == {"call-listen"}
+    known.binding_gone((NAMESPACE, "call-listen-transport"))
+    assert projected(known).step_runs == ()
+
+
+def test_a_binding_that_is_moved_to_another_run_leaves_the_first(known: Projection) -> None:
+    moved = binding(run="other", run_uid="uid-other")
+    assert set(known.binding(moved)) == {CALL, (NAMESPACE, "other")}
+    assert projected(known).topology.gone is not None
+    assert projected(known, story_run("other", uid="uid-other")).topology.established
+
+
+def test_a_binding_that_loses_its_run_is_gone_for_it(known: Projection) -> None:
+    assert known.binding(binding(run_uid=None)) == [CALL]
+    assert projected(known).topology.gone is not None
+
+
+# Lives and names.
+
+
+def test_a_run_that_is_deleted_and_created_again_starts_anew(known: Projection) -> None:
+    last = known.run_gone(CALL)
+    assert last is not None
+    assert last.topology.established
+    again = projected(known, story_run(uid="uid-again"))
+    assert again.topology == Topology()
+    assert again.step_runs == ()
+
+
+def test_a_run_that_was_replaced_unseen_starts_anew_and_leaves_its_story(known: Projection) -> None:
+    known.story(story("other-story"))
+    answer = known.project(known.story_run(story_run(uid="uid-again", story="other-story"))[0], NOW)
+    assert answer is not None
+    previous, again = answer
+    assert previous is None
+    assert (again.run.uid, again.topology) == ("uid-again", Topology())
+    assert known.story(story()) == []
+    assert known.story(story("other-story")) == [CALL]
+
+
+def test_a_redriven_run_forgets_that_its_topology_was_established(known: Projection) -> None:
+    assert projected(known).topology.established
+    known.binding_gone((NAMESPACE, "call-listen-transport"))
+    known.step_run_gone((NAMESPACE, "call-listen"))
+    assert projected(known, story_run(fence=FENCE)).topology.gone is not None
+    again = projected(known, story_run(canceled=True, annotations=REDRIVEN, phase=None))
+    assert again.topology == Topology()
+
+
+def test_a_cancel_does_not_forget_that_the_topology_was_established(known: Projection) -> None:
+    known.binding_gone((NAMESPACE, "call-listen-transport"))
+    assert projected(known, story_run(canceled=True)).topology.gone is not None
+    assert projected(known, story_run(fence=FENCE)).topology.gone is not None
+
+
+def test_the_memory_of_the_stream_is_used_once_and_only_for_its_run() -> None:
+    known = projection()
+    for run in (story_run(), story_run("other", uid="uid-other")):
+        known.story_run(run)
+    known.remember("uid-call", Topology(established=True, step_runs_seen=True))
+    assert projected(known).topology.gone is not None
+    assert projected(known, story_run("other", uid="uid-other")).topology == Topology()
+    assert sizes(known)["_remembered"] == 0
+    assert projected(known, story_run(annotations=REDRIVEN)).topology == Topology()
+
+
+def test_peek_changes_nothing(known: Projection) -> None:
+    known.binding_gone((NAMESPACE, "call-listen-transport"))
+    seen = known.peek(CALL, NOW)
+    assert seen is not None
+    assert seen.topology.gone is not None
+    answer = known.project(CALL, NOW)
+    assert answer is not None
+    assert answer[0] is not None
+    assert answer[0].topology.gone is None
+    assert known.peek((NAMESPACE, "nobody"), NOW) is None
+    assert known.project((NAMESPACE, "nobody"), NOW) is None
+
+
+def test_a_signal_is_evidence_for_the_rest_of_the_life(known: Projection) -> None:
+    assert known.signal(CALL, "uid-call", Evidence("signal", 6, "the room is closed")) == [CALL]
+    first, second = projected(known), projected(known, story_run(fence=FENCE))
+    assert first.topology.gone == second.topology.gone == Evidence("signal", 6, "the room is closed")
+    assert projected(known, story_run(canceled=True, annotations=REDRIVEN)).topology.gone is None
+
+
+def test_a_signal_says_nothing_of_the_next_run_of_the_same_name(known: Projection) -> None:
+    known.signal(CALL, "uid-call", Evidence("signal", 6, "the room is closed"))
+    projected(known)
+    known.run_gone(CALL)
+    assert projected(known, story_run(uid="uid-again")).topology.gone is None
+
+
+# Stories.
+
+
+def test_a_story_may_arrive_after_its_run() -> None:
+    known = projection()
+    before = projected(known, story_run())
+    assert (before.realtime, before.story.resource_version) == (False, None)
+    assert known.story(story(timeout="5s")) == [CALL]
+    after = projected(known)
+    assert after.realtime
+    assert after.shutdown.rule == STORY_POLICY
+
+
+def test_a_run_of_a_batch_story_is_not_realtime_even_when_it_streams(known: Projection) -> None:
+    known.story(story(pattern="batch"))
+    assert not projected(known).realtime
+
+
+def test_a_run_without_a_story_is_realtime_once_it_has_been_seen_streaming() -> None:
+    known = projection()
+    assert not projected(known, story_run()).realtime
+    known.binding(binding())
+    assert projected(known).realtime
+    known.binding_gone((NAMESPACE, "call-listen-transport"))
+    assert projected(known).realtime
+
+
+def test_a_late_edit_of_the_story_does_not_move_a_captured_timeout(known: Projection) -> None:
+    captured = projected(known, story_run(fence=FENCE))
+    assert captured.deadline == parse_instant(FENCE) + timedelta(seconds=5)
+    known.story(story(timeout="1h", resource_version="2"))
+    assert projected(known).deadline == captured.deadline
+
+
+def test_a_deleted_story_does_not_move_a_captured_timeout(known: Projection) -> None:
+    captured = projected(known, story_run(fence=FENCE))
+    assert known.story_gone((NAMESPACE, "talk")) == [CALL]
+    for _ in range(3):
+        snapshot = projected(known)
+        assert snapshot.deadline == captured.deadline
+        assert snapshot.realtime
+
+
+def test_before_the_cancel_an_edit_of_the_story_counts(known: Projection) -> None:
+    known.story(story(timeout="1h", resource_version="2"))
+    assert projected(known).shutdown.timeout == "1h"
+    assert projected(known, story_run(fence=FENCE)).shutdown.timeout == "1h"
+
+
+def test_a_new_episode_captures_anew(known: Projection) -> None:
+    projected(known, story_run(fence=FENCE))
+    known.story(story(timeout="1h", resource_version="2"))
+    assert projected(known, story_run(fence=LATER_FENCE, annotations=REDRIVEN)).shutdown.timeout == "1h"
+
+
+def test_a_story_that_arrives_after_the_cancel_is_still_consulted() -> None:
+    known = projection()
+    assert projected(known, story_run(fence=FENCE)).shutdown.rule == DEFAULT
+    known.story(story(timeout="5s"))
+    assert projected(known).shutdown.rule == STORY_POLICY
+
+
+@pytest.mark.parametrize(
+    ("run", "of_story", "enabled"),
+    [(None, None, True), ("false", None, False), (None, "false", False), ("true", "no", True), ("False", None, True)],
+)
+def test_a_run_or_its_story_opts_out_with_false(run: str | None, of_story: str | None, *, enabled: bool) -> None:
+    def says(value: str | None) -> dict[str, str]:
+        return {} if value is None else {bobrapet.ENABLED: value}
+
+    known = projection()
+    known.story(story(annotations=says(of_story)))
+    snapshot = projected(known, story_run(annotations=says(run)))
+    assert (snapshot.run.enabled and snapshot.story.enabled) is enabled
+
+
+def test_a_story_is_looked_for_in_the_namespace_that_the_run_names() -> None:
+    known = projection()
+    known.story(story())
+    shared = story(pattern="realtime", resource_version="7")
+    known.story(replace(shared, metadata=replace(shared.metadata, namespace="shared")))
+    assert projected(known, story_run()).story.resource_version == "1"
+    elsewhere = replace(story_run(), spec=StoryRunSpec(story_ref=StoryRef(name="talk", namespace="shared")))
+    assert projected(known, elsewhere).story.resource_version == "7"
+
+
+# The fence, and what is waited for without it.
+
+
+def test_without_a_fence_the_cancel_counts_from_when_it_was_written() -> None:
+    known = projection()
+    cancel = [written("status", "2026-11-24T18:13:01Z"), written("cancelRequested", "2026-11-24T18:13:20Z")]
+    early = projected(known, story_run(canceled=True, managed_fields=cancel), now=NOW)
+    assert (early.run.canceled_at, early.run.fence_overdue) == ("2026-11-24T18:13:21.000000Z", False)  # rounded up
+    at = parse_instant("2026-11-24T18:13:21Z") + FENCE_WAIT
+    assert not projected(known, now=at - timedelta(microseconds=1)).run.fence_overdue
+    assert projected(known, now=at).run.fence_overdue
+
+
+def test_without_managed_fields_the_cancel_counts_from_when_it_was_first_seen() -> None:
+    known = projection()
+    projected(known, story_run())
+    first = projected(known, story_run(canceled=True), now=NOW)
+    later = projected(known, now=NOW + FENCE_WAIT)
+    assert first.run.canceled_at == later.run.canceled_at == format_instant(NOW)
+    assert (first.run.fence_overdue, later.run.fence_overdue) == (False, True)
+
+
+def test_the_fence_ends_the_wait_and_begins_the_episode() -> None:
+    known = projection()
+    projected(known, story_run(canceled=True))
+    fenced = projected(known, story_run(fence=FENCE), now=NOW + timedelta(days=1))
+    assert (fenced.run.canceled_at, fenced.run.fence_overdue) == (FENCE, False)
+    assert fenced.run.episode.token != fenced.run.life
+
+
+def test_a_redriven_run_gets_the_whole_wait_for_its_new_fence() -> None:
+    """It is still canceled by the old write, long ago; that must not make its fence overdue at once."""
+    known = projection()
+    old = written("cancelRequested", "2026-11-24T17:00:00Z")
+    projected(known, story_run(fence=FENCE, managed_fields=[old]))
+    observed = [written(name, format_status_time(NOW)) for _, name in bobrapet.REDRIVE]
+    for redrive in observed:
+        again = story_run(canceled=True, annotations=REDRIVEN, phase=None, managed_fields=[redrive, old])
+        begun = NOW + timedelta(seconds=1)  # managed fields are cut to seconds
+        assert not projected(known, again, now=begun).run.fence_overdue
+        assert projected(known, again, now=begun + FENCE_WAIT).run.fence_overdue
+
+
+def test_a_redriven_run_is_first_seen_canceled_in_its_new_life() -> None:
+    known = projection()
+    projected(known, story_run(canceled=True))
+    again = projected(known, story_run(canceled=True, annotations=REDRIVEN), now=NOW + timedelta(hours=1))
+    assert (again.run.canceled_at, again.run.fence_overdue) == (format_instant(NOW + timedelta(hours=1)), False)
+
+
+@pytest.mark.parametrize(("asked", "observed"), bobrapet.REDRIVE)
+def test_a_redrive_is_under_way_until_it_was_observed(asked: str, observed: str) -> None:
+    known = projection()
+    told: list[tuple[dict[str, Any], bool]] = [
+        ({asked: "1"}, True),
+        ({asked: "1", observed: "1"}, False),
+        ({asked: "2", observed: "1"}, True),
+        ({observed: "1"}, False),
+        ({asked: ""}, False),
+    ]
+    for annotations, redriving in told:
+        assert projected(known, story_run(annotations=annotations)).run.redriving is redriving
+
+
+# Forgetting.
+
+
+def test_a_run_that_became_terminal_is_told_once_and_forgotten(known: Projection) -> None:
+    known.story_run(story_run(fence=FENCE, phase="Finished"))
+    answer = known.project(CALL, NOW)
+    assert answer is not None
+    previous, current = answer
+    assert previous is not None
+    assert (previous.run.terminal, current.run.terminal) == (False, True)
+    assert known.snapshot(CALL) is None
+    assert known.canceled() == []
+    assert list(known.known_runs()) == []
+
+
+def test_canceled_are_the_unfinished_runs_whose_cancel_was_asked_for(known: Projection) -> None:
+    assert known.canceled() == []
+    projected(known, story_run("other", uid="uid-other", canceled=True))
+    assert known.canceled() == [(NAMESPACE, "other")]
+
+
+def test_nothing_is_kept_of_what_was_deleted(known: Projection) -> None:
+    known.story_run(story_run("other", uid="uid-other", fence=FENCE, conditions=[topology_terminated()]))
+    known.remember("uid-other", Topology(established=True))
+    known.signal((NAMESPACE, "other"), "uid-other", Evidence("signal", 6, "the room is closed"))
+    known.step_run(step_run("orphan", run="nobody", owner=None))
+    known.binding(binding("orphan", run="nobody", run_uid="uid-nobody"))
+    known.binding(binding("call-listen-transport", run="other", run_uid="uid-other"))
+    known.step_run(step_run(run="other", owner="uid-other"))
+    known.story_run(story_run("other", uid="uid-other", phase="Finished"))
+    known.project((NAMESPACE, "other"), NOW)
+    for name in ("call-listen", "orphan", "never-seen"):
+        known.step_run_gone((NAMESPACE, name))
+    for name in ("call-listen-transport", "orphan", "never-seen"):
+        known.binding_gone((NAMESPACE, name))
+    for name in ("talk", "never-seen"):
+        known.story_gone((NAMESPACE, name))
+    for name in ("call", "other", "never-seen"):
+        known.run_gone((NAMESPACE, name))
+    assert sizes(known) == dict.fromkeys(INDEXES, 0)
+
+
+def test_the_indexes_above_are_all_that_a_projection_keeps() -> None:
+    assert {name for name, value in vars(projection()).items() if isinstance(value, dict)} == set(INDEXES)

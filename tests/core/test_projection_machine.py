@@ -1,0 +1,445 @@
+"""A small world in which everything happens to two runs whose names share a label, watched by one watcher that restarts
+now and then. `told` checks every fact against the world at the moment when it is said; the invariants check that what
+is true was said.
+"""
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from core.objects import (
+    FENCE_WAIT,
+    NAMESPACE,
+    NOW,
+    binding,
+    condition,
+    step_run,
+    story,
+    story_run,
+    written,
+)
+from core.watching import Stream, Watcher
+from exeunt import bobrapet
+from exeunt.clock import format_instant, format_status_time, parse_instant
+from exeunt.events import Fact
+from exeunt.kube.models import StepRun, StoryRun, TransportBinding
+from exeunt.snapshot import Evidence, Snapshot, StepRunRef
+
+SECOND = timedelta(seconds=1)
+NAMES = ("a--b", "a-b")
+ASKED, OBSERVED = bobrapet.REDRIVE[0]
+PICK = st.integers(0, 5)
+
+
+@dataclass
+class Run:
+    """A StoryRun as it is, and what has been true of it in its present life."""
+
+    name: str
+    uid: str
+    story: str
+    started_at: str | None
+    phase: str | None = "Running"
+    canceled: bool = False
+    fence: str | None = None
+    deleting: bool = False
+    annotations: dict[str, str] = field(default_factory=dict)
+    conditions: list[dict[str, Any]] = field(default_factory=list)
+    managed_fields: list[dict[str, Any]] = field(default_factory=list)
+    established: bool = False
+    step_runs_seen: bool = False
+    signaled: bool = False
+
+    @property
+    def live(self) -> bool:
+        return not self.deleting and not bobrapet.is_terminal(self.phase)
+
+    @property
+    def redriving(self) -> bool:
+        return self.annotations.get(ASKED) != self.annotations.get(OBSERVED)
+
+    @property
+    def hub_says_gone(self) -> bool:
+        return any(
+            c["reason"] == bobrapet.TOPOLOGY_TERMINATED_REASON
+            and (self.started_at is None or parse_instant(c["lastTransitionTime"]) >= parse_instant(self.started_at))
+            for c in self.conditions
+        )
+
+    def object(self) -> StoryRun:
+        return story_run(
+            self.name,
+            uid=self.uid,
+            story=self.story,
+            canceled=self.canceled,
+            fence=self.fence,
+            phase=self.phase,
+            started_at=self.started_at,
+            conditions=self.conditions or None,
+            annotations=self.annotations,
+            managed_fields=self.managed_fields,
+            deleting=self.deleting,
+        )
+
+
+@dataclass
+class Step:
+    """A StepRun; `owner` is None when the hub made it."""
+
+    name: str
+    run: str
+    owner: str | None
+    phase: str = "Running"
+    deleting: bool = False
+
+    @property
+    def live(self) -> bool:
+        return not self.deleting and not bobrapet.is_terminal(self.phase)
+
+    @property
+    def ref(self) -> StepRunRef:
+        return StepRunRef(self.name, f"uid-{self.name}")
+
+    def belongs_to(self, run: Run) -> bool:
+        return self.run == run.name and self.owner in (None, run.uid)
+
+    def object(self) -> StepRun:
+        return step_run(self.name, run=self.run, owner=self.owner, phase=self.phase, deleting=self.deleting)
+
+
+@dataclass
+class Connection:
+    """A TransportBinding: one streaming connection."""
+
+    name: str
+    run: str
+    run_uid: str
+    step: StepRunRef
+    deleting: bool = False
+
+    def object(self) -> TransportBinding:
+        return binding(self.name, run=self.run, run_uid=self.run_uid, owner=self.step, deleting=self.deleting)
+
+
+class World(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = NOW
+        self.count = 0
+        self.stream = Stream()
+        self.ever: dict[str, Run] = {}
+        self.runs: dict[str, Run] = {}
+        self.steps: dict[str, Step] = {}
+        self.bindings: dict[str, Connection] = {}
+        self.story_exists = True
+        self.restart()
+
+    # What is true.
+
+    def bindings_of(self, run: Run) -> list[Connection]:
+        return [b for b in self.bindings.values() if b.run_uid == run.uid and not b.deleting]
+
+    def live_steps_of(self, run: Run) -> list[Step]:
+        return [s for s in self.steps.values() if s.belongs_to(run) and s.live]
+
+    def is_gone(self, run: Run, kind: str) -> bool:
+        return {
+            "hub-condition": run.hub_says_gone,
+            "bindings-gone": run.established and not self.bindings_of(run),
+            "step-runs-done": run.canceled and run.step_runs_seen and not self.live_steps_of(run),
+            "signal": run.signaled,
+        }[kind]
+
+    def is_realtime(self, run: Run) -> bool:
+        return run.story == "talk" and (self.story_exists or run.established)
+
+    def told(self, fact: Fact, said: Snapshot) -> None:
+        """Nothing is said but what is true."""
+        run = self.ever[said.run.uid]
+        assert run.story == "talk"
+        assert said.step_runs is not None
+        assert all(self.steps[ref.name].belongs_to(run) for ref in said.step_runs if ref.name in self.steps)
+        if fact is Fact.RUN_DELETED:
+            assert self.runs.get(run.name) is not run
+            return
+        if said.topology.gone is not None:
+            assert self.is_gone(run, said.topology.gone.kind)
+        assert fact is not Fact.TOPOLOGY_TERMINATED or said.topology.gone is not None
+        assert fact is not Fact.TOPOLOGY_ESTABLISHED or run.established
+        assert (fact is Fact.RUN_TERMINAL) == bobrapet.is_terminal(run.phase)
+        if fact is Fact.CANCEL_REQUESTED:
+            assert run.canceled
+            since = max(w["time"] for w in run.managed_fields if w["time"])
+            assert run.fence is not None or self.now >= parse_instant(since) + FENCE_WAIT
+
+    # How it becomes known.
+
+    def note(self) -> None:
+        for run in self.runs.values():
+            if not bobrapet.is_terminal(run.phase):
+                run.established |= bool(self.bindings_of(run))
+                run.step_runs_seen |= bool(self.live_steps_of(run))
+
+    def see(self, changed: Run | Step | Connection) -> None:
+        self.note()
+        known = self.watcher.projection
+        if isinstance(changed, Run):
+            keys = known.story_run(changed.object())
+        elif isinstance(changed, Step):
+            keys = known.step_run(changed.object())
+        else:
+            keys = known.binding(changed.object())
+        self.watcher.touched(keys, self.now)
+
+    def restart(self) -> None:
+        """A new watcher lists everything; only what the stream said is remembered."""
+        self.watcher = Watcher(self.stream, self.told)
+        known = self.watcher.projection
+        for run in self.runs.values():
+            if not bobrapet.is_terminal(run.phase):
+                known.story_run(run.object())
+        for step in self.steps.values():
+            if step.live:
+                known.step_run(step.object())
+        for one in self.bindings.values():
+            known.binding(one.object())
+        known.story(story("batch", pattern="batch"))
+        if self.story_exists:
+            known.story(story())
+        self.watcher.recall(self.now)
+
+    def name(self, of: str) -> str:
+        self.count += 1
+        return f"{of}-{self.count}"
+
+    def pick(self, number: int) -> Run | None:
+        """One of the runs; every rule takes a second."""
+        self.now += SECOND
+        runs = list(self.runs.values())
+        return runs[number % len(runs)] if runs else None
+
+    # What happens.
+
+    @initialize(slot=st.integers(0, 1))
+    def begin(self, slot: int) -> None:
+        self.create_run(slot, batch=False)
+
+    @rule(slot=st.integers(0, 1), batch=st.booleans())
+    def create_run(self, slot: int, *, batch: bool) -> None:
+        self.now += SECOND
+        if NAMES[slot] in self.runs:
+            return
+        run = Run(NAMES[slot], self.name("uid"), "batch" if batch else "talk", format_status_time(self.now))
+        self.runs[run.name] = self.ever[run.uid] = run
+        self.see(run)
+
+    @rule(number=PICK)
+    def delete_run(self, number: int) -> None:
+        run = self.pick(number)
+        if run is None:
+            return
+        if not run.deleting:
+            run.deleting = True
+            self.see(run)
+        else:
+            del self.runs[run.name]
+            self.watcher.deleted((NAMESPACE, run.name), self.now)
+
+    @rule(number=PICK, by_hub=st.booleans(), connects=st.booleans())
+    def start_step(self, number: int, *, by_hub: bool, connects: bool) -> None:
+        run = self.pick(number)
+        if run is None:
+            return
+        step = Step(self.name("step"), run.name, None if by_hub else run.uid)
+        self.steps[step.name] = step
+        self.see(step)
+        if connects:
+            self.bindings[step.name] = Connection(step.name, run.name, run.uid, step.ref)
+            self.see(self.bindings[step.name])
+
+    @precondition(lambda self: self.bindings)
+    @rule(number=PICK)
+    def disconnect(self, number: int) -> None:
+        self.now += SECOND
+        one = list(self.bindings.values())[number % len(self.bindings)]
+        if not one.deleting:
+            one.deleting = True
+            self.see(one)
+        else:
+            self.remove(one)
+
+    @precondition(lambda self: self.steps)
+    @rule(number=PICK, how=st.sampled_from(["Succeeded", "Failed", "deleting", "deleted"]))
+    def end_step(self, number: int, how: str) -> None:
+        self.now += SECOND
+        step = list(self.steps.values())[number % len(self.steps)]
+        if how == "deleted":
+            self.remove(step)
+            return
+        step.deleting = step.deleting or how == "deleting"
+        step.phase = step.phase if how == "deleting" else how
+        self.see(step)
+
+    def remove(self, one: Step | Connection) -> None:
+        known = self.watcher.projection
+        key = (NAMESPACE, one.name)
+        if isinstance(one, Step):
+            del self.steps[one.name]
+            keys = known.step_run_gone(key)
+        else:
+            del self.bindings[one.name]
+            keys = known.binding_gone(key)
+        self.note()
+        self.watcher.touched(keys, self.now)
+
+    @rule(number=PICK)
+    def cancel(self, number: int) -> None:
+        run = self.pick(number)
+        if run is not None and not run.canceled:
+            run.canceled = True
+            run.managed_fields.append(written("cancelRequested", format_status_time(self.now)))
+            self.see(run)
+
+    @rule(number=PICK)
+    def stamp_fence(self, number: int) -> None:
+        run = self.pick(number)
+        if run is not None and run.canceled and run.fence is None and run.live:
+            run.fence = format_instant(self.now)
+            self.see(run)
+
+    @rule(number=PICK, reason=st.sampled_from(["TopologyTerminated", "DependencyFailed"]), in_this_start=st.booleans())
+    def hub_degrades(self, number: int, reason: str, *, in_this_start: bool) -> None:
+        run = self.pick(number)
+        if run is not None and run.live:
+            at = format_status_time(self.now if in_this_start else NOW - SECOND)
+            run.conditions = [condition("Ready", "False", "Running"), condition("Degraded", "True", reason, at)]
+            self.see(run)
+
+    @rule(number=PICK)
+    def signal(self, number: int) -> None:
+        run = self.pick(number)
+        if run is not None and run.live:
+            run.signaled = True
+            keys = self.watcher.projection.signal((NAMESPACE, run.name), run.uid, Evidence("signal", 6, "it is over"))
+            self.watcher.touched(keys, self.now)
+
+    @rule(number=PICK, phase=st.sampled_from(["Finished", "Failed"]))
+    def finish(self, number: int, phase: str) -> None:
+        run = self.pick(number)
+        if run is not None and not bobrapet.is_terminal(run.phase):
+            run.phase = phase
+            self.see(run)
+
+    @rule(number=PICK, restart_after=st.integers(0, 3))
+    def redrive(self, number: int, restart_after: int) -> None:
+        """Asked for; then children gone, status cleared, annotations last (contract §4.5)."""
+        run = self.pick(number)
+        if run is None or run.deleting:
+            return
+        run.annotations = run.annotations | {ASKED: self.name("token")}
+        self.see(run)
+        for one in [b for b in self.bindings.values() if b.run_uid == run.uid]:
+            self.remove(one)
+        for step in [s for s in self.steps.values() if s.belongs_to(run)]:
+            self.remove(step)
+        if restart_after == 1:
+            self.restart()
+        run.phase, run.started_at, run.conditions = None, None, []
+        self.see(run)
+        if restart_after == 2:
+            self.restart()
+        self.now += SECOND
+        run.annotations = run.annotations | {OBSERVED: run.annotations[ASKED]}
+        run.managed_fields = [w for w in run.managed_fields if OBSERVED not in str(w)]
+        run.managed_fields.append(written(OBSERVED, format_status_time(self.now)))
+        run.fence = None
+        run.established = run.step_runs_seen = run.signaled = False
+        self.see(run)
+
+    @rule()
+    def lose_or_restore_the_story(self) -> None:
+        self.now += SECOND
+        self.story_exists = not self.story_exists
+        known = self.watcher.projection
+        self.watcher.touched(
+            known.story(story()) if self.story_exists else known.story_gone((NAMESPACE, "talk")), self.now
+        )
+
+    @rule()
+    def restart_the_watcher(self) -> None:
+        self.now += SECOND
+        self.restart()
+
+    @rule(seconds=st.sampled_from([1, 16, 60]))
+    def time_passes(self, seconds: int) -> None:
+        self.now += timedelta(seconds=seconds)
+        self.watcher.sweep(self.now)
+        for run, snapshot in self.business():
+            since = parse_instant(max((w["time"] for w in run.managed_fields), default=format_status_time(self.now)))
+            if run.canceled and run.fence is None and self.now >= since + SECOND + FENCE_WAIT:
+                assert self.stream.said(snapshot.run.episode, Fact.CANCEL_REQUESTED)
+
+    # What must have been said.
+
+    def business(self) -> list[tuple[Run, Snapshot]]:
+        """The live realtime runs, and what is known of them."""
+        found = [(run, self.watcher.projection.snapshot((NAMESPACE, run.name))) for run in self.runs.values()]
+        return [(run, s) for run, s in found if run.live and self.is_realtime(run) and s is not None]
+
+    @invariant()
+    def every_unfinished_run_is_known_and_no_other(self) -> None:
+        unfinished = {(NAMESPACE, run.name) for run in self.runs.values() if not bobrapet.is_terminal(run.phase)}
+        assert set(self.watcher.projection.known_runs()) == unfinished
+        assert all(self.watcher.projection.snapshot(key) for key in unfinished)
+
+    @invariant()
+    def what_is_gone_is_known_to_be_gone(self) -> None:
+        for run, snapshot in self.business():
+            if not run.redriving and (self.is_gone(run, "bindings-gone") or run.hub_says_gone):
+                assert snapshot.topology.gone is not None
+            if snapshot.topology.gone is not None:
+                assert self.is_gone(run, snapshot.topology.gone.kind)
+
+    @invariant()
+    def what_is_true_was_said(self) -> None:
+        for run, snapshot in self.business():
+            episode = snapshot.run.episode
+            if run.established:
+                assert self.stream.said(snapshot.run.life_episode, Fact.TOPOLOGY_ESTABLISHED)
+            if run.fence is not None:
+                cancel = self.stream.said(episode, Fact.CANCEL_REQUESTED)
+                assert cancel is not None
+                if snapshot.topology.gone is not None:
+                    terminated = self.stream.said(episode, Fact.TOPOLOGY_TERMINATED)
+                    assert cancel.topology.gone is not None or terminated is not None
+
+    @invariant()
+    def exactly_the_run_s_own_step_runs_are_to_be_deleted(self) -> None:
+        for run in self.runs.values():
+            snapshot = self.watcher.projection.snapshot((NAMESPACE, run.name))
+            if snapshot is not None:
+                still_streaming = {b.step.name for b in self.bindings_of(run)}
+                live = {step.name for step in self.live_steps_of(run)}
+                assert {ref.name for ref in snapshot.step_runs or ()} == live | still_streaming
+
+    def teardown(self) -> None:
+        """When all is deleted, nothing is kept."""
+        for run in list(self.runs.values()):
+            del self.runs[run.name]
+            self.watcher.deleted((NAMESPACE, run.name), self.now)
+        for step in list(self.steps.values()):
+            self.remove(step)
+        for one in list(self.bindings.values()):
+            self.remove(one)
+        for name in ("talk", "batch"):
+            self.watcher.projection.story_gone((NAMESPACE, name))
+        kept = {name: value for name, value in vars(self.watcher.projection).items() if isinstance(value, dict)}
+        assert not any(kept.values())
+
+
+TestWorld = World.TestCase
+TestWorld.settings = settings(max_examples=300, stateful_step_count=50)

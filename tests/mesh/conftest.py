@@ -1,0 +1,89 @@
+"""The three services as processes on real parts, running for the tests of one module.
+
+Those that kill or restart something take the function-scoped `mesh` instead and start their own: never both in one
+module, because two meshes on one cluster would do each other's work.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+from kubernetes_asyncio.client import CustomObjectsApi
+
+from actors.bystander import Bystander
+from actors.call import Call
+from actors.kubernetes import Kubernetes
+from actors.names import FENCE
+from actors.operator import Operator
+from actors.recorder import Recorder, State
+from actors.services import start_all
+from exeunt.events import Fact
+from exeunt_local.control_plane import ControlPlane
+from exeunt_local.mesh import Mesh
+from exeunt_local.nats_server import NatsServer
+
+Stopped = Callable[..., Awaitable[State]]
+
+
+@pytest.fixture(scope="session")
+def kubernetes(admin: CustomObjectsApi) -> Kubernetes:
+    return Kubernetes(admin.api_client)  # type: ignore[attr-defined]  # the generated stubs leave it out
+
+
+@pytest.fixture(scope="module")
+async def operator(kubernetes: Kubernetes) -> AsyncIterator[Operator]:
+    """Plays bobrapet for all namespaces, as long as the module's tests run."""
+    async with Operator(kubernetes, requeue=0.2) as operator:
+        yield operator
+
+
+@pytest.fixture(scope="module")
+async def running_mesh(
+    request: pytest.FixtureRequest,
+    control_plane: ControlPlane,
+    nats_server: NatsServer,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> AsyncIterator[Mesh]:
+    """One of each service, ready; a module's SETTINGS, where it has some, go over the usual ones."""
+    folder = tmp_path_factory.mktemp("mesh")
+    async with Mesh(folder, control_plane=control_plane, nats_url=nats_server.url) as mesh:
+        await start_all(mesh, **getattr(request.module, "SETTINGS", {}))
+        yield mesh
+
+
+@pytest.fixture
+async def recorder(kubernetes: Kubernetes, namespace: str) -> AsyncIterator[Recorder]:
+    """Sees every state of every run of the test's namespace."""
+    async with Recorder(kubernetes, namespace) as recorder:
+        yield recorder
+
+
+@pytest.fixture(scope="module")
+async def bystander(nats_server: NatsServer) -> AsyncIterator[Bystander]:
+    """Reads the streams of the shared NATS server."""
+    async with Bystander(nats_server.url) as bystander:
+        yield bystander
+
+
+@pytest.fixture
+def stopped(recorder: Recorder, bystander: Bystander) -> Stopped:
+    """Waits until a call is over and everybody has had their say; returns its one terminal transition.
+
+    AssertionError when the call does not end `within` seconds, when something of it is left, or when its run has
+    become terminal more often than `times`.
+    """
+
+    async def stopped(call: Call, within: float = 10, times: int = 1) -> State:
+        run = await call.wait_finished(within)
+        await call.wait_cleaned_up(within=5)
+        await bystander.wait_for_fact(
+            call.uid, Fact.RUN_TERMINAL, fence=run["metadata"].get("annotations", {}).get(FENCE)
+        )
+        await bystander.wait_until_idle()
+        # What was said is answered: nobody will write this run any more. Let the recorder see as much.
+        last = (await call.get())["metadata"]["resourceVersion"]
+        await recorder.wait_for(lambda: recorder.states(call.uid)[-1].run["metadata"]["resourceVersion"] == last)
+        ends = recorder.terminal_transitions(call.uid)
+        assert len(ends) == times, [(end.at.isoformat(), end.phase, end.written_by) for end in ends]
+        return ends[-1]
+
+    return stopped

@@ -1,0 +1,121 @@
+"""A canceled call that nobody leaves ends at its shutdown deadline: never early, whatever its drain window is."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+import pytest
+
+from actors.bystander import Bystander
+from actors.call import Call
+from actors.kubernetes import STORY, Kubernetes
+from actors.recorder import State
+from exeunt.clock import format_duration
+from exeunt.events import Fact
+
+pytestmark = pytest.mark.usefixtures("operator", "running_mesh")
+
+SETTINGS = {"EXEUNT_SHUTDOWN_TIMEOUT": "900ms"}
+LATE = timedelta(seconds=2)
+"""Milliseconds in truth, which `make bench` measures; the rest is for a busy machine."""
+
+RULE = "exeunt.bubustack.io/shutdown-timeout"
+WEAKER = "1m0s"
+"""What the rules say that must not win."""
+
+Stopped = Callable[..., Awaitable[State]]
+
+
+async def assert_ended_at_deadline(call: Call, end: State, bystander: Bystander, rule: str, after: timedelta) -> None:
+    canceled = await bystander.wait_for_fact(call.uid, Fact.CANCEL_REQUESTED)
+    assert canceled.snapshot is not None
+    assert canceled.snapshot.shutdown.rule == rule
+    answer = await bystander.wait_for_outcome(call.uid, Fact.DEADLINE_REACHED)
+    assert answer.outcome is not None
+    assert answer.outcome.rule == "deadline"
+    assert end.written_by == "exeunt-terminator"
+
+    assert after <= end.at - end.fence < after + LATE
+    # Never early, not even by the milliseconds that the write took: by the clock before it was sent.
+    assert answer.outcome.stop_latency_ms is not None
+    assert answer.outcome.stop_latency_ms >= after / timedelta(milliseconds=1)
+
+
+async def test_each_rule_in_turn_says_when_a_call_ends(
+    kubernetes: Kubernetes, namespace: str, bystander: Bystander, stopped: Stopped
+) -> None:
+    calls = {
+        "StoryRun annotation": await Call.start(
+            kubernetes,
+            namespace,
+            "run-annotation",
+            annotations={RULE: "1.1s"},
+            story_annotations={RULE: WEAKER},
+            shutdown_timeout=WEAKER,
+        ),
+        "Story annotation": await Call.start(
+            kubernetes, namespace, "story-annotation", story_annotations={RULE: "1300ms"}, shutdown_timeout=WEAKER
+        ),
+        "Story policy": await Call.start(kubernetes, namespace, "story-policy", shutdown_timeout="1.5s"),
+        "default": await Call.start(kubernetes, namespace, "default"),
+    }
+    timeouts = [timedelta(seconds=seconds) for seconds in (1.1, 1.3, 1.5, 0.9)]
+    await asyncio.gather(*(call.cancel() for call in calls.values()))
+    ends = await asyncio.gather(*map(stopped, calls.values()))
+    for (rule, call), end, timeout in zip(calls.items(), ends, timeouts, strict=True):
+        await assert_ended_at_deadline(call, end, bystander, rule, timeout)
+
+
+async def test_an_edit_of_the_story_moves_no_deadline(
+    kubernetes: Kubernetes, namespace: str, bystander: Bystander, stopped: Stopped
+) -> None:
+    call = await Call.start(kubernetes, namespace, shutdown_timeout="1s")
+    await call.cancel()
+    await bystander.wait_for_fact(call.uid, Fact.CANCEL_REQUESTED)
+    longer = {"spec": {"policy": {"timeouts": {"gracefulShutdownTimeout": WEAKER}}}}
+    await kubernetes.patch(STORY, namespace, call.story, longer)
+    await assert_ended_at_deadline(call, await stopped(call), bystander, "Story policy", timedelta(seconds=1))
+
+
+async def test_a_deadline_is_exact_below_the_tick_of_the_schedules(
+    kubernetes: Kubernetes, namespace: str, bystander: Bystander, stopped: Stopped
+) -> None:
+    timeouts = [timedelta(milliseconds=milliseconds) for milliseconds in (0, 1, 100, 299, 301, 400)]
+    calls = [
+        await Call.start(kubernetes, namespace, f"call-{number}", shutdown_timeout=format_duration(timeout))
+        for number, timeout in enumerate(timeouts)
+    ]
+    await asyncio.gather(*(call.cancel() for call in calls))
+    ends = await asyncio.gather(*map(stopped, calls))
+    for call, end, timeout in zip(calls, ends, timeouts, strict=True):
+        await assert_ended_at_deadline(call, end, bystander, "Story policy", timeout)
+
+
+async def test_a_deadline_on_its_way_is_dropped_when_the_call_has_ended(
+    kubernetes: Kubernetes, namespace: str, bystander: Bystander, stopped: Stopped
+) -> None:
+    # So near a deadline is beyond disarming: its message is held in the timeout-scheduler from the cancel on.
+    held = timedelta(milliseconds=300)
+    calls = [await Call.start(kubernetes, namespace, f"call-{n}", shutdown_timeout="300ms") for n in range(5)]
+    in_time = []
+    for call in calls:
+        await call.hang_up()
+        await bystander.wait_for_outcome(call.uid, Fact.TOPOLOGY_TERMINATED)
+        await call.cancel()
+        end = await stopped(call)  # and until the held message is answered
+        in_time.append(end.at - end.fence < held)
+        if in_time[-1]:
+            assert Fact.DEADLINE_REACHED not in await bystander.facts(call.uid)
+    assert any(in_time)
+
+
+async def test_a_drain_window_that_is_shorter_is_the_operators_own_end(
+    kubernetes: Kubernetes, namespace: str, bystander: Bystander, stopped: Stopped
+) -> None:
+    call = await Call.start(kubernetes, namespace, drain=1, shutdown_timeout=WEAKER)
+    await call.cancel()
+    end = await stopped(call)
+    # It has deleted the StepRuns: the topology is gone, and either may write the end. Not before that, though.
+    assert end.at - end.fence >= timedelta(seconds=1)
+    assert await bystander.armed(call.uid) == 0
+    assert Fact.DEADLINE_REACHED not in await bystander.facts(call.uid)

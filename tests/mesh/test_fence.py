@@ -1,0 +1,119 @@
+"""Before bobrapet's fence nothing is written, for a bounded time; then Exeunt goes on without it (contract 2.6)."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from actors.bystander import Bystander
+from actors.call import Call
+from actors.engine import Staging
+from actors.kubernetes import Kubernetes
+from actors.names import FENCE
+from actors.operator import Operator
+from actors.recorder import Recorder, State
+from exeunt.events import Fact
+
+pytestmark = pytest.mark.usefixtures("operator", "running_mesh")
+
+SETTINGS = {"EXEUNT_FENCE_WAIT": "1s"}
+FENCE_WAIT = timedelta(seconds=1)
+LATE = timedelta(seconds=4)
+"""A second to which Kubernetes cuts the time of the cancel, one between two looks at overdue fences; a busy machine."""
+
+Stopped = Callable[..., Awaitable[State]]
+
+
+@pytest.fixture(scope="module")
+async def operator(kubernetes: Kubernetes) -> AsyncIterator[Operator]:
+    """An operator that gets to no cancel, as when an RBAC error comes before it; it cleans up after StepRuns."""
+    async with Operator(kubernetes, requeue=0.2, fence=False) as operator:
+        yield operator
+
+
+async def test_a_late_fence_is_waited_for(
+    kubernetes: Kubernetes, namespace: str, bystander: Bystander, recorder: Recorder, stopped: Stopped
+) -> None:
+    call = await Call.start(kubernetes, namespace)
+    await call.hang_up()
+    await call.cancel()
+    answer = await bystander.wait_for_outcome(call.uid, Fact.TOPOLOGY_TERMINATED)
+    assert answer.outcome is not None
+    assert answer.outcome.rule in ("unfenced", "not-canceled")
+    assert recorder.terminal_transitions(call.uid) == []
+    fenced_at = datetime.now(UTC)
+    fence = await call.stamp_fence()
+    end = await stopped(call)
+    assert end.written_by == "exeunt-terminator"
+    assert timedelta(0) <= end.at - fenced_at < LATE
+    assert end.run["metadata"]["annotations"][FENCE] == fence
+    assert not [state for state in recorder.states(call.uid) if state.phase == "Finished" and not _fenced(state)]
+
+
+def _fenced(state: State) -> bool:
+    return FENCE in state.run["metadata"].get("annotations", {})
+
+
+async def test_a_fence_that_never_comes_is_waited_for_no_longer_than_that(
+    kubernetes: Kubernetes, namespace: str, bystander: Bystander, stopped: Stopped
+) -> None:
+    # Where the run has no annotations at all, there is not even a place to look for the fence in.
+    annotated = {"example.com/any": "thing"}
+    bare = Staging(status=False)
+    calls = [
+        await Call.start(kubernetes, namespace, "running"),
+        await Call.start(kubernetes, namespace, "bare", staging=bare),
+        await Call.start(kubernetes, namespace, "running-annotated", annotations=annotated),
+        await Call.start(kubernetes, namespace, "bare-annotated", annotations=annotated, staging=bare),
+    ]
+    canceled = {call.uid: await call.cancel() for call in calls}
+    await asyncio.gather(*map(Call.hang_up, calls))
+    for call in calls:
+        end = await stopped(call)
+        assert end.written_by == "exeunt-terminator"
+        assert FENCE_WAIT <= end.at - canceled[call.uid] < FENCE_WAIT + LATE
+        assert not _fenced(end)
+        said = await bystander.wait_for_fact(call.uid, Fact.CANCEL_REQUESTED)
+        assert said.snapshot is not None
+        assert said.snapshot.run.fence_overdue
+
+
+async def test_without_a_fence_the_deadline_counts_from_the_cancel(
+    kubernetes: Kubernetes, namespace: str, stopped: Stopped
+) -> None:
+    timeout = timedelta(seconds=2)
+    call = await Call.start(kubernetes, namespace, shutdown_timeout="2s")
+    canceled = await call.cancel()
+    end = await stopped(call)
+    assert end.written_by == "exeunt-terminator"
+    assert timeout <= end.at - canceled < timeout + LATE
+
+
+async def test_without_a_fence_a_deadline_that_has_passed_comes_with_the_end_of_the_wait(
+    kubernetes: Kubernetes, namespace: str, stopped: Stopped
+) -> None:
+    call = await Call.start(kubernetes, namespace, shutdown_timeout="1ms")
+    canceled = await call.cancel()
+    end = await stopped(call)
+    assert end.written_by == "exeunt-terminator"
+    assert FENCE_WAIT <= end.at - canceled < FENCE_WAIT + LATE
+
+
+async def test_a_redrive_grants_the_time_for_a_fence_anew(
+    kubernetes: Kubernetes, namespace: str, recorder: Recorder, stopped: Stopped
+) -> None:
+    call = await Call.start(kubernetes, namespace, shutdown_timeout="1ms")
+    canceled = await call.cancel()
+    await call.stamp_fence()
+    await stopped(call)
+    # The wait for a fence of the first cancel is over, whatever second the cancel was cut to.
+    await asyncio.sleep((canceled + FENCE_WAIT + timedelta(seconds=1.1) - datetime.now(UTC)).total_seconds())
+    # Somebody else asks for the redrive; the same writer's entry in managedFields would be as new as the redrive.
+    redriven = datetime.now(UTC)
+    await replace(call, kubernetes=kubernetes.acting_as("another")).redrive()
+    await recorder.wait_for(lambda: len(recorder.terminal_transitions(call.uid)) == 2)
+    second = await stopped(call, times=2)
+    assert second.written_by == "exeunt-terminator"
+    assert second.at - redriven >= FENCE_WAIT

@@ -1,0 +1,242 @@
+"""A stop is meant for one cancellation of one run: not for a run that is going, nor its namesake, nor its next life."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from actors.bystander import Bystander
+from actors.call import Call
+from actors.engine import Staging, start_run
+from actors.kubernetes import STORY_RUN, Kubernetes
+from actors.names import FENCE, RUN_FINALIZER
+from actors.recorder import Recorder, State
+from actors.services import without
+from exeunt.events import Fact
+from exeunt_local.mesh import Mesh
+
+pytestmark = pytest.mark.usefixtures("operator", "running_mesh")
+
+Later = Callable[[], Awaitable[None]]
+Stopped = Callable[..., Awaitable[State]]
+
+
+@pytest.fixture
+def later(kubernetes: Kubernetes, namespace: str, stopped: Stopped) -> Later:
+    """The fence behind which nothing has happened: a later call has ended at its deadline, and all is answered.
+
+    Its timeout is as long as those of the calls here that are not to end by theirs.
+    """
+
+    async def later() -> None:
+        call = await Call.start(kubernetes, namespace, "later", shutdown_timeout="500ms")
+        await call.cancel()
+        await stopped(call)
+
+    return later
+
+
+async def assert_runs(call: Call) -> None:
+    """The call goes on, and nobody has taken anything away from it."""
+    assert (await call.get())["status"].get("phase") == call.staging.phase
+    assert len(await call.bindings()) == len(call.staging.steps)
+    step_runs = await call.step_runs()
+    assert len(step_runs) == len(call.staging.steps)
+    assert not [step_run for step_run in step_runs if "deletionTimestamp" in step_run["metadata"]]
+
+
+async def test_a_run_that_is_deleted_before_its_deadline(
+    kubernetes: Kubernetes, namespace: str, bystander: Bystander, recorder: Recorder, later: Later
+) -> None:
+    call = await Call.start(kubernetes, namespace, shutdown_timeout="500ms")
+    await call.cancel()
+    await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
+    await call.delete()
+    await call.wait_deleted()
+    await bystander.wait_for_fact(call.uid, Fact.RUN_DELETED)
+    await later()
+    assert recorder.states(call.uid)[-1].deleted
+    assert recorder.terminal_transitions(call.uid) == []
+    assert await bystander.armed(call.uid) == 0
+    assert Fact.DEADLINE_REACHED not in await bystander.facts(call.uid)
+
+
+async def test_a_run_that_is_being_deleted_is_not_finalized(
+    kubernetes: Kubernetes, namespace: str, bystander: Bystander, recorder: Recorder, later: Later
+) -> None:
+    call = await Call.start(kubernetes, namespace, shutdown_timeout="500ms")
+    held = {"metadata": {"finalizers": [RUN_FINALIZER, "example.com/hold"]}}
+    await kubernetes.patch(STORY_RUN, namespace, call.name, held)
+    await call.cancel()
+    await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
+    await call.delete()
+    await call.wait_cleaned_up()
+    await later()
+    assert "deletionTimestamp" in (await call.get())["metadata"]
+    assert recorder.terminal_transitions(call.uid) == []
+    assert Fact.DEADLINE_REACHED not in await bystander.facts(call.uid)
+
+    await kubernetes.patch(STORY_RUN, namespace, call.name, {"metadata": {"finalizers": None}})
+    await call.wait_deleted()
+
+
+async def test_a_run_that_is_deleted_while_its_end_is_on_its_way(
+    kubernetes: Kubernetes, namespace: str, bystander: Bystander, recorder: Recorder, running_mesh: Mesh
+) -> None:
+    call = await Call.start(kubernetes, namespace)
+    held = {"metadata": {"finalizers": [RUN_FINALIZER, "example.com/hold"]}}
+    await kubernetes.patch(STORY_RUN, namespace, call.name, held)
+    async with without(running_mesh, "terminator"):
+        await call.hang_up()
+        await call.cancel()
+        await bystander.wait_for_fact(call.uid, Fact.CANCEL_REQUESTED)
+        await call.delete()
+        await recorder.wait_for(lambda: "deletionTimestamp" in recorder.states(call.uid)[-1].run["metadata"])
+    answer = await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
+    assert answer.outcome is not None
+    assert (answer.outcome.verdict, answer.outcome.rule) == ("gone", "deleted")
+    await bystander.wait_until_idle()
+    assert recorder.terminal_transitions(call.uid) == []
+
+    await kubernetes.patch(STORY_RUN, namespace, call.name, {"metadata": {"finalizers": None}})
+    await call.wait_deleted()
+
+
+async def test_a_run_that_is_gone_when_its_end_comes(
+    kubernetes: Kubernetes, namespace: str, bystander: Bystander, running_mesh: Mesh
+) -> None:
+    call = await Call.start(kubernetes, namespace)
+    async with without(running_mesh, "terminator"):
+        await call.hang_up()
+        await call.cancel()
+        await bystander.wait_for_fact(call.uid, Fact.CANCEL_REQUESTED)
+        await call.delete()
+        await call.wait_deleted()
+    answer = await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
+    assert answer.outcome is not None
+    assert (answer.outcome.verdict, answer.outcome.rule) == ("gone", "deleted")
+
+
+@pytest.mark.parametrize("namesake_is", ["running", "canceled", "a copy"])
+async def test_a_namesake_is_not_meant_by_an_end_that_was_on_its_way(
+    kubernetes: Kubernetes,
+    namespace: str,
+    bystander: Bystander,
+    recorder: Recorder,
+    running_mesh: Mesh,
+    stopped: Stopped,
+    namesake_is: str,
+) -> None:
+    # Without a phase and conditions nothing but the uid tells a copy from the first.
+    staging = Staging(phase=None) if namesake_is == "a copy" else Staging()
+    call = await Call.start(kubernetes, namespace, staging=staging)
+    async with without(running_mesh, "terminator"):
+        await call.hang_up()
+        await call.cancel()
+        canceled = await bystander.wait_for_fact(call.uid, Fact.CANCEL_REQUESTED)
+        fence = (await call.get())["metadata"]["annotations"][FENCE]
+        await call.delete()
+        await call.wait_deleted()
+        annotations = {FENCE: fence} if namesake_is == "a copy" else None
+        namesake = await Call.start(
+            kubernetes, namespace, call.name, story=call.story, staging=staging, annotations=annotations
+        )
+        if namesake_is != "running":
+            await namesake.cancel()
+            again = await bystander.wait_for_fact(namesake.uid, Fact.CANCEL_REQUESTED)
+            assert (again.episode == canceled.episode) == (namesake_is == "a copy")
+    assert namesake.uid != call.uid
+    answer = await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
+    assert answer.outcome is not None
+    assert (answer.outcome.verdict, answer.outcome.rule) == ("superseded", "recreated")
+    await bystander.wait_until_idle()
+    assert recorder.terminal_transitions(call.uid) == []
+    await assert_runs(namesake)
+
+    if namesake_is == "running":
+        await namesake.cancel()
+    await namesake.hang_up()
+    assert (await stopped(namesake)).written_by == "exeunt-terminator"
+
+
+async def test_a_namesake_is_not_ended_by_a_deadline_of_the_first(
+    kubernetes: Kubernetes, namespace: str, bystander: Bystander, recorder: Recorder, later: Later, stopped: Stopped
+) -> None:
+    call = await Call.start(kubernetes, namespace, shutdown_timeout="500ms")
+    await call.cancel()
+    await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
+    await call.delete()
+    await call.wait_deleted()
+    namesake = await Call.start(kubernetes, namespace, call.name, story=call.story)
+    await later()
+    await assert_runs(namesake)
+    assert recorder.terminal_transitions(namesake.uid) == []
+
+    canceled = await namesake.cancel()
+    end = await stopped(namesake)
+    assert end.at - canceled >= timedelta(milliseconds=500)
+
+
+async def test_a_run_that_is_redriven_is_stopped_anew(
+    kubernetes: Kubernetes, namespace: str, bystander: Bystander, recorder: Recorder, stopped: Stopped
+) -> None:
+    call = await Call.start(kubernetes, namespace)
+    fences = []
+    for times in (1, 2, 3):
+        if times > 1:
+            await call.redrive(uncancel=True)
+            assert recorder.states(call.uid)[-1].phase not in ("Finished", "Failed")
+        await call.cancel()
+        run = await call.wait_until(lambda run: FENCE in run["metadata"].get("annotations", {}))
+        fences.append(run["metadata"]["annotations"][FENCE])
+        await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED, fence=fences[-1])
+        await assert_runs(call)
+        await call.hang_up()
+        end = await stopped(call, times=times)
+        assert end.written_by == "exeunt-terminator"
+        assert end.run["metadata"]["annotations"][FENCE] == fences[-1]
+    assert len(set(fences)) == 3
+    said = await bystander.history(call.uid)
+    canceled = [event.episode for event in said if event.fact is Fact.CANCEL_REQUESTED and event.outcome is None]
+    assert canceled == [fence.replace(".", "_") for fence in fences]
+
+
+async def test_a_redriven_run_is_not_ended_by_the_deadline_of_its_first_cancel(
+    kubernetes: Kubernetes, namespace: str, stopped: Stopped
+) -> None:
+    call = await Call.start(kubernetes, namespace, shutdown_timeout="2500ms", staging=Staging(steps=("talk",)))
+    await call.cancel()
+    await call.hang_up()
+    first = await stopped(call)
+    await call.redrive(uncancel=True)
+    await call.cancel()
+    second = await stopped(call, times=2)
+    assert second.fence - first.fence < timedelta(milliseconds=2500)  # so the first deadline came meanwhile
+    assert timedelta(milliseconds=2500) <= second.at - second.fence
+
+
+async def test_a_redrive_that_stays_canceled_is_the_operators_to_end(
+    kubernetes: Kubernetes, namespace: str, bystander: Bystander, recorder: Recorder, stopped: Stopped
+) -> None:
+    call = await Call.start(kubernetes, namespace, shutdown_timeout="500ms")
+    await call.cancel()
+    await call.hang_up()
+    await stopped(call)
+    await call.redrive()
+    await recorder.wait_for(lambda: len(recorder.terminal_transitions(call.uid)) == 2)
+    await stopped(call, times=2)
+    assert await bystander.armed(call.uid) == 0
+
+
+async def test_a_redriven_call_that_nobody_has_joined_again_is_not_taken_for_left(
+    kubernetes: Kubernetes, namespace: str, bystander: Bystander, stopped: Stopped
+) -> None:
+    call = await Call.start(kubernetes, namespace, shutdown_timeout="700ms")
+    await bystander.wait_for_fact(call.uid, Fact.TOPOLOGY_ESTABLISHED)
+    await call.redrive()
+    await start_run(kubernetes, await call.get(), replace(call.staging, connected=False))
+    await call.cancel()
+    end = await stopped(call)
+    assert end.at - end.fence >= timedelta(milliseconds=700)
+    assert (Fact.DEADLINE_REACHED, "deadline") in await bystander.outcomes(call.uid)

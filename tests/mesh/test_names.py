@@ -1,0 +1,86 @@
+"""Names and labels that have misled others: a stop takes what belongs to its run, and nothing else."""
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from actors import hub
+from actors.bystander import Bystander
+from actors.call import Call
+from actors.engine import Staging
+from actors.kubernetes import STEP_RUN, Kubernetes
+from actors.names import RUN_LABEL, label_value
+from actors.recorder import State
+from exeunt.events import Fact
+
+pytestmark = pytest.mark.usefixtures("operator", "running_mesh")
+
+Stopped = Callable[..., Awaitable[State]]
+
+
+async def test_runs_that_share_a_label_value_are_told_apart(
+    kubernetes: Kubernetes, namespace: str, bystander: Bystander, stopped: Stopped
+) -> None:
+    assert label_value("a--b") == label_value("a-b")
+    # The played operator selects by label, as bobrapet does; without StepRuns of its own label it leaves both alone.
+    canceled = await Call.start(kubernetes, namespace, "a--b")
+    other = await Call.start(kubernetes, namespace, "a-b")
+    for step_run in await other.step_runs():
+        assert step_run["metadata"]["labels"][RUN_LABEL] == label_value("a--b")
+    await canceled.cancel()
+    await canceled.signal_topology_terminated()
+    assert (await stopped(canceled)).written_by == "exeunt-terminator"
+    assert len(await other.step_runs()) == 2
+    assert len(await other.bindings()) == 2
+    assert (await other.get())["status"]["phase"] == "Running"
+    assert Fact.CANCEL_REQUESTED not in await bystander.facts(other.uid)
+
+
+async def test_a_name_longer_than_a_label_may_be(kubernetes: Kubernetes, namespace: str, stopped: Stopped) -> None:
+    call = await Call.start(kubernetes, namespace, "x" * 63 + "-and-much-longer-than-a-label-may-be")
+    await call.cancel()
+    await call.signal_topology_terminated()
+    assert (await stopped(call)).written_by == "exeunt-terminator"
+
+
+async def test_a_name_with_dots(kubernetes: Kubernetes, namespace: str, bystander: Bystander, stopped: Stopped) -> None:
+    # References forbid dots, so bobrapet can give such a run no StepRuns; it ends it by itself.
+    story = (await Call.start(kubernetes, namespace, "template")).story
+    call = await Call.start(kubernetes, namespace, "call.with.dots", story=story, staging=Staging(steps=()))
+    await call.cancel()
+    await stopped(call)
+    said = await bystander.wait_for_fact(call.uid, Fact.CANCEL_REQUESTED)
+    assert said.subject.split(".")[3] == "call_with_dots"
+
+
+async def test_step_runs_without_an_owner_go_with_their_run(
+    kubernetes: Kubernetes, namespace: str, stopped: Stopped
+) -> None:
+    call = await Call.start(kubernetes, namespace, staging=Staging(owned=False))
+    await call.cancel()
+    await call.signal_topology_terminated()
+    await stopped(call)
+    assert await call.step_runs() == []
+
+
+async def test_a_late_step_run_without_an_owner_is_found_by_the_second_look(
+    kubernetes: Kubernetes, namespace: str, stopped: Stopped
+) -> None:
+    call = await Call.start(kubernetes, namespace)
+    await call.cancel()
+    await call.signal_topology_terminated()
+    await call.wait_finished()
+    await hub.create_step_run(kubernetes, namespace, call.name, "late")
+    await stopped(call)
+    assert await kubernetes.list(STEP_RUN, namespace) == []
+
+
+async def test_a_terminal_step_run_with_a_live_binding_goes_too(
+    kubernetes: Kubernetes, namespace: str, stopped: Stopped
+) -> None:
+    call = await Call.start(kubernetes, namespace, staging=Staging(step_phases={"speak": "Succeeded"}))
+    await call.cancel()
+    await call.signal_topology_terminated()
+    await stopped(call)
+    assert await call.step_runs() == []
+    assert await call.bindings() == []

@@ -1,0 +1,133 @@
+"""What is none of Exeunt's business is left alone, also when it looks just like a stop.
+
+Nothing happening is asserted behind a fence: a later call has ended at its deadline, which is as long as those of the
+calls that are left alone, and every event has been answered.
+"""
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+
+import pytest
+
+from actors.bystander import Bystander
+from actors.call import Call
+from actors.kubernetes import STORY_RUN, Kubernetes
+from actors.names import FENCE
+from actors.recorder import State
+from actors.services import without
+from exeunt.events import Fact, Verdict
+from exeunt_local.mesh import Mesh
+
+pytestmark = pytest.mark.usefixtures("operator", "running_mesh")
+
+DEADLINE = "300ms"
+SHORT = {"exeunt.bubustack.io/shutdown-timeout": DEADLINE}
+OPTED_OUT = {"exeunt.bubustack.io/enabled": "false"}
+
+Untouched = Callable[[Call], Awaitable[None]]
+Stopped = Callable[..., Awaitable[State]]
+
+
+@pytest.fixture
+def untouched(kubernetes: Kubernetes, namespace: str, bystander: Bystander, stopped: Stopped) -> Untouched:
+    """Asserts that Exeunt had every occasion to touch a call, and did not."""
+
+    async def untouched(call: Call) -> None:
+        phase = (await call.get()).get("status", {}).get("phase")
+        later = await Call.start(kubernetes, namespace, "later", shutdown_timeout=DEADLINE)
+        await later.cancel()
+        await stopped(later)
+
+        run, step_runs = await call.get(), await call.step_runs()
+        assert run["status"].get("phase") == phase
+        assert not [entry for entry in run["metadata"]["managedFields"] if entry["manager"].startswith("exeunt")]
+        assert len(step_runs) == 2
+        assert not [step_run for step_run in step_runs if "deletionTimestamp" in step_run["metadata"]]
+        history = await bystander.history(call.uid)
+        assert {said.outcome.verdict for said in history if said.outcome} <= {Verdict.LEAVE, Verdict.ALREADY_TERMINAL}
+        assert Fact.DEADLINE_REACHED not in [said.fact for said in history]
+        assert await bystander.armed(call.uid) == 0
+
+    return untouched
+
+
+@pytest.mark.parametrize("leave", [Call.signal_topology_terminated, Call.hang_up])
+async def test_a_call_that_nobody_canceled(
+    kubernetes: Kubernetes,
+    namespace: str,
+    bystander: Bystander,
+    untouched: Untouched,
+    leave: Callable[[Call], Awaitable[None]],
+) -> None:
+    call = await Call.start(kubernetes, namespace, shutdown_timeout=DEADLINE)
+    await leave(call)
+    await bystander.wait_for_fact(call.uid, Fact.TOPOLOGY_TERMINATED)
+    await untouched(call)
+
+
+async def test_a_batch_run(kubernetes: Kubernetes, namespace: str, bystander: Bystander, untouched: Untouched) -> None:
+    run = await Call.start(kubernetes, namespace, pattern="batch", shutdown_timeout=DEADLINE)
+    await run.signal_topology_terminated()
+    await run.hang_up()
+    await untouched(run)
+    assert await bystander.history(run.uid) == []
+
+
+async def test_a_canceled_batch_run_is_ended_by_the_operator(
+    kubernetes: Kubernetes, namespace: str, bystander: Bystander, untouched: Untouched
+) -> None:
+    run = await Call.start(kubernetes, namespace, pattern="batch", shutdown_timeout="3s", annotations=SHORT)
+    await run.cancel()
+    await run.hang_up()
+    await untouched(run)
+    finished = await run.wait_finished()
+    fence = datetime.fromisoformat(finished["metadata"]["annotations"][FENCE])
+    assert datetime.fromisoformat(finished["status"]["finishedAt"]) - fence > timedelta(seconds=2)  # whole seconds
+    assert not [entry for entry in finished["metadata"]["managedFields"] if entry["manager"].startswith("exeunt")]
+    assert await bystander.history(run.uid) == []
+
+
+@pytest.mark.parametrize("phase", ["Succeeded", "Failed", "Finished", "Timeout"])
+async def test_a_run_that_is_over(kubernetes: Kubernetes, namespace: str, untouched: Untouched, phase: str) -> None:
+    call = await Call.start(kubernetes, namespace, shutdown_timeout=DEADLINE)
+    await kubernetes.patch_status(STORY_RUN, namespace, call.name, {"phase": phase})
+    await call.cancel()
+    await call.hang_up()
+    await untouched(call)
+
+
+@pytest.mark.parametrize("phase", ["Succeeded", "Failed", "Finished"])
+async def test_a_run_that_has_ended_by_itself_when_its_stop_comes(
+    kubernetes: Kubernetes, namespace: str, bystander: Bystander, running_mesh: Mesh, untouched: Untouched, phase: str
+) -> None:
+    call = await Call.start(kubernetes, namespace, shutdown_timeout=DEADLINE)
+    await call.hang_up()
+    async with without(running_mesh, "terminator"):
+        await call.cancel()
+        await bystander.wait_for_fact(call.uid, Fact.CANCEL_REQUESTED)
+        await kubernetes.acting_as("bobrapet").patch_status(STORY_RUN, namespace, call.name, {"phase": phase})
+        await bystander.wait_for_fact(call.uid, Fact.RUN_TERMINAL)
+    answer = await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
+    assert answer.outcome is not None
+    assert (answer.outcome.verdict, answer.outcome.rule) == (Verdict.ALREADY_TERMINAL, "terminal")
+    await untouched(call)
+
+
+@pytest.mark.parametrize("who", ["run", "Story"])
+async def test_a_call_that_opted_out(
+    kubernetes: Kubernetes, namespace: str, bystander: Bystander, untouched: Untouched, who: str
+) -> None:
+    call = await Call.start(
+        kubernetes,
+        namespace,
+        shutdown_timeout=DEADLINE,
+        annotations=OPTED_OUT if who == "run" else None,
+        story_annotations=OPTED_OUT if who == "Story" else None,
+    )
+    await call.cancel()
+    answer = await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
+    assert answer.outcome is not None
+    assert answer.outcome.rule == "opted-out"
+    await call.hang_up()
+    await bystander.wait_for_outcome(call.uid, Fact.TOPOLOGY_TERMINATED)
+    await untouched(call)

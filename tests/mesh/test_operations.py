@@ -1,0 +1,191 @@
+"""What whoever runs the services relies on: clear refusals, honest probes, an orderly end, a memory over restarts."""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import nats
+import pytest
+from nats.js.api import StreamConfig
+
+from actors.bystander import Bystander
+from actors.call import Call
+from actors.kubernetes import Kubernetes
+from actors.recorder import Recorder
+from actors.services import QUICK, start_all
+from exeunt.events import Fact
+from exeunt_local.binaries import Binaries
+from exeunt_local.control_plane import ControlPlane
+from exeunt_local.mesh import SERVICES, Mesh
+from exeunt_local.nats_server import NatsServer
+
+pytestmark = pytest.mark.usefixtures("operator")
+
+
+@pytest.fixture
+async def own_nats(servers: Binaries, tmp_path: Path) -> AsyncIterator[NatsServer]:
+    async with NatsServer(tmp_path / "nats", binary=servers.nats_server) as server:
+        yield server
+
+
+@pytest.fixture
+async def own_mesh(control_plane: ControlPlane, own_nats: NatsServer, tmp_path: Path) -> AsyncIterator[Mesh]:
+    async with Mesh(tmp_path / "mesh", control_plane=control_plane, nats_url=own_nats.url) as mesh:
+        yield mesh
+
+
+async def run_to_its_end(service: str, **env: str) -> tuple[int | None, str]:
+    """The exit code and the stderr of a service that is expected to refuse its start."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        f"exeunt_{service.replace('-', '_')}",
+        env={**os.environ, **env},
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(20):
+        _, stderr = await process.communicate()
+    return process.returncode, stderr.decode()
+
+
+async def get(url: str) -> tuple[int, dict[str, Any]]:
+    async with aiohttp.ClientSession() as session, session.get(url) as response:
+        return response.status, await response.json()
+
+
+async def wait_until_ready_says(url: str, status: int, naming: str = "", within: float = 20) -> None:
+    async with asyncio.timeout(within):
+        while True:
+            found, answer = await get(f"{url}/readyz")
+            if found == status and naming in json.dumps(answer):
+                return
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize(
+    ("setting", "value", "why"),
+    [
+        ("EXEUNT_SHUTDOWN_TIMEOUT", "soon", "no Go duration"),
+        ("EXEUNT_MAX_IN_FLIGHT", "0", ">= 1"),
+        ("EXEUNT_HTTP_ADDR", "nowhere", "cannot be listened on"),
+        ("EXEUNT_DRAIN_TIMEOUT", "2m", "no setting of Exeunt"),
+    ],
+)
+async def test_a_wrong_setting_stops_the_start_and_is_named(
+    control_plane: ControlPlane, nats_server: NatsServer, service: str, setting: str, value: str, why: str
+) -> None:
+    settings = {"KUBECONFIG": str(control_plane.kubeconfig), "EXEUNT_NATS_URL": nats_server.url}
+    code, stderr = await run_to_its_end(service, **{**settings, setting: value})
+    assert code == 2
+    assert setting in stderr
+    assert why in stderr
+    assert "Traceback" not in stderr
+
+
+async def test_without_a_cluster_the_start_says_where_it_looked() -> None:
+    code, stderr = await run_to_its_end("watcher", KUBECONFIG="/nowhere/kubeconfig")
+    assert code == 2
+    assert "/nowhere/kubeconfig" in stderr
+    assert "Traceback" not in stderr
+
+
+async def test_a_stream_that_would_lose_deadlines_stops_the_start_with_the_remedy(
+    control_plane: ControlPlane, own_nats: NatsServer
+) -> None:
+    connection = await nats.connect(own_nats.url)
+    await connection.jetstream().add_stream(
+        StreamConfig(name="DEADLINES", subjects=["exeunt.deadlines.>"], max_msgs=100, allow_msg_schedules=True)
+    )
+    await connection.close()
+    settings = {"KUBECONFIG": str(control_plane.kubeconfig), "EXEUNT_NATS_URL": own_nats.url}
+    code, stderr = await run_to_its_end("timeout-scheduler", **settings, EXEUNT_HTTP_ADDR="127.0.0.1:0")
+    assert code == 2
+    assert "DEADLINES" in stderr
+    assert "max_msgs" in stderr
+    assert "nats stream" in stderr
+
+
+async def test_readyz_names_the_dependency_that_is_missing_and_livez_does_not_mind(
+    control_plane: ControlPlane, own_nats: NatsServer, own_mesh: Mesh
+) -> None:
+    await start_all(own_mesh)
+    urls = [own_mesh.url(service) for service in SERVICES]
+    await own_nats.stop()
+    for url in urls:
+        await wait_until_ready_says(url, 503, "nats")
+        assert (await get(f"{url}/livez"))[0] == 200
+    await own_nats.start()
+    for url in urls:
+        await wait_until_ready_says(url, 200)
+    await control_plane.kill_apiserver()
+    try:
+        for url in urls:
+            await wait_until_ready_says(url, 503, "kubernetes", within=40)
+            assert (await get(f"{url}/livez"))[0] == 200
+    finally:
+        await control_plane.start_apiserver()
+    for url in urls:
+        await wait_until_ready_says(url, 200, within=40)
+
+
+async def test_sigterm_ends_in_an_orderly_way_and_nothing_is_lost(
+    kubernetes: Kubernetes, namespace: str, own_mesh: Mesh, recorder: Recorder
+) -> None:
+    await start_all(own_mesh)
+    await start_all(own_mesh, 1)
+    calls = [await Call.start(kubernetes, namespace, f"call-{n}", shutdown_timeout="5s") for n in range(20)]
+
+    async def stop(call: Call) -> None:
+        await call.cancel()
+        await call.signal_topology_terminated()
+
+    stops = asyncio.gather(*map(stop, calls))
+    codes = await asyncio.gather(*(own_mesh.stop(service, 0, within=25) for service in SERVICES))
+    assert codes == [0, 0, 0]
+    await stops
+    for call in calls:
+        await call.wait_finished()
+        await call.wait_cleaned_up()
+    await recorder.wait_for(lambda: all(recorder.terminal_transitions(call.uid) for call in calls))
+    assert [len(recorder.terminal_transitions(call.uid)) for call in calls] == [1] * len(calls)
+
+
+async def test_logs_are_json_lines_that_name_the_run(
+    kubernetes: Kubernetes, namespace: str, own_mesh: Mesh, recorder: Recorder
+) -> None:
+    await start_all(own_mesh)
+    call = await Call.start(kubernetes, namespace)
+    await call.cancel()
+    await call.signal_topology_terminated()
+    await recorder.wait_for(lambda: len(recorder.terminal_transitions(call.uid)) == 1)
+    await call.wait_cleaned_up()
+    await asyncio.gather(*(own_mesh.stop(service) for service in SERVICES))
+    lines = [json.loads(line) for line in own_mesh.log("terminator").read_text().splitlines()]
+    (decision,) = [line for line in lines if line["event"] == "finalize"]
+    assert call.uid in decision["run"]
+    assert (decision["level"], decision["service"], decision["rule"]) == ("info", "exeunt-terminator", "topology-gone")
+
+
+async def test_a_watcher_remembers_over_its_restart_that_a_topology_was_there(
+    kubernetes: Kubernetes, namespace: str, own_nats: NatsServer, own_mesh: Mesh, recorder: Recorder
+) -> None:
+    await start_all(own_mesh, 0, EXEUNT_SWEEP_INTERVAL="1h")
+    call = await Call.start(kubernetes, namespace, shutdown_timeout="60s")
+    never_connected = await Call.start(kubernetes, namespace, "alone", shutdown_timeout="60s")
+    async with Bystander(own_nats.url) as bystander:
+        await bystander.wait_for_fact(call.uid, Fact.TOPOLOGY_ESTABLISHED)
+        await own_mesh.kill("watcher")
+        await call.hang_up()
+        await call.cancel()
+        await never_connected.cancel()
+        await own_mesh.start("watcher", 0, **QUICK)
+        await recorder.wait_for(lambda: len(recorder.terminal_transitions(call.uid)) == 1)
+        await bystander.wait_for_outcome(never_connected.uid, Fact.CANCEL_REQUESTED)
+        assert recorder.terminal_transitions(never_connected.uid) == []

@@ -1,0 +1,46 @@
+import asyncio
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from kubernetes_asyncio import config
+from kubernetes_asyncio.client import ApiClient, Configuration, CustomObjectsApi
+
+from exeunt_local.binaries import Binaries
+
+
+@pytest.mark.usefixtures("servers")
+async def test_up_tells_how_to_reach_it_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    up = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "exeunt_cli", "up"),
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    assert up.stdout is not None
+    async with asyncio.timeout(60):
+        page = (await up.stdout.readuntil(b"Ctrl-C")).decode()
+    kubeconfig = re.findall(r"export KUBECONFIG=(.*)", page)[0]
+    configuration = Configuration()
+    await config.load_kube_config(kubeconfig, client_configuration=configuration)
+    async with ApiClient(configuration) as client:
+        runs = await CustomObjectsApi(client).list_cluster_custom_object("runs.bubustack.io", "v1alpha1", "storyruns")
+    assert runs["items"] == []
+
+    up.send_signal(signal.SIGTERM)
+    async with asyncio.timeout(20):
+        await up.communicate()
+    assert up.returncode == 0
+    assert os.listdir(tmp_path) == []  # noqa: PTH208 - pathlib is refused in async code
+
+
+async def test_prepare_only_is_done_at_once_when_there_is_nothing_to_prepare(servers: Binaries) -> None:
+    assert servers.etcd.is_file()
+    up = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "exeunt_cli", "up", "--prepare-only"), stderr=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(20):
+        _, progress = await up.communicate()
+    assert (up.returncode, progress) == (0, b"")
