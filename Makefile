@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install demo up test check docs fmt bench lock clean
+.PHONY: help install demo up test check docs histories fmt bench lock clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -36,6 +36,9 @@ check: install  ## ruff, ruff format, mypy --strict, import-linter, generated do
 docs: install  ## write the generated documents
 	@$(BIN)/python docs/generate.py
 
+histories: install  ## record the golden histories of tests/ anew, from the real services
+	@$(BIN)/python tests/record_histories.py
+
 fmt: install  ## format and fix what can be fixed
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
@@ -43,9 +46,13 @@ fmt: install  ## format and fix what can be fixed
 bench: install  ## measured figures as ratios to floors of the same run
 	@$(BIN)/python tests/bench
 
-lock:  ## write requirements.lock anew (needs uv)
-	uv pip compile pyproject.toml --extra local --group dev --universal --python-version 3.11 --generate-hashes \
-	  --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --upgrade -q -o requirements.lock
+LOCK = uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+  --custom-compile-command "make lock" -q
+
+lock:  ## write the requirements*.lock files anew (needs uv)
+	$(LOCK) pyproject.toml --extra local --group dev --upgrade -o requirements.lock
+	$(LOCK) pyproject.toml --constraint requirements.lock -o requirements-runtime.lock
+	printf 'hatchling\nsetuptools\n' | $(LOCK) - --constraint requirements.lock -o requirements-build.lock
 
 clean:  ## remove what the commands above made
 	rm -rf .venv .cache dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,4 +1,4 @@
-"""Writes the documents that are generated from code: docs/stop.md and docs/settings.md.
+"""Writes the documents that are generated from code: stop.md, settings.md, asyncapi.json and schemas/.
 
 `python docs/generate.py` writes them, `--check` says whether they have drifted (exit code 1).
 """
@@ -9,8 +9,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
-from exeunt_cli.settings import documented
 from exeunt.rules import CLOSED, Rule
+from exeunt_cli import asyncapi
+from exeunt_cli.settings import documented
 from exeunt_terminator import decision, stop
 from exeunt_timeout_scheduler import deadlines
 from exeunt_watcher import topology
@@ -94,6 +95,8 @@ def _evidence() -> str:
 def pages() -> Iterator[tuple[Path, str]]:
     yield DOCS / "stop.md", stop_page()
     yield DOCS / "settings.md", settings_page()
+    for name, text in asyncapi.documents():
+        yield DOCS / name, text
 
 
 def main() -> None:
@@ -104,6 +107,7 @@ def main() -> None:
             sys.stderr.write(f"{path} is not what the code says: run `make docs`\n")
         sys.exit(1 if drifted else 0)
     for path, text in pages():
+        path.parent.mkdir(exist_ok=True)
         path.write_text(text)
 
 

@@ -1,5 +1,6 @@
 """The real servers that tests share: each starts when the first test asks, so pure tests start none."""
 
+import asyncio
 import os
 import uuid
 from collections.abc import AsyncIterator
@@ -14,6 +15,8 @@ from exeunt_local.binaries import Binaries
 from exeunt_local.control_plane import ControlPlane
 from exeunt_local.mesh import Mesh
 from exeunt_local.nats_server import NatsServer
+
+asyncio.set_event_loop(None)  # or a loop that a synchronous test was given is left over, unclosed
 
 # BOBRAPET_CRDS names a folder of other CRDs, such as the operator's own.
 CRDS_UNDER_TEST = Path(os.environ.get("BOBRAPET_CRDS") or CRDS)

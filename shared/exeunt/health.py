@@ -1,4 +1,4 @@
-"""The two endpoints that the kubelet asks.
+"""The endpoints that others ask: /livez and /readyz the kubelet, /metrics Prometheus.
 
 `/livez`: the event loop turns (or nothing would answer) and the work moves. It fails only when a restart would help: a
 dependency that is away is waited for, not restarted over. `/readyz`: names every dependency that is missing.
@@ -12,6 +12,7 @@ import structlog
 from aiohttp import web
 
 from exeunt.errors import UsageError
+from exeunt.prometheus import Handler
 
 log = structlog.get_logger()
 
@@ -42,7 +43,7 @@ class Health(NamedTuple):
         return {name: trouble for name, ask in self.dependencies.items() if (trouble := ask()) is not None}
 
 
-async def serve_health(health: Health, addr: str) -> web.AppRunner:
+async def serve_health(health: Health, addr: str, metrics: Handler) -> web.AppRunner:
     """Listen on `addr` (host:port; port 0 takes a free one). Raises UsageError when that is not possible."""
 
     async def livez(_: web.Request) -> web.Response:
@@ -54,6 +55,7 @@ async def serve_health(health: Health, addr: str) -> web.AppRunner:
     app = web.Application()
     app.router.add_get("/livez", livez)
     app.router.add_get("/readyz", readyz)
+    app.router.add_get("/metrics", metrics)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     host, _, port = addr.rpartition(":")

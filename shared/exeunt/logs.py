@@ -1,11 +1,16 @@
 """Structured logs on stdout: JSON lines for machines, readable ones on a terminal.
 
-Libraries that log through the standard library come out the same way, from warnings up.
+A line that belongs to a run names it (`run`, bound to the task that handles it), and within a hop of its stop also the
+trace. Every decision is one line at info. Warnings repeat while something is away, so they are rate-limited; errors and
+decisions never are. Libraries that log through the standard library come out the same way, from warnings up.
 """
 
 import logging
 import sys
-from typing import Any, TextIO
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, TextIO
 
 import msgspec
 import structlog
@@ -19,9 +24,16 @@ def configure_logs(settings: Settings, *, service: str, stream: TextIO | None = 
     out = stream or sys.stdout
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     people = settings.log_format == "console" or (settings.log_format == "auto" and out.isatty())
+
+    def name_service(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        event["service"] = service  # not bound to the context: threads of libraries have another
+        return event
+
     shared: list[structlog.typing.Processor] = [
+        name_service,
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
+        RateLimit(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _add_trace,
         structlog.processors.format_exc_info,
@@ -37,8 +49,44 @@ def configure_logs(settings: Settings, *, service: str, stream: TextIO | None = 
         logger_factory=structlog.PrintLoggerFactory(out),
         cache_logger_on_first_use=True,
     )
-    structlog.contextvars.bind_contextvars(service=service)
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[_ToStructlog()], force=True)
+
+
+class RateLimit:
+    """Lets through BURST warnings of one kind in each PERIOD; the next one tells how many were `suppressed`.
+
+    A kind is the constant text of our own lines and the logger of a library, whose errors are limited, too.
+    """
+
+    BURST: Final = 20
+    PERIOD: Final = 10.0
+    """Seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._windows: dict[str, _Window] = {}
+
+    def __call__(self, _logger: object, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        library = event.get("logger")
+        if method != "warning" and not (library and method in ("error", "exception", "critical")):
+            return event
+        now = self._clock()
+        window = self._windows.setdefault(library or event["event"], _Window(now))
+        if now - window.since >= self.PERIOD:
+            suppressed = window.lines - self.BURST
+            window.since, window.lines = now, 0
+            if suppressed > 0:
+                event["suppressed"] = suppressed
+        window.lines += 1
+        if window.lines > self.BURST:
+            raise structlog.DropEvent
+        return event
+
+
+@dataclass(slots=True)
+class _Window:
+    since: float
+    lines: int = 0
 
 
 def _add_trace(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

@@ -103,7 +103,7 @@ class Observed(Instrument):
     def observe(self, read: Read) -> None:
         def observations(_: CallbackOptions) -> Iterator[Observation]:
             for values, value in read().items():
-                yield Observation(value, dict(zip(self.labels, values, strict=True)))
+                yield Observation(float(value), dict(zip(self.labels, values, strict=True)))
 
         create = _METER.create_observable_counter if self.kind == "counter" else _METER.create_observable_gauge
         create(self.name, [observations], self.unit, self.description)

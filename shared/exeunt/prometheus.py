@@ -4,7 +4,7 @@ OpenTelemetry's own Prometheus exporter has no exemplars, and they are how a fig
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from itertools import accumulate
 from math import inf
 from typing import Final
@@ -34,7 +34,7 @@ from exeunt.metrics import INSTRUMENTS, Histogram
 _SCOPE: Final = "exeunt"
 
 Labels = tuple[str, ...]
-Handler = Callable[[web.Request], object]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Bridge(Collector):
@@ -71,7 +71,9 @@ class Bridge(Collector):
         data = metric.data
         assert isinstance(data, (Sum, Gauge))  # noqa: S101 - what the other instruments are
         counts = isinstance(data, Sum) and data.is_monotonic
-        family = (CounterMetricFamily if counts else GaugeMetricFamily)(metric.name, metric.description, labels=names)
+        family = (CounterMetricFamily if counts else GaugeMetricFamily)(
+            metric.name, metric.description or "", labels=names
+        )
         for point in data.data_points:
             family.add_metric(_values(names, point), point.value)
         return family
@@ -100,10 +102,10 @@ class Bridge(Collector):
         family: HistogramMetricFamily,
         instrument: Histogram,
         values: Labels,
-        counts: "tuple[int, ...] | list[int]",
+        counts: Sequence[int],
         total: float,
     ) -> None:
-        limits = [floatToGoString(limit) for limit in (*instrument.buckets, inf)]
+        limits = map(floatToGoString, (*instrument.buckets, inf))
         buckets = [
             (limit, count, self._exemplars.get((instrument.name, values, at)))
             for at, (limit, count) in enumerate(zip(limits, accumulate(counts), strict=True))

@@ -8,7 +8,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack, suppress
 from typing import NoReturn, Protocol
 
@@ -21,9 +21,10 @@ from exeunt.health import Health, Pulse, serve_health
 from exeunt.insist import insist
 from exeunt.kube.client import KubeClient
 from exeunt.logs import configure_logs
+from exeunt.metrics import DEPENDENCY_UP
 from exeunt.settings import Settings, read_settings
 from exeunt.streams import ensure_streams
-from exeunt.tracing import configure_tracing
+from exeunt.telemetry import configure_telemetry
 
 _CONNECT_TIMEOUT = 5.0
 _CLOSE_BUDGET = 3.0
@@ -75,10 +76,8 @@ async def _serve(service: str, compose: Callable[[Connections], Work], settings:
     stopping = asyncio.Event()
     _stop_on_signals(stopping)
     async with AsyncExitStack() as stack:
-        provider = configure_tracing(service=service)
-        if provider is not None:
-            # Flushing may wait for a collector that hangs: beside the loop, and not for long.
-            stack.push_async_callback(_within, _CLOSE_BUDGET, lambda: asyncio.to_thread(provider.shutdown))
+        telemetry = configure_telemetry(service)
+        stack.push_async_callback(telemetry.shutdown, _CLOSE_BUDGET)
         kube = await KubeClient.connect(retry_budget=settings.retry_budget.total_seconds())
         stack.push_async_callback(kube.close)
         bus = await _connect_bus(service, settings)
@@ -88,7 +87,8 @@ async def _serve(service: str, compose: Callable[[Connections], Work], settings:
         work = compose(Connections(settings, kube, bus))
         dependencies, pulses = work.health()
         health = Health({"nats": lambda: bus.trouble, "kubernetes": kube.reachable} | dependencies, pulses)
-        runner = await serve_health(health, settings.http_addr)
+        DEPENDENCY_UP.observe(lambda: {(name,): ask() is None for name, ask in health.dependencies.items()})
+        runner = await serve_health(health, settings.http_addr, telemetry.endpoint)
         stack.push_async_callback(runner.cleanup)
 
         running = asyncio.create_task(_work(work, kube, bus, settings), name=service)
@@ -152,14 +152,6 @@ def _stop_on_signals(stopping: asyncio.Event) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop, number)
-
-
-async def _within(seconds: float, call: Callable[[], Awaitable[object]]) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await call()
-    except TimeoutError:
-        log.warning("not finished in time at the end", seconds=seconds)
 
 
 def _leaves(group: BaseExceptionGroup[BaseException] | None) -> Iterable[BaseException]:

@@ -62,6 +62,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Whether a canceled realtime run's sub-stories are asked to cancel, too. Off, because bobrapet leaves them running
     and somebody may count on that; needs RBAC of its own (deploy/components/sub-stories)."""
 
+    kubernetes_events: bool = False
+    """Whether the terminator writes a Kubernetes Event about each run that it ends, for `kubectl describe`. Off,
+    because it needs RBAC of its own (deploy/components/events)."""
+
     second_look: timedelta = timedelta(seconds=3)
     """How long after a stop StepRuns are looked for once more, because the hub may create one late. A few seconds is
     longer than any packet on its way."""
@@ -93,7 +97,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     """How long after SIGTERM messages in flight may take. Keep terminationGracePeriodSeconds 5 s above it."""
 
     http_addr: str = "0.0.0.0:8080"
-    """Where /livez and /readyz listen, as host:port. Port 0 takes a free one, which the log tells."""
+    """Where /livez, /readyz and /metrics listen, as host:port. Port 0 takes a free one, which the log tells."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least severe log lines that are written."""

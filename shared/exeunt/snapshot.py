@@ -12,6 +12,7 @@ from msgspec import Raw, Struct
 
 from exeunt import bobrapet
 from exeunt.clock import format_instant, parse_duration, parse_instant
+from exeunt.drain import drain_of
 from exeunt.episodes import Episode, fence_of, life_of, token_of
 from exeunt.kube.models import Condition, Story, StoryRun, TraceInfo
 from exeunt.shutdown_timeout import ShutdownTimeout, resolve
@@ -103,6 +104,8 @@ class StoryState(Struct, frozen=True, kw_only=True, omit_defaults=True):
     resource_version: str | None = None
     realtime: bool = False
     enabled: bool = True
+    drain: float | None = None
+    """For reporting only (`drain`): the seconds that bobrapet would have waited, as far as the Story says."""
 
 
 class Snapshot(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -220,6 +223,7 @@ def read_story(run: StoryRun, story: Story | None) -> StoryState:
         resource_version=story.metadata.resource_version,
         realtime=story.spec.pattern == "realtime",
         enabled=story.metadata.annotations.get(bobrapet.ENABLED) != "false",
+        drain=drain_of(story.spec.transports),
     )
 
 

@@ -13,6 +13,7 @@ decides what is exported, `telemetry` where to. Where nothing is exported a hop 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from datetime import timedelta
 from hashlib import sha256
 from typing import Final, NamedTuple
 
@@ -37,6 +38,9 @@ from exeunt.events import Decided, Fact
 from exeunt.sampling import AS_FIRST
 from exeunt.snapshot import Snapshot
 
+LATE_AFTER: Final = timedelta(seconds=1)
+"""The service level that is promised: a stop ends within a second of its cause. Traces of later ones are kept."""
+
 _tracer: Final = trace.get_tracer("exeunt", __version__)
 
 
@@ -46,6 +50,9 @@ class Hop:
     def __init__(self, span: Span, headers: dict[str, str]) -> None:
         self.headers = headers
         self._span = span
+
+    def attribute(self, name: str, value: str | float) -> None:
+        self._span.set_attribute(name, value)
 
     def event(self, name: str, **attributes: str | float) -> None:
         """Something that was decided or done on the way."""
@@ -152,13 +159,22 @@ def calling(method: str, template: str, server: str) -> Iterator[Hop]:
         yield _UNTRACED
         return
     attributes = {semconv.HTTP_METHOD: method, semconv.URL_TEMPLATE: template, semconv.SERVER_ADDRESS: server}
-    with _tracer.start_as_current_span(f"{method} {template}", kind=SpanKind.CLIENT, attributes=attributes) as span:
+    with _tracer.start_as_current_span(
+        f"{method} {template}",
+        kind=SpanKind.CLIENT,
+        attributes=attributes,
+        record_exception=False,  # whoever calls knows which answer is none that was hoped for
+        set_status_on_exception=False,
+    ) as span:
         yield Hop(span, {})
 
 
-def late(seconds: float, attribute: str) -> None:
-    """Mark the current span, and so its trace, as one to keep."""
-    trace.get_current_span().set_attributes({attribute: seconds, semconv.LATE: True})
+def latency(since_cause: timedelta) -> None:
+    """Note on the current span how late after its cause the stop, or the word of its deadline, has come."""
+    span = trace.get_current_span()
+    span.set_attribute(semconv.STOP_LATENCY, since_cause.total_seconds())
+    if since_cause > LATE_AFTER:
+        span.set_attribute(semconv.LATE, True)
 
 
 @contextmanager
@@ -201,7 +217,7 @@ class StopIds(RandomIdGenerator):
 
 
 def _ids(snapshot: Snapshot) -> _Ids:
-    """The trace of the stop and its first span. By the run's life, because there is a cancel before there is a fence."""
+    """The trace of the stop and its first span. Of the run's life, because a stop begins before there is a fence."""
     digest = sha256(str(snapshot.run.life_episode).encode()).digest()
     return _Ids(int.from_bytes(digest[:16]), int.from_bytes(digest[16:24]))
 

@@ -1,16 +1,23 @@
-"""`exeunt` and its commands. Our own errors end it with their message, bugs with a traceback."""
+"""`exeunt` and its commands. Our own errors end it with their message, bugs with a traceback.
+
+Exit codes: 0 ok; 1 a history is decided otherwise today, or the command failed; 2 wrong usage; 3 not found; 4 NATS
+cannot be reached or read. Commands with a module of their own are loaded when they are called.
+"""
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 
-from cyclopts import App
+from cyclopts import App, CycloptsError
 from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
 
 import exeunt
+from exeunt.bus.errors import BusError
 from exeunt.errors import ExeuntError, UsageError
+from exeunt_cli.errors import NotFound
 from exeunt_cli.settings import documented
 
 app = App(
@@ -18,6 +25,13 @@ app = App(
     help="Ends canceled realtime StoryRuns of bobrapet as soon as their topology is gone.",
     version=exeunt.__version__,
 )
+app.command("exeunt_cli.runs:runs", help="List recent stops.")
+app.command("exeunt_cli.timeline:timeline", help="Tell the stops of a run.")
+app.command("exeunt_cli.timeline:tail", help="Show what is said, as it is said.")
+app.command("exeunt_cli.explain:explain", help="Say in sentences what happened, and which rule won.")
+app.command("exeunt_cli.export:export", help="Write the whole history of a run to a file.")
+app.command("exeunt_cli.replay:replay", help="Walk through a history, or decide it again.")
+app.register_install_completion_command()
 
 
 @app.command
@@ -34,10 +48,38 @@ def up(*, prepare_only: bool = False, folder: Path | None = None) -> None:
     try:
         import exeunt_local.up  # noqa: PLC0415 - it needs what only the extra `local` installs
     except ModuleNotFoundError as error:
-        if error.name != "trustme":
+        if error.name not in ("trustme", "exeunt_local"):  # the image has neither
             raise
         raise UsageError(f"{error.name} is not installed: run `pip install 'exeunt[local]'` first") from error
     asyncio.run(exeunt_local.up.up(prepare_only=prepare_only, folder=folder))
+
+
+@app.command
+def nats_credentials(folder: Path, /, *, namespace: str = "exeunt", name: tuple[str, ...] = ()) -> None:
+    """Make nkeys and certificates for an installation, to be applied with `kubectl apply -k FOLDER`.
+
+    Run again, it keeps the nkeys and the authority, and issues the certificate of the NATS servers anew.
+
+    Parameters
+    ----------
+    folder
+        Where they are written; keep it as you keep other secrets.
+    namespace
+        Of the installation.
+    name
+        A further DNS name or address under which clients reach the NATS servers; may be repeated.
+    """
+    try:
+        from exeunt_cli.nats_credentials import write_credentials  # noqa: PLC0415 - as above
+    except ModuleNotFoundError as error:
+        if error.name != "cryptography":
+            raise
+        raise UsageError(f"{error.name} is not installed: run `pip install 'exeunt[local]'` first") from error
+    try:
+        write_credentials(folder, namespace=namespace, names=name)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot write credentials to {folder}: {error}") from error
+    sys.stdout.write(f"Written to {folder}. Next: kubectl apply -k {folder}\n")
 
 
 @app.command(name="settings")
@@ -50,12 +92,33 @@ def show_settings() -> None:
 
 
 def main() -> None:
-    """Runs the command line: exit code 0, or 1 with the reason on stderr."""
+    """Run the command line and exit with the code that tells how it went."""
     try:
-        app()
+        app(exit_on_error=False)
+    except CycloptsError:  # told on stderr already
+        sys.exit(2)
     except ExeuntError as error:
         sys.stderr.write(f"exeunt: {error}\n")
-        sys.exit(1)
+        sys.exit(exit_code(error))
+    except BrokenPipeError:
+        # Whoever read our output has seen enough. What is buffered cannot be written, and must not be tried at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def exit_code(error: ExeuntError) -> int:
+    """The code for an error, by whose fault it is."""
+    match error:
+        case UsageError():
+            return 2
+        case NotFound():
+            return 3
+        case BusError():
+            return 4
+        case _:
+            return 1
 
 
 if __name__ == "__main__":

@@ -67,18 +67,22 @@ class Controller(ABC):
 
     async def _follow(self, kind: Kind, tasks: asyncio.TaskGroup) -> None:
         cache = self.cache[kind]
+        # What wakes it is the difference between two events. The cache may be ahead of them: the answer to a write of
+        # its own is in there, and with it what somebody else had written just before.
+        told: dict[Key, Object] = {}
         async for event in self.kubernetes.follow(kind):
             if event.type == "SYNCED":
                 self._synced[kind].set()
                 continue
             key = key_of(event.object)
-            before = cache.get(key)
+            before = told.get(key)
             if event.type == "DELETED":
                 cache.pop(key, None)
-            elif before is None or _version(before) < _version(event.object):
-                cache[key] = event.object
+                told.pop(key, None)
             else:
-                continue  # its own write, known from the answer
+                told[key] = event.object
+                if key not in cache or _version(cache[key]) < _version(event.object):
+                    cache[key] = event.object
             for woken in self.wakes(kind, before, event.object):
                 self._wake(woken, tasks)
 

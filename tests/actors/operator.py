@@ -1,6 +1,6 @@
 """Plays the operator, bobrapet 0.1.12, from the moment a run is canceled, deleted or redriven.
 
-- cancel (contract §2.2, 2.3): stamps the fence, annotates the live StepRuns, deletes them when the drain window is over,
+- cancel (contract §2.2, 2.3): stamps the fence, annotates the live StepRuns, deletes them when the drain is over,
   and writes Finished/Canceled when all of the run's StepRuns are terminal or gone. Left alone it so takes the whole
   drain window, which is the bug that Exeunt is there for;
 - deleted StepRuns (2.4): takes down what they run, here the TransportBinding, and removes the finalizer;

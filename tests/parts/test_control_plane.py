@@ -18,7 +18,7 @@ from exeunt_local.kubernetes_admin import RequestRefused
 RUNS, CORE, TRANSPORT = "runs.bubustack.io", "bubustack.io", "transport.bubustack.io"
 READ = {"get", "list", "watch"}
 
-# All that a service may do: contract 7, without what Exeunt does not use.
+# All that a service may do: contract §7, without what Exeunt does not use.
 ALLOWED: dict[str, dict[tuple[str, str], set[str]]] = {
     "exeunt-watcher": {
         (RUNS, "storyruns"): READ,

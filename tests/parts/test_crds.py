@@ -1,4 +1,4 @@
-"""The installed CRDs take what contract 1 calls minimal objects, and refuse what it says they refuse.
+"""The installed CRDs take what contract §1 calls minimal objects, and refuse what it says they refuse.
 
 It holds for this project's own definitions and, with BOBRAPET_CRDS, for the operator's.
 """

@@ -1,19 +1,20 @@
 """The terminator, composed."""
 
+import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import Final
 
 from exeunt.bus.pull import PullLoop
 from exeunt.events import STOPPING_FACTS
 from exeunt.health import Pulse
 from exeunt.insist import insist
+from exeunt.metrics import expect_stops
 from exeunt.service import Connections
 from exeunt.streams import ensure_stream_and_consumer
 from exeunt.subjects import RUNS, every
-from exeunt_terminator.terminator import Terminator
+from exeunt_terminator.kubernetes_events import KubernetesEvents
+from exeunt_terminator.terminator import DURABLE, Terminator
 
-DURABLE: Final = "terminator"
 _SILENCE = 30.0
 """Seconds: the pull loop beats every second, also while NATS is away."""
 
@@ -23,7 +24,8 @@ class TerminatorService:
 
     def __init__(self, connections: Connections) -> None:
         settings, bus = connections.settings, connections.bus
-        self._terminator = Terminator(connections.kube, bus, settings)
+        self._events = KubernetesEvents(connections.kube, enabled=settings.kubernetes_events)
+        self._terminator = Terminator(connections.kube, bus, settings, self._events)
         filters = tuple(every(fact) for fact in STOPPING_FACTS)
         self._ensure = partial(ensure_stream_and_consumer, bus, settings, RUNS, DURABLE, filters)
         self._pull = PullLoop(
@@ -44,7 +46,11 @@ class TerminatorService:
 
     async def run(self) -> None:
         await insist("make or check the consumer", self._ensure)
-        await self._pull.run(self._terminator.handle)
+        expect_stops()
+        async with asyncio.TaskGroup() as tasks:
+            telling = tasks.create_task(self._events.run())
+            await self._pull.run(self._terminator.handle)
+            telling.cancel()
 
     async def stop(self, budget: float) -> None:
         await self._pull.stop(budget)

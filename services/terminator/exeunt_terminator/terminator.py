@@ -11,27 +11,32 @@ from typing import Final
 
 import structlog
 from msgspec.structs import replace
+from structlog.contextvars import bind_contextvars
 
 from exeunt.bus.connection import Bus
 from exeunt.bus.delivery import Ack, DeadLetter, Delivery, Retry
 from exeunt.bus.errors import BusUnavailable
-from exeunt.bus.publisher import publish
+from exeunt.bus.publisher import Stored, publish
 from exeunt.clock import format_instant, format_status_time, parse_instant
 from exeunt.codec import FactEvent, outcome_message, read_fact
 from exeunt.events import Decided, Outcome, Verdict
 from exeunt.kube.client import KubeClient
 from exeunt.kube.errors import ApiError, ApiUnavailable, Conflict, NotFound, Undecodable, Unprocessable
 from exeunt.kube.resources import STEP_RUNS, STORY_RUNS, TRANSPORT_BINDINGS
+from exeunt.metrics import OUTCOMES
 from exeunt.settings import Settings
 from exeunt.snapshot import FIELD_MANAGER, Snapshot, StepRunRef, read_run
 from exeunt.step_runs import step_runs_to_delete
-from exeunt.tracing import consuming
+from exeunt.tracing import Hop, processing
 from exeunt_terminator.decision import decide, leaves_leftovers
 from exeunt_terminator.finalize import finalizing_patch
+from exeunt_terminator.kubernetes_events import KubernetesEvents
+from exeunt_terminator.measures import stop_ended
 from exeunt_terminator.stop import TRANSITIONS, Result, State
 from exeunt_terminator.sub_stories import cancel_children
 
 SOURCE: Final = "/exeunt/terminator"
+DURABLE: Final = "terminator"
 _FRESH: Final = timedelta(minutes=1)
 """An older fact is not acted on before the run is read again: its conditional write would only be refused."""
 _MOST_WRITES: Final = 5
@@ -46,36 +51,48 @@ log = structlog.get_logger()
 class Terminator:
     """Answers facts. Any number of instances may run: the conditional write lets one of them win."""
 
-    def __init__(self, kube: KubeClient, bus: Bus, settings: Settings) -> None:
+    def __init__(self, kube: KubeClient, bus: Bus, settings: Settings, events: KubernetesEvents) -> None:
         self._kube = kube
         self._bus = bus
         self._settings = settings
+        self._events = events
 
     async def handle(self, delivery: Delivery) -> Ack | Retry | DeadLetter:
         """Answer one delivery; what is returned tells the stream what to do with it. Raises PoisonEvent."""
         event = read_fact(delivery.headers, delivery.data)
+        bind_contextvars(run=str(event.snapshot.run.episode))
+        with processing(
+            event.fact, event.snapshot, delivery.headers, consumer=DURABLE, delivery=delivery.num_delivered
+        ) as hop:
+            return await self._stop(event, delivery, hop)
+
+    async def _stop(self, event: FactEvent, delivery: Delivery, hop: Hop) -> Ack | Retry | DeadLetter:
         stop = Stop(self._kube, self._settings, event, delivery)
-        episode = event.snapshot.run.episode
-        with consuming(event.fact, event.snapshot, delivery.headers) as context:
-            try:
-                await stop.walk()
-                if self._settings.propagate_cancel:
-                    await stop.cancel_children()
-            except (ApiUnavailable, ApiError, Undecodable) as error:
-                log.warning("stop not done yet", run=str(episode), fact=event.fact, error=str(error))
-                if not stop.wrote:
-                    return self._again(delivery, error)
-            outcome = stop.outcome()
-            message = outcome_message(
-                outcome, episode, event.fact, source=SOURCE, now=datetime.now(UTC), context=context
-            )
-            try:
-                await publish(self._bus, message, deadline=_PUBLISH_DEADLINE)
-            except BusUnavailable as error:
+        try:
+            await stop.walk()
+            if self._settings.propagate_cancel:
+                await stop.cancel_children()
+        except (ApiUnavailable, ApiError, Undecodable) as error:
+            log.warning("stop not done yet", fact=event.fact, error=str(error))
+            hop.failed(error)
+            if not stop.wrote:
                 return self._again(delivery, error)
-        log.info(outcome.verdict, run=str(episode), fact=event.fact, rule=outcome.rule, why=outcome.why,
+        outcome = stop.outcome()
+        hop.decided(outcome.trail)
+        episode, now = event.snapshot.run.episode, datetime.now(UTC)
+        message = outcome_message(outcome, episode, event.fact, source=SOURCE, now=now, context=hop.headers)
+        try:
+            answered = await publish(self._bus, message, deadline=_PUBLISH_DEADLINE)
+        except BusUnavailable as error:
+            hop.failed(error)
+            return self._again(delivery, error)
+        log.info(outcome.verdict, fact=event.fact, rule=outcome.rule, why=outcome.why,
                  stop_latency_ms=outcome.stop_latency_ms, step_runs=outcome.deleted_step_runs)  # fmt: skip
+        if isinstance(answered, Stored):
+            OUTCOMES.add(cause=str(event.fact), verdict=str(outcome.verdict))
+            self._events.tell(event.snapshot.run, outcome)
         if outcome.verdict is Verdict.FAILED:
+            hop.failed(outcome.rule)
             return DeadLetter(outcome.why)
         if stop.wrote:
             # The redelivery reads the run, finds it finished and deletes what is left.
@@ -164,6 +181,7 @@ class Stop:
                 raise
             return self._came(Result.CONDITION_LOST)
         self._written_at = now
+        stop_ended(self._event, self._delivery, self._snapshot, at=datetime.now(UTC))
         known = self._snapshot.step_runs is not None
         return self._came(Result.WRITTEN if known else Result.WRITTEN_STEP_RUNS_UNKNOWN)
 
@@ -194,7 +212,7 @@ class Stop:
             self._kube.list(TRANSPORT_BINDINGS, run.namespace, field_selector=selector),
         )
         for error in (*step_runs.undecodable, *bindings.undecodable):
-            log.warning("object not usable", run=str(self._episode), error=str(error))
+            log.warning("object not usable", error=str(error))
         self._to_delete = step_runs_to_delete(run.uid, step_runs.items, bindings.items)
         return Result.LISTED
 

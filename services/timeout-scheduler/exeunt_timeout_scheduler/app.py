@@ -8,15 +8,14 @@ from typing import Final
 from exeunt.bus.pull import PullLoop
 from exeunt.health import Pulse
 from exeunt.insist import insist
+from exeunt.metrics import expect_deadlines
 from exeunt.service import Connections
 from exeunt.streams import ensure_stream_and_consumer
 from exeunt.subjects import DEADLINES, EVERY_DUE, RUNS, every
 from exeunt_timeout_scheduler.deadlines import HAPPENINGS
-from exeunt_timeout_scheduler.scheduler import Scheduler
+from exeunt_timeout_scheduler.scheduler import DUE_DURABLE, FACTS_DURABLE, Scheduler
 from exeunt_timeout_scheduler.sweep import Sweep
 
-FACTS_DURABLE: Final = "timeout-scheduler"
-DUE_DURABLE: Final = "timeout-scheduler-due"
 _MOST_HELD: Final = 2_000
 """Fired schedules held at once: each waits for its instant, and must not keep another from being on time."""
 _SILENCE = 30.0
@@ -68,6 +67,7 @@ class TimeoutSchedulerService:
     async def run(self) -> None:
         await insist("make or check the consumers", self._ensure_facts)
         await insist("make or check the consumers", self._ensure_due)
+        expect_deadlines()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._facts.run(self._scheduler.on_fact))
             tasks.create_task(self._due.run(self._scheduler.on_due))

@@ -11,6 +11,7 @@ from typing import Final
 
 import structlog
 from msgspec.structs import replace
+from structlog.contextvars import bind_contextvars
 
 from exeunt.bus.connection import Bus
 from exeunt.bus.delivery import Ack, Delivery, Retry
@@ -23,10 +24,13 @@ from exeunt.events import Fact
 from exeunt.kube.client import KubeClient
 from exeunt.kube.errors import ApiError, ApiUnavailable, NotFound, Undecodable
 from exeunt.kube.resources import STORY_RUNS
+from exeunt.metrics import DEADLINE_LATENESS
+from exeunt.metrics import DEADLINES as DEADLINES_BY_RESULT
+from exeunt.semconv import DEADLINE, RULE, WHY
 from exeunt.settings import Settings
 from exeunt.snapshot import Snapshot, read_run
 from exeunt.subjects import DEADLINES, armed_subject
-from exeunt.tracing import consuming
+from exeunt.tracing import Hop, due, latency, processing
 from exeunt_timeout_scheduler.deadlines import (
     HAPPENINGS,
     TRANSITIONS,
@@ -39,6 +43,8 @@ from exeunt_timeout_scheduler.deadlines import (
 )
 
 SOURCE: Final = "/exeunt/timeout-scheduler"
+FACTS_DURABLE: Final = "timeout-scheduler"
+DUE_DURABLE: Final = "timeout-scheduler-due"
 _PUBLISH_DEADLINE: Final = 20.0
 """Seconds to arm or to say before the message that asked for it goes back to the stream."""
 
@@ -56,49 +62,68 @@ class Scheduler:
     async def on_fact(self, delivery: Delivery) -> Ack | Retry:
         """A cancel arms; the run's end disarms. Raises PoisonEvent."""
         event = read_fact(delivery.headers, delivery.data)
-        try:
-            if HAPPENINGS[event.fact] is Happening.CANCELED:
-                with consuming(event.fact, event.snapshot, delivery.headers) as context:
-                    await self.arm(event.snapshot, context)
-            else:
-                await purge_subject(self._bus, DEADLINES, armed_subject(event.snapshot.run.episode))
-        except BusUnavailable as error:
-            return _again(delivery, error)
+        bind_contextvars(run=str(event.snapshot.run.episode))
+        with processing(
+            event.fact, event.snapshot, delivery.headers, consumer=FACTS_DURABLE, delivery=delivery.num_delivered
+        ) as hop:
+            try:
+                if HAPPENINGS[event.fact] is Happening.CANCELED:
+                    await self.arm(event.snapshot, hop)
+                else:
+                    await self._disarm(event.snapshot, hop)
+            except BusUnavailable as error:
+                hop.failed(error)
+                return _again(delivery, error)
         return Ack()
 
-    async def arm(self, snapshot: Snapshot, context: dict[str, str]) -> bool:
+    async def arm(self, snapshot: Snapshot, hop: Hop) -> bool:
         """Arm the episode's deadline, once; whether it was this call that did. Raises BusUnavailable."""
         decision, deadline = closed(snapshot), snapshot.deadline
         if decision is not None or deadline is None:
-            log.debug("not armed", run=str(snapshot.run.episode), why=decision and decision.why)
+            log.debug("not armed", why=decision and decision.why)
             return False
-        message = schedule(snapshot, deadline, datetime.now(UTC), context)
+        message = schedule(snapshot, deadline, datetime.now(UTC), hop.headers)
         armed = isinstance(await publish(self._bus, message, deadline=_PUBLISH_DEADLINE), Stored)
         if armed:
-            log.info("armed", run=str(snapshot.run.episode), deadline=format_instant(deadline),
-                     shutdown_timeout=snapshot.shutdown.timeout, rule=snapshot.shutdown.rule)  # fmt: skip
+            DEADLINES_BY_RESULT.add(result="armed")
+            hop.event("armed", **{DEADLINE: format_instant(deadline), RULE: snapshot.shutdown.rule})
+            log.info("armed", deadline=format_instant(deadline), shutdown_timeout=snapshot.shutdown.timeout,
+                     rule=snapshot.shutdown.rule)  # fmt: skip
         return armed
+
+    async def _disarm(self, snapshot: Snapshot, hop: Hop) -> None:
+        if await purge_subject(self._bus, DEADLINES, armed_subject(snapshot.run.episode)):
+            DEADLINES_BY_RESULT.add(result="disarmed")
+            hop.event("disarmed")
 
     async def on_due(self, delivery: Delivery) -> Ack | Retry:
         """Walk a fired schedule through the rest of its table. Raises PoisonEvent."""
-        due = _Due(self, self._kube, self._settings, read_deadline(delivery.data), delivery)
+        fired = _Due(self, self._kube, self._settings, read_deadline(delivery.data), delivery)
+        bind_contextvars(run=str(fired.episode))
         try:
-            await due.walk()
+            await fired.walk()
         except (ApiUnavailable, ApiError, Undecodable, BusUnavailable) as error:
-            log.warning("deadline not said yet", run=str(due.episode), error=str(error))
+            log.warning("deadline not said yet", error=str(error))
             return _again(delivery, error)
         return Ack()
 
-    async def say_reached(
-        self, snapshot: Snapshot, context: dict[str, str], *, expected_last_sequence: int = 0
-    ) -> None:
+    async def say_reached(self, snapshot: Snapshot, hop: Hop, *, expected_last_sequence: int = 0) -> None:
         """Say it once; with `expected_last_sequence`, once more after that one. Raises BusUnavailable."""
         now = datetime.now(UTC)
-        message = fact_message(Fact.DEADLINE_REACHED, snapshot, source=SOURCE, now=now, context=context)
+        message = fact_message(Fact.DEADLINE_REACHED, snapshot, source=SOURCE, now=now, context=hop.headers)
         message = replace(message, expected_last_subject_sequence=expected_last_sequence)
-        if isinstance(await publish(self._bus, message, deadline=_PUBLISH_DEADLINE), Stored):
-            lateness = (now - snapshot.deadline) / timedelta(milliseconds=1) if snapshot.deadline else None
-            log.info("deadline-reached", run=str(snapshot.run.episode), lateness_ms=lateness)
+        said = await publish(self._bus, message, deadline=_PUBLISH_DEADLINE)
+        if not isinstance(said, Stored) or snapshot.deadline is None:
+            return
+        lateness = now - snapshot.deadline
+        hop.event(Fact.DEADLINE_REACHED)
+        log.info(Fact.DEADLINE_REACHED, lateness_ms=lateness / timedelta(milliseconds=1))
+        if expected_last_sequence:
+            DEADLINES_BY_RESULT.add(result="overdue")
+            return
+        DEADLINES_BY_RESULT.add(result="said")
+        DEADLINE_LATENESS.record(max(0.0, lateness.total_seconds()))
+        latency(lateness)
 
 
 class _Due:
@@ -118,13 +143,15 @@ class _Due:
     async def walk(self) -> None:
         """To the end of the table. Raises ApiError, ApiUnavailable or BusUnavailable when it has to be tried again."""
         do: dict[State, Callable[[], Awaitable[Happening]]] = {
-            State.HELD: self._hold,
             State.CHECKING: self._check,
             State.SAYING: self._say,
         }
-        state = State.HELD
-        while state in do:
-            state = TRANSITIONS[state][await do[state]()]
+        state = TRANSITIONS[State.HELD][await self._hold()]
+        with due(
+            self._snapshot, self._delivery.headers, consumer=DUE_DURABLE, delivery=self._delivery.num_delivered
+        ) as self._hop:
+            while state in do:
+                state = TRANSITIONS[state][await do[state]()]
 
     async def _hold(self) -> Happening:
         """Sleep until the wall clock has reached the instant; never less, whatever the loop's own clock says."""
@@ -137,21 +164,24 @@ class _Due:
         try:
             found = await self._kube.get(STORY_RUNS, armed.run.namespace, armed.run.name)
         except NotFound:
-            log.info("deadline dropped", run=str(self.episode), why="the StoryRun is gone")
-            return Happening.CLOSED
+            return self._drop("deleted", "the StoryRun is gone")
         # Without a fence the cancel counts from when it was seen; seen anew it would not be overdue, and be dropped.
         first_seen = parse_instant(armed.run.canceled_at) if armed.run.canceled_at else now
         state = read_run(found, first_seen=first_seen, now=now, fence_wait=self._settings.fence_wait)
         self._snapshot = replace(armed, run=state)
         decision = closed(self._snapshot, armed)
         if decision is not None:
-            log.info("deadline dropped", run=str(self.episode), rule=decision.rule, why=decision.why)
-            return Happening.CLOSED
+            return self._drop(decision.rule, decision.why)
         return Happening.OPEN
 
+    def _drop(self, rule: str, why: str) -> Happening:
+        DEADLINES_BY_RESULT.add(result="dropped")
+        self._hop.event("dropped", **{RULE: rule, WHY: why})
+        log.info("deadline dropped", rule=rule, why=why)
+        return Happening.CLOSED
+
     async def _say(self) -> Happening:
-        with consuming(Fact.DEADLINE_REACHED, self._snapshot, self._delivery.headers) as context:
-            await self._scheduler.say_reached(self._snapshot, context)
+        await self._scheduler.say_reached(self._snapshot, self._hop)
         return Happening.SAID
 
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 import structlog
+from structlog.contextvars import bind_contextvars
 
 from exeunt.bobrapet import UNFINISHED
 from exeunt.bus.connection import Bus
@@ -23,7 +24,7 @@ from exeunt.kube.resources import STORIES, STORY_RUNS
 from exeunt.settings import Settings
 from exeunt.snapshot import Snapshot, read_run, read_story, resolve_shutdown, story_key
 from exeunt.subjects import RUNS, fact_subject
-from exeunt.tracing import producing
+from exeunt.tracing import sweeping
 from exeunt_timeout_scheduler.deadlines import closed
 from exeunt_timeout_scheduler.scheduler import Scheduler
 
@@ -89,13 +90,18 @@ class Sweep:
             story=read_story(run, story),
             shutdown=resolve_shutdown(run, story, self._settings.shutdown_timeout),
         )
+        bind_contextvars(run=str(snapshot.run.episode))
         deadline = snapshot.deadline
         if deadline is None or closed(snapshot) is not None:
             return  # a run without a Story is left to the watcher, who knows whether it streams
         last = await last_message(self._bus, RUNS, fact_subject(snapshot.run.episode, Fact.DEADLINE_REACHED))
-        with producing(Fact.DEADLINE_REACHED, snapshot) as context:
+        with sweeping(snapshot) as hop:
             if last is None:
-                await self._scheduler.arm(snapshot, context)
+                if not await self._scheduler.arm(snapshot, hop):
+                    hop.drop()
             elif now - last.timestamp > self._settings.overdue_after:
-                log.warning("overdue", run=str(snapshot.run.episode), said_at=last.timestamp.isoformat())
-                await self._scheduler.say_reached(snapshot, context, expected_last_sequence=last.sequence)
+                log.warning("overdue", said_at=last.timestamp.isoformat())
+                hop.failed("overdue")
+                await self._scheduler.say_reached(snapshot, hop, expected_last_sequence=last.sequence)
+            else:
+                hop.drop()

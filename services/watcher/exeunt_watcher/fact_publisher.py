@@ -6,16 +6,19 @@ from functools import partial
 from typing import Final, Self
 
 import structlog
+from structlog.contextvars import bind_contextvars
 
 from exeunt.bus.connection import Bus
-from exeunt.bus.publisher import Stored, StoredMessage, last_message, message_at, publish
+from exeunt.bus.errors import BusUnavailable
+from exeunt.bus.publisher import AlreadyStored, Stored, StoredMessage, last_message, message_at, publish
 from exeunt.codec import fact_message, read_fact
 from exeunt.errors import PoisonEvent
 from exeunt.events import Fact
 from exeunt.insist import insist
+from exeunt.metrics import FACTS
 from exeunt.snapshot import Snapshot
 from exeunt.subjects import RUNS, fact_subject
-from exeunt.tracing import producing
+from exeunt.tracing import sending
 
 SOURCE: Final = "/exeunt/watcher"
 _WINDOW: Final = 256
@@ -47,17 +50,27 @@ class FactPublisher:
 
     async def _publish(self, fact: Fact, snapshot: Snapshot) -> None:
         """Say one fact, however long NATS is away; somebody else having said it is success."""
+        bind_contextvars(run=str(snapshot.run.episode))
         for rejected in snapshot.shutdown.rejected if fact is Fact.CANCEL_REQUESTED else ():
-            log.warning("shutdown timeout not usable", run=str(snapshot.run.episode), rule=rejected.rule,
-                        value=rejected.value, why=rejected.why)  # fmt: skip
-        with producing(fact, snapshot) as context:
-            message = fact_message(fact, snapshot, source=SOURCE, now=datetime.now(UTC), context=context)
-            said = await insist(f"say {fact}", partial(publish, self._bus, message, deadline=_PUBLISH_DEADLINE))
-        if isinstance(said, Stored):
-            log.info(fact, run=str(snapshot.run.episode), sequence=said.sequence,
-                     gone=snapshot.topology.gone and snapshot.topology.gone.kind)  # fmt: skip
-        elif fact is Fact.CANCEL_REQUESTED and snapshot.topology.gone is not None:
+            log.warning("shutdown timeout not usable", rule=rejected.rule, value=rejected.value, why=rejected.why)
+        said = await insist(f"say {fact}", partial(self._try, fact, snapshot, datetime.now(UTC)))
+        if isinstance(said, AlreadyStored) and fact is Fact.CANCEL_REQUESTED and snapshot.topology.gone is not None:
             await self._complete(said.sequence, snapshot)
+
+    async def _try(self, fact: Fact, snapshot: Snapshot, now: datetime) -> Stored | AlreadyStored:
+        with sending(fact, snapshot) as hop:
+            message = fact_message(fact, snapshot, source=SOURCE, now=now, context=hop.headers)
+            try:
+                said = await publish(self._bus, message, deadline=_PUBLISH_DEADLINE)
+            except BusUnavailable:
+                hop.drop()  # the try that succeeds is the hop
+                raise
+            if isinstance(said, AlreadyStored):
+                hop.drop()
+                return said
+            FACTS.add(fact=str(fact))
+            log.info(fact, sequence=said.sequence, gone=snapshot.topology.gone and snapshot.topology.gone.kind)
+            return said
 
     async def _complete(self, sequence: int, snapshot: Snapshot) -> None:
         """Another watcher said the cancel first; when it did not know that the topology is gone, say that."""

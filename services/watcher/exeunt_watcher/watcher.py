@@ -29,6 +29,7 @@ from exeunt.signals import read_signal
 from exeunt.snapshot import Topology
 from exeunt_watcher.fact_publisher import FactPublisher
 from exeunt_watcher.facts import facts_between, standing
+from exeunt_watcher.measures import measure_stops, observe_watches
 from exeunt_watcher.projection import Key, Projection
 
 _SIGNAL_TRIES: Final = 5
@@ -64,6 +65,7 @@ class Watcher:
         self._ended = asyncio.Event()
         self._kinds = [kind for namespace in settings.namespaces or (None,) for kind in self._kinds_of(namespace)]
         self._unlisted = {kind.watch for kind in self._kinds}
+        observe_watches(self.watches)
         self.live = False
         """Every kind has been listed and what the stream remembers is known: facts are being said."""
 
@@ -90,7 +92,7 @@ class Watcher:
     def trouble(self) -> str | None:
         """Why facts may be missed or late now, for /readyz."""
         if not self.live:
-            waiting = ", ".join(sorted(str(watch) for watch in self._unlisted)) or "what the stream remembers"
+            waiting = ", ".join(sorted(map(str, self._unlisted.copy()))) or "what the stream remembers"
             return f"not listed yet: {waiting}"
         return next((f"{watch}: {watch.error}" for watch in self.watches if watch.error), None)
 
@@ -228,6 +230,8 @@ class Watcher:
         while True:
             await asyncio.sleep(min(_TICK, sweep))
             keys = self._projection.canceled()
+            if self.live:
+                measure_stops(filter(None, map(self._projection.snapshot, keys)), datetime.now(UTC))
             await self._touched(keys)
             if loop.time() >= next_sweep:
                 next_sweep = loop.time() + sweep

@@ -15,12 +15,14 @@ from urllib.parse import urlsplit
 
 import msgspec
 import nats.errors
+import nkeys  # type: ignore[import-untyped]
 import structlog
 from nats.aio.client import Client, Server
 from nats.aio.msg import Msg
 
-from exeunt.bus.errors import ApiRefused, BusClosed, BusUnavailable, NoResponders, PermissionDenied
+from exeunt.bus.errors import ApiRefused, BusClosed, BusError, BusUnavailable, NoResponders, PermissionDenied
 from exeunt.errors import UsageError
+from exeunt.metrics import NATS_ERRORS, NATS_RECONNECTS
 
 PING_INTERVAL = 10  # seconds; two unanswered pings make the peer dead
 RECONNECT_CEILING = 1.0  # seconds between two attempts at the most
@@ -36,13 +38,14 @@ class Bus:
     `recreate_streams` is what to run when a publish finds its stream missing; None leaves streams alone.
     """
 
-    def __init__(self, url: str, tls: "_Tls | None") -> None:
+    def __init__(self, url: str, tls: "_Tls | None", *, nkey: bool = False) -> None:
         self.nc = Client()
         self.session = 0
         self.recreate_streams: Callable[[], Awaitable[None]] | None = None
         self._servers = url.split(",")
         self._where = ", ".join(_without_password(server) for server in self._servers)
         self._tls = tls
+        self._nkey = nkey
         self._connected = asyncio.Event()
         self._on_session: list[Callable[[], None]] = []
         self._connecting: asyncio.Task[None] | None = None
@@ -91,6 +94,19 @@ class Bus:
         Raises BusUnavailable (no answer), NoResponders, PermissionDenied, BusClosed. Errors about the message
         itself (nats.errors.MaxPayloadError, BadHeaderError, BadSubjectError) pass through.
         """
+        try:
+            return await self._request(subject, payload, timeout, headers)
+        except BusError as error:
+            NATS_ERRORS.add(error_type=type(error).__name__)
+            raise
+
+    async def _request(
+        self,
+        subject: str,
+        payload: bytes,
+        timeout: float,  # noqa: ASYNC109 - as above
+        headers: dict[str, str] | None,
+    ) -> Msg:
         loop = asyncio.get_running_loop()
         since = loop.time()
         await self.wait_connected(timeout)
@@ -184,11 +200,21 @@ class Bus:
         """The server tried least, after a wait that doubles with its failures and is never the same twice."""
         if self._tls is not None:
             self._tls.reload()
+        if self._nkey:
+            self._reload_nkey()
         server = min(pool, key=lambda candidate: candidate.reconnects)
         wait = min(RECONNECT_CEILING, 0.1 * 2 ** min(server.reconnects, 10))
         return server, wait * random.uniform(0.5, 1.0)  # noqa: S311 - spread, not secrecy
 
+    def _reload_nkey(self) -> None:
+        """nats-py signs with the seed that is in the file now, but in the name of the one that was there first."""
+        try:
+            self.nc._setup_nkeys_connect()  # noqa: SLF001 - it knows no other way
+        except (OSError, nkeys.NkeysError) as error:  # half-written: the next attempt reads it again
+            log.warning("nats.nkey_reload_failed", error=repr(error))
+
     async def _on_reconnected(self) -> None:
+        NATS_RECONNECTS.add()
         self._up("nats.reconnected")
         for callback in self._on_session:
             callback()
@@ -204,6 +230,7 @@ class Bus:
             log.error("nats.closed", server=self._where, error=self._last_error)
 
     async def _on_error(self, error: Exception) -> None:
+        NATS_ERRORS.add(error_type=type(error).__name__)
         text, now = str(error) or type(error).__name__, asyncio.get_running_loop().time()
         if "permissions violation" in text:
             self._violations.append((now, text))
@@ -234,7 +261,7 @@ async def connect(
     UsageError when the url or a file cannot be used.
     """
     tls = _Tls(tls_ca, tls_cert, tls_key) if tls_ca or tls_cert else None
-    bus = Bus(url, tls)
+    bus = Bus(url, tls, nkey=nkey_seed is not None)
     first = bus._start(  # noqa: SLF001 - this function is the constructor of a Bus
         {
             "name": name,

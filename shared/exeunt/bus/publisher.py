@@ -7,6 +7,7 @@ streams.
 """
 
 import asyncio
+import contextlib
 import re
 from datetime import datetime
 
@@ -21,6 +22,8 @@ from exeunt.bus.messages import Message
 
 WRONG_LAST_SEQUENCE = 10071
 WRONG_LAST_SEQUENCE_UNKNOWN = 10164  # a rival's message is being replicated; its sequence is not known yet
+
+_RECREATE_PATIENCE = 1.0  # seconds for looking after a missing stream between two tries
 
 log = structlog.get_logger(__name__)
 
@@ -108,7 +111,10 @@ async def _publish_once(bus: Bus, message: Message, patience: float) -> Stored |
         reply = await bus.request(message.subject, message.payload, timeout=patience, headers=headers or None)
     except NoResponders:
         if bus.recreate_streams is not None:
-            await bus.recreate_streams()
+            # Where the stream only lacks a leader nobody answers this either, and a leader may be there any moment.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_RECREATE_PATIENCE):
+                    await bus.recreate_streams()
         raise
     except (nats.errors.MaxPayloadError, nats.errors.BadSubjectError, nats.errors.BadHeaderError) as error:
         raise PublishRefused(f"cannot publish on {message.subject}: {error}") from error

@@ -20,8 +20,10 @@ from nats.aio.subscription import Subscription
 from exeunt.bus.connection import Bus
 from exeunt.bus.delivery import DeadLetter, Delivery, Retry, Verdict
 from exeunt.bus.errors import BusUnavailable, NoResponders
+from exeunt.bus.lag import report_lag
 from exeunt.bus.settle import settle
 from exeunt.errors import PoisonEvent
+from exeunt.metrics import expect_deliveries
 
 HEARTBEAT = 0.8  # seconds between the server's signs of life on an idle pull
 SILENCE = 2.5 * HEARTBEAT  # without any of them, the pull is taken for lost
@@ -61,6 +63,7 @@ class PullLoop:
         self.trouble: str | None = "not started"
         self.last_progress = asyncio.get_running_loop().time()
         self._bus = bus
+        self._stream = stream
         self._durable = durable
         self._next_subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"
         self._max_in_flight = max_in_flight
@@ -93,15 +96,18 @@ class PullLoop:
         BusClosed, or of what `recreate` raised besides BusUnavailable.
         """
         self._ended.clear()
+        expect_deliveries(self._durable)
         unhook = self._bus.on_session(self._wake.set)
         try:
             async with asyncio.TaskGroup() as tasks:
                 puller = tasks.create_task(self._pull(tasks, handle), name=f"pull-{self._durable}")
                 keeper = tasks.create_task(self._keep(), name=f"keep-{self._durable}")
+                lag = tasks.create_task(report_lag(self._bus, self._stream, self._durable))
                 await self._stopping.wait()
                 puller.cancel()
                 await self._wind_down()
                 keeper.cancel()
+                lag.cancel()
         finally:
             self._accepting = False
             self.trouble = "stopped"

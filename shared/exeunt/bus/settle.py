@@ -12,9 +12,12 @@ from exeunt.bus.delivery import Ack, DeadLetter, Delivery, Retry, Verdict
 from exeunt.bus.errors import BusUnavailable, PermissionDenied, PublishRefused
 from exeunt.bus.messages import Message
 from exeunt.bus.publisher import publish
+from exeunt.metrics import DEAD_LETTERS, DELIVERIES, REDELIVERIES
 
 DEADLINE = 10.0  # seconds for storing a dead letter, and for a synchronous ack
 RETRY_AFTER = 5.0  # seconds until a message that could not be set aside comes again
+
+_ANSWERS = {Ack: "ack", Retry: "retry", DeadLetter: "dead-letter"}
 
 log = structlog.get_logger(__name__)
 
@@ -27,6 +30,9 @@ async def settle(bus: Bus, delivery: Delivery, verdict: Verdict, *, durable: str
         sequence=delivery.stream_sequence,
         deliveries=delivery.num_delivered,
     )
+    DELIVERIES.add(answer=_ANSWERS[type(verdict)], consumer=durable)
+    if delivery.num_delivered > 1:
+        REDELIVERIES.add(consumer=durable)
     match verdict:
         case Ack() if sync:
             try:
@@ -36,7 +42,7 @@ async def settle(bus: Bus, delivery: Delivery, verdict: Verdict, *, durable: str
         case Ack():
             await delivery.tell(b"+ACK")
         case Retry(delay, reason):
-            message_log.info("bus.retry", delay=delay, reason=reason)
+            message_log.debug("bus.retry", delay=delay, reason=reason)  # handlers tell what went wrong
             await delivery.nak(delay)
         case DeadLetter(reason):
             letter = dead_letter(delivery, durable=durable, reason=reason)
@@ -46,6 +52,7 @@ async def settle(bus: Bus, delivery: Delivery, verdict: Verdict, *, durable: str
                 message_log.error("bus.dead_letter_failed", reason=reason, error=str(error))
                 await delivery.nak(RETRY_AFTER)
                 return
+            DEAD_LETTERS.add(consumer=durable)
             message_log.error("bus.dead_letter", reason=reason, copied_to=letter.subject)
             await delivery.tell(b"+TERM " + _one_line(reason).encode())
 

@@ -14,6 +14,7 @@ import structlog
 
 from exeunt.bus.connection import Bus
 from exeunt.bus.errors import ApiRefused, StreamMisconfigured
+from exeunt.metrics import STREAMS_CREATED
 
 NANOSECONDS = 1_000_000_000
 UNLIMITED = -1
@@ -95,6 +96,7 @@ async def _found_or_created(bus: Bus, stream: Stream) -> dict[str, Any]:
         raise StreamMisconfigured(
             f"stream {stream.name} is missing and cannot be made: {refused.description}"
         ) from refused
+    STREAMS_CREATED.add(stream=stream.name)
     log.info("bus.stream_created", stream=stream.name)
     return _config(created)
 

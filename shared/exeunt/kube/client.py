@@ -1,4 +1,4 @@
-"""Single requests to the kube-apiserver: get, list, patch, delete, and the raw lines of a watch.
+"""Single requests to the kube-apiserver: get, list, create, patch, delete, and the raw lines of a watch.
 
 A request is tried until it gets an answer that counts or its retry budget is used up; whoever calls decides
 what an answer means. Requests must therefore be safe to repeat: ours are, a PATCH is conditional and a DELETE
@@ -23,6 +23,7 @@ import structlog
 from exeunt.kube.connection import Call, Connection
 from exeunt.kube.credentials import Credentials
 from exeunt.kube.errors import ApiError, ApiUnavailable, Gone, NotFound, Undecodable
+from exeunt.kube.observed import observed
 from exeunt.kube.resources import STORY_RUNS, Resource, T
 
 _PROBE_INTERVAL: Final = 10.0  # seconds
@@ -133,6 +134,11 @@ class KubeClient:
                 return Listing(items, page.metadata.resource_version, undecodable)
             query = query | {"continue": page.metadata.continue_}
 
+    async def create(self, resource: Resource[T], namespace: str, body: bytes, *, field_manager: str) -> T:
+        """Create an object that has a name of its own: sent again, it is answered with Conflict."""
+        query = urlencode({"fieldManager": field_manager, "fieldValidation": "Strict"})
+        return resource.decode(await self._request(Call("create", resource, namespace, query=query, body=body)))
+
     async def patch(
         self,
         resource: Resource[T],
@@ -213,11 +219,12 @@ class KubeClient:
         raise ApiUnavailable(f"{call}: no success within {self._retry_budget:g} s; last: {self._connection.trouble}")
 
     async def _read(self, call: Call) -> bytes:
-        async with await self._connection.open(call, self._limits) as response:
-            try:
-                return await response.read()
-            except (aiohttp.ClientError, TimeoutError) as error:
-                raise self._connection.unavailable(call, error) from error
+        with observed(call, self._connection.server):
+            async with await self._connection.open(call, self._limits) as response:
+                try:
+                    return await response.read()
+                except (aiohttp.ClientError, TimeoutError) as error:
+                    raise self._connection.unavailable(call, error) from error
 
 
 class _ListMetadata(msgspec.Struct, rename="camel"):

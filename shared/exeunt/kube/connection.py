@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Final
+from urllib.parse import unquote
 
 import aiohttp
 import structlog
@@ -20,7 +21,14 @@ from exeunt.kube.resources import Resource
 
 JSON: Final = "application/json"
 _USER_AGENT: Final = f"exeunt/{version('exeunt')}"
-_METHODS: Final = {"get": "GET", "list": "GET", "watch": "GET", "patch": "PATCH", "delete": "DELETE"}
+_METHODS: Final = {
+    "get": "GET",
+    "list": "GET",
+    "watch": "GET",
+    "create": "POST",
+    "patch": "PATCH",
+    "delete": "DELETE",
+}
 _REFRESH_INTERVAL: Final = 60.0  # seconds; token files are replaced long before the old token expires
 
 log = structlog.get_logger(__name__)
@@ -44,6 +52,16 @@ class Call:
         return f"{self.verb} {self._rbac_resource} {target}"
 
     @property
+    def method(self) -> str:
+        return _METHODS[self.verb]
+
+    @property
+    def template(self) -> str:
+        """The path without the names in it."""
+        namespace, name = self.namespace and "{namespace}", self.name and "{name}"
+        return unquote(self.resource.path(namespace, name, self.subresource))
+
+    @property
     def permission(self) -> str:
         where = f"namespace {self.namespace}" if self.namespace else "all namespaces"
         return f"verb {self.verb} on {self._rbac_resource} of API group {self.resource.group} in {where}"
@@ -63,6 +81,10 @@ class Connection:
         self._access = _Access.of(credentials)
         self._renewing = asyncio.Lock()
         self._refresh_at = asyncio.get_running_loop().time() + _REFRESH_INTERVAL
+
+    @property
+    def server(self) -> str:
+        return URL(self._access.host).host or ""
 
     async def close(self) -> None:
         await self._access.session.close()
@@ -164,7 +186,7 @@ class _Access:
     async def send(self, call: Call, limits: aiohttp.ClientTimeout) -> aiohttp.ClientResponse:
         path = call.resource.path(call.namespace, call.name, call.subresource)
         return await self.session.request(
-            _METHODS[call.verb],
+            call.method,
             URL(f"{self.host}{path}?{call.query}", encoded=True),
             data=call.body,
             headers=self.headers if call.body is None else self.headers | {"Content-Type": call.content_type},

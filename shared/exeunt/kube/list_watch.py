@@ -71,7 +71,9 @@ class ListWatch(Generic[T]):
     `synced`: the first list has been handed over.
     `last_progress`: loop time of the last line, list or attempt; it stands still for at most `idle_timeout`
     or the longest back-off (30 s), unless the handler blocks.
+    `last_heard`: loop time of the last line or list, at first that of the construction; attempts do not count.
     `relists`: how often the watch had expired.
+    `interruptions`: how often the list or the watch failed.
     `error`: what is wrong now, else None.
     """
 
@@ -88,10 +90,12 @@ class ListWatch(Generic[T]):
     ) -> None:
         self.synced = False
         self.last_progress = 0.0
+        self.last_heard = asyncio.get_running_loop().time()
         self.relists = 0
+        self.interruptions = 0
         self.error: str | None = None
         self._client = client
-        self._resource = resource
+        self.resource = resource
         self._namespace = namespace
         self._selector = list_field_selector
         self._idle_timeout = idle_timeout
@@ -100,6 +104,9 @@ class ListWatch(Generic[T]):
         self._resource_version = ""  # where the watch goes on from; empty: list first
         self._known: dict[tuple[str, str], str] = {}
         self._reported: dict[str, str] = {}  # uid: resourceVersion of undecodable objects that were logged
+
+    def __str__(self) -> str:
+        return f"{self.resource} in {self._namespace or 'all namespaces'}"
 
     async def run(self, handle: Callable[[Change[T]], Awaitable[None]]) -> NoReturn:
         """Hand over one change after another, for ever; the next is read when `handle` has returned.
@@ -125,17 +132,18 @@ class ListWatch(Generic[T]):
                     for change in self._relist(await self._list()):
                         yield change
                     self.synced = True
+                    self.last_heard = loop.time()
                 async with self._client.watch(
-                    self._resource,
+                    self.resource,
                     self._namespace,
                     resource_version=self._resource_version,
                     timeout_seconds=_spread(self._watch_timeout, 2 * self._watch_timeout),
                     idle_timeout=self._idle_timeout,
                 ) as lines:
                     self.error = None
-                    self.last_progress = watching_since = loop.time()
+                    self.last_progress = self.last_heard = watching_since = loop.time()
                     async for line in lines:
-                        self.last_progress = loop.time()
+                        self.last_progress = self.last_heard = loop.time()
                         change = self._read(line)
                         if change is not None:
                             yield change
@@ -155,12 +163,13 @@ class ListWatch(Generic[T]):
             delay = _spread(longest / 2, longest)
             failures = min(failures + 1, 16)
             if trouble is not None:
+                self.interruptions += 1
                 self.error = str(trouble)
                 self._log.warning("watch interrupted", error=self.error, retry_in=round(delay, 3))
             await asyncio.sleep(delay)
 
     async def _list(self) -> Listing[T]:
-        return await self._client.list(self._resource, self._namespace, field_selector=self._selector, retry=False)
+        return await self._client.list(self.resource, self._namespace, field_selector=self._selector, retry=False)
 
     def _relist(self, listing: Listing[T]) -> list[Change[T]]:
         """What a list says: first who is gone, since a name may be in use again, then who is there."""
@@ -179,15 +188,15 @@ class ListWatch(Generic[T]):
         try:
             event = _EVENT.decode(line)
         except msgspec.DecodeError as error:
-            raise ApiUnavailable(f"watch {self._resource}: the stream broke within a line") from error
+            raise ApiUnavailable(f"watch {self.resource}: the stream broke within a line") from error
         if event.type == "ERROR":
-            raise api_error(event.object, action=f"watch {self._resource}")
+            raise api_error(event.object, action=f"watch {self.resource}")
         if event.type == "BOOKMARK":
             self._resource_version = _BOOKMARK.decode(event.object).metadata.resource_version
             return None
         deleted = event.type == "DELETED"
         try:
-            item = self._resource.decode(event.object)
+            item = self.resource.decode(event.object)
         except Undecodable as error:
             return self._skip(error, deleted=deleted)
         key, uid = item.metadata.key, item.metadata.uid

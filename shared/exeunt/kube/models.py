@@ -181,10 +181,14 @@ class StoryPolicy(_Model, frozen=True, kw_only=True):
 
 
 class StorySpec(_Model, frozen=True, kw_only=True):
-    """`pattern` is `batch` or `realtime`; Exeunt never touches runs of a batch Story (contract §4.1)."""
+    """`pattern` is `batch` or `realtime`; Exeunt never touches runs of a batch Story (contract §4.1).
+
+    `transports` are as written, of any shape: only `drain` looks at them, for reporting.
+    """
 
     pattern: str = "batch"
     policy: StoryPolicy | None = None
+    transports: Any = None
 
 
 class Story(KubeObject, frozen=True, kw_only=True):

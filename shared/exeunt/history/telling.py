@@ -1,0 +1,184 @@
+"""Stops in words and figures: what the CLI shows as tables and hands out as JSON. Pure."""
+
+from datetime import timedelta
+from typing import Literal
+
+from msgspec import Struct
+
+from exeunt.clock import format_duration, format_instant
+from exeunt.events import Decided, Fact, Verdict
+from exeunt.history.event import Event, SaidFact, SaidOutcome
+from exeunt.history.stops import Ending, Stop
+from exeunt.snapshot import Snapshot
+
+
+class ToldEvent(Struct, frozen=True, kw_only=True):
+    """One event. `elapsed_ms` is counted from the cancel; before it, it is negative."""
+
+    sequence: int
+    at: str
+    elapsed_ms: float
+    service: str
+    kind: Literal["fact", "outcome"]
+    what: str
+    why: str
+    episode: str
+    cause_sequence: int | None = None
+
+
+class ToldStop(Struct, frozen=True, kw_only=True):
+    """One stop. Times are RFC 3339, durations milliseconds; null is what its history does not tell.
+
+    `waited_less_ms` is how much earlier than its shutdown deadline it ended, `drain_ms` what bobrapet alone would have
+    waited for, as far as its Story says.
+    """
+
+    namespace: str
+    name: str
+    uid: str
+    episode: str
+    ending: Ending
+    cause: str | None
+    asked_at: str | None
+    ended_at: str | None
+    latency_ms: float | None
+    shutdown_timeout: str | None
+    shutdown_rule: str | None
+    deadline: str | None
+    waited_less_ms: float | None
+    drain_ms: float | None
+    trace_id: str | None
+    events: list[ToldEvent]
+
+
+def tell(stop: Stop) -> ToldStop:
+    """The stop with its events, decisions under their causes."""
+    episode, canceled, deadline = stop.episode, stop.canceled, stop.deadline
+    spared = deadline - stop.ended_at if deadline and stop.ended_at else None
+    return ToldStop(
+        namespace=episode.namespace,
+        name=episode.name,
+        uid=episode.uid,
+        episode=episode.token,
+        ending=stop.ending,
+        cause=cause_in_words(stop),
+        asked_at=format_instant(stop.asked_at) if stop.asked_at else None,
+        ended_at=format_instant(stop.ended_at) if stop.ended_at else None,
+        latency_ms=milliseconds(stop.latency) if stop.latency is not None else None,
+        shutdown_timeout=canceled.shutdown.timeout if canceled else None,
+        shutdown_rule=canceled.shutdown.rule if canceled else None,
+        deadline=format_instant(deadline) if deadline else None,
+        waited_less_ms=milliseconds(spared) if spared is not None and spared > timedelta(0) else None,
+        drain_ms=milliseconds(stop.drain) if stop.drain is not None else None,
+        trace_id=stop.trace_id,
+        events=[told for step in stop.steps for told in _told(stop, step.fact, step.outcomes)],
+    )
+
+
+def _told(stop: Stop, fact: SaidFact | None, outcomes: tuple[SaidOutcome, ...]) -> list[ToldEvent]:
+    cause = fact.record.sequence if fact else None
+    facts = [tell_event(stop, fact)] if fact else []
+    return facts + [tell_event(stop, outcome, cause=cause) for outcome in outcomes]
+
+
+def tell_event(stop: Stop, event: Event, *, cause: int | None = None) -> ToldEvent:
+    """One event of the stop."""
+    outcome = isinstance(event, SaidOutcome)
+    return ToldEvent(
+        sequence=event.record.sequence,
+        at=format_instant(event.at),
+        elapsed_ms=milliseconds(event.at - stop.started_at),
+        service=event.service,
+        kind="outcome" if outcome else "fact",
+        what=what(event),
+        why=why(event),
+        episode=event.episode.token,
+        cause_sequence=event.outcome.cause_sequence if cause is None and isinstance(event, SaidOutcome) else cause,
+    )
+
+
+def cause_in_words(stop: Stop) -> str | None:
+    """What ended the stop, or holds it up: the rule, and the evidence or the timeout behind it."""
+    if stop.finalizing is not None:
+        rule, snapshot = stop.finalizing.outcome.rule, _decided_from(stop.finalizing, stop.cause)
+        if rule == "topology-gone" and snapshot is not None and snapshot.topology.gone is not None:
+            return f"{rule} ({snapshot.topology.gone.kind})"
+        if rule == "deadline" and snapshot is not None:
+            return f"{rule} ({snapshot.shutdown.timeout}, {snapshot.shutdown.rule})"
+        return rule
+    if stop.ending in (Ending.RUNNING, Ending.DELETED):
+        return None
+    if stop.ending is Ending.FINALIZED:
+        rules = (step.rule for said in stop.outcomes for step in said.outcome.trail if step.verdict is Verdict.FINALIZE)
+        tried = next(rules, None)
+        return f"{tried}, as far as was recorded" if tried else "its decision was not recorded"
+    if stop.ending is Ending.ENDED_ELSEWHERE:
+        terminal = next((said.snapshot.run for said in reversed(stop.facts) if said.snapshot.run.terminal), None)
+        return f"{terminal.phase}: {terminal.message}" if terminal else None
+    return stop.outcomes[-1].outcome.rule if stop.outcomes else None
+
+
+def what(event: Event) -> str:
+    """The fact, or the verdict."""
+    return str(event.fact if isinstance(event, SaidFact) else event.outcome.verdict)
+
+
+def why(event: Event) -> str:
+    """What the fact was read from, or why it was decided so."""
+    return _fact_in_words(event.fact, event.snapshot) if isinstance(event, SaidFact) else _outcome_in_words(event)
+
+
+def _fact_in_words(fact: Fact, snapshot: Snapshot) -> str:
+    run, shutdown, gone = snapshot.run, snapshot.shutdown, snapshot.topology.gone
+    match fact:
+        case Fact.CANCEL_REQUESTED:
+            rejected = "".join(f"; {r.value!r} of the {r.rule} is not usable" for r in shutdown.rejected)
+            fence = "" if run.fence else "; bobrapet has not stamped the fence"
+            topology = f"gone ({gone.kind})" if gone else "up"
+            return f"topology {topology}, shutdown timeout {shutdown.timeout} ({shutdown.rule}){rejected}{fence}"
+        case Fact.TOPOLOGY_ESTABLISHED:
+            return "a live TransportBinding was seen"
+        case Fact.TOPOLOGY_TERMINATED:
+            return f"{gone.kind}: {gone.detail}" if gone else ""
+        case Fact.DEADLINE_REACHED:
+            return f"{shutdown.timeout} ({shutdown.rule}) after the cancel the run was unfinished"
+        case Fact.RUN_TERMINAL:
+            return f"{run.phase}: {run.message}, {'by Exeunt' if run.ended_by_exeunt else 'not by Exeunt'}"
+        case Fact.RUN_DELETED:
+            return "the StoryRun is gone"
+
+
+def _outcome_in_words(said: SaidOutcome) -> str:
+    outcome = said.outcome
+    detours = [detour(step) for step in outcome.trail[:-1] if step.rule != outcome.rule or step.result]
+    deleted = [f"deleted {', '.join(outcome.deleted_step_runs)}"] if outcome.deleted_step_runs else []
+    children = [f"canceled {', '.join(outcome.canceled_children)}"] if outcome.canceled_children else []
+    return "; ".join([*detours, f"{outcome.rule}: {outcome.why}", *deleted, *children])
+
+
+def detour(step: Decided) -> str:
+    """A decision that did not last, such as a write that lost its condition."""
+    result = f", {step.result}" if step.result else ""
+    return f"{step.verdict} by {step.rule}{result}"
+
+
+def _decided_from(said: SaidOutcome, cause: SaidFact | None) -> Snapshot | None:
+    """The snapshot behind an outcome's last decision from one."""
+    rereads = (step.reread for step in reversed(said.outcome.trail) if step.reread is not None)
+    return next(rereads, cause.snapshot if cause else None)
+
+
+def milliseconds(duration: timedelta) -> float:
+    return round(duration / timedelta(milliseconds=1), 3)
+
+
+def in_words(duration: timedelta) -> str:
+    """A duration for people, to the millisecond: "8ms", "2m0.003s"."""
+    return format_duration(timedelta(milliseconds=round(duration / timedelta(milliseconds=1))))
+
+
+def finalized_by(stop: Stop) -> str:
+    """Who wrote the end, as far as the history tells."""
+    if stop.ending is Ending.FINALIZED:
+        return "by Exeunt"
+    return "not by Exeunt" if stop.ending is Ending.ENDED_ELSEWHERE else ""

@@ -1,0 +1,189 @@
+"""The contract of the events, generated from the types that carry them: an AsyncAPI document and JSON Schemas.
+
+`make docs` writes them to docs/. Addresses come from `exeunt.subjects`, meanings from the docstrings of the types, so
+that nothing here can say anything else than the code does.
+"""
+
+from collections.abc import Iterator
+from functools import cache, reduce
+from operator import or_
+from types import UnionType
+from typing import Annotated, Any, Final, get_args, get_origin
+
+import msgspec
+from msgspec import NODEFAULT, Meta, Raw, Struct
+
+import exeunt
+from exeunt import events, signals
+from exeunt.codec import TYPE_PREFIX, VERSION
+from exeunt.episodes import Episode
+from exeunt.events import Fact, Outcome
+from exeunt.snapshot import Snapshot
+from exeunt.subjects import armed_subject, due_subject, fact_subject, outcome_subject
+from exeunt_cli.docstrings import member_docstrings
+from exeunt_timeout_scheduler.deadlines import Deadline
+
+Json = dict[str, Any]
+
+# The one payload that others write has no name for them in the code: they need none of it.
+PAYLOADS: Final[dict[str, Any]] = {
+    "Snapshot": Snapshot,
+    "Outcome": Outcome,
+    "Deadline": Deadline,
+    "Signal": signals._Body,  # noqa: SLF001 - its shape is public, here
+}
+_ANY: Final = Episode("{namespace}", "{name}", "{uid}", "{episode}")
+_PARAMETERS: Final = {
+    "namespace": "Namespace of the StoryRun.",
+    "name": 'Name of the StoryRun, its dots written as "_".',
+    "uid": "uid of the StoryRun.",
+    "episode": 'The fence, its dots written as "_"; before there is one, a token for the life of the run.',
+    "fact": "The fact that was answered.",
+    "consumer": "The durable consumer that set the message aside.",
+}
+
+
+def documents() -> Iterator[tuple[str, str]]:
+    """The generated files, by their names in docs/."""
+    yield "asyncapi.json", _written(asyncapi())
+    for name, payload in PAYLOADS.items():
+        heading = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": f"urn:exeunt:{name}:{VERSION}"}
+        yield f"schemas/{name.lower()}.{VERSION}.json", _written(heading | msgspec.json.schema(_described(payload)))
+
+
+def _written(document: Json) -> str:
+    return msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n"
+
+
+def asyncapi() -> Json:
+    """The AsyncAPI 3.0 document."""
+    meanings = member_docstrings(Fact)
+    channels = {str(fact): _fact_channel(fact, meanings[fact.name]) for fact in Fact} | {
+        "outcome": _channel(
+            outcome_subject(_ANY, Fact.CANCEL_REQUESTED).replace(str(Fact.CANCEL_REQUESTED), "{fact}"),
+            "How the terminator answered a fact. Exactly one for each fact of an episode.",
+            "outcome",
+        ),
+        "armed": _channel(
+            armed_subject(_ANY), "A pending message schedule of JetStream. Internal to the mesh.", "deadline"
+        ),
+        "due": _channel(due_subject(_ANY), "A schedule that has come due. Internal to the mesh.", "deadline"),
+        "signal": _channel(
+            "exeunt.signals.{namespace}.{name}",
+            "Anyone who may publish here says: the topology of this run is gone. See docs/signals.md.",
+            "signal",
+        ),
+        "deadletter": _channel(
+            "exeunt.deadletters.{consumer}",
+            "A message that was set aside, as it came; the headers Exeunt-* say why and from where.",
+            "deadletter",
+        ),
+    }
+    said = [*map(str, Fact), "outcome", "armed", "deadletter"]
+    heard = ["due", "signal"]
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "Exeunt",
+            "version": exeunt.__version__,
+            "description": "What the watcher, the terminator and the timeout-scheduler say to each other on NATS "
+            "JetStream, as CloudEvents 1.0 in binary mode.",
+            "license": {"name": "Apache-2.0"},
+        },
+        "defaultContentType": "application/json",
+        "channels": channels,
+        "operations": {
+            **{f"say-{name}": _operation("send", name) for name in said},
+            **{f"hear-{name}": _operation("receive", name) for name in heard},
+        },
+        "components": {
+            "messages": _messages(),
+            "parameters": {name: {"description": meaning} for name, meaning in _PARAMETERS.items()}
+            | {"fact": {"description": _PARAMETERS["fact"], "enum": [str(fact) for fact in events.STOPPING_FACTS]}},
+            "schemas": _schemas(),
+        },
+    }
+
+
+def _fact_channel(fact: Fact, meaning: str) -> Json:
+    return _channel(fact_subject(_ANY, fact), f"{meaning} Exactly one for each episode.", str(fact))
+
+
+def _channel(address: str, description: str, message: str) -> Json:
+    parameters = [name for name in _PARAMETERS if f"{{{name}}}" in address]
+    return {
+        "address": address,
+        "description": description,
+        "parameters": {name: {"$ref": f"#/components/parameters/{name}"} for name in parameters},
+        "messages": {message: {"$ref": f"#/components/messages/{message}"}},
+    }
+
+
+def _operation(action: str, channel: str) -> Json:
+    return {"action": action, "channel": {"$ref": f"#/channels/{channel}"}}
+
+
+def _messages() -> Json:
+    facts = {str(fact): _message(f"{TYPE_PREFIX}{fact}.{VERSION}", "Snapshot") for fact in Fact}
+    return facts | {
+        "outcome": _message(f"{TYPE_PREFIX}outcome.{VERSION}", "Outcome"),
+        "signal": _message(signals.TYPE, "Signal"),
+        "deadline": {"name": "deadline", "payload": {"$ref": "#/components/schemas/Deadline"}},
+        "deadletter": {"name": "deadletter", "payload": {}},
+    }
+
+
+def _message(kind: str, payload: str) -> Json:
+    text: Json = {"type": "string"}
+    return {
+        "name": kind,
+        "headers": {
+            "type": "object",
+            "required": ["ce-specversion", "ce-id", "ce-source", "ce-type"],
+            "properties": {
+                "ce-specversion": {"type": "string", "const": "1.0"},
+                "ce-type": {"type": "string", "const": kind},
+                "ce-id": text,
+                "ce-source": text,
+                "ce-subject": text,
+                "ce-time": {"type": "string", "format": "date-time"},
+                "ce-datacontenttype": text,
+                "traceparent": text,
+                "tracestate": text,
+            },
+        },
+        "payload": {"$ref": f"#/components/schemas/{payload}"},
+    }
+
+
+def _schemas() -> Json:
+    """The payloads and all that they are made of."""
+    types = [_described(payload) for payload in PAYLOADS.values()]
+    _, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
+    return {name: {**schema, "title": name} for name, schema in components.items()}
+
+
+def _described(kind: Any) -> Any:
+    """A type whose schema says what its fields mean. Raw JSON, for which msgspec has no schema, may be anything."""
+    if kind is Raw:
+        return Any
+    if isinstance(kind, type) and issubclass(kind, Struct):
+        return _described_struct(kind)
+    arguments = tuple(_described(argument) for argument in get_args(kind))
+    if get_origin(kind) is UnionType:
+        return reduce(or_, arguments)
+    return get_origin(kind)[arguments] if get_origin(kind) is tuple else kind
+
+
+@cache
+def _described_struct(struct: type[Struct]) -> type[Struct]:
+    meanings = member_docstrings(struct)
+    fields: list[tuple[str, Any] | tuple[str, Any, Any]] = []
+    for field in msgspec.structs.fields(struct):
+        kind = _described(field.type)
+        if meaning := meanings.get(field.name):
+            kind = Annotated[kind, Meta(description=meaning)]
+        default = None if field.type is Raw else field.default
+        fields.append((field.encode_name, kind) if default is NODEFAULT else (field.encode_name, kind, default))
+    name = next((name for name, payload in PAYLOADS.items() if payload is struct), struct.__name__)
+    return msgspec.defstruct(name, fields, namespace={"__doc__": struct.__doc__}, kw_only=True)

@@ -1,0 +1,170 @@
+"""`exeunt explain`: a stop in sentences; for one that goes on, what it waits for, until when, and what would end it."""
+
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+from cyclopts import Parameter
+from msgspec.structs import replace
+
+from exeunt.bobrapet import TOPOLOGY_TERMINATED_REASON
+from exeunt.errors import ExeuntError
+from exeunt.events import Fact, Verdict
+from exeunt.history.event import SaidOutcome
+from exeunt.history.stops import Ending, Stop
+from exeunt.history.telling import cause_in_words, detour, in_words, why
+from exeunt.settings import PREFIX, Settings, read_settings
+from exeunt.snapshot import Snapshot, Topology
+from exeunt_cli.live import look
+from exeunt_cli.options import Run, Where
+from exeunt_cli.output import console, say, say_problems
+from exeunt_cli.source import is_file, load
+from exeunt_terminator.decision import RULES, decide
+
+_EVERYWHERE = Where()
+_LIVE_HELP = "Look at the StoryRun in the cluster, too (KUBECONFIG); what is in a file is told without."
+
+
+async def explain(
+    run: Run = "@latest", *, where: Where = _EVERYWHERE, live: Annotated[bool, Parameter(help=_LIVE_HELP)] = True
+) -> None:
+    """Say in sentences what happened in the latest stop of a run, and which rule won at each step."""
+    told = await load(run, where)
+    say_problems(told.problems)
+    stop = told.stops[-1]
+    settings = _settings()
+    now = await _look(stop, settings) if live and not is_file(run) else None
+    screen = console()
+    screen.soft_wrap = False  # sentences are for people: they break where the terminal ends
+    for paragraph in (sentences(stop), outlook(stop, now, settings, datetime.now(UTC))):
+        for sentence in paragraph:
+            screen.print(sentence)
+
+
+def _settings() -> Settings:
+    """The services' settings, where they are set here too; what they do not know is not ours to judge."""
+    known = {f"{PREFIX}{name}".upper() for name in Settings.__struct_fields__}
+    return read_settings({name: value for name, value in os.environ.items() if name in known})
+
+
+async def _look(stop: Stop, settings: Settings) -> Snapshot | None:
+    """The run in the cluster, when it is still this one."""
+    remembered = stop.facts[-1].snapshot.topology if stop.facts else Topology()
+    try:
+        found = await look(stop.episode.namespace, stop.episode.name, replace(remembered, gone=None), settings)
+    except ExeuntError as error:
+        say(f"told without the live object: {error}")
+        return None
+    if found is None or found.run.uid != stop.episode.uid:
+        return None
+    captured = stop.canceled
+    if captured is not None and captured.run.episode == found.run.episode:
+        # As the watcher captured it at the cancel; what has been edited since does not move the deadline.
+        return replace(found, shutdown=captured.shutdown)
+    return found
+
+
+def sentences(stop: Stop) -> Iterator[str]:
+    """What happened, one sentence for each event, and how it ended."""
+    story = stop.facts[-1].snapshot.story if stop.facts else None
+    of = f" of the Story {story.namespace}/{story.name}" if story else ""
+    yield f"{stop.run} (uid {stop.episode.uid}) is a realtime run{of}."
+    for step in stop.steps:
+        if step.fact is not None:
+            since = f"{(step.fact.at - stop.started_at).total_seconds():+.3f}s"
+            yield f"{since}: the {step.fact.service} said {step.fact.fact} - {why(step.fact)}."
+        for said in step.outcomes:
+            yield _decision(stop, said)
+    yield _ending(stop)
+
+
+def _decision(stop: Stop, said: SaidOutcome) -> str:
+    outcome = said.outcome
+    since = f"{(said.at - stop.started_at).total_seconds():+.3f}s"
+    number = next((number for number, rule in enumerate(RULES, 1) if rule.name == outcome.rule), None)
+    won = f"rule {number} of {len(RULES)}, {outcome.rule}, won" if number else f"no rule applied ({outcome.rule})"
+    if outcome.verdict is Verdict.FAILED:
+        won = "the kube-apiserver had the last word"
+    before = "; ".join(detour(step) for step in outcome.trail[:-1])
+    tried = f" Before that: {before}." if before else ""
+    deleted = f" StepRuns deleted: {', '.join(outcome.deleted_step_runs)}." if outcome.deleted_step_runs else ""
+    return f"{since}: the {said.service} decided to {_VERBS[outcome.verdict]}: {won}: {outcome.why}.{tried}{deleted}"
+
+
+_VERBS = {
+    Verdict.FINALIZE: "finalize the run",
+    Verdict.WAIT: "wait",
+    Verdict.LEAVE: "leave it alone",
+    Verdict.ALREADY_TERMINAL: "write nothing, for it had ended",
+    Verdict.GONE: "write nothing, for it was gone",
+    Verdict.SUPERSEDED: "write nothing, for this stop was over",
+    Verdict.FAILED: "give up and set the event aside as a dead letter",
+}
+
+
+def _ending(stop: Stop) -> str:
+    if stop.ending is Ending.RUNNING:
+        return "Nobody has asked for its cancel."
+    cause = f": {cause}" if (cause := cause_in_words(stop)) else ""
+    if stop.latency is None:
+        return f"So far it is {stop.ending}{cause}."
+    spared = stop.deadline - stop.ended_at if stop.deadline and stop.ended_at else timedelta(0)
+    before = f", {in_words(spared)} before its shutdown deadline" if spared > timedelta(0) else ""
+    ended = "ended by somebody else than Exeunt" if stop.ending is Ending.ENDED_ELSEWHERE else str(stop.ending)
+    return f"It was {ended} {in_words(stop.latency)} after the cancel{before}{cause}."
+
+
+def outlook(stop: Stop, live: Snapshot | None, settings: Settings, now: datetime) -> Iterator[str]:
+    """What is still to come, and what bobrapet alone would have done."""
+    snapshot = live or stop.canceled
+    if snapshot is not None and stop.ending in _GOES_ON and not snapshot.run.terminal:
+        yield from _waiting(stop, snapshot, settings, now, seen="now" if live else "when it was last heard of")
+    elif live is not None and stop.ending in _GOES_ON:
+        yield f"In the cluster it is {live.run.phase} by now; the watcher has not said so yet."
+    yield from _drain(stop, live)
+
+
+_GOES_ON = (Ending.STOPPING, Ending.FAILED, Ending.LEFT, Ending.RUNNING)
+
+
+def _waiting(stop: Stop, snapshot: Snapshot, settings: Settings, now: datetime, *, seen: str) -> Iterator[str]:
+    decision = decide(Fact.CANCEL_REQUESTED, snapshot.run.episode, snapshot)
+    yield f"As it is {seen}, the terminator would {_VERBS[decision.verdict]} ({decision.rule}): {decision.why}."
+    if decision.rule == "topology-up":
+        names = ", ".join(ref.name for ref in snapshot.step_runs or ())
+        yield f"It waits for its topology to go{f'; the StepRuns {names} are still there' if names else ''}."
+    if decision.rule == "unfenced" and snapshot.run.canceled_at is not None:
+        wait = in_words(settings.fence_wait)
+        yield f"It waits for bobrapet's fence, {wait} (EXEUNT_FENCE_WAIT) after the cancel at the most."
+    if decision.verdict is Verdict.WAIT and (deadline := snapshot.deadline) is not None:
+        yield _latest(snapshot, deadline, now)
+        yield (
+            f"Sooner would end it: the hub's condition {TOPOLOGY_TERMINATED_REASON}, the end of all its"
+            " TransportBindings or of all its StepRuns, or a signal that everyone has left. The shutdown timeout was"
+            " fixed at the cancel: editing it now changes nothing."
+        )
+    if decision.verdict is Verdict.FINALIZE:
+        yield "That takes milliseconds; if it stays so, look at the terminator's log and at the stream DEADLETTERS."
+    if stop.ending is Ending.FAILED:
+        yield "Its event is a dead letter: nothing tries again before the sweep says that the run is overdue."
+
+
+def _latest(snapshot: Snapshot, deadline: datetime, now: datetime) -> str:
+    rule = f"{snapshot.shutdown.timeout} after the cancel, by the {snapshot.shutdown.rule}"
+    at = f"{deadline:%Y-%m-%dT%H:%M:%S.%fZ}"
+    if deadline > now:
+        return f"At the latest it ends at {at}, in {in_words(deadline - now)}: its shutdown deadline, {rule}."
+    return (
+        f"Its shutdown deadline ({rule}) has passed at {at}, {in_words(now - deadline)} ago. Look at the logs of the"
+        " timeout-scheduler and the terminator."
+    )
+
+
+def _drain(stop: Stop, live: Snapshot | None) -> Iterator[str]:
+    drain = stop.drain or (timedelta(seconds=live.story.drain) if live and live.story.drain else None)
+    if drain is None:
+        return
+    spared = drain - stop.latency if stop.latency is not None else None
+    less = f" It ended {in_words(spared)} earlier than that." if spared is not None and spared > timedelta(0) else ""
+    yield f"bobrapet alone would have waited for the drain window of its Story, {in_words(drain)}.{less}"

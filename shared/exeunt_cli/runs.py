@@ -1,0 +1,99 @@
+"""`exeunt runs`: recent stops, the newest first."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+
+from exeunt.bus.connection import Bus
+from exeunt.clock import parse_instant
+from exeunt.errors import PoisonEvent
+from exeunt.history.event import Event, understand
+from exeunt.history.reading import follow as follow_stream
+from exeunt.history.reading import namespace_filter, read
+from exeunt.history.stops import Ending, Stop, stops
+from exeunt.history.telling import ToldStop, in_words, tell
+from exeunt_cli.options import Follow, Format, Output, Where, Window
+from exeunt_cli.output import Columns, console, print_json, print_line, say, say_problems
+from exeunt_cli.source import connected, understood
+
+_HORIZON = timedelta(hours=24)
+
+_EVERYWHERE, _ALWAYS = Where(), Window()
+
+
+async def runs(
+    *, where: Where = _EVERYWHERE, window: Window = _ALWAYS, output: Output = "table", follow: Follow = False
+) -> None:
+    """List recent stops with their latency, outcome and cause."""
+    since = window.since or datetime.now(UTC) - _HORIZON
+    async with connected(where) as bus:
+        records = [
+            record async for record in read(bus, namespace_filter(where.namespace), since=since, until=window.until)
+        ]
+        told = understood(records)
+        say_problems(told.problems)
+        newest = list(reversed(told.stops))
+        if not newest and not follow:
+            say(f"no run since {since:%Y-%m-%dT%H:%M:%SZ}; --since looks further back")
+        columns = Columns(_WIDE if output == "wide" else _TABLE)
+        if output in ("table", "wide"):
+            if newest or follow:
+                console().print(*columns.lines(_rows(newest, output)), sep="\n")
+        elif output == "json" and not follow:
+            print_json([tell(stop) for stop in newest])
+        else:
+            for stop in newest:
+                print_line(tell(stop))
+        if follow:
+            last = records[-1].sequence if records else 0
+            await _follow(bus, namespace_filter(where.namespace), last, told.stops, columns, output)
+
+
+_TABLE = ("NAMESPACE", "NAME", "ASKED", "LATENCY", "OUTCOME", "CAUSE")
+_WIDE = (*_TABLE, "UID", "EPISODE", "DEADLINE", "EVENTS")
+
+
+def _rows(told: Iterable[Stop], output: Format) -> list[tuple[str, ...]]:
+    return [_row(tell(stop), stop, output) for stop in told]
+
+
+def _row(told: ToldStop, stop: Stop, output: Format) -> tuple[str, ...]:
+    row = (
+        told.namespace,
+        told.name,
+        _seconds(told.asked_at),
+        in_words(stop.latency) if stop.latency is not None else "-",
+        str(told.ending),
+        told.cause or "-",
+    )
+    if output != "wide":
+        return row
+    return (*row, told.uid, told.episode, _seconds(told.deadline), str(len(stop.events)))
+
+
+def _seconds(instant: str | None) -> str:
+    return f"{parse_instant(instant):%Y-%m-%dT%H:%M:%SZ}" if instant else "-"
+
+
+async def _follow(bus: Bus, subjects: str, after: int, known: Iterable[Stop], columns: Columns, output: Format) -> None:
+    """Show a stop whenever its ending has changed."""
+    events: dict[str, list[Event]] = {}
+    shown: dict[str, Ending] = {}
+    for stop in known:
+        events.setdefault(stop.episode.uid, []).extend(stop.events)
+        shown[str(stop.episode)] = stop.ending
+    async for record in follow_stream(bus, subjects, after=after):
+        try:
+            event = understand(record)
+        except PoisonEvent as error:
+            say(f"not told: {record.place}: {error}")
+            continue
+        of_run = events.setdefault(event.episode.uid, [])
+        of_run.append(event)
+        stop = stops(sorted(of_run, key=lambda said: said.record.sequence))[-1]
+        if shown.get(str(stop.episode)) == stop.ending:
+            continue
+        shown[str(stop.episode)] = stop.ending
+        if output in ("table", "wide"):
+            console().print(*columns.lines(_rows([stop], output), header=False), sep="\n")
+        else:
+            print_line(tell(stop))

@@ -1,0 +1,143 @@
+"""Where histories come from: a run's subjects in the stream RUNS, or a file. Only read, in both cases."""
+
+import logging
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import structlog
+
+from exeunt.bus.connection import Bus, connect
+from exeunt.bus.errors import BusUnavailable
+from exeunt.clock import parse_instant
+from exeunt.errors import UsageError
+from exeunt.history.event import understand_all
+from exeunt.history.file import Header, read_history
+from exeunt.history.reading import last_record, namespace_filter, read, run_filter
+from exeunt.history.record import Problem, Record
+from exeunt.history.stops import Stop, stops
+from exeunt.settings import PREFIX, read_settings
+from exeunt_cli.errors import NotFound
+from exeunt_cli.options import Where
+
+_CONNECT_TIMEOUT = 3.0
+LATEST = "@latest"
+
+
+class Told(NamedTuple):
+    """A history, read and understood: its records, its stops, and what of it could not be told."""
+
+    records: list[Record]
+    stops: list[Stop]
+    problems: list[Problem]
+    header: Header | None = None
+
+
+@asynccontextmanager
+async def connected(where: Where) -> AsyncIterator[Bus]:
+    """A connection for reading. Raises BusUnavailable when there is none soon, UsageError for wrong settings."""
+    _log_from(logging.ERROR)  # that there is no connection, the error tells
+    settings = read_settings({name: os.environ[name] for name in os.environ if name.startswith(f"{PREFIX}NATS_")})
+    seed = settings.nats_credentials if _is_seed(settings.nats_credentials) else None
+    bus = await connect(
+        where.nats_url,
+        name="exeunt",
+        inbox_prefix="_INBOX_exeunt",
+        credentials=None if seed else settings.nats_credentials or None,
+        nkey_seed=seed,
+        tls_ca=settings.nats_tls_ca or None,
+        tls_cert=settings.nats_tls_cert or None,
+        tls_key=settings.nats_tls_key or None,
+        connect_timeout=_CONNECT_TIMEOUT,
+    )
+    try:
+        if bus.trouble is not None:
+            raise BusUnavailable(f"{bus.trouble}; --nats-url or EXEUNT_NATS_URL says where it is")
+        _log_from(logging.WARNING)
+        yield bus
+    finally:
+        await bus.close(1.0)
+
+
+def _log_from(level: int) -> None:
+    """What the connection logs goes to stderr, beside what was asked for."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+def _is_seed(path: str) -> bool:
+    """An nkey seed file holds one line that starts with SU; a credentials file is PEM-like."""
+    try:
+        return Path(path).read_text().startswith("SU") if path else False
+    except OSError:
+        return False  # connect() says what is wrong with the file
+
+
+async def find(bus: Bus, run: str, namespace: str | None) -> str:
+    """The subjects of the run that is meant. Raises NotFound, and UsageError when it could be more than one."""
+    if "/" in run:
+        own, _, name = run.partition("/")
+        if namespace not in (None, own):
+            raise UsageError(f"{run} is not in namespace {namespace}")
+        namespace, run = own, name
+    subjects = namespace_filter(namespace) if run == LATEST else run_filter(namespace, run)
+    last = await last_record(bus, subjects)
+    if last is None:
+        place = f"namespace {namespace}" if namespace else "any namespace"
+        what = "nothing" if run == LATEST else f"nothing about a StoryRun {run}"
+        raise NotFound(
+            f"{what} in {place} is in the stream RUNS: it knows realtime runs, for as long as EXEUNT_HISTORY;"
+            " `exeunt runs --since 168h` lists them"
+        )
+    _, _, found, name, *_ = last.subject.split(".")
+    if namespace is None and run != LATEST:
+        spaces = sorted({record.subject.split(".")[2] async for record in read(bus, subjects)})
+        if len(spaces) > 1:
+            raise UsageError(f"there is a StoryRun {run} in {', '.join(spaces)}: say which one with -n")
+    return f"exeunt.runs.{found}.{name}.>"
+
+
+async def load(run: str, where: Where) -> Told:
+    """The history of a run, or of a file. Raises NotFound, UsageError, BusUnavailable."""
+    if is_file(run):
+        return read_file(run)
+    async with connected(where) as bus:
+        return understood([record async for record in read(bus, await find(bus, run, where.namespace))])
+
+
+def is_file(run: str) -> bool:
+    """Whether a file is meant: a run's name has neither a path nor such an ending."""
+    return run == "-" or run.endswith(".jsonl") or Path(run).is_file()
+
+
+def read_file(path: str) -> Told:
+    """Read an exported history. Raises NotFound when there is no such file or nothing to tell in it."""
+    try:
+        with open(sys.stdin.fileno() if path == "-" else path, "rb", closefd=path != "-") as lines:
+            history = read_history(lines)
+    except OSError as error:
+        raise NotFound(f"cannot read {path}: {error.strerror}") from error
+    told = understood(history.records, history.problems, history.header)
+    if not told.stops:
+        problems = "".join(f"\n  {problem}" for problem in told.problems[:_MOST_SHOWN])
+        raise NotFound(f"there is no event of Exeunt in {path}{problems}")
+    return told
+
+
+_MOST_SHOWN = 5
+
+
+def understood(records: list[Record], problems: list[Problem] | None = None, header: Header | None = None) -> Told:
+    """What records tell, with the problems of reading them before those of understanding them."""
+    events, more = understand_all(records)
+    return Told(records, stops(events), [*(problems or ()), *more], header)
+
+
+def stored_at(record: Record) -> float:
+    """When the stream stored it, in seconds since 1970."""
+    return parse_instant(record.time).timestamp()

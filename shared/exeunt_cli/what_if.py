@@ -1,0 +1,115 @@
+"""The same history under another setting: what would have ended the stop, and when. Pure; nothing is published."""
+
+from datetime import datetime, timedelta
+from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from exeunt.clock import format_duration, format_instant, parse_duration
+from exeunt.errors import UsageError
+from exeunt.events import STOPPING_FACTS, Fact, Verdict
+from exeunt.history.event import SaidFact
+from exeunt.history.stops import Step, Stop
+from exeunt.history.telling import cause_in_words, milliseconds
+from exeunt.shutdown_timeout import RUN_ANNOTATION, ShutdownTimeout
+from exeunt.snapshot import Snapshot
+from exeunt_terminator.decision import decide
+from exeunt_timeout_scheduler.deadlines import closed
+
+SHUTDOWN_TIMEOUT: Final = "shutdown-timeout"
+
+
+class Otherwise(Struct, frozen=True, kw_only=True):
+    """How a stop would have ended. `at_the_latest`: the history ends before, so anything could have come sooner.
+
+    `ends_at` is None when nothing would have ended it, and `cause` says why.
+    """
+
+    run: str
+    episode: str
+    setting: str
+    recorded_latency_ms: float | None
+    recorded_cause: str | None
+    ends_at: str | None
+    latency_ms: float | None
+    cause: str
+    at_the_latest: bool = False
+
+
+def read_setting(text: str) -> ShutdownTimeout:
+    """`shutdown-timeout=5s` as if the run had it as its annotation, which is the strongest rule. Raises UsageError."""
+    name, _, value = text.partition("=")
+    if name != SHUTDOWN_TIMEOUT:
+        raise UsageError(
+            f"what if {name!r}? Only {SHUTDOWN_TIMEOUT}=DURATION can be asked, such as shutdown-timeout=5s"
+        )
+    try:
+        duration = parse_duration(value)
+    except ValueError as error:
+        raise UsageError(f"{text!r}: {error}") from error
+    if duration < timedelta(0):
+        raise UsageError(f"{text!r}: a shutdown timeout cannot be negative")
+    return ShutdownTimeout(format_duration(duration), RUN_ANNOTATION)
+
+
+def otherwise(stop: Stop, shutdown: ShutdownTimeout) -> Otherwise | None:
+    """Decide the stop again under another shutdown timeout; None for one that nobody has asked for."""
+    asked_at = stop.asked_at
+    if asked_at is None:
+        return None
+
+    def ends(at: datetime | None, cause: str, *, at_the_latest: bool = False) -> Otherwise:
+        return Otherwise(
+            run=stop.run,
+            episode=stop.episode.token,
+            setting=f"{SHUTDOWN_TIMEOUT}={shutdown.timeout}",
+            recorded_latency_ms=milliseconds(stop.latency) if stop.latency is not None else None,
+            recorded_cause=cause_in_words(stop),
+            ends_at=format_instant(at) if at else None,
+            latency_ms=milliseconds(at - asked_at) if at else None,
+            cause=cause,
+            at_the_latest=at_the_latest,
+        )
+
+    fruitless = {step.fact.record.sequence for step in stop.steps if step.fact and _fruitless(step)}
+    deadline = asked_at + shutdown.duration
+    known: Snapshot | None = None
+    for said in _until_the_end(stop):
+        if known is not None and said.at > deadline and closed(known) is None:
+            break
+        known = replace(said.snapshot, shutdown=shutdown)
+        if known.run.terminal:
+            return ends(said.at, f"{known.run.phase}: {known.run.message}")
+        if said.fact in STOPPING_FACTS:
+            decision = decide(said.fact, known.run.episode, known)
+            if decision.verdict is Verdict.FINALIZE and said.record.sequence not in fruitless:
+                return ends(said.at, decision.rule)
+    if known is None or not known.run.cancel_requested:
+        return ends(None, "its history does not tell of the cancel")
+    why_not = closed(known)
+    if why_not is not None:
+        return ends(None, f"{why_not.rule}: {why_not.why}")
+    decision = decide(Fact.DEADLINE_REACHED, known.run.episode, known)
+    over = stop.ended_at is not None and stop.ended_at < deadline
+    return ends(deadline, decision.rule, at_the_latest=over or stop.ended_at is None)
+
+
+def _fruitless(step: Step) -> bool:
+    """Whether the fact did not end the run then, because its write was refused, say: it would not have otherwise."""
+    ended = any(
+        said.outcome.verdict is Verdict.FINALIZE or said.outcome.rule == "ended-by-exeunt" for said in step.outcomes
+    )
+    return bool(step.outcomes) and not ended
+
+
+def _until_the_end(stop: Stop) -> list[SaidFact]:
+    """The facts before the end that Exeunt made: what followed from that would not have been."""
+    end = stop.finalizing.record.sequence if stop.finalizing else None
+    return [
+        said
+        for said in stop.facts
+        if said.fact is not Fact.DEADLINE_REACHED
+        and not said.snapshot.run.ended_by_exeunt
+        and (end is None or said.record.sequence < end)
+    ]

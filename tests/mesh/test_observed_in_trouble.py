@@ -1,0 +1,140 @@
+"""Traces through restarts and against the sampler; stops while the collector is in trouble.
+
+Each test starts its own services.
+"""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from actors.bystander import Bystander
+from actors.call import Call
+from actors.collector import Collector, Manner, tree
+from actors.kubernetes import Kubernetes
+from actors.services import QUICK, start_all, without
+from exeunt.events import Fact
+from exeunt_local.mesh import SERVICES, Mesh
+from mesh.observing import DELETE, LIST_BINDINGS, LIST_STEP_RUNS, PATCH, READ, ROOT
+
+pytestmark = pytest.mark.usefixtures("operator")
+
+AT_ONCE = timedelta(seconds=1)
+
+
+async def test_a_restart_of_all_services_in_the_middle_leaves_it_one_trace(
+    kubernetes: Kubernetes, namespace: str, bystander: Bystander, mesh: Mesh
+) -> None:
+    canceled = [ROOT, "  terminator: process cancel-requested", "  timeout-scheduler: process cancel-requested"]
+    async with Collector() as collector:
+        await start_all(mesh, 0, **collector.env)
+        call = await Call.start(kubernetes, namespace)
+        await call.cancel()
+        await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
+        await collector.wait_for_tree(call.uid, canceled)
+        for service in SERVICES:
+            await mesh.kill(service)
+        await start_all(mesh, 0, **collector.env)
+        await call.hang_up()
+        await call.wait_finished()
+        spans = await collector.wait_for_tree(
+            call.uid,
+            [
+                *canceled,
+                "  watcher: send run-terminal",
+                "    timeout-scheduler: process run-terminal",
+                "  watcher: send topology-terminated",
+                "    terminator: process topology-terminated",
+                f"      {DELETE}",
+                f"      {DELETE}",
+                f"      {PATCH}",
+                "    terminator: process topology-terminated",
+                f"      {LIST_STEP_RUNS}",
+                f"      {READ}",
+                f"      {LIST_BINDINGS}",
+            ],
+        )
+        assert len({span.trace_id for span in spans}) == 1
+
+
+async def test_a_terminator_that_is_killed_at_work_is_followed_by_another_in_the_same_trace(
+    kubernetes: Kubernetes, namespace: str, bystander: Bystander, mesh: Mesh
+) -> None:
+    async with Collector() as collector:
+        await start_all(mesh, 0, **collector.env)
+        call = await Call.start(kubernetes, namespace)
+        await mesh.kill("terminator")
+        await call.cancel()
+        await call.hang_up()
+        gone = await bystander.wait_for_fact(call.uid, Fact.TOPOLOGY_TERMINATED)
+        await mesh.start("terminator", 0, **QUICK, **collector.env)
+        await call.wait_finished()
+        await collector.wait_for(
+            lambda: any(span.attributes.get("exeunt.verdict") == "finalize" for span in collector.of_run(call.uid))
+        )
+        spans = collector.of_run(call.uid)
+        ended = next(span for span in spans if span.attributes.get("exeunt.verdict") == "finalize")
+        said = next(span for span in spans if span.name == ended.name.replace("process", "send"))
+        assert ended.parent_id == said.span_id
+        assert len({span.trace_id for span in spans}) == 1
+        assert gone.snapshot is not None
+
+
+async def test_a_late_stop_is_kept_although_the_sampler_drops_all(
+    kubernetes: Kubernetes, namespace: str, bystander: Bystander, mesh: Mesh
+) -> None:
+    async with Collector() as collector:
+        env = {**collector.env, "OTEL_TRACES_SAMPLER": "always_off"}
+        await start_all(mesh, 0, **env)
+        on_time = await Call.start(kubernetes, namespace, "on-time")
+        await on_time.cancel()
+        await on_time.hang_up()
+        await on_time.wait_finished()
+
+        late = await Call.start(kubernetes, namespace, "late")
+        async with without(mesh, "terminator", **env):
+            await late.cancel()
+            await bystander.wait_for_fact(late.uid, Fact.CANCEL_REQUESTED)
+            await late.hang_up()
+            said = await bystander.wait_for_fact(late.uid, Fact.TOPOLOGY_TERMINATED)
+            assert said.snapshot is not None
+            await asyncio.sleep(1)  # what makes it late
+        await late.wait_finished()
+        await bystander.wait_until_idle()
+        await collector.wait_for(lambda: bool(collector.of_run(late.uid)))
+        # Nothing of the others is on its way: spans are sent in order, and this one was sent last of all.
+        assert {span.attributes.get("bobrapet.storyrun.name", "late") for span in collector.spans} == {"late"}
+        (ended,) = [span for span in collector.spans if span.attributes.get("exeunt.late")]
+        assert ended.attributes["exeunt.stop.latency"] > 1
+        assert tree(collector.of_run(late.uid)) == [
+            f"terminator: {ended.name}", f"  {DELETE}", f"  {DELETE}", f"  {PATCH}",
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize("manner", ["refuses", "hangs", "dies", "was never there"])
+async def test_stops_go_on_whatever_becomes_of_the_collector(
+    kubernetes: Kubernetes, namespace: str, bystander: Bystander, mesh: Mesh, manner: str
+) -> None:
+    manners: dict[str, Manner] = {"refuses": "refuses", "hangs": "hangs"}
+    collector = Collector(manners.get(manner, "takes"))
+    if manner != "was never there":
+        await collector.open()
+    await start_all(mesh, 0, **collector.env)
+    for number in range(4):
+        call = await Call.start(kubernetes, namespace, f"call-{number}")
+        await call.cancel()
+        await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
+        await call.hang_up()
+        left = datetime.now(UTC)
+        await call.wait_finished()
+        assert datetime.now(UTC) - left < AT_ONCE
+        await call.wait_cleaned_up()
+        if number == 0 and manner != "was never there":
+            await collector.wait_for(lambda: collector.requests > len(SERVICES))
+        if number == 1 and manner == "dies":
+            await collector.close()
+    asked_to_end = datetime.now(UTC)
+    assert await asyncio.gather(*map(mesh.stop, SERVICES)) == [0, 0, 0]
+    # The budget for what could not be exported, and the ordinary end.
+    assert datetime.now(UTC) - asked_to_end < timedelta(seconds=3 + 3)
+    await collector.close()

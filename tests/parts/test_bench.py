@@ -1,0 +1,47 @@
+"""The benchmark runs and reports. What it reports is no test: a busy machine would fail it."""
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).parents[1] / "bench"
+
+
+@pytest.mark.usefixtures("servers")
+async def test_a_quick_run_reports_every_figure(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    bench = await asyncio.create_subprocess_exec(
+        *(sys.executable, str(BENCH), "--quick", "--json", str(report)),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(90):
+            table, complaints = await bench.communicate()
+    finally:
+        if bench.returncode is None:
+            bench.kill()
+            await bench.wait()
+    assert bench.returncode == 0, complaints.decode()
+
+    rows = {row["what"]: row for row in json.loads(report.read_text())["rows"]}
+    assert list(rows) == [
+        "gone -> Finished, p50",
+        "gone -> Finished, p99",
+        "fence -> Finished, p50",
+        "fence -> Finished, p99",
+        "10 stops due at once",
+        "10 cancels at once",
+        "lateness of 5 deadlines, least",
+        "lateness, p50",
+        "lateness, p99",
+        "lateness, most",
+    ]
+    for what, row in rows.items():
+        assert what in table.decode()
+        assert row["exeunt"] > 0  # also the least lateness: never early
+        assert row["ratio"] is None or row["ratio"] == pytest.approx(row["exeunt"] / row["floor"])
+        assert (row["floor"] is None) == what.startswith("lateness")

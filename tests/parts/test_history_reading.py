@@ -1,0 +1,329 @@
+"""Histories out of a real stream, and the commands that tell them: what is read, and that nothing is changed."""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import pytest
+from nats.aio.client import Client
+
+from exeunt.bus.connection import Bus, connect
+from exeunt.bus.errors import NoResponders, PermissionDenied
+from exeunt.bus.messages import Message
+from exeunt.bus.publisher import publish
+from exeunt.bus.streams import ensure_stream
+from exeunt.clock import parse_instant
+from exeunt.history.event import understand_all
+from exeunt.history.file import read_history
+from exeunt.history.reading import EVERY_RUN, follow, last_record, read, run_filter
+from exeunt.history.record import Record
+from exeunt.history.stops import stops
+from exeunt.streams import runs_stream
+from exeunt_cli.check import check
+from exeunt_local.binaries import Binaries
+from exeunt_local.nats_server import NatsServer
+
+HISTORIES: Final = Path(__file__).parents[1] / "histories"
+USERS: Final = """
+authorization {
+  users: [
+    {user: admin, password: admin}
+    {user: reader, password: reader, permissions: {
+      publish: ["$JS.API.DIRECT.GET.RUNS"], subscribe: ["_INBOX_exeunt.>"]}}
+    {user: stranger, password: stranger, permissions: {
+      publish: ["nothing"], subscribe: ["_INBOX_exeunt.>"]}}
+  ]
+}
+no_auth_user: admin
+"""
+
+
+@pytest.fixture(scope="module")
+async def server(servers: Binaries, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[NatsServer]:
+    """One that nothing runs on: what changes there, the reader has changed."""
+    folder = tmp_path_factory.mktemp("history-nats")
+    async with NatsServer(folder, binary=servers.nats_server, config=USERS) as server:
+        yield server
+
+
+async def connected(server: NatsServer, user: str = "admin") -> Bus:
+    url = server.url.replace("nats://", f"nats://{user}:{user}@")
+    return await connect(url, name="test", inbox_prefix="_INBOX_exeunt", connect_timeout=5)
+
+
+@pytest.fixture(scope="module")
+async def bus(server: NatsServer) -> AsyncIterator[Bus]:
+    """RUNS holds all cases of the released history, said again into a stream with other sequences."""
+    bus = await connected(server)
+    await ensure_stream(bus, runs_stream())
+    for number in range(50):
+        await say(bus, f"exeunt.runs.elsewhere.other.uid-{number}.first.topology-established", b"{}", {})
+    for record in recorded("released/v1"):
+        await say(bus, record.subject, record.data, _plain(record.headers))
+    yield bus
+    await bus.close(5)
+
+
+def recorded(name: str) -> list[Record]:
+    return read_history((HISTORIES / f"{name}.jsonl").read_bytes().splitlines(keepends=True)).records
+
+
+def _plain(headers: dict[str, str]) -> dict[str, str]:
+    """Without what was expected of the stream at that time."""
+    return {name: value for name, value in headers.items() if not name.lower().startswith("nats-")}
+
+
+async def say(bus: Bus, subject: str, data: bytes, headers: dict[str, str]) -> None:
+    await publish(bus, Message(subject=subject, payload=data, headers=headers), deadline=5)
+
+
+async def all_of(bus: Bus, subjects: str, **options: Any) -> list[Record]:
+    return [record async for record in read(bus, subjects, **options)]
+
+
+async def test_a_run_is_read_by_its_subjects(bus: Bus) -> None:
+    records = await all_of(bus, run_filter("livekit-voice", "redriven"))
+    assert len(records) == 12
+    assert {record.subject.split(".")[3] for record in records} == {"redriven"}
+    events, problems = understand_all(records)
+    assert problems == []
+    checked = check(stops(events))
+    assert checked.passed
+    assert checked.outcomes == 4
+
+
+async def test_a_stream_is_read_page_by_page(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = await all_of(bus, EVERY_RUN)
+    monkeypatch.setattr("exeunt.history.reading._PAGE", 7)
+    assert await all_of(bus, EVERY_RUN) == whole
+    assert [record.sequence for record in whole] == list(range(1, len(whole) + 1))
+    assert await all_of(bus, EVERY_RUN, after=whole[20].sequence) == whole[21:]
+
+
+async def test_a_time_is_read_from_and_to(bus: Bus) -> None:
+    whole = await all_of(bus, EVERY_RUN)
+    since, until = parse_instant(whole[60].time), parse_instant(whole[80].time)
+    some = await all_of(bus, EVERY_RUN, since=since, until=until)
+    assert some[0].sequence in range(whole[55].sequence, whole[62].sequence)
+    assert all(since <= parse_instant(record.time) <= until for record in some)
+    assert whole[80] in some
+
+
+async def test_what_is_not_there_is_nothing(bus: Bus) -> None:
+    assert await all_of(bus, run_filter(None, "nobody")) == []
+    assert await last_record(bus, run_filter(None, "nobody")) is None
+
+
+async def test_the_last_record_is_found_at_once(bus: Bus) -> None:
+    last = await last_record(bus, run_filter(None, "unfenced"))
+    assert last == (await all_of(bus, run_filter("livekit-voice", "unfenced")))[-1]
+
+
+async def test_without_a_stream_there_is_nobody_to_ask(servers: Binaries, tmp_path: Path) -> None:
+    async with NatsServer(tmp_path, binary=servers.nats_server) as server:
+        bus = await connected(server)
+        with pytest.raises(NoResponders, match="nobody serves the stream RUNS"):
+            await all_of(bus, EVERY_RUN)
+        await bus.close(5)
+
+
+async def test_one_right_is_enough_and_without_it_the_message_names_it(
+    bus: Bus, server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, stranger = await connected(server, "reader"), await connected(server, "stranger")
+    assert len(await all_of(reader, EVERY_RUN)) == len(await all_of(bus, EVERY_RUN))
+    monkeypatch.setattr("exeunt.history.reading._PATIENCE", 0.3)
+    with pytest.raises(PermissionDenied, match=r"\$JS.API.DIRECT.GET.RUNS"):
+        await all_of(stranger, EVERY_RUN)
+    await reader.close(5)
+    await stranger.close(5)
+
+
+async def test_following_goes_on_over_a_restart_of_the_server(servers: Binaries, tmp_path: Path) -> None:
+    async with NatsServer(tmp_path, binary=servers.nats_server) as server:
+        bus = await connected(server)
+        await ensure_stream(bus, runs_stream())
+        await say(bus, "exeunt.runs.a", b"before", {})
+        following = follow(bus, EVERY_RUN, after=0)
+        async with asyncio.timeout(20):
+            assert (await anext(following)).data == b"before"
+            await server.kill()
+            await server.start()
+            await say(bus, "exeunt.runs.b", b"after", {})
+            assert (await anext(following)).data == b"after"
+        await following.aclose()  # type: ignore[attr-defined]  # an async generator
+        await bus.close(5)
+
+
+class Ran(NamedTuple):
+    """A command that has ended: its exit code, what it printed, and what it said on stderr."""
+
+    code: int
+    out: str
+    said: str
+
+
+async def exeunt(server: NatsServer, *arguments: str, stdin: bytes = b"", **env: str) -> Ran:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "exeunt_cli", *arguments),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "EXEUNT_NATS_URL": server.url, "KUBECONFIG": "/nowhere", **env},
+    )
+    async with asyncio.timeout(30):
+        out, err = await process.communicate(stdin)
+    assert process.returncode is not None
+    return Ran(process.returncode, out.decode(), err.decode())
+
+
+async def state_of(admin: Client) -> dict[str, Any]:
+    """Everything that JetStream keeps: streams with their state, and every consumer."""
+    state: dict[str, Any] = {}
+    for call in ("INFO", "STREAM.NAMES", "STREAM.LIST", "CONSUMER.LIST.RUNS"):
+        answer = json.loads((await admin.request(f"$JS.API.{call}", b"", timeout=5)).data)
+        answer.pop("api", None)  # counts the questions, ours among them
+        for stream in answer.get("streams", []) if call == "STREAM.LIST" else []:
+            stream.pop("ts")
+        state[call] = answer
+    return state
+
+
+COMMANDS: Final = [
+    ("runs",),
+    ("runs", "-o", "wide", "-n", "livekit-voice"),
+    ("timeline", "racing"),
+    ("timeline", "@latest", "-o", "json"),
+    ("explain", "cancel-then-gone"),
+    ("export", "redriven"),
+    ("export", "redriven", "--redact"),
+    ("replay", "condition-lost"),
+    ("replay", "condition-lost", "--check"),
+    ("replay", "deadline-default", "--what-if", "shutdown-timeout=5s"),
+    ("tail", "--since", "1h", "--until", "0s"),
+]
+
+
+async def test_replaying_reads_only(bus: Bus, server: NatsServer) -> None:
+    before = await state_of(bus.nc)
+    for ran in await asyncio.gather(*(exeunt(server, *command) for command in COMMANDS)):
+        assert (ran.code, bool(ran.out)) == (0, True), ran.said
+    assert await state_of(bus.nc) == before
+
+
+@pytest.mark.usefixtures("bus")
+async def test_what_was_exported_tells_and_checks_as_the_stream_does(server: NatsServer, tmp_path: Path) -> None:
+    exported = await exeunt(server, "export", "livekit-voice/redriven")
+    file = tmp_path / "run.jsonl"
+    file.write_text(exported.out)
+    from_stream, from_file = await asyncio.gather(
+        exeunt(server, "timeline", "redriven", "-o", "json"), exeunt(server, "timeline", str(file), "-o", "json")
+    )
+    assert from_stream.out == from_file.out
+    assert json.loads(from_file.out)[0]["ending"] == "finalized"
+    from_pipe = await exeunt(server, "replay", "-", "--check", stdin=exported.out.encode())
+    assert from_pipe.out == "8 facts and 4 decisions come out as they were recorded.\n"
+
+
+@pytest.mark.usefixtures("bus")
+async def test_every_output_is_what_it_says(server: NatsServer) -> None:
+    table, wide, lines, events = await asyncio.gather(
+        exeunt(server, "timeline", "cancel-then-gone"),
+        exeunt(server, "timeline", "cancel-then-gone", "-o", "wide"),
+        exeunt(server, "timeline", "cancel-then-gone", "-o", "jsonl"),
+        exeunt(server, "timeline", "cancel-then-gone", "-o", "ce"),
+    )
+    assert "Stop latency:" in table.out
+    assert "\x1b[" not in table.out  # a pipe gets no colours
+    assert "EPISODE" in wide.out
+    told = [json.loads(line) for line in lines.out.splitlines()]
+    assert [event["what"] for event in told] == [
+        *("topology-established", "cancel-requested", "wait"),
+        *("topology-terminated", "finalize", "run-terminal"),
+    ]
+    assert told[4]["cause_sequence"] == told[3]["sequence"]
+    clouds = [json.loads(line) for line in events.out.splitlines()]
+    assert {(event["specversion"], event["subject"]) for event in clouds} == {("1.0", "livekit-voice/cancel-then-gone")}
+    assert clouds[1]["type"] == "io.bubustack.exeunt.cancel-requested.v1"
+    assert clouds[1]["data"]["run"]["cancel_requested"] is True
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "arguments"),
+    [
+        (2, "Unknown option", ("timeline", "--colour")),
+        (2, "only one of --speed, --check, --at and --what-if", ("replay", "racing", "--check", "--at", "1")),
+        (2, "what if 'drain'?", ("replay", "racing", "--what-if", "drain=1s")),
+        (2, "--speed fast: 1x, 10x, 0.5x or step", ("replay", "racing", "--speed", "fast")),
+        (2, "is neither RFC 3339 nor a duration", ("runs", "--since", "yesterday")),
+        (2, "is not in namespace b", ("timeline", "a/racing", "-n", "b")),
+        (3, "nothing about a StoryRun nobody in namespace a", ("timeline", "nobody", "-n", "a")),
+        (3, "no event with sequence 9999", ("replay", "racing", "--at", "9999")),
+        (3, "cannot read /nowhere/run.jsonl", ("replay", "/nowhere/run.jsonl")),
+        (4, "not connected to NATS", ("runs", "--nats-url", "nats://127.0.0.1:9")),
+    ],
+)
+@pytest.mark.usefixtures("bus")
+async def test_an_exit_code_tells_whose_fault_it_was(
+    server: NatsServer, code: int, said: str, arguments: tuple[str, ...]
+) -> None:
+    ran = await exeunt(server, *arguments)
+    assert (ran.code, ran.out) == (code, "")
+    assert said in " ".join(ran.said.split())
+
+
+@pytest.mark.usefixtures("bus")
+async def test_a_difference_exits_1_and_shows_expected_and_actual(server: NatsServer, tmp_path: Path) -> None:
+    lines = (HISTORIES / "cancel-then-gone.jsonl").read_text()
+    file = tmp_path / "run.jsonl"
+    file.write_text(lines.replace('"verdict":"finalize"', '"verdict":"leave"'))
+    ran = await exeunt(server, "replay", str(file), "--check")
+    assert ran.code == 1
+    assert "line 7 (sequence 6) of livekit-voice/cancel-then-gone: the decision on topology-terminated" in ran.out
+    assert "expected  leave by topology-gone\n  actual    finalize by topology-gone" in ran.out
+
+
+@pytest.mark.usefixtures("bus")
+async def test_a_damaged_file_says_where_and_tells_the_rest(server: NatsServer, tmp_path: Path) -> None:
+    lines = (HISTORIES / "cancel-then-gone.jsonl").read_text().splitlines(keepends=True)
+    file = tmp_path / "run.jsonl"
+    file.write_text("".join([*lines[:2], "{}\n", *lines[2:]])[:-50])
+    told, checked = await asyncio.gather(
+        exeunt(server, "timeline", str(file)), exeunt(server, "replay", str(file), "--check")
+    )
+    assert "not told: line 3: no record of an event: Object missing required field `sequence`" in told.said
+    assert "not told: line 8: no JSON object" in told.said
+    assert (told.code, checked.code) == (0, 1)
+    assert "run-terminal" in told.out
+
+
+async def test_a_name_in_two_namespaces_has_to_be_told_apart(bus: Bus, server: NatsServer) -> None:
+    subject = "exeunt.runs.elsewhere.racing.uid.first.run-deleted"
+    await say(bus, subject, b"{}", {})
+    ran = await exeunt(server, "timeline", "racing")
+    assert ran.code == 2
+    assert "there is a StoryRun racing in elsewhere, livekit-voice: say which one with -n" in ran.said
+    assert (await exeunt(server, "timeline", "racing", "-n", "livekit-voice")).code == 0
+
+
+async def test_tail_shows_what_is_said_as_it_is_said(bus: Bus, server: NatsServer) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "exeunt_cli", "tail", "-n", "live", "-o", "jsonl"),
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "EXEUNT_NATS_URL": server.url},
+    )
+    assert process.stdout is not None
+    record, *_ = recorded("cancel-then-gone")
+    subject, data = record.subject.replace("livekit-voice", "live"), record.data.replace(b"livekit-voice", b"live")
+    reading = asyncio.create_task(process.stdout.readline())
+    async with asyncio.timeout(20):
+        while not reading.done():  # what was said before it listens is not shown
+            await say(bus, subject, data, _plain(record.headers) | {"ce-subject": "live/cancel-then-gone"})
+            await asyncio.sleep(0.1)
+    assert json.loads(await reading)["what"] == "topology-established"
+    process.terminate()
+    await process.wait()

@@ -1,0 +1,81 @@
+"""What a process writes: one JSON object a line, with who and what it is about, and no flood of warnings."""
+
+import io
+import json
+import logging
+import threading
+from collections.abc import Iterator, MutableMapping
+from typing import Any
+
+import pytest
+import structlog
+from opentelemetry.sdk.trace import TracerProvider
+
+from exeunt.logs import RateLimit, configure_logs
+from exeunt.settings import Settings
+
+
+@pytest.fixture
+def out() -> Iterator[io.StringIO]:
+    before, handlers, level = structlog.get_config(), logging.root.handlers[:], logging.root.level
+    out = io.StringIO()
+    configure_logs(Settings(log_format="json"), service="exeunt-test", stream=out)
+    yield out
+    structlog.configure(**before)
+    structlog.contextvars.clear_contextvars()
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
+
+
+def lines(out: io.StringIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in out.getvalue().splitlines()]
+
+
+def test_a_line_names_the_service_the_run_and_within_a_hop_the_trace(out: io.StringIO) -> None:
+    log = structlog.get_logger()
+    structlog.contextvars.bind_contextvars(run="voice/call (uid, first)")
+    with TracerProvider(shutdown_on_exit=False).get_tracer("t").start_as_current_span("hop") as span:
+        log.info("finalize", rule="topology-gone")
+    log.info("after")
+    within, after = lines(out)
+    assert within["service"] == after["service"] == "exeunt-test"
+    assert within["run"] == after["run"] == "voice/call (uid, first)"
+    assert within["trace_id"] == f"{span.get_span_context().trace_id:032x}"
+    assert within["span_id"] == f"{span.get_span_context().span_id:016x}"
+    assert "trace_id" not in after
+    assert (within["event"], within["rule"], within["level"]) == ("finalize", "topology-gone", "info")
+
+
+def test_a_library_in_a_thread_of_its_own_is_named_too(out: io.StringIO) -> None:
+    thread = threading.Thread(target=lambda: logging.getLogger("some.exporter").error("cannot export %d spans", 3))
+    thread.start()
+    thread.join(5)
+    (line,) = lines(out)
+    assert (line["service"], line["logger"], line["event"]) == ("exeunt-test", "some.exporter", "cannot export 3 spans")
+
+
+def through(limit: RateLimit, method: str, event: dict[str, Any]) -> MutableMapping[str, Any] | None:
+    try:
+        return limit(None, method, event)
+    except structlog.DropEvent:
+        return None
+
+
+def test_warnings_of_a_kind_are_limited_and_the_next_one_tells_how_many_there_were() -> None:
+    time = 100.0
+    limit = RateLimit(lambda: time)
+    told = [through(limit, "warning", {"event": "still trying", "n": n}) for n in range(limit.BURST + 5)]
+    assert sum(line is not None for line in told) == limit.BURST
+    assert through(limit, "warning", {"event": "another kind"}) == {"event": "another kind"}
+    time += limit.PERIOD
+    assert through(limit, "warning", {"event": "still trying"}) == {"event": "still trying", "suppressed": 5}
+    assert through(limit, "warning", {"event": "still trying"}) == {"event": "still trying"}
+
+
+def test_decisions_and_errors_are_never_suppressed_but_those_of_libraries_are() -> None:
+    limit = RateLimit(lambda: 100.0)
+    for method, event in (("info", "finalize"), ("error", "bus.dead_letter")):
+        told = [through(limit, method, {"event": event}) for _ in range(limit.BURST * 2)]
+        assert None not in told
+    library = [through(limit, "error", {"event": f"failed {n}", "logger": "otlp"}) for n in range(limit.BURST * 2)]
+    assert library.count(None) == limit.BURST

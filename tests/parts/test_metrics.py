@@ -1,0 +1,221 @@
+"""The instruments as Prometheus reads them, parsed by Prometheus' own parser for OpenMetrics."""
+
+import re
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+import msgspec
+import pytest
+from aiohttp import ClientSession, web
+from msgspec.structs import replace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader, NumberDataPoint
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from prometheus_client import Metric
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+from exeunt import metrics
+from exeunt.metrics import INSTRUMENTS, Counter, Gauge, Histogram, Observed
+from exeunt.prometheus import metrics_endpoint
+from exeunt.shutdown_timeout import ShutdownTimeout
+from exeunt.snapshot import RunState, Snapshot, StoryState
+from exeunt_local.processes import free_port
+from exeunt_watcher.measures import measure_stops
+
+RESOURCE = Resource({"service.name": "exeunt-test"})
+OPEN_METRICS = {"Accept": "application/openmetrics-text; version=1.0.0"}
+
+
+def parsed(text: str) -> list[Metric]:
+    return list(text_string_to_metric_families(text))  # type: ignore[no-untyped-call]
+
+
+class Scrape:
+    """A /metrics of one's own, on which the instruments made meanwhile are shown."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    async def text(self, **headers: str) -> str:
+        async with ClientSession() as http, http.get(self.url, headers=headers) as answer:
+            assert answer.status == 200
+            return await answer.text()
+
+    async def families(self) -> dict[str, Metric]:
+        text = await self.text(**OPEN_METRICS)
+        return {family.name: family for family in parsed(text)}
+
+
+@pytest.fixture
+async def scrape(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scrape]:
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader], RESOURCE, shutdown_on_exit=False)
+    monkeypatch.setattr(metrics, "_METER", provider.get_meter("exeunt"))
+    before, port, app = list(INSTRUMENTS), free_port(), web.Application()
+    app.router.add_get("/metrics", metrics_endpoint(reader, RESOURCE))
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    yield Scrape(f"http://127.0.0.1:{port}/metrics")
+    await runner.cleanup()
+    INSTRUMENTS[:] = before
+
+
+def values(family: Metric) -> dict[tuple[str, ...], float]:
+    return {(sample.name, *sample.labels.values()): sample.value for sample in family.samples}
+
+
+async def test_each_kind_is_shown_as_prometheus_knows_it(scrape: Scrape) -> None:
+    counter = Counter("t_things_total", "Things.", services="all", labels=("color",))
+    gauge = Gauge("t_level", "A level.", services="all")
+    observed = Observed("t_up", "Up.", services="all", labels=("what",))
+    observed_counter = Observed("t_seen_total", "Seen.", services="all", kind="counter", labels=("what",))
+    observed.observe(lambda: {("nats",): True, ("kubernetes",): False})
+    observed_counter.observe(lambda: {("it",): 3})
+    counter.add(2, color="red")
+    counter.add(color="red")
+    gauge.set(5)
+    gauge.set(4)
+    found = await scrape.families()
+    assert {name: found[name].type for name in ("t_things", "t_level", "t_up", "t_seen")} == {
+        "t_things": "counter",
+        "t_level": "gauge",
+        "t_up": "gauge",
+        "t_seen": "counter",
+    }
+    assert values(found["t_things"]) == {("t_things_total", "red"): 3}
+    assert values(found["t_level"]) == {("t_level",): 4}
+    assert values(found["t_up"]) == {("t_up", "nats"): 1, ("t_up", "kubernetes"): 0}
+    assert values(found["t_seen"]) == {("t_seen_total", "it"): 3}
+    assert found["t_things"].documentation == "Things."
+    assert found["target"].samples[0].labels == {"service_name": "exeunt-test"}
+    assert found["process_resident_memory_bytes"].samples[0].value > 0
+
+
+async def test_a_histogram_has_cumulative_buckets_and_its_exemplars_stay(scrape: Scrape) -> None:
+    histogram = Histogram("t_seconds", "Seconds.", services="all", labels=("cause",), buckets=(0.1, 1))
+    tracer = TracerProvider(shutdown_on_exit=False).get_tracer("t")
+    with tracer.start_as_current_span("a stop") as span:
+        histogram.record(0.1, cause="gone")  # a bucket's limit belongs to it
+        histogram.record(2, cause="gone")
+    histogram.record(0.5, cause="gone")  # of no trace
+    for _ in range(2):  # the second scrape is that of another Prometheus
+        family = (await scrape.families())["t_seconds"]
+        buckets = [sample for sample in family.samples if sample.name == "t_seconds_bucket"]
+        assert [(sample.labels["le"], sample.value) for sample in buckets] == [("0.1", 1), ("1.0", 2), ("+Inf", 3)]
+        assert values(family)["t_seconds_sum", "gone"] == pytest.approx(2.6)
+        trace_id = f"{span.get_span_context().trace_id:032x}"
+        exemplars = [sample.exemplar for sample in buckets]
+        assert [exemplar and exemplar.value for exemplar in exemplars] == [0.1, None, 2]
+        assert exemplars[0] is not None
+        assert exemplars[0].labels["trace_id"] == trace_id
+    assert "trace_id" not in await scrape.text(Accept="text/plain")
+
+
+async def test_what_is_expected_is_there_before_it_has_happened(scrape: Scrape) -> None:
+    counter = Counter("t_letters_total", "Letters.", services="all", labels=("consumer",))
+    histogram = Histogram("t_seconds", "Seconds.", services="all", labels=("cause",), buckets=(0.1, 1))
+    counter.expect(consumer="terminator")
+    for cause in ("cancel", "gone", "gone"):
+        histogram.expect(cause=cause)
+    found = await scrape.families()
+    assert values(found["t_letters"]) == {("t_letters_total", "terminator"): 0}
+    counts = {key: value for key, value in values(found["t_seconds"]).items() if key[0] == "t_seconds_count"}
+    assert counts == {("t_seconds_count", "cancel"): 0, ("t_seconds_count", "gone"): 0}
+    histogram.record(0.5, cause="gone")
+    counts = values((await scrape.families())["t_seconds"])
+    assert (counts["t_seconds_count", "cancel"], counts["t_seconds_count", "gone"]) == (0, 1)
+
+
+def test_names_are_those_of_prometheus_and_labels_are_bounded() -> None:
+    bounded = {
+        "answer", "cause", "code", "consumer", "dependency", "error_type", "fact", "resource", "result", "stream",
+        "verb", "verdict",
+    }  # fmt: skip
+    for instrument in INSTRUMENTS:
+        assert re.fullmatch(r"exeunt_[a-z_]+", instrument.name)
+        assert instrument.name.endswith("_total") == (instrument.kind == "counter"), instrument.name
+        assert set(instrument.labels) <= bounded
+        assert list(instrument.labels) == sorted(instrument.labels)
+        assert instrument.services in ("all", "watcher", "terminator", "timeout-scheduler")
+    assert len({instrument.name for instrument in INSTRUMENTS}) == len(INSTRUMENTS)
+
+
+class Gauges(NamedTuple):
+    pending: float
+    age: float
+    overdue: float
+
+
+class Reading:
+    """The gauges of `measure_stops`, as they are read."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._reader = InMemoryMetricReader()
+        provider = MeterProvider([self._reader], RESOURCE, shutdown_on_exit=False)
+        monkeypatch.setattr(metrics, "_METER", provider.get_meter("exeunt"))
+        for name in ("STOPS_PENDING", "STOPS_PENDING_AGE", "STOPS_OVERDUE"):
+            monkeypatch.setattr(f"exeunt_watcher.measures.{name}", Gauge(name.lower(), "", services="watcher"))
+
+    def read(self) -> Gauges:
+        data = self._reader.get_metrics_data()
+        assert data is not None
+        found = {m.name: m.data.data_points[0] for m in data.resource_metrics[0].scope_metrics[0].metrics}
+        values = [found[name] for name in ("stops_pending", "stops_pending_age", "stops_overdue")]
+        assert all(isinstance(value, NumberDataPoint) for value in values)
+        return Gauges(*(value.value for value in values if isinstance(value, NumberDataPoint)))
+
+
+@pytest.fixture
+def reading(monkeypatch: pytest.MonkeyPatch) -> Iterator[Reading]:
+    before = list(INSTRUMENTS)
+    yield Reading(monkeypatch)
+    INSTRUMENTS[:] = before
+
+
+NOW = datetime(2026, 11, 24, 18, 14, 0, tzinfo=UTC)
+
+
+def canceled(seconds_ago: float, timeout: str = "20s", **changes: object) -> Snapshot:
+    at = (NOW - timedelta(seconds=seconds_ago)).isoformat()
+    run = RunState(
+        namespace="voice",
+        name="call",
+        uid="uid",
+        resource_version="1",
+        generation=2,
+        life="first",
+        phase="Running",
+        cancel_requested=True,
+        fence=at,
+        canceled_at=at,
+    )
+    return Snapshot(
+        run=replace(run, **changes),
+        story=StoryState(namespace="voice", name="talk", resource_version="1", realtime=True),
+        shutdown=ShutdownTimeout(timeout=timeout, rule="default"),
+    )
+
+
+def test_stops_under_way_are_counted_and_their_oldest_is_told(reading: Reading) -> None:
+    measure_stops([canceled(5), canceled(12, "2m"), canceled(25, "24s")], NOW)
+    assert reading.read() == Gauges(3, 25, 1)
+    measure_stops([], NOW)
+    assert reading.read() == Gauges(0, 0, 0)
+
+
+def test_what_exeunt_is_not_to_end_is_not_counted(reading: Reading) -> None:
+    batch = replace(canceled(50), story=StoryState(namespace="voice", name="talk", resource_version="1"))
+    opted_out = canceled(50, enabled=False)
+    not_fenced_yet = canceled(50, fence=None)
+    measure_stops([batch, opted_out, not_fenced_yet, canceled(50, deleting=True)], NOW)
+    assert reading.read() == Gauges(0, 0, 0)
+
+
+def test_a_snapshot_carries_the_drain_for_reporting_and_older_ones_are_read() -> None:
+    with_drain = replace(canceled(1), story=StoryState(namespace="voice", name="talk", drain=120.0))
+    assert msgspec.json.decode(msgspec.json.encode(with_drain), type=Snapshot) == with_drain
+    without = msgspec.json.decode(msgspec.json.encode(canceled(1)), type=Snapshot)
+    assert without.story.drain is None
