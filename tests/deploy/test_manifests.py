@@ -1,0 +1,258 @@
+"""Every overlay builds, is accepted by a real kube-apiserver to the letter, and holds nothing that it should not."""
+
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml  # type: ignore[import-untyped]
+
+from actors.installation import DEPLOY, NAMESPACE, CommandFailed, Kubectl, Object, kustomize, with_components
+from exeunt.clock import parse_duration
+from exeunt.settings import read_settings
+from exeunt_cli.nats_credentials import PODS, write_credentials
+
+OVERLAYS = sorted(path.name for path in (DEPLOY / "overlays").iterdir())
+COMPONENTS = sorted(path.name for path in (DEPLOY / "components").iterdir())
+FOREIGN = {"PodMonitor", "Issuer", "Certificate"}
+"""Kinds of others, which the kube-apiserver of the tests does not know."""
+
+pytestmark = pytest.mark.usefixtures("cluster")
+each_overlay = pytest.mark.parametrize("overlay", OVERLAYS)
+
+
+async def build(overlay: str) -> list[Object]:
+    return list(yaml.safe_load_all(await kustomize(DEPLOY / "overlays" / overlay)))
+
+
+async def build_with(folder: Path, *components: str) -> list[Object]:
+    return list(yaml.safe_load_all(await kustomize(with_components(folder, *components))))
+
+
+def of_kind(objects: list[Object], *kinds: str) -> list[Object]:
+    return [item for item in objects if item["kind"] in kinds]
+
+
+def pods_of(objects: list[Object]) -> Iterator[tuple[str, Object]]:
+    """Each workload's name, and its Pod as the workload's controller would make it."""
+    for workload in of_kind(objects, "Deployment", "StatefulSet"):
+        name, pod = workload["metadata"]["name"], workload["spec"]["template"]
+        for claim in workload["spec"].get("volumeClaimTemplates", []):
+            volume = claim["metadata"]["name"]
+            pod["spec"]["volumes"].append(
+                {"name": volume, "persistentVolumeClaim": {"claimName": f"{volume}-{name}-0"}}
+            )
+        metadata = {**pod["metadata"], "name": name, "namespace": NAMESPACE}
+        yield name, {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": pod["spec"]}
+
+
+async def apply_strictly(kubectl: Kubectl, objects: list[Object]) -> None:
+    listed = {"apiVersion": "v1", "kind": "List", "items": objects}
+    words = ("apply", "--server-side", "--validate=strict", "--dry-run=server", "--force-conflicts", "-f", "-")
+    await kubectl(*words, stdin=json.dumps(listed).encode())
+
+
+@each_overlay
+async def test_is_accepted_strictly_validated(kubectl: Kubectl, overlay: str) -> None:
+    await apply_strictly(kubectl, await build(overlay))
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+async def test_a_component_fits_on_top(kubectl: Kubectl, tmp_path: Path, component: str) -> None:
+    plain, objects = await build("evaluation"), await build_with(tmp_path, component)
+    assert objects != plain
+    await apply_strictly(kubectl, [item for item in objects if item["kind"] not in FOREIGN])
+
+
+async def test_strict_means_that_a_typo_is_refused(kubectl: Kubectl) -> None:
+    (deployment, *_) = of_kind(await build("evaluation"), "Deployment")
+    deployment["spec"]["template"]["spec"]["containers"][0]["readinesProbe"] = {}
+    with pytest.raises(CommandFailed, match="readinesProbe"):
+        await apply_strictly(kubectl, [deployment])
+
+
+@each_overlay
+async def test_pods_are_admitted_where_restricted_is_enforced(kubectl: Kubectl, overlay: str) -> None:
+    (namespace,) = await kubectl.get("namespace", NAMESPACE)
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    create = ("create", "--dry-run=server", "--validate=strict", "-f", "-")
+    for _, pod in pods_of(await build(overlay)):
+        await kubectl(*create, stdin=json.dumps(pod).encode())
+        del pod["spec"]["securityContext"]["runAsNonRoot"]
+        with pytest.raises(CommandFailed, match="violates PodSecurity"):
+            await kubectl(*create, stdin=json.dumps(pod).encode())
+
+
+@each_overlay
+async def test_pods_have_what_a_careful_cluster_asks_for(overlay: str) -> None:
+    for _, item in pods_of(await build(overlay)):
+        pod = item["spec"]
+        assert pod["securityContext"]["runAsUser"] == 65532
+        assert pod["enableServiceLinks"] is False
+        for container in pod["containers"]:
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True
+            assert container["resources"]["requests"].keys() == {"cpu", "memory"}
+            assert container["resources"]["limits"].keys() == {"memory"}
+            image, _, tag = container["image"].rpartition(":")
+            assert image, "the tag is missing"
+            assert tag[0].isdigit(), "the tag is no version"
+        main = pod["containers"][0]
+        assert {"startupProbe", "livenessProbe", "readinessProbe"} <= main.keys()
+
+
+@each_overlay
+async def test_settings_are_settings_and_leave_time_to_drain(overlay: str) -> None:
+    objects = await build(overlay)
+    (config,) = (
+        item for item in of_kind(objects, "ConfigMap") if item["metadata"]["name"].startswith("exeunt-settings")
+    )
+    settings = read_settings(config["data"])
+    for name, pod in pods_of(objects):
+        if name != "nats":
+            grace = timedelta(seconds=pod["spec"]["terminationGracePeriodSeconds"])
+            assert grace == settings.drain_budget + timedelta(seconds=5)
+            assert pod["spec"]["containers"][0]["envFrom"] == [{"configMapRef": {"name": config["metadata"]["name"]}}]
+    assert parse_duration(config["data"]["EXEUNT_DRAIN_BUDGET"]) == settings.drain_budget
+    nats = [item["spec"]["replicas"] for item in of_kind(objects, "StatefulSet")]
+    assert nats in ([], [settings.stream_replicas])
+
+
+@each_overlay
+async def test_labels_are_the_recommended_ones_and_selectors_the_stable_ones(overlay: str) -> None:
+    for workload in of_kind(await build(overlay), "Deployment", "StatefulSet"):
+        labels = {key.removeprefix("app.kubernetes.io/") for key in workload["metadata"]["labels"]}
+        assert labels >= {"name", "instance", "component", "part-of", "managed-by"}
+        selector = workload["spec"]["selector"]["matchLabels"]
+        assert selector.keys() == {f"app.kubernetes.io/{key}" for key in ("name", "instance", "component")}
+        assert selector.items() <= workload["spec"]["template"]["metadata"]["labels"].items()
+
+
+@each_overlay
+async def test_ships_no_secret_and_mounts_only_ones_own(overlay: str, tmp_path: Path) -> None:
+    objects = await build(overlay)
+    assert not of_kind(objects, "Secret")
+    write_credentials(tmp_path / "credentials", namespace=NAMESPACE)
+    made = {
+        (item["kind"], item["metadata"]["name"]): item["data"].keys()
+        for item in yaml.safe_load_all(await kustomize(tmp_path / "credentials"))
+    }
+    for name, pod in pods_of(objects):
+        sources = [
+            source for volume in pod["spec"]["volumes"] for source in volume.get("projected", {}).get("sources", [])
+        ]
+        secrets = {source["secret"]["name"]: source["secret"].get("items") for source in sources if "secret" in source}
+        for secret, items in secrets.items():
+            assert {item["key"] for item in items or []} <= made["Secret", secret]
+        if name == "nats":
+            assert secrets.keys() == {"exeunt-nats-tls"}
+        else:
+            assert name.removeprefix("exeunt-") in PODS
+            assert secrets == {
+                f"exeunt-nats-{name.removeprefix('exeunt-')}": None,
+                "exeunt-nats-tls": [{"key": "ca.crt", "path": "ca.crt"}],
+            }
+
+
+async def test_a_single_namespace_needs_no_right_beyond_it() -> None:
+    objects = await build("single-namespace")
+    assert not of_kind(objects, "ClusterRole", "ClusterRoleBinding")
+    rules = {item["metadata"]["name"]: item["rules"] for item in of_kind(objects, "Role")}
+    assert rules == {
+        item["metadata"]["name"]: item["rules"] for item in of_kind(await build("production"), "ClusterRole")
+    }
+    for binding in of_kind(objects, "RoleBinding"):
+        assert binding["metadata"]["namespace"] == "livekit-voice"
+        assert binding["roleRef"] == {
+            "apiGroup": "rbac.authorization.k8s.io",
+            "kind": "Role",
+            "name": binding["metadata"]["name"],
+        }
+
+
+async def test_production_has_no_single_point_of_failure() -> None:
+    objects = await build("production")
+    workloads = {item["metadata"]["name"]: item for item in of_kind(objects, "Deployment", "StatefulSet")}
+    budgets = {item["metadata"]["name"]: item["spec"] for item in of_kind(objects, "PodDisruptionBudget")}
+    assert workloads.keys() == budgets.keys()
+    for name, workload in workloads.items():
+        assert workload["spec"]["replicas"] == (3 if name == "nats" else 2)
+        assert budgets[name]["maxUnavailable"] == 1
+        assert budgets[name]["selector"] == workload["spec"]["selector"]
+        assert workload["spec"]["template"]["spec"]["topologySpreadConstraints"]
+    assert workloads["nats"]["spec"]["volumeClaimTemplates"]
+    (config,) = (item for item in of_kind(objects, "ConfigMap") if item["metadata"]["name"] == "exeunt-nats-config")
+    assert "sync_interval: always" in config["data"]["nats-server.conf"]
+
+
+async def test_the_network_is_closed_but_for_what_is_needed(tmp_path: Path) -> None:
+    assert (
+        await opened("evaluation")
+        == await opened("production")
+        == OPEN
+        | {
+            ("exeunt", "egress", "nats", 4222),
+            ("nats", "ingress", "exeunt", 4222),
+            ("nats", "ingress", "nats-client of any namespace", 4222),
+            ("nats", "egress", "nats", 6222),
+            ("nats", "ingress", "nats", 6222),
+        }
+    )
+    assert await opened("bring-your-own-nats") == OPEN | {("exeunt", "egress", "anywhere", 4222)}
+    added = edges(await build_with(tmp_path, "podmonitor", "tracing")) - await opened("evaluation")
+    assert added == {("exeunt", "ingress", "monitoring", "http"), ("exeunt", "egress", "monitoring", 4318)}
+
+
+OPEN = {
+    ("all", "egress", "kube-system", 53),
+    ("exeunt", "egress", "anywhere", 443),
+    ("exeunt", "egress", "anywhere", 6443),
+}
+
+
+async def opened(overlay: str) -> set[tuple[str, str, str, Any]]:
+    return edges(await build(overlay))
+
+
+def edges(objects: list[Object]) -> set[tuple[str, str, str, Any]]:
+    """What the NetworkPolicies let through: (pods, direction, peer, port). Fails when they do not close the rest."""
+    policies = of_kind(objects, "NetworkPolicy")
+    assert {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]} in [policy["spec"] for policy in policies]
+    return {
+        (_who(policy["spec"]["podSelector"]), direction, peer, port["port"])
+        for policy in policies
+        for direction, side in (("ingress", "from"), ("egress", "to"))
+        for rule in policy["spec"].get(direction, [])
+        for peer in ([_peer(peer) for peer in rule[side]] if side in rule else ["anywhere"])
+        for port in rule["ports"]
+    }
+
+
+def _who(selector: Object) -> str:
+    return str(selector.get("matchLabels", {}).get("app.kubernetes.io/name", "all"))
+
+
+def _peer(peer: Object) -> str:
+    labels = {**peer.get("podSelector", {}).get("matchLabels", {})}
+    if "exeunt.bubustack.io/nats-client" in labels:
+        return "nats-client of any namespace"
+    if "namespaceSelector" in peer:
+        return str(peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"])
+    return str(labels["app.kubernetes.io/name"])
+
+
+def test_cert_manager_makes_what_the_command_makes(tmp_path: Path) -> None:
+    write_credentials(tmp_path, namespace=NAMESPACE)
+    documents = list(yaml.safe_load_all((DEPLOY / "components" / "cert-manager" / "certificates.yaml").read_text()))
+    (certificate,) = (item for item in documents if item["metadata"]["name"] == "exeunt-nats-tls")
+    assert certificate["spec"]["secretName"] == "exeunt-nats-tls"
+    assert certificate["spec"]["dnsNames"] == names_of(tmp_path / "tls.crt")
+
+
+def names_of(certificate: Path) -> list[str]:
+    from cryptography import x509  # noqa: PLC0415
+
+    loaded = x509.load_pem_x509_certificate(certificate.read_bytes())
+    names = loaded.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return names.get_values_for_type(x509.DNSName)

@@ -1,0 +1,284 @@
+"""Each NATS user may say what it says, and nothing else; whoever is no user gets nowhere; and errors say so."""
+
+import asyncio
+import contextlib
+import re
+import ssl
+import uuid
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import nats
+import pytest
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+
+from actors.call import Call
+from actors.installation import DEPLOY, Install, Installation
+from actors.kubernetes import Kubernetes
+from actors.operator import Operator
+from actors.services import QUICK
+from exeunt_local.mesh import SERVICES
+from exeunt_local.processes import ProcessFailed
+
+RUN = "livekit-voice.call.3f0c6f3e-0001.2026-11-24T18:13:32_1Z"
+STREAMS = ("RUNS", "DEADLINES", "SIGNALS", "DEADLETTERS")
+MAY_SAY = {
+    "watcher": {
+        *(f"exeunt.runs.{RUN}.{fact}" for fact in (
+            "cancel-requested", "topology-established", "topology-terminated", "run-terminal", "run-deleted",
+        )),
+        "exeunt.deadletters.watcher-signals",
+        *(f"$JS.API.STREAM.{call}.{stream}" for call in ("INFO", "CREATE") for stream in STREAMS),
+        "$JS.API.DIRECT.GET.RUNS",
+        f"$JS.API.DIRECT.GET.RUNS.exeunt.runs.{RUN}.topology-established",
+        f"$JS.API.DIRECT.GET.RUNS.exeunt.runs.{RUN}.topology-terminated",
+        *(f"$JS.API.CONSUMER.{call}.SIGNALS.watcher-signals" for call in ("INFO", "CREATE", "MSG.NEXT")),
+        "$JS.ACK.SIGNALS.watcher-signals.1.1.1.1.0",
+    },
+    "terminator": {
+        f"exeunt.runs.{RUN}.outcome.cancel-requested",
+        "exeunt.deadletters.terminator",
+        *(f"$JS.API.STREAM.{call}.{stream}" for call in ("INFO", "CREATE") for stream in STREAMS),
+        *(f"$JS.API.CONSUMER.{call}.RUNS.terminator" for call in ("INFO", "CREATE", "MSG.NEXT")),
+        "$JS.ACK.RUNS.terminator.1.1.1.1.0",
+    },
+    "timeout-scheduler": {
+        f"exeunt.runs.{RUN}.deadline-reached",
+        f"exeunt.deadlines.armed.{RUN}",
+        f"exeunt.deadlines.due.{RUN}",
+        "exeunt.deadletters.timeout-scheduler",
+        "exeunt.deadletters.timeout-scheduler-due",
+        *(f"$JS.API.STREAM.{call}.{stream}" for call in ("INFO", "CREATE") for stream in STREAMS),
+        "$JS.API.STREAM.PURGE.DEADLINES",
+        f"$JS.API.DIRECT.GET.RUNS.exeunt.runs.{RUN}.deadline-reached",
+        *(f"$JS.API.CONSUMER.{call}.RUNS.timeout-scheduler" for call in ("INFO", "CREATE", "MSG.NEXT")),
+        *(f"$JS.API.CONSUMER.{call}.DEADLINES.timeout-scheduler-due" for call in ("INFO", "CREATE", "MSG.NEXT")),
+        "$JS.ACK.RUNS.timeout-scheduler.1.1.1.1.0",
+        "$JS.ACK.DEADLINES.timeout-scheduler-due.1.1.1.1.0",
+    },
+    "topology-signals": {"exeunt.signals.livekit-voice.call"},
+    "reader": {
+        "$JS.API.STREAM.INFO.RUNS",
+        "$JS.API.STREAM.INFO.DEADLETTERS",
+        "$JS.API.DIRECT.GET.RUNS",
+        f"$JS.API.DIRECT.GET.RUNS.exeunt.runs.{RUN}.topology-established",
+        f"$JS.API.DIRECT.GET.RUNS.exeunt.runs.{RUN}.topology-terminated",
+        f"$JS.API.DIRECT.GET.RUNS.exeunt.runs.{RUN}.deadline-reached",
+        "$JS.API.DIRECT.GET.DEADLETTERS",
+    },
+}  # fmt: skip
+NOBODYS = {
+    "anything.else",
+    f"exeunt.runs.{RUN}.no-such-fact",
+    "exeunt.deadletters.somebody",
+    "_INBOX_exeunt_watcher.x.y",
+    "$JS.API.INFO",
+    "$JS.API.STREAM.NAMES",
+    "$JS.API.STREAM.CREATE.OTHER",
+    *(
+        f"$JS.API.STREAM.{call}.{stream}"
+        for call in ("UPDATE", "DELETE", "MSG.GET", "MSG.DELETE")
+        for stream in STREAMS
+    ),
+    *(f"$JS.API.STREAM.PURGE.{stream}" for stream in STREAMS if stream != "DEADLINES"),
+    *(f"$JS.API.CONSUMER.{call}.RUNS.terminator" for call in ("DELETE", "PAUSE", "DURABLE.CREATE")),
+    "$JS.API.CONSUMER.CREATE.RUNS",
+    "$JS.API.CONSUMER.CREATE.RUNS.somebody",
+    "$SYS.REQ.SERVER.PING",
+}
+EVERYTHING = NOBODYS.union(*MAY_SAY.values())
+INBOXES = {
+    "watcher": "_INBOX_exeunt_watcher.x.*",
+    "terminator": "_INBOX_exeunt_terminator.x.*",
+    "timeout-scheduler": "_INBOX_exeunt_timeout_scheduler.x.*",
+    "topology-signals": "_INBOX_topology_signals.x.*",
+    "reader": "_INBOX_exeunt.x.*",
+}
+MAY_HEAR = {user: {inbox} for user, inbox in INBOXES.items()}
+MAY_HEAR["reader"] |= {"exeunt.runs.>"}
+EARS = {*INBOXES.values(), "_INBOX.x.*", "exeunt.runs.>", "exeunt.signals.>", "exeunt.>", ">", "$JS.EVENT.ADVISORY.>"}
+
+
+@pytest.fixture(scope="module")
+async def installation(install: Install) -> AsyncIterator[Installation]:
+    async with install(DEPLOY / "overlays" / "evaluation", trace=True) as installation:
+        yield installation
+
+
+@asynccontextmanager
+async def connected(installation: Installation, user: str, inbox_prefix: str = "_INBOX") -> AsyncIterator["Connection"]:
+    connection = Connection()
+    await connection.client.connect(
+        installation.nats_urls[0],
+        nkeys_seed=str(installation.credentials / f"{user}.seed"),
+        tls=ssl.create_default_context(cafile=installation.credentials / "ca.crt"),
+        error_cb=connection.on_error,
+        inbox_prefix=inbox_prefix,
+    )
+    yield connection
+    await connection.client.close()
+
+
+class Connection:
+    """A client that keeps what the server forbids it."""
+
+    def __init__(self) -> None:
+        self.client = Client()
+        self._forbidden: list[str] = []
+        self._changed = asyncio.Event()
+
+    async def on_error(self, error: Exception) -> None:
+        self._forbidden += re.findall(r'permissions violation for \w+ to "(.+)"', str(error))
+        self._changed.set()
+
+    async def forbidden(self, subjects: set[str]) -> set[str]:
+        """Those of the subjects, all of them sent just now, that the server forbids."""
+        last = f"forbidden.to.everybody.{uuid.uuid4()}"  # the server answers in order
+        await self.client.publish(last, b"")
+        async with asyncio.timeout(10):
+            while last not in self._forbidden:
+                self._changed.clear()
+                await self._changed.wait()
+        return {subject for subject in subjects if subject.lower() in self._forbidden}
+
+
+@pytest.mark.parametrize("user", MAY_SAY)
+async def test_a_user_says_and_hears_its_own_and_no_more(installation: Installation, user: str) -> None:
+    async with connected(installation, user) as connection:
+        for subject in EVERYTHING:
+            await connection.client.publish(subject, b"")
+        assert EVERYTHING - await connection.forbidden(EVERYTHING) == MAY_SAY[user]
+        for subject in EARS:
+            await connection.client.subscribe(subject)
+        assert EARS - await connection.forbidden(EARS) == MAY_HEAR[user]
+
+
+async def test_an_anonymous_client_and_a_stranger_get_nowhere(installation: Installation, tmp_path: Path) -> None:
+    tls = ssl.create_default_context(cafile=installation.credentials / "ca.crt")
+    stranger = tmp_path / "stranger.seed"
+    stranger.write_text("SUAP4YS3PEMNS27TKRUQES74XZBZO3PWTDXLTV7RXLKDLGDSG4L5TYAZ6U")
+    for who in ({}, {"nkeys_seed": str(stranger)}, {"user": "admin", "password": "admin"}, {"token": "admin"}):
+        with pytest.raises(NatsError, match="Authorization Violation"):
+            await nats.connect(installation.nats_urls[0], tls=tls, allow_reconnect=False, error_cb=ignore, **who)
+    with pytest.raises(ssl.SSLCertVerificationError):  # nor does anybody talk to a server that it cannot verify
+        await nats.connect(installation.nats_urls[0], allow_reconnect=False, error_cb=ignore)
+
+
+async def ignore(_: Exception) -> None:
+    pass
+
+
+async def test_a_service_says_what_is_wrong_with_its_credentials(installation: Installation) -> None:
+    seed = {user: str(installation.credentials / f"{user}.seed") for user in SERVICES}
+    unready = {
+        "terminator": ({"EXEUNT_NATS_CREDENTIALS": ""}, "Authorization Violation"),
+        "timeout-scheduler": ({"EXEUNT_NATS_TLS_CA": ""}, "CERTIFICATE_VERIFY_FAILED"),
+    }
+    async with asyncio.TaskGroup() as tasks:
+        for service, (env, words) in unready.items():
+            tasks.create_task(assert_unready(installation, service, env, words))
+        anothers = installation.start("watcher", 7, EXEUNT_NATS_CREDENTIALS=seed["terminator"])
+        tasks.create_task(assert_refuses(anothers))
+
+
+async def assert_refuses(start: Awaitable[None]) -> None:
+    with pytest.raises(ProcessFailed, match=r"(?s)exit code 2 .*permission denied for subject \$JS.API.STREAM.INFO"):
+        await start
+
+
+async def assert_unready(installation: Installation, service: str, env: dict[str, str], words: str) -> None:
+    starting = asyncio.create_task(installation.start(service, 7, **env))
+    try:
+        async with asyncio.timeout(25), aiohttp.ClientSession() as http:
+            troubles = ""
+            while words not in troubles:
+                await asyncio.sleep(0.1)
+                with contextlib.suppress(aiohttp.ClientError, KeyError):  # it does not listen yet
+                    async with http.get(f"{installation.mesh.url(service, 7)}/readyz") as answer:
+                        troubles = await answer.text()
+    finally:
+        starting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await starting
+        await installation.mesh.kill(service, 7)
+    assert "not connected to NATS" in troubles
+
+
+async def test_what_is_allowed_is_what_is_said(install: Install, kubernetes: Kubernetes) -> None:
+    """Every line of accounts.conf is needed: held against what the services say in stops of every kind."""
+    async with (
+        install(DEPLOY / "overlays" / "evaluation", trace=True) as installation,
+        connected(installation, "admin") as admin,
+        Operator(kubernetes, requeue=0.2),
+    ):
+        await make_the_streams(installation, admin.client)
+        early = await Call.start(kubernetes, "livekit-voice", unique("early"))
+        await early.hang_up()  # what was before, the watchers have to ask the stream
+        await installation.start("watcher", 1, **QUICK)
+        await installation.start_all(0, **QUICK, EXEUNT_SWEEP_INTERVAL="300ms")
+        await early.delete()
+        await set_aside_something(installation, admin.client)
+        await stop_in_every_way(kubernetes)
+        unsaid = {service: allow_list(service) for service in SERVICES}
+        deadline = asyncio.get_running_loop().time() + 20
+        while any(unsaid.values()) and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.1)
+            unsaid = {service: allow_list(service) - used(installation, service) for service in SERVICES}
+    assert unsaid == {service: set() for service in SERVICES}
+    assert "Violation" not in (installation.folder / "nats-0.log").read_text()
+
+
+async def make_the_streams(installation: Installation, admin: Client) -> None:
+    """Each service in turn is the first one."""
+    for service in SERVICES:
+        await installation.start(service, 0, **QUICK)
+        await installation.mesh.stop(service)
+        for stream in STREAMS:
+            assert await admin.jetstream().delete_stream(stream)
+
+
+async def set_aside_something(installation: Installation, admin: Client) -> None:
+    async with connected(installation, "topology-signals", "_INBOX_topology_signals") as bridge:
+        await bridge.client.jetstream().publish("exeunt.signals.livekit-voice.call", b"no signal")
+    for subject in (f"exeunt.runs.{RUN}.cancel-requested", f"exeunt.deadlines.due.{RUN}"):
+        await admin.jetstream().publish(subject, b"no event")
+
+
+async def stop_in_every_way(kubernetes: Kubernetes) -> None:
+    calls = {
+        timeout: await Call.start(kubernetes, "livekit-voice", unique(timeout), shutdown_timeout=timeout)
+        for timeout in ("0s", "1s", "19s", "20s", "21s")
+    }
+    for timeout in ("19s", "20s", "21s"):
+        await calls[timeout].hang_up()  # several, for the watchers to race
+    for call in calls.values():
+        await call.cancel()
+    for call in calls.values():
+        await call.wait_finished()
+        await call.wait_cleaned_up()
+
+
+def unique(name: str) -> str:
+    return f"call-{name}-{uuid.uuid4().hex[:6]}"
+
+
+def allow_list(service: str) -> set[str]:
+    """What accounts.conf lets a service publish."""
+    text = re.sub(r"#.*", "", (DEPLOY / "nats" / "accounts.conf").read_text())
+    user = text.partition(f"nkey: ${service.upper().replace('-', '_')}\n")[2].partition("subscribe")[0]
+    return set(re.findall(r'"([^"]+)"', user))
+
+
+def used(installation: Installation, service: str) -> set[str]:
+    """What accounts.conf lets a service publish, and it has published."""
+    log = (installation.folder / "nats-0.log").read_text()
+    said = set(re.findall(rf':exeunt-{service}" - "[^"]+" - <<- \[H?PUB (\S+)', log))
+    return {pattern for pattern in allow_list(service) if any(matches(pattern, subject) for subject in said)}
+
+
+def matches(pattern: str, subject: str) -> bool:
+    expression = re.escape(pattern).replace(r"\*", "[^.]+").replace(">", ".+")
+    return re.fullmatch(expression, subject) is not None
