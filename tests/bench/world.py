@@ -1,0 +1,133 @@
+"""Makes realtime runs by the hundred, as bobrapet has them while a call goes on, and ends their calls.
+
+Two StepRuns and two TransportBindings each. They have no finalizers: where no operator is played, nobody would remove
+them, and what is measured is Exeunt.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from datetime import UTC, datetime
+from typing import NamedTuple, TypeVar
+
+from actors.kubernetes import BINDING, STEP_RUN, STORY, STORY_RUN, Kubernetes, Object
+from actors.names import FENCE, RUN_LABEL
+from actors.statuses import now, unfinished
+from exeunt.clock import format_instant
+
+STEPS = ("listen", "speak")
+NO_DEADLINE = "1h"
+"""A shutdown timeout that no measurement lives to see."""
+_AT_ONCE = 64
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Run(NamedTuple):
+    """A run that was made, with the shutdown timeout that it has."""
+
+    namespace: str
+    name: str
+    shutdown_timeout: str
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.namespace, self.name
+
+
+class World:
+    """Everybody around Exeunt. Make one with `create`."""
+
+    def __init__(self, kubernetes: Kubernetes) -> None:
+        self._kubernetes = kubernetes
+        self._bobrapet = kubernetes.acting_as("bobrapet")
+
+    async def add_story(self, namespace: str) -> None:
+        """The Story of all runs of a namespace."""
+        steps = [{"name": step, "ref": {"name": step}, "transport": "voice"} for step in STEPS]
+        transports = [{"name": "voice", "transportRef": "voice"}]
+        spec = {"pattern": "realtime", "steps": steps, "transports": transports}
+        await self._kubernetes.create(STORY, namespace, "call", spec)
+
+    async def start(self, namespace: str, prefix: str, shutdown_timeouts: Iterable[str]) -> list[Run]:
+        """One running call for each shutdown timeout (Go duration text)."""
+        runs = [
+            Run(namespace, f"{prefix}-{number}", timeout) for number, timeout in enumerate(shutdown_timeouts, start=1)
+        ]
+        await each(self._start_run, runs)
+        return runs
+
+    async def _start_run(self, run: Run) -> None:
+        made = await self._kubernetes.create(
+            STORY_RUN,
+            run.namespace,
+            run.name,
+            {"storyRef": {"name": "call"}},
+            annotations={"exeunt.bubustack.io/shutdown-timeout": run.shutdown_timeout},
+        )
+        status = unfinished("Running", made["metadata"]["generation"], now())
+        await self._bobrapet.patch_status(STORY_RUN, run.namespace, run.name, status)
+        for step in STEPS:
+            await self._start_step(run, made, step)
+
+    async def _start_step(self, run: Run, made: Object, step: str) -> None:
+        step_run = await self._bobrapet.create(
+            STEP_RUN,
+            run.namespace,
+            f"{run.name}-{step}",
+            {"storyRunRef": {"name": run.name}, "stepId": step},
+            labels={RUN_LABEL: run.name},
+            ownerReferences=[_owner(made)],
+        )
+        await self._bobrapet.create(
+            BINDING,
+            run.namespace,
+            _binding(run, step),
+            {
+                "transportRef": "voice",
+                "driver": "bobravoz-grpc",
+                "stepName": step,
+                "engramName": step_run["metadata"]["name"],
+                "storyRunRef": {"name": run.name, "namespace": run.namespace, "uid": made["metadata"]["uid"]},
+            },
+            ownerReferences=[_owner(step_run)],
+        )
+
+    async def cancel(self, run: Run) -> datetime:
+        """The user's cancel and the operator's fence, in one write; returns the fence."""
+        fence = datetime.now(UTC)
+        change = {"spec": {"cancelRequested": True}, "metadata": {"annotations": {FENCE: format_instant(fence)}}}
+        await self._bobrapet.patch(STORY_RUN, *run.key, change)
+        return fence
+
+    async def leave(self, run: Run, steps: tuple[str, ...] = STEPS) -> None:
+        """The bindings of some steps go, of all unless told otherwise."""
+        for step in steps:
+            await self._kubernetes.delete(BINDING, run.namespace, _binding(run, step))
+
+
+async def each(act: Callable[[T], Awaitable[R]], items: Iterable[T]) -> list[R]:
+    """Acts on all items, as fast as one client can; returns what came of it, in order."""
+    slots = asyncio.Semaphore(_AT_ONCE)
+
+    async def in_turn(item: T) -> R:
+        async with slots:
+            return await act(item)
+
+    async with asyncio.TaskGroup() as tasks:
+        acting = [tasks.create_task(in_turn(item)) for item in items]
+    return [task.result() for task in acting]
+
+
+def _binding(run: Run, step: str) -> str:
+    return f"{run.name}-{step}-transport"
+
+
+def _owner(item: Object) -> dict[str, str]:
+    metadata = item["metadata"]
+    return {
+        "apiVersion": item["apiVersion"],
+        "kind": item["kind"],
+        "name": metadata["name"],
+        "uid": metadata["uid"],
+    }
