@@ -4,6 +4,7 @@ No library binds CloudEvents to NATS from Python; this is the binding's text (na
 more. Header values are percent-encoded, names are read case-insensitively, because other clients write them so.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Final
 from urllib.parse import unquote_to_bytes
@@ -13,7 +14,9 @@ from msgspec import Struct
 from exeunt.errors import PoisonEvent
 
 _REQUIRED: Final = ("specversion", "id", "source", "type")
-_PLAIN: Final = frozenset(chr(code) for code in range(0x21, 0x7F)) - {'"', "%"}
+_NOT_PLAIN: Final = re.compile(
+    r"[^!#$&-~]"
+)  # printable ASCII is plain, but for the space, the quote and the percent sign
 
 
 class Attributes(Struct, frozen=True, kw_only=True):
@@ -63,9 +66,7 @@ def from_headers(headers: Mapping[str, str]) -> Attributes:
 
 
 def _encoded(value: str) -> str:
-    if all(character in _PLAIN for character in value):
-        return value
-    return "".join(c if c in _PLAIN else "".join(f"%{byte:02X}" for byte in c.encode()) for c in value)
+    return _NOT_PLAIN.sub(lambda found: "".join(f"%{byte:02X}" for byte in found[0].encode()), value)
 
 
 def _decoded(value: str) -> str:

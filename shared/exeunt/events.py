@@ -45,6 +45,10 @@ class Verdict(StrEnum):
     FAILED = "failed"
 
 
+DRY_RUN: Final = "dry run"
+"""What came of a decision that was to be recorded only (EXEUNT_DRY_RUN)."""
+
+
 class Decided(Struct, frozen=True, omit_defaults=True):
     """One step of a decision: what was decided when, by which rule, from what, and what came of it."""
 
@@ -73,3 +77,8 @@ class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True):
     deleted_step_runs: tuple[str, ...] = ()
     canceled_children: tuple[str, ...] = ()
     """Sub-stories that were asked to cancel, when that is switched on."""
+
+    @property
+    def dry_run(self) -> bool:
+        """Whether nothing was written, because it was to be recorded only."""
+        return any(step.result == DRY_RUN for step in self.trail)

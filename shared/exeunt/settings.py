@@ -66,6 +66,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Whether the terminator writes a Kubernetes Event about each run that it ends, for `kubectl describe`. Off,
     because it needs RBAC of its own (deploy/components/events)."""
 
+    dry_run: bool = False
+    """Whether the terminator only decides: it records each outcome with the result "dry run" and writes nothing to
+    Kubernetes. For all terminators at once, because they share the work. What was decided so is decided again, once
+    this is off, when the sweep finds the run overdue."""
+
     second_look: timedelta = timedelta(seconds=3)
     """How long after a stop StepRuns are looked for once more, because the hub may create one late. A few seconds is
     longer than any packet on its way."""

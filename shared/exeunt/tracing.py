@@ -109,11 +109,14 @@ def processing(
     fact: Fact, snapshot: Snapshot, headers: Mapping[str, str], *, consumer: str, delivery: int
 ) -> Iterator[Hop]:
     """A span around answering `fact`, a child of the one that said it."""
-    heard = propagate.extract(headers)
-    traced = trace.get_current_span(heard).get_span_context().is_valid
-    if not (_is_tracing() and (traced or snapshot.run.cancel_requested)):
+    if not _is_tracing():
         passed_on = {name: headers[name] for name in propagate.get_global_textmap().fields if name in headers}
         yield Hop(INVALID_SPAN, passed_on)
+        return
+    heard = propagate.extract(headers)
+    traced = trace.get_current_span(heard).get_span_context().is_valid
+    if not (traced or snapshot.run.cancel_requested):
+        yield _UNTRACED
         return
     attributes = _messaging(fact, "process", snapshot) | {semconv.MESSAGING_CONSUMER_GROUP: consumer}
     attributes[semconv.DELIVERY] = delivery

@@ -31,6 +31,9 @@ app.command("exeunt_cli.timeline:tail", help="Show what is said, as it is said."
 app.command("exeunt_cli.explain:explain", help="Say in sentences what happened, and which rule won.")
 app.command("exeunt_cli.export:export", help="Write the whole history of a run to a file.")
 app.command("exeunt_cli.replay:replay", help="Walk through a history, or decide it again.")
+app.command("exeunt_cli.report:report", help="Show the stops of a run as one page, with pictures.")
+app.command("exeunt_cli.plan:plan", help="Show what would be done now about every canceled run.")
+app.command("exeunt_cli.deadletters:deadletters", name="deadletters", help="Look at what was set aside, or redrive it.")
 app.register_install_completion_command()
 
 

@@ -13,7 +13,7 @@ from typing import Final
 from msgspec import Struct
 
 from exeunt.clock import format_instant
-from exeunt.events import Decided, Fact, Verdict
+from exeunt.events import DRY_RUN, Decided, Fact, Verdict
 from exeunt.history.event import SaidFact, SaidOutcome
 from exeunt.history.stops import Stop, cause_of
 from exeunt_terminator.decision import decide
@@ -132,7 +132,7 @@ def _again(coming: State | Result | None, step: Decided, cause: SaidFact) -> str
 
 def _came(step: Decided) -> State | Result | None:
     """What must come after a step: a state to go on in, an answer to note, DONE; None when its result cannot be."""
-    if step.verdict is not Verdict.FINALIZE:
+    if step.verdict is not Verdict.FINALIZE or step.result == DRY_RUN:
         return State.DONE
     result = next((result for result in TRANSITIONS[State.PATCHING] if result == step.result), None)
     if result is None or result in _NOTED:

@@ -1,6 +1,5 @@
 """`exeunt explain`: a stop in sentences; for one that goes on, what it waits for, until when, and what would end it."""
 
-import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
@@ -14,9 +13,9 @@ from exeunt.events import Fact, Verdict
 from exeunt.history.event import SaidOutcome
 from exeunt.history.stops import Ending, Stop
 from exeunt.history.telling import cause_in_words, detour, in_words, why
-from exeunt.settings import PREFIX, Settings, read_settings
+from exeunt.settings import Settings
 from exeunt.snapshot import Snapshot, Topology
-from exeunt_cli.live import look
+from exeunt_cli.live import look, services_settings
 from exeunt_cli.options import Run, Where
 from exeunt_cli.output import console, say, say_problems
 from exeunt_cli.source import is_file, load
@@ -33,19 +32,13 @@ async def explain(
     told = await load(run, where)
     say_problems(told.problems)
     stop = told.stops[-1]
-    settings = _settings()
+    settings = services_settings()
     now = await _look(stop, settings) if live and not is_file(run) else None
     screen = console()
     screen.soft_wrap = False  # sentences are for people: they break where the terminal ends
     for paragraph in (sentences(stop), outlook(stop, now, settings, datetime.now(UTC))):
         for sentence in paragraph:
             screen.print(sentence)
-
-
-def _settings() -> Settings:
-    """The services' settings, where they are set here too; what they do not know is not ours to judge."""
-    known = {f"{PREFIX}{name}".upper() for name in Settings.__struct_fields__}
-    return read_settings({name: value for name, value in os.environ.items() if name in known})
 
 
 async def _look(stop: Stop, settings: Settings) -> Snapshot | None:
@@ -89,7 +82,9 @@ def _decision(stop: Stop, said: SaidOutcome) -> str:
     before = "; ".join(detour(step) for step in outcome.trail[:-1])
     tried = f" Before that: {before}." if before else ""
     deleted = f" StepRuns deleted: {', '.join(outcome.deleted_step_runs)}." if outcome.deleted_step_runs else ""
-    return f"{since}: the {said.service} decided to {_VERBS[outcome.verdict]}: {won}: {outcome.why}.{tried}{deleted}"
+    dry = " Nothing was written: that was a dry run (EXEUNT_DRY_RUN)." if outcome.dry_run else ""
+    verb = _VERBS[outcome.verdict]
+    return f"{since}: the {said.service} decided to {verb}: {won}: {outcome.why}.{tried}{deleted}{dry}"
 
 
 _VERBS = {

@@ -11,7 +11,7 @@ _UNPRINTABLE: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0
 
 
 def element(tag: str, *content: Content, **attributes: object) -> ET.Element:
-    """`element("p", "for ", element("b", "you"), class_="note")`; `stroke_width=2` is the attribute stroke-width."""
+    """Make an element: its content in order, its attributes with "_" for "-" (`class_` is class; None is left out)."""
     made = ET.Element(tag, {_name(name): _printable(value) for name, value in attributes.items() if value is not None})
     last: ET.Element | None = None
     for part in content:

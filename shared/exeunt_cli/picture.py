@@ -9,6 +9,8 @@ from datetime import timedelta
 from typing import Final
 from xml.etree.ElementTree import Element
 
+from exeunt.clock import format_duration
+from exeunt.events import Fact
 from exeunt.history.stops import Ending, Stop
 from exeunt.history.telling import ToldEvent, in_words, milliseconds, tell
 from exeunt_cli.markup import element
@@ -32,11 +34,18 @@ def waits(stop: Stop, width: int, name: str) -> Element | None:
     if stop.asked_at is None or stop.canceled is None:
         return None
     took = _took(stop)
-    bars = [("this stop", in_words(timedelta(milliseconds=took)) + ("" if stop.latency else " so far"), took, "took")]
+    bars = [
+        (
+            "this stop",
+            in_words(timedelta(milliseconds=took)) + ("" if stop.latency else " so far"),
+            took,
+            "took" if stop.ending is Ending.FINALIZED else "other",
+        )
+    ]
     if stop.deadline is not None:
         bars.append(("shutdown deadline", *_compared(stop, stop.deadline - stop.asked_at), "deadline"))
     if stop.drain is not None:
-        bars.append(("bobrapet's drain window", *_compared(stop, stop.drain), "drain"))
+        bars.append(("drain window", *_compared(stop, stop.drain), "drain"))
     scale = Scale(0.0, max(length for *_, length, _ in bars) or 1.0, _EDGE, width - _EDGE)
     drawn: list[Element] = []
     for number, (label, value, length, kind) in enumerate(bars):
@@ -65,7 +74,7 @@ def _took(stop: Stop) -> float:
 def _compared(stop: Stop, wait: timedelta) -> tuple[str, float]:
     """A wait in words, with what became of it, and its length."""
     spared = wait - stop.latency if stop.latency is not None else timedelta(0)
-    what = f", {in_words(spared)} of it not waited for" if spared > timedelta(0) else ""
+    what = f", {in_words(spared)} not waited for" if spared > timedelta(0) else ""
     return f"{in_words(wait)}{what}", milliseconds(wait)
 
 
@@ -86,12 +95,9 @@ def lanes(stop: Stop, width: int, name: str) -> Element:
         service: services_top + (number + 1) * _LANE - 12.0 for number, service in enumerate(services)
     }
     drawn: list[Element] = [_hatch(name)]
-    for label in labels:
-        y = _LABEL * (label.row + 1) - 4
-        drawn += [
-            element("line", x1=label.at, x2=label.at, y1=y + 5, y2=bottom, class_="mark"),
-            element("text", label.text, x=label.left, y=y, class_="strong"),
-        ]
+    heads = {label: _LABEL * (label.row + 1) - 4 for label in labels}
+    drawn += [element("line", x1=at.at, x2=at.at, y1=y + 5, y2=bottom, class_="mark") for at, y in heads.items()]
+    drawn += [element("text", label.text, x=label.left, y=y, class_="strong") for label, y in heads.items()]
     drawn += _topology(stop, scale, top, name)
     drawn += _causes(told, lines, scale)
     for service, line in lines.items():
@@ -127,6 +133,10 @@ def _topology(stop: Stop, scale: Scale, top: float, name: str) -> Iterator[Eleme
     yield element("text", "topology", x=_EDGE, y=top + 14, class_="strong")
     spans: list[tuple[float, str]] = []
     for fact in stop.facts:
+        if fact.fact is Fact.DEADLINE_REACHED:
+            continue  # the timeout-scheduler does not look at topologies
+        if fact.snapshot.run.terminal:
+            break  # bobrapet takes down what is left, and the hub's condition is overwritten
         topology = fact.snapshot.topology
         state = "gone" if topology.gone else "up" if topology.established else "not seen"
         if not spans or spans[-1][1] != state:
@@ -151,7 +161,9 @@ def _causes(told: list[ToldEvent], lines: dict[str, float], scale: Scale) -> Ite
             x1, x2 = scale.x(cause.elapsed_ms), scale.x(event.elapsed_ms)
             y1, y2 = lines[cause.service], lines[event.service]
             middle = round((y1 + y2) / 2, 2)
-            yield element("path", d=f"M{x1:g} {y1:g} C{x1:g} {middle:g} {x2:g} {middle:g} {x2:g} {y2:g}", class_="cause")
+            yield element(
+                "path", d=f"M{x1:g} {y1:g} C{x1:g} {middle:g} {x2:g} {middle:g} {x2:g} {y2:g}", class_="cause"
+            )
 
 
 def _lane(service: str, said: list[tuple[int, ToldEvent]], scale: Scale, line: float) -> Iterator[Element]:
@@ -189,20 +201,20 @@ def _badge(number: int, event: ToldEvent, x: float, y: float) -> Element:
     )
     tooltip = f"{event.elapsed_ms / 1000:+.3f}s {event.service}: {event.what} - {event.why}"
     text = element("text", str(number), x=x, y=y + 4, text_anchor="middle")
-    return element("g", element("title", tooltip), box, text, class_=f"badge {event.kind} {event.what}")
+    return element(
+        "g", element("title", tooltip), box, text, class_=f"badge {event.kind} {event.what.replace(' ', '-')}"
+    )
 
 
 def _axis(scale: Scale, y: float) -> Iterator[Element]:
     """Ticks in time from the cancel."""
     yield element("line", x1=scale.left, x2=scale.right, y1=y, y2=y, class_="axis")
     for tick in scale.ticks(max(2, int((scale.right - scale.left) / _TICK_ROOM))):
-        x, label = scale.x(tick), in_words(timedelta(milliseconds=tick)) if abs(tick) >= 1 or not tick else f"{tick:g}ms"
+        x, label = scale.x(tick), format_duration(timedelta(milliseconds=tick))
         half = text_width(label) / 2
+        middle = max(scale.left + half - _EDGE, min(x, scale.right - half + _EDGE))
         yield element("line", x1=x, x2=x, y1=y, y2=y + 5, class_="axis")
-        if scale.left - _EDGE <= x - half and x + half <= scale.right + _EDGE:
-            yield element("text", label, x=x, y=y + 19, text_anchor="middle", class_="tick")
-        elif not tick:
-            yield element("text", label, x=x, y=y + 19, class_="tick")
+        yield element("text", label, x=round(middle, 2), y=y + 19, text_anchor="middle", class_="tick")
 
 
 def _hatch(name: str) -> Element:

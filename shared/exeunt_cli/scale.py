@@ -74,6 +74,6 @@ def in_rows(labels: Iterable[tuple[float, str]], left: float, right: float) -> l
         width = text_width(text)
         begin = round(max(left, min(at - width / 2, right - width)), 2)
         row = next((row for row, end in enumerate(ends) if end <= begin), len(ends))
-        ends[row:row + 1] = [begin + width + 8]
+        ends[row : row + 1] = [begin + width + 8]
         placed.append(Placed(text, at, begin, row))
     return placed

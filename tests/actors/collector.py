@@ -54,6 +54,7 @@ class Collector:
         self.port = free_port()
         self._runner: web.AppRunner | None = None
         self._changed = asyncio.Condition()
+        self._closing = asyncio.Event()
 
     @property
     def env(self) -> dict[str, str]:
@@ -74,6 +75,7 @@ class Collector:
         await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
 
     async def close(self) -> None:
+        self._closing.set()
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
@@ -119,7 +121,8 @@ class Collector:
         if self.manner == "refuses":
             return False
         if self.manner == "hangs":
-            await asyncio.Event().wait()
+            await self._closing.wait()
+            return False
         message.ParseFromString(gzip.decompress(body) if request.headers.get("Content-Encoding") == "gzip" else body)
         return True
 

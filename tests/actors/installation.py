@@ -80,8 +80,8 @@ class Kubectl:
 class Installation:
     """One overlay on one control plane. Entered as an async context manager, it is applied and its NATS servers run.
 
-    Rights and NATS servers that another installation has left are taken away first. `mesh` has the services, none
-    started yet. With `trace` the logs of the NATS servers hold every word of every client.
+    `mesh` has the services, none started yet. With `trace` the logs of the NATS servers hold every word of clients.
+    At the end its processes and rights are taken away.
     """
 
     def __init__(
@@ -98,23 +98,22 @@ class Installation:
         self._ports = [(free_port(), free_port(), free_port()) for _ in range(3)]
 
     async def __aenter__(self) -> Self:
-        await self.kubectl(
-            "delete", "clusterrolebindings,clusterroles,rolebindings,roles", "--all-namespaces", "-l", OURS
-        )
-        await self.kubectl("delete", "statefulsets", "--namespace", NAMESPACE, "-l", OURS)
-        await self.apply()
-        await self.renew_credentials()
-        (stateful_set,) = await self.kubectl.get("statefulset", "nats", "-n", NAMESPACE)
         try:
+            await self.apply()
+            await self.renew_credentials()
+            (stateful_set,) = await self.kubectl.get("statefulset", "nats", "-n", NAMESPACE)
             await self._start_nats(stateful_set)
         except BaseException:
-            await self._kill_nats()
+            await self.__aexit__()
             raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.mesh.__aexit__()
-        await self._kill_nats()
+        for process in self.nats:
+            await process.kill()
+        kinds = "clusterrolebindings,clusterroles,rolebindings,roles,statefulsets"
+        await self.kubectl("delete", kinds, "--all-namespaces", "-l", OURS)
 
     async def apply(self) -> None:
         """As the README of an overlay says it."""
@@ -223,10 +222,6 @@ class Installation:
             return f"//127.0.0.1:{route if found['port'] == '6222' else client}"
 
         return re.sub(r"//nats(-(?P<ordinal>\d)\.nats-headless)?:(?P<port>\d+)", port, text)
-
-    async def _kill_nats(self) -> None:
-        for process in self.nats:
-            await process.kill()
 
 
 def _write(file: Path, content: bytes) -> None:

@@ -12,15 +12,15 @@ import signal
 import sys
 from collections import defaultdict
 from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 import aiohttp
 import msgspec
-from kubernetes_asyncio import config
-from kubernetes_asyncio.client import ApiClient, Configuration
 
 from exeunt.kube.client import JSON_PATCH
+from exeunt.kube.credentials import Credentials
 from exeunt.kube.resources import STEP_RUNS, STORY_RUNS, TRANSPORT_BINDINGS, Resource, T
 from exeunt.settings import Settings
 from exeunt.snapshot import FIELD_MANAGER, RunState, read_run
@@ -37,10 +37,13 @@ class Api(NamedTuple):
     headers: dict[str, str]
 
     @classmethod
-    def of(cls, client: ApiClient) -> "Api":
-        configuration = client.configuration
-        headers = {"Authorization": configuration.api_key["BearerToken"]}
-        return cls(client.rest_client.pool_manager, str(configuration.host), headers)
+    @asynccontextmanager
+    async def connected(cls, kubeconfig: str | None = None) -> AsyncGenerator["Api", None]:
+        """On a session as the services have it: that of kubernetes_asyncio is slower with each request."""
+        credentials = Credentials.find(kubeconfig)
+        await credentials.reload()
+        async with credentials.open_session() as session:
+            yield cls(session, str(credentials.configuration.host), {"Authorization": credentials.authorization or ""})
 
     async def send(self, method: str, path: str, body: bytes, content_type: str) -> None:
         """One attempt; raises aiohttp.ClientError on anything but success."""
@@ -173,10 +176,8 @@ class Floor:
 
 
 async def main(namespace: str) -> None:
-    configuration = Configuration()
-    await config.load_kube_config(client_configuration=configuration)
-    async with ApiClient(configuration) as client:
-        await Floor(Api.of(client), namespace).run()
+    async with Api.connected() as api:
+        await Floor(api, namespace).run()
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ async def stage(folder: Path, **settings: str) -> AsyncIterator[Stage]:
         for side in SIDES:
             await control_plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": side}})
             await world.add_story(side)
-        observer = await enter(Observer(Api.of(client)))
+        observer = await enter(Observer(await enter(Api.connected(str(control_plane.kubeconfig)))))
         mesh = await enter(Mesh(folder / "services", control_plane=control_plane, nats_url=nats_server.url))
         for service in SERVICES:
             await mesh.start(service, 0, EXEUNT_NAMESPACES=EXEUNT, EXEUNT_LOG_LEVEL="warning", **settings)

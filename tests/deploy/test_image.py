@@ -103,7 +103,7 @@ async def test_every_command_is_there_and_answers(image: Path) -> None:
 async def test_what_only_a_laptop_needs_is_refused_with_what_to_do(image: Path) -> None:
     for command in (["up"], ["nats-credentials", "anywhere"]):
         code, output = await start(image, "exeunt", *command)
-        assert code == 1
+        assert code == 2
         assert "pip install 'exeunt[local]'" in output
 
 

@@ -35,10 +35,12 @@ class Right(NamedTuple):
     verb: str
 
 
-@pytest.fixture(params=["evaluation", "single-namespace", "sub-stories"])
+@pytest.fixture(params=["evaluation", "single-namespace", "sub-stories", "events"])
 async def installation(request: pytest.FixtureRequest, install: Install, tmp_path: Path) -> AsyncIterator[Installation]:
-    name = request.param
-    overlay = with_components(tmp_path, name) if name == "sub-stories" else DEPLOY / "overlays" / name
+    """An overlay, or a component with rights of its own on top of the one for evaluation."""
+    overlay = DEPLOY / "overlays" / request.param
+    if not overlay.is_dir():
+        overlay = with_components(tmp_path, request.param)
     async with install(overlay) as installation:
         yield installation
 

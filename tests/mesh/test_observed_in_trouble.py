@@ -20,6 +20,8 @@ from mesh.observing import DELETE, LIST_BINDINGS, LIST_STEP_RUNS, PATCH, READ, R
 pytestmark = pytest.mark.usefixtures("operator")
 
 AT_ONCE = timedelta(seconds=1)
+WHOLE_STOP = 14
+"""Spans, as `test_observed` draws them."""
 
 
 async def test_a_restart_of_all_services_in_the_middle_leaves_it_one_trace(
@@ -109,6 +111,24 @@ async def test_a_late_stop_is_kept_although_the_sampler_drops_all(
         assert tree(collector.of_run(late.uid)) == [
             f"terminator: {ended.name}", f"  {DELETE}", f"  {DELETE}", f"  {PATCH}",
         ]  # fmt: skip
+
+
+async def test_what_is_not_exported_yet_is_flushed_at_the_end(
+    kubernetes: Kubernetes, namespace: str, bystander: Bystander, mesh: Mesh
+) -> None:
+    async with Collector() as collector:
+        env = {**collector.env, "OTEL_BSP_SCHEDULE_DELAY": "3600000", "OTEL_METRIC_EXPORT_INTERVAL": "3600000"}
+        await start_all(mesh, 0, **env)
+        call = await Call.start(kubernetes, namespace)
+        await call.cancel()
+        await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
+        await call.hang_up()
+        await call.wait_finished()
+        await bystander.wait_until_idle()
+        assert collector.requests == 0
+        assert await asyncio.gather(*map(mesh.stop, SERVICES)) == [0, 0, 0]
+        assert len(collector.of_run(call.uid)) == WHOLE_STOP
+        assert {service for service, _ in collector.metrics} == {f"exeunt-{service}" for service in SERVICES}
 
 
 @pytest.mark.parametrize("manner", ["refuses", "hangs", "dies", "was never there"])

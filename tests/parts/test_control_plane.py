@@ -4,64 +4,21 @@ import pytest
 from kubernetes_asyncio import config
 from kubernetes_asyncio.client import (
     ApiClient,
-    AuthorizationV1Api,
     Configuration,
     CustomObjectsApi,
-    V1SelfSubjectRulesReview,
-    V1SelfSubjectRulesReviewSpec,
     VersionApi,
 )
 
 from exeunt_local.control_plane import ControlPlane
 from exeunt_local.kubernetes_admin import RequestRefused
 
-RUNS, CORE, TRANSPORT = "runs.bubustack.io", "bubustack.io", "transport.bubustack.io"
-READ = {"get", "list", "watch"}
-
-# All that a service may do: contract §7, without what Exeunt does not use.
-ALLOWED: dict[str, dict[tuple[str, str], set[str]]] = {
-    "exeunt-watcher": {
-        (RUNS, "storyruns"): READ,
-        (RUNS, "stepruns"): READ,
-        (TRANSPORT, "transportbindings"): READ,
-        (CORE, "stories"): READ,
-    },
-    "exeunt-terminator": {
-        (RUNS, "storyruns"): {"get"},
-        (RUNS, "storyruns/status"): {"get", "patch"},
-        (RUNS, "stepruns"): {"get", "list", "delete"},
-        (TRANSPORT, "transportbindings"): {"get", "list"},
-        (CORE, "stories"): {"get"},
-    },
-    "exeunt-timeout-scheduler": {
-        (RUNS, "storyruns"): {"get", "list"},
-        (CORE, "stories"): {"get", "list"},
-    },
-}
+RUNS = "runs.bubustack.io"
 
 
 async def client_for(kubeconfig: Path) -> ApiClient:
     configuration = Configuration()
     await config.load_kube_config(str(kubeconfig), client_configuration=configuration)
     return ApiClient(configuration)
-
-
-@pytest.mark.parametrize("account", ALLOWED)
-async def test_each_service_has_the_rights_it_needs_and_no_others(
-    control_plane: ControlPlane, tmp_path: Path, account: str
-) -> None:
-    kubeconfig = await control_plane.kubeconfig_for(account, "exeunt", folder=tmp_path)
-    async with await client_for(kubeconfig) as client:
-        review = await AuthorizationV1Api(client).create_self_subject_rules_review(
-            V1SelfSubjectRulesReview(spec=V1SelfSubjectRulesReviewSpec(namespace="default"))
-        )
-    granted: dict[tuple[str, str], set[str]] = {}
-    for rule in review.status.resource_rules:
-        for group in rule.api_groups:
-            for resource in rule.resources:
-                granted.setdefault((group, resource), set()).update(rule.verbs)
-    own = {key: verbs for key, verbs in granted.items() if not key[0].endswith(".k8s.io")}
-    assert own == ALLOWED[account]
 
 
 async def test_tokens_are_in_files_that_others_cannot_read(control_plane: ControlPlane, tmp_path: Path) -> None:

@@ -6,11 +6,11 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import pytest
-from nats.aio.client import Client
 
+from actors.command import exeunt, state_of
 from exeunt.bus.connection import Bus, connect
 from exeunt.bus.errors import NoResponders, PermissionDenied
 from exeunt.bus.messages import Message
@@ -159,40 +159,6 @@ async def test_following_goes_on_over_a_restart_of_the_server(servers: Binaries,
         await bus.close(5)
 
 
-class Ran(NamedTuple):
-    """A command that has ended: its exit code, what it printed, and what it said on stderr."""
-
-    code: int
-    out: str
-    said: str
-
-
-async def exeunt(server: NatsServer, *arguments: str, stdin: bytes = b"", **env: str) -> Ran:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "exeunt_cli", *arguments),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, "EXEUNT_NATS_URL": server.url, "KUBECONFIG": "/nowhere", **env},
-    )
-    async with asyncio.timeout(30):
-        out, err = await process.communicate(stdin)
-    assert process.returncode is not None
-    return Ran(process.returncode, out.decode(), err.decode())
-
-
-async def state_of(admin: Client) -> dict[str, Any]:
-    """Everything that JetStream keeps: streams with their state, and every consumer."""
-    state: dict[str, Any] = {}
-    for call in ("INFO", "STREAM.NAMES", "STREAM.LIST", "CONSUMER.LIST.RUNS"):
-        answer = json.loads((await admin.request(f"$JS.API.{call}", b"", timeout=5)).data)
-        answer.pop("api", None)  # counts the questions, ours among them
-        for stream in answer.get("streams", []) if call == "STREAM.LIST" else []:
-            stream.pop("ts")
-        state[call] = answer
-    return state
-
-
 COMMANDS: Final = [
     ("runs",),
     ("runs", "-o", "wide", "-n", "livekit-voice"),
@@ -200,6 +166,8 @@ COMMANDS: Final = [
     ("timeline", "@latest", "-o", "json"),
     ("explain", "cancel-then-gone"),
     ("export", "redriven"),
+    ("report", "racing"),
+    ("report", "redriven", "--redact"),
     ("export", "redriven", "--redact"),
     ("replay", "condition-lost"),
     ("replay", "condition-lost", "--check"),

@@ -44,7 +44,6 @@ class Mesh:
             log=self.log(service, instance),
             ready_url=f"http://{address}/readyz",
             env={
-                "OTEL_SDK_DISABLED": "true",
                 **os.environ,
                 "EXEUNT_NATS_URL": self._nats_url,
                 "EXEUNT_HTTP_ADDR": address,

@@ -24,7 +24,8 @@ class TerminatorService:
 
     def __init__(self, connections: Connections) -> None:
         settings, bus = connections.settings, connections.bus
-        self._events = KubernetesEvents(connections.kube, enabled=settings.kubernetes_events)
+        telling = settings.kubernetes_events and not settings.dry_run
+        self._events = KubernetesEvents(connections.kube, enabled=telling)
         self._terminator = Terminator(connections.kube, bus, settings, self._events)
         filters = tuple(every(fact) for fact in STOPPING_FACTS)
         self._ensure = partial(ensure_stream_and_consumer, bus, settings, RUNS, DURABLE, filters)

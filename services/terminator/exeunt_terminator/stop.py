@@ -10,6 +10,8 @@ is deleted all the same. The second look after a stop is such a redelivery, aske
 
 from enum import StrEnum
 
+from exeunt.events import DRY_RUN
+
 
 class State(StrEnum):
     """What is being done."""
@@ -34,6 +36,7 @@ class Result(StrEnum):
     FINALIZE = "finalize"
     CLEAN_UP = "clean up"
     LEAVE = "leave"
+    DRY_RUN = DRY_RUN
     WRITTEN = "written"
     WRITTEN_STEP_RUNS_UNKNOWN = "written, StepRuns unknown"
     CONDITION_LOST = "condition lost (422)"
@@ -49,6 +52,7 @@ TRANSITIONS: dict[State, dict[Result, State]] = {
         Result.FINALIZE: State.PATCHING,
         Result.CLEAN_UP: State.LISTING,
         Result.LEAVE: State.DONE,
+        Result.DRY_RUN: State.DONE,
     },
     State.PATCHING: {
         Result.WRITTEN: State.DELETING,

@@ -70,7 +70,7 @@ class Terminator:
         stop = Stop(self._kube, self._settings, event, delivery)
         try:
             await stop.walk()
-            if self._settings.propagate_cancel:
+            if self._settings.propagate_cancel and not self._settings.dry_run:
                 await stop.cancel_children()
         except (ApiUnavailable, ApiError, Undecodable) as error:
             log.warning("stop not done yet", fact=event.fact, error=str(error))
@@ -150,11 +150,12 @@ class Stop:
     async def _decide(self) -> Result:
         decision = decide(self._event.fact, self._episode, self._snapshot)
         self._trail.append(Decided(format_instant(datetime.now(UTC)), *decision, reread=self._reread))
-        if decision.verdict is Verdict.FINALIZE:
-            return Result.FINALIZE
-        if decision.verdict is Verdict.ALREADY_TERMINAL and leaves_leftovers(self._episode, self._snapshot):
-            return Result.CLEAN_UP
-        return Result.LEAVE
+        leftovers = decision.verdict is Verdict.ALREADY_TERMINAL and leaves_leftovers(self._episode, self._snapshot)
+        if decision.verdict is not Verdict.FINALIZE and not leftovers:
+            return Result.LEAVE
+        if self._settings.dry_run:
+            return self._came(Result.DRY_RUN)
+        return Result.CLEAN_UP if leftovers else Result.FINALIZE
 
     async def _patch(self) -> Result:
         run, now = self._snapshot.run, datetime.now(UTC)

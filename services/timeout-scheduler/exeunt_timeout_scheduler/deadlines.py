@@ -45,6 +45,7 @@ class Happening(StrEnum):
     """What moves it."""
 
     CANCELED = "run canceled"
+    CANCELED_LATE = "run canceled, its deadline nearer than the lead"
     ENDED = "run ended"
     DUE = "schedule fires"
     INSTANT = "fence + shutdown timeout"
@@ -55,7 +56,7 @@ class Happening(StrEnum):
 
 
 TRANSITIONS: dict[State, dict[Happening, State]] = {
-    State.NONE: {Happening.CANCELED: State.ARMED},
+    State.NONE: {Happening.CANCELED: State.ARMED, Happening.CANCELED_LATE: State.HELD},
     State.ARMED: {Happening.DUE: State.HELD, Happening.ENDED: State.NONE},
     State.HELD: {Happening.INSTANT: State.CHECKING},
     State.CHECKING: {Happening.OPEN: State.SAYING, Happening.CLOSED: State.NONE},

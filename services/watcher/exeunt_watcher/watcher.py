@@ -138,8 +138,8 @@ class Watcher:
                 await self._deleted(item.metadata.key)
             case Missing(key=key) if kind.drop:
                 await self._touched(kind.drop(key))
-            case Missing(key=key):
-                await self._vanished(key)
+            case Missing(key=key, uid=uid):
+                await self._vanished(key, uid)
 
     def _knows(self, run: StoryRun) -> bool:
         known = self._projection.snapshot(run.metadata.key)
@@ -168,7 +168,7 @@ class Watcher:
                 for fact in facts_between(previous, current):
                     await self._facts.say(fact, current)
 
-    async def _vanished(self, key: Key) -> None:
+    async def _vanished(self, key: Key, uid: str) -> None:
         """A relist does not show the run: it may be finished, which the list leaves out, or deleted."""
         try:
             run = await insist("read a run that a list left out", partial(self._kube.get, STORY_RUNS, *key))
@@ -177,6 +177,8 @@ class Watcher:
         except Undecodable as error:
             log.warning("StoryRun not usable", error=str(error))
         else:
+            if run.metadata.uid != uid:
+                await self._deleted(key)  # and made anew under the same name
             await self._touched(self._projection.story_run(run))
 
     async def _deleted(self, key: Key) -> None:

@@ -8,6 +8,7 @@ streams.
 
 import asyncio
 import contextlib
+import random
 import re
 from datetime import datetime
 
@@ -77,6 +78,11 @@ async def publish(bus: Bus, message: Message, *, deadline: float) -> Stored | Al
     time_limit = asyncio.timeout_at(since + deadline)
     try:
         async with time_limit:
+            try:
+                return await _publish_once(bus, message, 1.0)  # mostly enough; what retries is not worth its cost here
+            except BusUnavailable as unavailable:
+                last = unavailable
+            await asyncio.sleep(random.uniform(0.05, 0.15))  # noqa: S311 - jitter
             async for attempt in stamina.retry_context(
                 on=BusUnavailable,
                 attempts=None,
@@ -87,7 +93,7 @@ async def publish(bus: Bus, message: Message, *, deadline: float) -> Stored | Al
             ):
                 with attempt:
                     # First tries are short: a request that died with the server is not worth waiting for.
-                    patience = min(2.0 ** (attempt.num - 1), 5.0)
+                    patience = min(2.0**attempt.num, 5.0)
                     try:
                         return await _publish_once(bus, message, patience)
                     except BusUnavailable as unavailable:

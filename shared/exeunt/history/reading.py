@@ -1,8 +1,8 @@
-"""Records out of the stream RUNS, without leaving a trace there.
+"""Records out of a stream, RUNS as a rule, without leaving a trace there.
 
 Everything is a direct get (ADR-31 of NATS): no consumer is made, nothing is acknowledged, and the server's state is the
 same before and after. A page is asked for and arrives as a batch on an inbox of its own. nats-py has no batched direct
-get, so it is written out here. What is read needs one right: to publish on `$JS.API.DIRECT.GET.RUNS`.
+get, so it is written out here. What is read needs one right: to publish on `$JS.API.DIRECT.GET.<stream>`.
 """
 
 import asyncio
@@ -22,7 +22,6 @@ from exeunt.insist import insist
 from exeunt.subjects import RUNS
 
 EVERY_RUN: Final = "exeunt.runs.>"
-_GET: Final = f"$JS.API.DIRECT.GET.{RUNS}"
 _PAGE: Final = 1_000
 _PATIENCE: Final = 5.0
 """Seconds without a message of a page after which NATS counts as away."""
@@ -41,13 +40,19 @@ def namespace_filter(namespace: str | None) -> str:
 
 
 async def read(
-    bus: Bus, subjects: str, *, after: int = 0, since: datetime | None = None, until: datetime | None = None
+    bus: Bus,
+    subjects: str,
+    *,
+    stream: str = RUNS,
+    after: int = 0,
+    since: datetime | None = None,
+    until: datetime | None = None,
 ) -> AsyncIterator[Record]:
     """What is stored on the subjects of a filter, oldest first: after a sequence, or since and until an instant.
 
-    Raises BusUnavailable (NoResponders without a stream RUNS), PermissionDenied, BusError.
+    Raises BusUnavailable (NoResponders without that stream), PermissionDenied, BusError.
     """
-    page = await _page(bus, subjects, after, since)
+    page = await _page(bus, stream, subjects, after, since)
     while True:
         for record in page.records:
             if until is not None and parse_instant(record.time) > until:
@@ -55,13 +60,13 @@ async def read(
             yield record
         if not page.more:
             return
-        page = await _page(bus, subjects, page.records[-1].sequence, None)
+        page = await _page(bus, stream, subjects, page.records[-1].sequence, None)
 
 
 async def follow(bus: Bus, subjects: str, *, after: int) -> AsyncIterator[Record]:
     """What is stored from now on, as it comes, for ever; while NATS is away it waits."""
     while True:
-        page = await insist("read the stream RUNS", partial(_page, bus, subjects, after, None))
+        page = await insist("read the stream RUNS", partial(_page, bus, RUNS, subjects, after, None))
         for record in page.records:
             after = record.sequence
             yield record
@@ -71,7 +76,7 @@ async def follow(bus: Bus, subjects: str, *, after: int) -> AsyncIterator[Record
 
 async def last_record(bus: Bus, subjects: str) -> Record | None:
     """The newest record on the subjects of a filter. Raises as `read` does."""
-    page = await _ask(bus, {"last_by_subj": subjects})
+    page = await _ask(bus, RUNS, {"last_by_subj": subjects})
     return page.records[0] if page.records else None
 
 
@@ -80,20 +85,21 @@ class _Page(NamedTuple):
     more: bool
 
 
-async def _page(bus: Bus, subjects: str, after: int, since: datetime | None) -> _Page:
+async def _page(bus: Bus, stream: str, subjects: str, after: int, since: datetime | None) -> _Page:
     start: dict[str, object] = {"seq": after + 1} if since is None else {"start_time": format_instant(since)}
-    return await _ask(bus, {"batch": _PAGE, "next_by_subj": subjects} | start)
+    return await _ask(bus, stream, {"batch": _PAGE, "next_by_subj": subjects} | start)
 
 
-async def _ask(bus: Bus, request: dict[str, object]) -> _Page:
+async def _ask(bus: Bus, stream: str, request: dict[str, object]) -> _Page:
     """One request and all its answers: many for a batch, one for a single message."""
+    get = f"$JS.API.DIRECT.GET.{stream}"
     answers: asyncio.Queue[Msg] = asyncio.Queue()
     since = asyncio.get_running_loop().time()
     await bus.wait_connected(_PATIENCE)
     inbox = bus.nc.new_inbox()
     subscription = await bus.nc.subscribe(inbox, cb=answers.put)
     try:
-        await bus.nc.publish(_GET, msgspec.json.encode(request), reply=inbox)
+        await bus.nc.publish(get, msgspec.json.encode(request), reply=inbox)
         records: list[Record] = []
         while True:
             async with asyncio.timeout(_PATIENCE):
@@ -109,13 +115,13 @@ async def _ask(bus: Bus, request: dict[str, object]) -> _Page:
                 case "404":
                     return _Page([], more=False)
                 case "503":
-                    raise NoResponders(f"nobody serves the stream {RUNS}: has Exeunt ever run on this NATS?")
+                    raise NoResponders(f"nobody serves the stream {stream}: has Exeunt ever run on this NATS?")
                 case status:
-                    raise BusError(f"{_GET} answered {status} {headers.get('description', '')}")
+                    raise BusError(f"{get} answered {status} {headers.get('description', '')}")
     except TimeoutError:
-        if bus.is_denied(_GET, since=since):
-            raise PermissionDenied(f"permission denied for subject {_GET}: grant it to this user") from None
-        raise BusUnavailable(f"no answer on {_GET} within {_PATIENCE:g} s") from None
+        if bus.is_denied(get, since=since):
+            raise PermissionDenied(f"permission denied for subject {get}: grant it to this user") from None
+        raise BusUnavailable(f"no answer on {get} within {_PATIENCE:g} s") from None
     finally:
         if bus.nc.is_connected:
             await subscription.unsubscribe()

@@ -115,7 +115,8 @@ class Stop:
     @cached_property
     def finalizing(self) -> SaidOutcome | None:
         """The decision whose write ended the run, where it was recorded."""
-        return next((said for said in self.outcomes if said.outcome.verdict is Verdict.FINALIZE), None)
+        written = (said for said in self.outcomes if not said.outcome.dry_run)
+        return next((said for said in written if said.outcome.verdict is Verdict.FINALIZE), None)
 
     @cached_property
     def cause(self) -> SaidFact | None:

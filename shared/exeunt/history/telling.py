@@ -6,7 +6,7 @@ from typing import Literal
 from msgspec import Struct
 
 from exeunt.clock import format_duration, format_instant
-from exeunt.events import Decided, Fact, Verdict
+from exeunt.events import DRY_RUN, Decided, Fact, Verdict
 from exeunt.history.event import Event, SaidFact, SaidOutcome
 from exeunt.history.stops import Ending, Stop
 from exeunt.snapshot import Snapshot
@@ -109,18 +109,22 @@ def cause_in_words(stop: Stop) -> str | None:
     if stop.ending in (Ending.RUNNING, Ending.DELETED):
         return None
     if stop.ending is Ending.FINALIZED:
-        rules = (step.rule for said in stop.outcomes for step in said.outcome.trail if step.verdict is Verdict.FINALIZE)
-        tried = next(rules, None)
+        steps = (step for said in stop.outcomes if not said.outcome.dry_run for step in said.outcome.trail)
+        tried = next((step.rule for step in steps if step.verdict is Verdict.FINALIZE), None)
         return f"{tried}, as far as was recorded" if tried else "its decision was not recorded"
     if stop.ending is Ending.ENDED_ELSEWHERE:
         terminal = next((said.snapshot.run for said in reversed(stop.facts) if said.snapshot.run.terminal), None)
         return f"{terminal.phase}: {terminal.message}" if terminal else None
-    return stop.outcomes[-1].outcome.rule if stop.outcomes else None
+    return f"{stop.outcomes[-1].outcome.rule}{_dry(stop.outcomes[-1])}" if stop.outcomes else None
 
 
 def what(event: Event) -> str:
     """The fact, or the verdict."""
-    return str(event.fact if isinstance(event, SaidFact) else event.outcome.verdict)
+    return str(event.fact) if isinstance(event, SaidFact) else f"{event.outcome.verdict}{_dry(event)}"
+
+
+def _dry(said: SaidOutcome) -> str:
+    return f" ({DRY_RUN})" if said.outcome.dry_run else ""
 
 
 def why(event: Event) -> str:

@@ -203,7 +203,7 @@ class KubeClient:
     async def _request(self, call: Call, *, retry: bool = True) -> bytes:
         attempts = stamina.retry_context(
             on=_delay,
-            attempts=None if retry else 1,
+            attempts=None,
             timeout=None,
             wait_initial=0.1,
             wait_max=5,
@@ -211,6 +211,13 @@ class KubeClient:
         )
         try:
             async with asyncio.timeout(self._retry_budget):
+                try:
+                    return await self._read(call)  # most need no more; what retries is not worth its cost here
+                except (ApiError, ApiUnavailable) as error:
+                    delay = _delay(error)
+                    if not retry or delay is False:
+                        raise
+                await asyncio.sleep(random.uniform(0.1, 0.6) if delay is True else delay)  # noqa: S311 - jitter
                 async for attempt in attempts:
                     with attempt:
                         return await self._read(call)

@@ -1,0 +1,154 @@
+"""`exeunt plan`: what the mesh would do now about every canceled run, without doing it.
+
+The cluster is read, and what the stream RUNS remembers of it: that a topology was established, and which shutdown
+timeout was captured at the cancel. Runs that have ended are left out; so are the StepRuns that may be left of them.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from exeunt.bus.connection import Bus
+from exeunt.bus.errors import BusError
+from exeunt.clock import format_instant, parse_instant
+from exeunt.episodes import life_of
+from exeunt.events import Fact, Verdict
+from exeunt.history.reading import read, run_filter
+from exeunt.history.stops import Stop
+from exeunt.history.telling import in_words
+from exeunt.kube.models import StoryRun
+from exeunt.shutdown_timeout import ShutdownTimeout
+from exeunt.snapshot import Snapshot, Topology
+from exeunt_cli.live import look_at_canceled, services_settings
+from exeunt_cli.options import Output, Where
+from exeunt_cli.output import Columns, console, print_json, print_line, say
+from exeunt_cli.source import connected, understood
+from exeunt_terminator.decision import decide
+
+_EVERYWHERE = Where()
+
+
+class Planned(Struct, frozen=True, kw_only=True):
+    """What would be done about one canceled run. Times are RFC 3339; `step_runs` would be deleted with it."""
+
+    namespace: str
+    name: str
+    uid: str
+    episode: str
+    canceled_at: str | None
+    deadline: str | None
+    shutdown_timeout: str
+    shutdown_rule: str
+    evidence: str | None
+    verdict: Verdict
+    rule: str
+    why: str
+    step_runs: tuple[str, ...]
+
+
+async def plan(*, where: Where = _EVERYWHERE, output: Output = "table") -> None:
+    """Show what would be done now about every canceled run (KUBECONFIG, and the services' EXEUNT_* settings)."""
+    settings = services_settings()
+    captured: dict[str, ShutdownTimeout] = {}
+
+    async def recall(runs: list[StoryRun]) -> dict[str, Topology]:
+        remembered = {}
+        for uid, stop in (await _stops_of(runs, where)).items():
+            canceled = stop.canceled
+            remembered[uid] = replace(stop.facts[-1].snapshot.topology, gone=None)
+            if canceled is not None:
+                captured[str(canceled.run.episode)] = canceled.shutdown
+        return remembered
+
+    namespaces = (where.namespace,) if where.namespace else settings.namespaces
+    found = await look_at_canceled(namespaces, settings, recall)
+    now = datetime.now(UTC)
+    planned = [
+        # As the watcher captured it at the cancel; what has been edited since does not move the deadline.
+        plan_for(replace(snapshot, shutdown=captured.get(str(snapshot.run.episode), snapshot.shutdown)), now)
+        for snapshot in found
+    ]
+    _show(sorted(planned, key=lambda each: (each.namespace, each.name)), now, output)
+
+
+def plan_for(snapshot: Snapshot, now: datetime) -> Planned:
+    """Decide as the terminator would on the cancel, or on the deadline once that has passed."""
+    run, shutdown, deadline, gone = snapshot.run, snapshot.shutdown, snapshot.deadline, snapshot.topology.gone
+    fact = Fact.DEADLINE_REACHED if deadline is not None and deadline <= now else Fact.CANCEL_REQUESTED
+    verdict, rule, why = decide(fact, run.episode, snapshot)
+    step_runs = snapshot.step_runs or ()
+    return Planned(
+        namespace=run.namespace,
+        name=run.name,
+        uid=run.uid,
+        episode=run.episode.token,
+        canceled_at=run.canceled_at,
+        deadline=format_instant(deadline) if deadline else None,
+        shutdown_timeout=shutdown.timeout,
+        shutdown_rule=str(shutdown.rule),
+        evidence=f"{gone.kind}: {gone.detail}" if gone else None,
+        verdict=verdict,
+        rule=rule,
+        why=why,
+        step_runs=tuple(ref.name for ref in step_runs) if verdict is Verdict.FINALIZE else (),
+    )
+
+
+async def _stops_of(runs: Sequence[StoryRun], where: Where) -> dict[str, Stop]:
+    """What RUNS knows of the runs' present lives, by uid; without NATS nothing, which is said."""
+    if not runs:
+        return {}
+    try:
+        async with connected(where) as bus:
+            found = {run.metadata.uid: await _stop_of(bus, run) for run in runs}
+    except BusError as error:
+        say(f"planned without what the stream RUNS remembers: {error}")
+        return {}
+    return {uid: stop for uid, stop in found.items() if stop is not None}
+
+
+async def _stop_of(bus: Bus, run: StoryRun) -> Stop | None:
+    meta = run.metadata
+    told = understood([record async for record in read(bus, run_filter(meta.namespace, meta.name))])
+    life = life_of(meta.annotations)
+    of_this_life = (stop for stop in reversed(told.stops) if stop.facts and _is(stop, meta.uid, life))
+    return next(of_this_life, None)
+
+
+def _is(stop: Stop, uid: str, life: str) -> bool:
+    run = stop.facts[-1].snapshot.run
+    return (run.uid, run.life) == (uid, life)
+
+
+def _show(planned: list[Planned], now: datetime, output: Output) -> None:
+    if output == "json":
+        print_json(planned)
+    elif output == "jsonl":
+        for each in planned:
+            print_line(each)
+    elif planned:
+        header = ("NAMESPACE", "NAME", "CANCELED", "VERDICT", "RULE", "DEADLINE", "WHY")
+        wide = output == "wide"
+        columns = Columns((*header[:-1], "UID", "EVIDENCE", "STEPRUNS", header[-1]) if wide else header)
+        console().print(*columns.lines(_row(each, now, wide=wide) for each in planned), sep="\n")
+    else:
+        say("no canceled run is unfinished: there is nothing to do")
+
+
+def _row(each: Planned, now: datetime, *, wide: bool) -> tuple[str, ...]:
+    row = (
+        each.namespace,
+        each.name,
+        _ago(now - parse_instant(each.canceled_at)) if each.canceled_at else "-",
+        str(each.verdict),
+        each.rule,
+        _ago(now - parse_instant(each.deadline)) if each.deadline else "-",
+    )
+    more = (each.uid, each.evidence or "-", ",".join(each.step_runs) or "-") if wide else ()
+    return (*row, *more, each.why)
+
+
+def _ago(since: timedelta) -> str:
+    return f"{in_words(since)} ago" if since >= timedelta(0) else f"in {in_words(-since)}"

@@ -1,0 +1,47 @@
+"""`exeunt report`: a stop as one page, to look at, to attach to a ticket, to read on a phone."""
+
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+import exeunt
+from exeunt.errors import UsageError
+from exeunt.history.redaction import redacted
+from exeunt_cli.errors import NotFound
+from exeunt_cli.options import Run, TraceUrl, Where
+from exeunt_cli.output import say, say_problems
+from exeunt_cli.page import page
+from exeunt_cli.source import load, understood
+
+_EVERYWHERE = Where()
+
+
+async def report(
+    run: Run = "@latest",
+    *,
+    where: Where = _EVERYWHERE,
+    to: Annotated[
+        Path | None, Parameter(alias="-o", help="The file to write; standard output when it is not given.")
+    ] = None,
+    redact: Annotated[bool, Parameter(negative="", help="Replace names and free text.")] = False,
+    trace_url: TraceUrl = None,
+) -> None:
+    """Write the stops of a run as one self-contained HTML page: `exeunt report RUN -o stop.html`."""
+    told = await load(run, where)
+    say_problems(told.problems)
+    # What could not be told may hold any name.
+    stops, problems = (understood(list(redacted(told.records))).stops, []) if redact else (told.stops, told.problems)
+    if not stops:
+        raise NotFound(f"nothing of {run} can be understood, so nothing can be shown")
+    text = page(stops, problems, version=exeunt.__version__, now=datetime.now(UTC), trace_url=trace_url)
+    if to is None:
+        sys.stdout.write(text)
+        return
+    try:
+        to.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write {to}: {error.strerror}") from error
+    say(f"{len(stops)} {'stop' if len(stops) == 1 else 'stops'} in {to}")
