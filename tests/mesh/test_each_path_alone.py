@@ -115,6 +115,25 @@ async def test_the_streams_are_deleted_and_then_everyone_leaves(
     assert await assert_ended_once(call, recorder) < timedelta(seconds=15)
 
 
+async def test_the_stop_that_follows_a_dry_run_is_recorded(
+    kubernetes: Kubernetes, namespace: str, lonely: Mesh, listener: Bystander, recorder: Recorder
+) -> None:
+    overdue = {**SWEEP, "EXEUNT_OVERDUE_AFTER": "1s"}
+    await start_all(lonely, 0, **overdue, EXEUNT_DRY_RUN="true")
+    call = await Call.start(kubernetes, namespace, shutdown_timeout="500ms")
+    await call.cancel()
+    dry = await listener.wait_for_outcome(call.uid, Fact.DEADLINE_REACHED)
+    assert dry.outcome is not None
+    assert dry.outcome.dry_run
+    assert recorder.terminal_transitions(call.uid) == []
+    await lonely.stop("terminator")
+    await lonely.start("terminator", 0, **overdue)
+    await assert_ended_once(call, recorder)
+    await listener.wait_until_idle()
+    outcomes = [said.outcome for said in await listener.history(call.uid) if said.outcome]
+    assert [one.dry_run for one in outcomes if one.rule == "deadline"] == [True, False]
+
+
 async def test_an_overdue_run_is_stopped_although_its_deadline_was_said_and_lost(
     kubernetes: Kubernetes, namespace: str, lonely: Mesh, listener: Bystander, recorder: Recorder
 ) -> None:

@@ -16,7 +16,7 @@ from structlog.contextvars import bind_contextvars
 from exeunt.bus.connection import Bus
 from exeunt.bus.delivery import Ack, DeadLetter, Delivery, Retry
 from exeunt.bus.errors import BusUnavailable
-from exeunt.bus.publisher import Stored, publish
+from exeunt.bus.publisher import AlreadyStored, Stored, publish
 from exeunt.clock import format_instant, format_status_time, parse_instant
 from exeunt.codec import FactEvent, outcome_message, read_fact
 from exeunt.events import Decided, Outcome, Verdict
@@ -83,6 +83,10 @@ class Terminator:
         message = outcome_message(outcome, episode, event.fact, source=SOURCE, now=now, context=hop.headers)
         try:
             answered = await publish(self._bus, message, deadline=_PUBLISH_DEADLINE)
+            if stop.wrote and isinstance(answered, AlreadyStored):
+                # An earlier saying of this fact came to nothing (ADR 16, or a dry run); this one ended the run.
+                message = replace(message, expected_last_subject_sequence=answered.sequence)
+                answered = await publish(self._bus, message, deadline=_PUBLISH_DEADLINE)
         except BusUnavailable as error:
             hop.failed(error)
             return self._again(delivery, error)
