@@ -86,12 +86,13 @@ def test_the_base_is_pinned_and_the_user_is_nobody() -> None:
 
 async def test_every_command_is_there_and_answers(image: Path) -> None:
     before = files(image)
-    assert {path.name for path in (image / "bin").glob("exeunt*")} == set(COMMANDS)
+    assert {path.name for path in (image / "bin").glob("*exeunt*")} == set(COMMANDS)
     assert await start(image, "exeunt", "--version") == (0, f"{version()}\n")
     code, output = await start(image, "exeunt", "settings")
     assert code == 0
     assert "EXEUNT_NATS_URL" in output
-    for command in COMMANDS.keys() - {"exeunt"}:
+    assert await start(image, "kubectl-exeunt", "--version") == (0, f"{version()}\n")
+    for command in COMMANDS.keys() - {"exeunt", "kubectl-exeunt"}:
         code, output = await start(image, command, EXEUNT_NO_SUCH="1")
         assert (code, output) == (
             2,
