@@ -42,11 +42,12 @@ def exeunt(nats_server: NatsServer, control_plane: ControlPlane) -> Exeunt:
     return exeunt
 
 
-async def state_of(kubernetes: Kubernetes, bystander: Bystander) -> dict[str, Any]:
-    """Everything that a stop could change: the objects, the streams, the schedules and the consumers."""
+async def state_of(kubernetes: Kubernetes, namespace: str, bystander: Bystander) -> dict[str, Any]:
+    """Everything that a stop could change: its namespace's objects, the streams, the schedules and the consumers."""
     state: dict[str, Any] = {
         kind.plural: [
-            (item["metadata"]["uid"], item["metadata"]["resourceVersion"]) for item in await kubernetes.list(kind)
+            (item["metadata"]["uid"], item["metadata"]["resourceVersion"])
+            for item in await kubernetes.list(kind, namespace)
         ]
         for kind in (STORY, STORY_RUN, STEP_RUN, BINDING)
     }
@@ -70,7 +71,7 @@ async def test_a_stop_is_told_explained_and_decided_again_and_nothing_changes(
     await call.signal_topology_terminated()
     await stopped(call)
 
-    before = await state_of(kubernetes, bystander)
+    before = await state_of(kubernetes, namespace, bystander)
     run, file = f"{namespace}/{call.name}", tmp_path / "run.jsonl"
     explained, timeline, listed, _, checked = await asyncio.gather(
         exeunt("explain", run),
@@ -86,7 +87,7 @@ async def test_a_stop_is_told_explained_and_decided_again_and_nothing_changes(
     assert "finalized topology-gone (hub-condition)" in listed
     assert checked == "4 facts and 2 decisions come out as they were recorded."
     assert await exeunt("replay", str(file), "--check") == checked
-    assert await state_of(kubernetes, bystander) == before
+    assert await state_of(kubernetes, namespace, bystander) == before
 
 
 async def test_a_run_that_still_stops_is_explained_by_what_it_waits_for(
