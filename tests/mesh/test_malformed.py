@@ -8,6 +8,7 @@ from nats.js.errors import NotFoundError
 
 from actors.bystander import Bystander
 from actors.call import Call
+from actors.engine import Staging
 from actors.kubernetes import STORY, Kubernetes
 from actors.recorder import State
 from exeunt.events import Fact
@@ -60,6 +61,20 @@ async def test_a_run_whose_story_is_missing_is_known_by_its_streams(
     assert (await stopped(call)).written_by == "exeunt-terminator"
 
 
+async def test_a_run_that_has_neither_a_story_nor_streams_is_left_alone(
+    kubernetes: Kubernetes, namespace: str, bystander: Bystander, stopped: Stopped
+) -> None:
+    silent = Staging(connected=False)
+    unknown = await Call.start(kubernetes, namespace, "unknown", story="no-such-story", staging=silent)
+    await unknown.cancel()
+    later = await Call.start(kubernetes, namespace)  # its deadline is the default, as the other's would be
+    await later.cancel()
+    await stopped(later)
+    assert (await unknown.get())["status"]["phase"] == "Running"
+    assert len(await unknown.step_runs()) == len(silent.steps)
+    assert await bystander.history(unknown.uid) == []
+
+
 GARBAGE = {
     "no CloudEvent": ({}, b"\xff\x00", "no CloudEvent"),
     "foreign": (
@@ -102,8 +117,22 @@ async def test_a_message_that_is_no_event_is_set_aside_with_its_reason(
         assert letter["Exeunt-Subject"] == subject
 
 
+async def test_a_schedule_that_is_no_deadline_is_set_aside_with_its_reason(
+    kubernetes: Kubernetes, namespace: str, bystander: Bystander, stopped: Stopped
+) -> None:
+    subject = f"exeunt.deadlines.due.{namespace}.nobody.uid.first"
+    garbage = await bystander.streams.publish(subject, b'{"at": "soon"}')
+    call = await Call.start(kubernetes, namespace)  # the rest goes on
+    await call.cancel()
+    await stopped(call)
+    assert (Fact.DEADLINE_REACHED, "deadline") in await bystander.outcomes(call.uid)
+    letter = await _letter(bystander, "timeout-scheduler-due", garbage.seq)
+    assert "does not decode" in letter["Exeunt-Reason"]
+    assert letter["Exeunt-Subject"] == subject
+
+
 async def _letter(bystander: Bystander, consumer: str, sequence: int) -> dict[str, str]:
-    """The headers of the dead letter of one message of RUNS."""
+    """The headers of the dead letter of one message."""
     async with asyncio.timeout(10):
         at = 1
         while True:

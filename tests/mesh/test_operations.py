@@ -5,24 +5,26 @@ import json
 import os
 import sys
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
 
-import aiohttp
 import nats
 import pytest
-from nats.js.api import StreamConfig
+from nats.js.api import RetentionPolicy, StorageType, StreamConfig
 
+from actors import kubelet
 from actors.bystander import Bystander
 from actors.call import Call
 from actors.kubernetes import Kubernetes
 from actors.recorder import Recorder
 from actors.services import QUICK, start_all
+from actors.tcp_proxy import TcpProxy
 from exeunt.events import Fact
 from exeunt_local.binaries import Binaries
 from exeunt_local.control_plane import ControlPlane
 from exeunt_local.mesh import SERVICES, Mesh
 from exeunt_local.nats_server import NatsServer
+from exeunt_local.processes import free_port
 
 pytestmark = pytest.mark.usefixtures("operator")
 
@@ -54,20 +56,6 @@ async def run_to_its_end(service: str, **env: str) -> tuple[int | None, str]:
     return process.returncode, stderr.decode()
 
 
-async def get(url: str) -> tuple[int, dict[str, Any]]:
-    async with aiohttp.ClientSession() as session, session.get(url) as response:
-        return response.status, await response.json()
-
-
-async def wait_until_ready_says(url: str, status: int, naming: str = "", within: float = 20) -> None:
-    async with asyncio.timeout(within):
-        while True:
-            found, answer = await get(f"{url}/readyz")
-            if found == status and naming in json.dumps(answer):
-                return
-            await asyncio.sleep(0.05)
-
-
 @pytest.mark.parametrize("service", SERVICES)
 @pytest.mark.parametrize(
     ("setting", "value", "why"),
@@ -96,43 +84,107 @@ async def test_without_a_cluster_the_start_says_where_it_looked() -> None:
     assert "Traceback" not in stderr
 
 
-async def test_a_stream_that_would_lose_deadlines_stops_the_start_with_the_remedy(
-    control_plane: ControlPlane, own_nats: NatsServer
+LOSING = {
+    "deadlines evicted": (
+        StreamConfig("DEADLINES", subjects=["exeunt.deadlines.>"], retention=RetentionPolicy.WORK_QUEUE, max_msgs=100),
+        "max_msgs",
+        "nats stream edit DEADLINES --max-msgs=-1",
+    ),
+    "history in memory": (
+        StreamConfig("RUNS", subjects=["exeunt.runs.>"], storage=StorageType.MEMORY),
+        "storage",
+        "nats stream rm RUNS",
+    ),
+}
+
+
+@pytest.mark.parametrize(("stream", "setting", "remedy"), LOSING.values(), ids=LOSING.keys())
+async def test_a_stream_that_would_lose_data_stops_the_start_with_the_remedy(
+    control_plane: ControlPlane, own_nats: NatsServer, stream: StreamConfig, setting: str, remedy: str
 ) -> None:
     connection = await nats.connect(own_nats.url)
-    await connection.jetstream().add_stream(
-        StreamConfig(name="DEADLINES", subjects=["exeunt.deadlines.>"], max_msgs=100, allow_msg_schedules=True)
-    )
+    await connection.jetstream().add_stream(stream)
     await connection.close()
     settings = {"KUBECONFIG": str(control_plane.kubeconfig), "EXEUNT_NATS_URL": own_nats.url}
     code, stderr = await run_to_its_end("timeout-scheduler", **settings, EXEUNT_HTTP_ADDR="127.0.0.1:0")
     assert code == 2
-    assert "DEADLINES" in stderr
-    assert "max_msgs" in stderr
-    assert "nats stream" in stderr
+    assert f"stream {stream.name} has {setting}" in stderr
+    assert remedy in stderr
+    assert "Traceback" not in stderr
 
 
-async def test_readyz_names_the_dependency_that_is_missing_and_livez_does_not_mind(
+@pytest.mark.parametrize("missing", ["nats", "kubernetes"])
+async def test_services_that_start_before_a_dependency_wait_for_it(
+    control_plane: ControlPlane, servers: Binaries, tmp_path: Path, missing: str
+) -> None:
+    nats_server = NatsServer(tmp_path / "nats", binary=servers.nats_server)
+    missed = asyncio.Barrier(1 + len(SERVICES))
+
+    async def start_early(service: str, proxy: TcpProxy) -> None:
+        kubeconfig = await control_plane.kubeconfig_for(f"exeunt-{service}", "exeunt", folder=tmp_path)
+        kubeconfig.write_text(kubeconfig.read_text().replace(control_plane.url, f"https://127.0.0.1:{proxy.port}"))
+        settings = {"KUBECONFIG": str(kubeconfig), "EXEUNT_NATS_URL": nats_server.url}
+        async with kubelet.running(service, tmp_path / f"{service}.log", **settings) as container:
+            await kubelet.wait_until_missing(container.url, missing)
+            assert await kubelet.lives(container.url)
+            await missed.wait()
+            await kubelet.wait_until_ready(container.url, within=30)
+
+    async with AsyncExitStack() as stack:
+        proxy = await stack.enter_async_context(TcpProxy(int(control_plane.url.rpartition(":")[2])))
+        if missing == "kubernetes":
+            proxy.cut(refuse=True)
+            await stack.enter_async_context(nats_server)
+        async with asyncio.TaskGroup() as starting:
+            for service in SERVICES:
+                starting.create_task(start_early(service, proxy))
+            await missed.wait()
+            proxy.restore()
+            if missing == "nats":
+                await stack.enter_async_context(nats_server)
+
+
+async def test_sigterm_ends_services_that_have_no_dependency_at_all(
+    control_plane: ControlPlane, tmp_path: Path
+) -> None:
+    kubeconfig = tmp_path / "kubeconfig"
+    nowhere = f"https://127.0.0.1:{free_port()}"
+    kubeconfig.write_text(control_plane.kubeconfig.read_text().replace(control_plane.url, nowhere))
+    settings = {"KUBECONFIG": str(kubeconfig), "EXEUNT_NATS_URL": f"nats://127.0.0.1:{free_port()}"}
+
+    async def start_and_end(service: str) -> int:
+        async with kubelet.running(service, tmp_path / f"{service}.log", **settings) as container:
+            await kubelet.wait_until_missing(container.url, "kubernetes")
+            await kubelet.wait_until_missing(container.url, "nats")
+            assert await kubelet.lives(container.url)
+            return await container.end(within=10)
+
+    assert await asyncio.gather(*map(start_and_end, SERVICES)) == [0, 0, 0]
+
+
+async def test_an_outage_is_told_by_readyz_and_no_reason_for_a_restart(
     control_plane: ControlPlane, own_nats: NatsServer, own_mesh: Mesh
 ) -> None:
     await start_all(own_mesh)
     urls = [own_mesh.url(service) for service in SERVICES]
+
+    async def all_of_them_miss(dependency: str) -> None:
+        await asyncio.gather(*(kubelet.wait_until_missing(url, dependency, within=40) for url in urls))
+        assert all(await asyncio.gather(*map(kubelet.lives, urls)))
+
+    async def all_of_them_are_ready() -> None:
+        await asyncio.gather(*(kubelet.wait_until_ready(url, within=40) for url in urls))
+
     await own_nats.stop()
-    for url in urls:
-        await wait_until_ready_says(url, 503, "nats")
-        assert (await get(f"{url}/livez"))[0] == 200
+    await all_of_them_miss("nats")
     await own_nats.start()
-    for url in urls:
-        await wait_until_ready_says(url, 200)
+    await all_of_them_are_ready()
     await control_plane.kill_apiserver()
     try:
-        for url in urls:
-            await wait_until_ready_says(url, 503, "kubernetes", within=40)
-            assert (await get(f"{url}/livez"))[0] == 200
+        await all_of_them_miss("kubernetes")
     finally:
         await control_plane.start_apiserver()
-    for url in urls:
-        await wait_until_ready_says(url, 200, within=40)
+    await all_of_them_are_ready()
 
 
 async def test_sigterm_ends_in_an_orderly_way_and_nothing_is_lost(

@@ -106,8 +106,9 @@ class Watcher:
 
     async def drain(self, budget: float) -> None:
         """Watch no more, and let the facts that are on their way arrive, for `budget` seconds at the most."""
-        if self._watching is not None:
-            self._watching.cancel()
+        if self._watching is None:
+            return  # NATS was not there yet to begin with
+        self._watching.cancel()
         try:
             async with asyncio.timeout(budget):
                 await self._ended.wait()

@@ -7,6 +7,7 @@ makes everything be read anew. `credentials` does the reading; `client` makes ca
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from typing import Any, Final
 from urllib.parse import unquote
@@ -58,8 +59,7 @@ class Call:
     @property
     def template(self) -> str:
         """The path without the names in it."""
-        namespace, name = self.namespace and "{namespace}", self.name and "{name}"
-        return unquote(self.resource.path(namespace, name, self.subresource))
+        return _template(self.resource, self.subresource, namespaced=bool(self.namespace), named=bool(self.name))
 
     @property
     def permission(self) -> str:
@@ -69,6 +69,12 @@ class Call:
     @property
     def _rbac_resource(self) -> str:
         return "/".join(part for part in (self.resource.plural, self.subresource) if part)
+
+
+@cache
+def _template(resource: Resource[Any], subresource: str | None, *, namespaced: bool, named: bool) -> str:
+    path = resource.path("{namespace}" if namespaced else None, "{name}" if named else None, subresource)
+    return unquote(path)
 
 
 class Connection:
@@ -84,7 +90,8 @@ class Connection:
 
     @property
     def server(self) -> str:
-        return URL(self._access.host).host or ""
+        """Its host, without scheme and port."""
+        return self._access.server
 
     async def close(self) -> None:
         await self._access.session.close()
@@ -164,6 +171,7 @@ class _Access:
     session: aiohttp.ClientSession
     fingerprint: tuple[object, ...]
     host: str
+    server: str
     headers: dict[str, str]
     options: dict[str, Any]
 
@@ -179,6 +187,7 @@ class _Access:
             session=before.session if before is not None and reusable else credentials.open_session(),
             fingerprint=credentials.fingerprint,
             host=str(configuration.host),
+            server=URL(str(configuration.host)).host or "",
             headers=headers,
             options={"server_hostname": configuration.tls_server_name, "proxy": credentials.proxy},
         )
