@@ -135,6 +135,15 @@ class Bystander:
         info = await self.streams.stream_info("DEADLINES", subjects_filter=subject)
         return sum((info.state.subjects or {}).values())
 
+    async def wait_until_armed(self, uid: str, within: float = 10) -> None:
+        """Returns when a schedule is pending for a run; AssertionError when there is none in time."""
+        try:
+            async with asyncio.timeout(within):
+                while not await self.armed(uid):  # noqa: ASYNC110 - the world
+                    await asyncio.sleep(_POLL)
+        except TimeoutError:
+            raise AssertionError(f"no schedule within {within:g} s") from None
+
 
 def _of(uid: str) -> str:
     return f"exeunt.runs.*.*.{uid}.>"

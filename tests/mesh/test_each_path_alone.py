@@ -69,8 +69,7 @@ async def test_the_schedule_alone(
     call = await Call.start(kubernetes, namespace, shutdown_timeout="1500ms")
     await call.cancel()
     await listener.wait_for_fact(call.uid, Fact.CANCEL_REQUESTED)
-    while not await listener.armed(call.uid):  # noqa: ASYNC110 - the world is polled; pytest's timeout is the deadline
-        await asyncio.sleep(0.01)
+    await listener.wait_until_armed(call.uid)
     await lonely.kill("watcher")
     await call.hang_up()  # which nobody sees
     after = await assert_ended_once(call, recorder)
@@ -92,8 +91,7 @@ async def test_the_streams_are_deleted_while_a_stop_is_pending(
     await start_all(lonely, 0, **SWEEP)
     call = await Call.start(kubernetes, namespace, shutdown_timeout="3s")
     await call.cancel()
-    while not await listener.armed(call.uid):  # noqa: ASYNC110 - the world is polled; pytest's timeout is the deadline
-        await asyncio.sleep(0.01)
+    await listener.wait_until_armed(call.uid)
     if not watching:
         await lonely.kill("watcher")
     for stream in ("RUNS", "DEADLINES"):

@@ -9,7 +9,7 @@ from actors.bystander import Bystander
 from actors.call import Call
 from actors.engine import Staging
 from actors.kubernetes import STEP_RUN, Kubernetes
-from actors.names import RUN_LABEL, label_value
+from actors.names import label_value
 from actors.recorder import State
 from exeunt.events import Fact
 
@@ -18,20 +18,29 @@ pytestmark = pytest.mark.usefixtures("operator", "running_mesh")
 Stopped = Callable[..., Awaitable[State]]
 
 
+async def taken_at_once(call: Call, bystander: Bystander) -> set[str]:
+    """The StepRuns that the stop itself has deleted, without a second look."""
+    answer = await bystander.wait_for_outcome(call.uid, Fact.TOPOLOGY_TERMINATED)
+    assert answer.outcome is not None
+    return set(answer.outcome.deleted_step_runs)
+
+
+@pytest.mark.parametrize(("name", "other_name"), [("a--b", "a-b"), ("a-b", "a--b")])
 async def test_runs_that_share_a_label_value_are_told_apart(
-    kubernetes: Kubernetes, namespace: str, bystander: Bystander, stopped: Stopped
+    kubernetes: Kubernetes, namespace: str, bystander: Bystander, stopped: Stopped, name: str, other_name: str
 ) -> None:
-    assert label_value("a--b") == label_value("a-b")
-    # The played operator selects by label, as bobrapet does; without StepRuns of its own label it leaves both alone.
-    canceled = await Call.start(kubernetes, namespace, "a--b")
-    other = await Call.start(kubernetes, namespace, "a-b")
-    for step_run in await other.step_runs():
-        assert step_run["metadata"]["labels"][RUN_LABEL] == label_value("a--b")
+    assert label_value(name) == label_value(other_name)
+    canceled = await Call.start(kubernetes, namespace, name)
+    # Without owners, so that nothing but the name tells whose they are.
+    other = await Call.start(kubernetes, namespace, other_name, staging=Staging(owned=False))
     await canceled.cancel()
+    await bystander.wait_for_outcome(canceled.uid, Fact.CANCEL_REQUESTED)
     await canceled.signal_topology_terminated()
     assert (await stopped(canceled)).written_by == "exeunt-terminator"
-    assert len(await other.step_runs()) == 2
-    assert len(await other.bindings()) == 2
+    assert await taken_at_once(canceled, bystander) == {f"{name}-listen", f"{name}-speak"}
+    left = await other.step_runs()
+    assert len(left) == len(await other.bindings()) == len(other.staging.steps)
+    assert not [step_run for step_run in left if "deletionTimestamp" in step_run["metadata"]]
     assert (await other.get())["status"]["phase"] == "Running"
     assert Fact.CANCEL_REQUESTED not in await bystander.facts(other.uid)
 
@@ -54,13 +63,15 @@ async def test_a_name_with_dots(kubernetes: Kubernetes, namespace: str, bystande
 
 
 async def test_step_runs_without_an_owner_go_with_their_run(
-    kubernetes: Kubernetes, namespace: str, stopped: Stopped
+    kubernetes: Kubernetes, namespace: str, bystander: Bystander, stopped: Stopped
 ) -> None:
-    call = await Call.start(kubernetes, namespace, staging=Staging(owned=False))
+    call = await Call.start(kubernetes, namespace)
+    await hub.create_step_run(kubernetes, namespace, call.name, "answer")
     await call.cancel()
+    await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
     await call.signal_topology_terminated()
     await stopped(call)
-    assert await call.step_runs() == []
+    assert await taken_at_once(call, bystander) == {"call-listen", "call-speak", "call-answer"}
 
 
 async def test_a_late_step_run_without_an_owner_is_found_by_the_second_look(
@@ -76,11 +87,12 @@ async def test_a_late_step_run_without_an_owner_is_found_by_the_second_look(
 
 
 async def test_a_terminal_step_run_with_a_live_binding_goes_too(
-    kubernetes: Kubernetes, namespace: str, stopped: Stopped
+    kubernetes: Kubernetes, namespace: str, bystander: Bystander, stopped: Stopped
 ) -> None:
     call = await Call.start(kubernetes, namespace, staging=Staging(step_phases={"speak": "Succeeded"}))
     await call.cancel()
+    await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
     await call.signal_topology_terminated()
     await stopped(call)
-    assert await call.step_runs() == []
+    assert await taken_at_once(call, bystander) == {"call-listen", "call-speak"}
     assert await call.bindings() == []
