@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import json
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -57,21 +57,27 @@ async def throttled(control_plane: ControlPlane, folder: Path, service: str, kin
     """No request of `service` for the API group of `kind` is served meanwhile; a minute at the most."""
     account = f"exeunt-{service}"
     await control_plane.kubeconfig_for(account, "exeunt", folder=folder)
+    admin = json.loads(control_plane.kubeconfig.read_text())["users"][0]["user"]["token"]
     tls = ssl.create_default_context(cafile=control_plane.ca)
-    async with _session(control_plane, tls, (folder / f"{account}.token").read_text()) as http:
+    async with (
+        _session(control_plane, tls, admin) as http_of_admin,
+        _session(control_plane, tls, (folder / f"{account}.token").read_text()) as http,
+    ):
         await control_plane.apply(_LEVEL, _flow(account, [kind.group, _REVIEWS]))
+        async with http_of_admin.get(f"{_API}/prioritylevelconfigurations/{_NAME}") as response:
+            level = (await response.json())["metadata"]["uid"]
+        # The kube-apiserver learns of its own configuration by a watch: a seat taken earlier is one of another level.
+        await _wait_until(lambda answer: answer.headers["X-Kubernetes-PF-PriorityLevel-UID"] == level, http, kind)
         holding = asyncio.create_task(_hold_the_seat(http))
         try:
-            await _wait_until_refused(http, kind)
+            await _wait_until(lambda answer: answer.status == 429, http, kind)
             yield
         finally:
             holding.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await holding
-            admin = json.loads(control_plane.kubeconfig.read_text())["users"][0]["user"]["token"]
-            async with _session(control_plane, tls, admin) as http_of_admin:
-                for plural in ("flowschemas", "prioritylevelconfigurations"):
-                    (await http_of_admin.delete(f"{_API}/{plural}/{_NAME}")).raise_for_status()
+            for plural in ("flowschemas", "prioritylevelconfigurations"):
+                (await http_of_admin.delete(f"{_API}/{plural}/{_NAME}")).raise_for_status()
 
 
 def _session(control_plane: ControlPlane, tls: ssl.SSLContext, token: str) -> aiohttp.ClientSession:
@@ -89,15 +95,17 @@ async def _hold_the_seat(http: aiohttp.ClientSession) -> None:
         yield b"{"
         await asyncio.get_running_loop().create_future()
 
-    while True:  # refused itself, where it comes too late
-        async with http.post(f"/apis/{_REVIEWS}/v1/selfsubjectaccessreviews", data=endless()):
-            await asyncio.sleep(0.01)
+    while True:  # refused itself, where it comes while another request is served
+        with contextlib.suppress(aiohttp.ClientError):
+            async with http.post(f"/apis/{_REVIEWS}/v1/selfsubjectaccessreviews", data=endless()):
+                pass
+        await asyncio.sleep(0.01)
 
 
-async def _wait_until_refused(http: aiohttp.ClientSession, kind: Kind) -> None:
+async def _wait_until(holds: Callable[[aiohttp.ClientResponse], bool], http: aiohttp.ClientSession, kind: Kind) -> None:
     async with asyncio.timeout(10):
         while True:
             async with http.get(kind.path(None), params={"limit": "1"}) as response:
-                if response.status == 429:
+                if holds(response):
                     return
             await asyncio.sleep(0.02)
