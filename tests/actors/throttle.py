@@ -91,13 +91,17 @@ def _session(control_plane: ControlPlane, tls: ssl.SSLContext, token: str) -> ai
 
 
 async def _hold_the_seat(http: aiohttp.ClientSession) -> None:
+    """A request whose body does not come. It is tried again when it is refused itself: another was not over yet."""
+
     async def endless() -> AsyncIterator[bytes]:
         yield b"{"
         await asyncio.get_running_loop().create_future()
 
-    while True:  # refused itself, where it comes while another request is served
+    # Go's server reads the rest of a short body before it passes on a refusal, of a long one it does not.
+    promised = {"Content-Length": "1000000"}
+    while True:
         with contextlib.suppress(aiohttp.ClientError):
-            async with http.post(f"/apis/{_REVIEWS}/v1/selfsubjectaccessreviews", data=endless()):
+            async with http.post(f"/apis/{_REVIEWS}/v1/selfsubjectaccessreviews", data=endless(), headers=promised):
                 pass
         await asyncio.sleep(0.01)
 
