@@ -23,7 +23,7 @@ up: install  ## the same mesh, to try by hand with kubectl
 	@$(BIN)/exeunt up
 
 test: install  ## all tests, on a real kube-apiserver, etcd and nats-server
-	@$(BIN)/exeunt up --prepare-only
+	@$(BIN)/exeunt up --prometheus --prepare-only
 	@$(BIN)/python -m pytest
 
 check: install  ## ruff, ruff format, mypy --strict, import-linter, generated documents

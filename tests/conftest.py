@@ -11,7 +11,7 @@ from kubernetes_asyncio import config
 from kubernetes_asyncio.client import ApiClient, Configuration, CustomObjectsApi
 
 from exeunt_local import BASE, CRDS, binaries
-from exeunt_local.binaries import Binaries
+from exeunt_local.binaries import Binaries, PrometheusBinaries
 from exeunt_local.control_plane import ControlPlane
 from exeunt_local.mesh import Mesh
 from exeunt_local.nats_server import NatsServer
@@ -25,6 +25,11 @@ CRDS_UNDER_TEST = Path(os.environ.get("BOBRAPET_CRDS") or CRDS)
 @pytest.fixture(scope="session")
 async def servers() -> Binaries:
     return await binaries.find()
+
+
+@pytest.fixture(scope="session")
+def prometheus_binaries() -> PrometheusBinaries:
+    return binaries.find_prometheus()
 
 
 @pytest.fixture(scope="session")

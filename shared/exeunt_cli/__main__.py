@@ -38,13 +38,15 @@ app.register_install_completion_command()
 
 
 @app.command
-def up(*, prepare_only: bool = False, folder: Path | None = None) -> None:
+def up(*, prepare_only: bool = False, prometheus: bool = False, folder: Path | None = None) -> None:
     """Run Kubernetes, NATS and the three services on this machine, without a cluster.
 
     Parameters
     ----------
     prepare_only
         Only find or build the servers: minutes the first time, nothing later.
+    prometheus
+        A Prometheus, too, that scrapes the services; it has no pages, but answers queries and Grafana.
     folder
         Where objects, streams and logs are kept for the next time; by default they are not.
     """
@@ -54,7 +56,7 @@ def up(*, prepare_only: bool = False, folder: Path | None = None) -> None:
         if error.name not in ("trustme", "exeunt_local"):  # the image has neither
             raise
         raise UsageError(f"{error.name} is not installed: run `pip install 'exeunt[local]'` first") from error
-    asyncio.run(exeunt_local.up.up(prepare_only=prepare_only, folder=folder))
+    asyncio.run(exeunt_local.up.up(prepare_only=prepare_only, prometheus=prometheus, folder=folder))
 
 
 @app.command

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from exeunt_local import binaries
+from exeunt_local import binaries, go_build
 from exeunt_local.binaries import Binaries, BinariesMissing
 from exeunt_local.nats_server import NatsServer
 from exeunt_local.processes import Process, ProcessFailed, free_port
@@ -92,6 +92,6 @@ async def test_given_binaries_must_be_complete(monkeypatch: pytest.MonkeyPatch, 
 
 async def test_binaries_that_are_not_built_are_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("KUBEBUILDER_ASSETS", raising=False)
-    monkeypatch.setattr(binaries, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(go_build, "cache_folder", lambda: tmp_path)
     with pytest.raises(BinariesMissing, match="exeunt up --prepare-only"):
         await binaries.find()

@@ -1,9 +1,9 @@
 """Exeunt without a cluster: the real servers and the real services, as processes of this machine.
 
-`binaries` finds or builds the servers, `processes` owns what is started, `control_plane` is Kubernetes and
-`nats_server` is NATS, `mesh` runs the three services beside them, `up` puts it all together for trying by
-hand. `crds/` holds this project's own definitions of the kinds that it reads and writes, `base/` what it
-needs of deploy/base: the namespace and the rights of the services.
+`binaries` finds the servers or has them built (`go_build`), `processes` owns what is started, `control_plane` is
+Kubernetes and `nats_server` is NATS, `mesh` runs the three services beside them, `prometheus` scrapes those, `up` puts
+it all together for trying by hand. `crds/` holds this project's own definitions of the kinds that it reads and writes,
+`base/` what it needs of deploy/base: the namespace and the rights of the services.
 """
 
 from pathlib import Path

@@ -31,7 +31,8 @@ class Mesh:
         self._nats_url = nats_url
         self._kubeconfigs: dict[str, Path] = {}
         self._processes: dict[tuple[str, int], Process] = {}
-        self._addresses: dict[tuple[str, int], str] = {}
+        self.addresses: dict[tuple[str, int], str] = {}
+        """HOST:PORT of each started service: /livez, /readyz and /metrics."""
 
     async def start(self, service: str, instance: int = 0, **env: str) -> None:
         """Starts one of SERVICES and waits until it is ready; raises ProcessFailed with the tail of its log.
@@ -52,7 +53,7 @@ class Mesh:
             },
         )
         self._processes[service, instance] = process
-        self._addresses[service, instance] = address
+        self.addresses[service, instance] = address
         await process.start()
 
     async def stop(self, service: str, instance: int = 0, *, within: float = 30) -> int:
@@ -65,7 +66,7 @@ class Mesh:
 
     def url(self, service: str, instance: int = 0) -> str:
         """Where a started service answers /livez, /readyz and /metrics."""
-        return f"http://{self._addresses[service, instance]}"
+        return f"http://{self.addresses[service, instance]}"
 
     def log(self, service: str, instance: int = 0) -> Path:
         """Its output, of all the times that it was started."""

@@ -1,6 +1,6 @@
 """Child processes that are owned: ready before a deadline, and gone when their owner is gone.
 
-The control plane, the NATS server and the services of a local mesh are all a `Process`; `binaries` starts its
+The control plane, the NATS server and the services of a local mesh are all a `Process`; `go_build` starts its
 builds with `spawn`. A child gets a process group of its own, so that Ctrl-C reaches its owner, which then
 stops everything in order. On Linux the kernel kills a child whose owner died without doing so
 (PR_SET_PDEATHSIG).

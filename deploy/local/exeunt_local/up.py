@@ -13,9 +13,11 @@ from pathlib import Path
 from rich.console import Console
 
 from exeunt_local import BASE, CRDS, binaries
+from exeunt_local.binaries import Binaries, PrometheusBinaries
 from exeunt_local.control_plane import ControlPlane
 from exeunt_local.mesh import SERVICES, Mesh
 from exeunt_local.nats_server import NatsServer
+from exeunt_local.prometheus import Prometheus
 
 _EXAMPLE = Path(__file__).parent / "example.yaml"
 
@@ -43,22 +45,23 @@ Ctrl-C stops everything.
 """
 
 
-async def up(*, prepare_only: bool = False, folder: Path | None = None) -> None:
+async def up(*, prepare_only: bool = False, prometheus: bool = False, folder: Path | None = None) -> None:
     """Finds or builds the servers, then runs them and the services until SIGINT or SIGTERM.
 
     Without a `folder` nothing is kept. Raises BinariesMissing, BuildFailed or ProcessFailed.
     """
     servers = await binaries.prepare()
+    watching = await binaries.prepare_prometheus() if prometheus else None
     if prepare_only:
         return
     with contextlib.ExitStack() as cleanup:
         if folder is None:
             folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="exeunt-")))
         with contextlib.suppress(asyncio.CancelledError):  # this is how it is meant to end
-            await _serve(servers, folder.absolute())
+            await _serve(servers, watching, folder.absolute())
 
 
-async def _serve(servers: binaries.Binaries, folder: Path) -> None:
+async def _serve(servers: Binaries, watching: PrometheusBinaries | None, folder: Path) -> None:
     serving = asyncio.current_task()
     if serving is None:
         raise RuntimeError("up runs in a task")
@@ -70,11 +73,17 @@ async def _serve(servers: binaries.Binaries, folder: Path) -> None:
         ControlPlane(folder / "kubernetes", binaries=servers) as control_plane,
         NatsServer(folder / "nats", binary=servers.nats_server) as nats_server,
         Mesh(folder / "services", control_plane=control_plane, nats_url=nats_server.url) as mesh,
+        contextlib.AsyncExitStack() as stack,
     ):
         await control_plane.install_crds(CRDS)
         await control_plane.apply(BASE)
         for service in SERVICES:
             await mesh.start(service)
+        if watching:
+            prometheus = Prometheus(folder / "prometheus", binary=watching.prometheus)
+            await stack.enter_async_context(prometheus)
+            prometheus.scrape(mesh)
+            console.print(f"Prometheus, to be queried over HTTP or as a data source of Grafana: {prometheus.url}\n")
         console.print(
             _PAGE.format(
                 kubeconfig=control_plane.kubeconfig,
