@@ -6,7 +6,6 @@ signal ends it at once. Wrong settings exit 2 with their message; a bug exits 1 
 
 import asyncio
 import gc
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterable
@@ -16,7 +15,8 @@ from typing import NoReturn, Protocol
 import structlog
 from msgspec import Struct
 
-from exeunt.bus.connection import Bus, connect
+from exeunt.bus.configured import connect_as
+from exeunt.bus.connection import Bus
 from exeunt.errors import ExeuntError
 from exeunt.health import Health, Pulse, serve_health
 from exeunt.insist import insist
@@ -81,7 +81,8 @@ async def _serve(service: str, compose: Callable[[Connections], Work], settings:
         stack.push_async_callback(telemetry.shutdown, _CLOSE_BUDGET)
         kube = await KubeClient.connect(retry_budget=settings.retry_budget.total_seconds())
         stack.push_async_callback(kube.close)
-        bus = await _connect_bus(service, settings)
+        # No patience here: without NATS, too, somebody has to answer /livez and tell on /readyz what is missing.
+        bus = await connect_as(service, settings, connect_timeout=_CONNECT_TIMEOUT, patience=0)
         stack.push_async_callback(bus.close, _CLOSE_BUDGET)
         bus.recreate_streams = lambda: ensure_streams(bus, settings)
 
@@ -117,32 +118,6 @@ async def _work(work: Work, kube: KubeClient, bus: Bus, settings: Settings) -> N
         log.info("started")
         await work.run()
         probing.cancel()
-
-
-async def _connect_bus(service: str, settings: Settings) -> Bus:
-    credentials, seed = settings.nats_credentials or None, None
-    if credentials is not None and _is_seed(credentials):
-        credentials, seed = None, credentials
-    return await connect(
-        settings.nats_url,
-        name=f"{service} {os.environ.get('HOSTNAME', '')}".strip(),
-        inbox_prefix=f"_INBOX_{service.replace('-', '_')}",
-        credentials=credentials,
-        nkey_seed=seed,
-        tls_ca=settings.nats_tls_ca or None,
-        tls_cert=settings.nats_tls_cert or None,
-        tls_key=settings.nats_tls_key or None,
-        connect_timeout=_CONNECT_TIMEOUT,
-    )
-
-
-def _is_seed(path: str) -> bool:
-    """An nkey seed file holds one line that starts with SU; a credentials file is PEM-like."""
-    try:
-        with open(path) as file:  # noqa: PTH123 - read once, at the start
-            return file.read(2) == "SU"
-    except OSError:
-        return False  # connect() says what is wrong with the file
 
 
 def _stop_on_signals(stopping: asyncio.Event) -> None:

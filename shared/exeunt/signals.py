@@ -23,7 +23,9 @@ _SKEW: Final = timedelta(minutes=1)
 """How far ahead of ours a publisher's clock may be."""
 
 
-class _Body(Struct, frozen=True):
+class SignalBody(Struct, frozen=True):
+    """A run whose topology is gone, by name and where known by uid. Since when, the CloudEvent's `time` says."""
+
     namespace: str
     name: str
     uid: str | None = None
@@ -50,7 +52,7 @@ class Signal(Struct, frozen=True):
         return None
 
 
-_BODY: Final = msgspec.json.Decoder(_Body)
+_BODY: Final = msgspec.json.Decoder(SignalBody)
 
 
 def read_signal(headers: Mapping[str, str], payload: bytes) -> Signal:

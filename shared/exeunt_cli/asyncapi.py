@@ -25,12 +25,11 @@ from exeunt_timeout_scheduler.deadlines import Deadline
 
 Json = dict[str, Any]
 
-# The one payload that others write has no name for them in the code: they need none of it.
 PAYLOADS: Final[dict[str, Any]] = {
     "Snapshot": Snapshot,
     "Outcome": Outcome,
     "Deadline": Deadline,
-    "Signal": signals._Body,  # noqa: SLF001 - its shape is public, here
+    "Signal": signals.SignalBody,
 }
 _ANY: Final = Episode("{namespace}", "{name}", "{uid}", "{episode}")
 _PARAMETERS: Final = {

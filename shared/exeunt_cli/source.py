@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import structlog
+from msgspec.structs import replace
 
-from exeunt.bus.connection import Bus, connect
+from exeunt.bus.configured import connect_as
+from exeunt.bus.connection import Bus
 from exeunt.bus.errors import BusUnavailable
 from exeunt.clock import parse_instant
 from exeunt.errors import UsageError
@@ -41,18 +43,7 @@ async def connected(where: Where) -> AsyncIterator[Bus]:
     """A connection for reading. Raises BusUnavailable when there is none soon, UsageError for wrong settings."""
     _log_from(logging.ERROR)  # that there is no connection, the error tells
     settings = read_settings({name: os.environ[name] for name in os.environ if name.startswith(f"{PREFIX}NATS_")})
-    seed = settings.nats_credentials if _is_seed(settings.nats_credentials) else None
-    bus = await connect(
-        where.nats_url,
-        name="exeunt",
-        inbox_prefix="_INBOX_exeunt",
-        credentials=None if seed else settings.nats_credentials or None,
-        nkey_seed=seed,
-        tls_ca=settings.nats_tls_ca or None,
-        tls_cert=settings.nats_tls_cert or None,
-        tls_key=settings.nats_tls_key or None,
-        connect_timeout=_CONNECT_TIMEOUT,
-    )
+    bus = await connect_as("exeunt", replace(settings, nats_url=where.nats_url), connect_timeout=_CONNECT_TIMEOUT)
     try:
         if bus.trouble is not None:
             raise BusUnavailable(f"{bus.trouble}; --nats-url or EXEUNT_NATS_URL says where it is")
@@ -68,14 +59,6 @@ def _log_from(level: int) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
-
-
-def _is_seed(path: str) -> bool:
-    """An nkey seed file holds one line that starts with SU; a credentials file is PEM-like."""
-    try:
-        return Path(path).read_text().startswith("SU") if path else False
-    except OSError:
-        return False  # connect() says what is wrong with the file
 
 
 async def find(bus: Bus, run: str, namespace: str | None) -> str:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import aiohttp
 import nats
 import pytest
 from nats.js.api import RetentionPolicy, StorageType, StreamConfig
@@ -142,6 +143,36 @@ async def test_services_that_start_before_a_dependency_wait_for_it(
             proxy.restore()
             if missing == "nats":
                 await stack.enter_async_context(nats_server)
+
+
+async def test_probes_and_metrics_are_answered_before_nats_is(
+    control_plane: ControlPlane, own_nats: NatsServer, tmp_path: Path
+) -> None:
+    loop = asyncio.get_running_loop()
+
+    async def first_attempt(proxy: TcpProxy) -> float:
+        async with asyncio.timeout(20):
+            while not proxy.accepted:  # noqa: ASYNC110 - another process connects
+                await asyncio.sleep(0.01)
+        return loop.time()
+
+    async def start_early(service: str) -> None:
+        kubeconfig = await control_plane.kubeconfig_for(f"exeunt-{service}", "exeunt", folder=tmp_path)
+        async with AsyncExitStack() as stack:
+            proxy = await stack.enter_async_context(TcpProxy(int(own_nats.url.rpartition(":")[2])))
+            proxy.go_silent()
+            settings = {"KUBECONFIG": str(kubeconfig), "EXEUNT_NATS_URL": f"nats://127.0.0.1:{proxy.port}"}
+            starting = kubelet.running(service, tmp_path / f"{service}.log", **settings)
+            container, attempted = await asyncio.gather(stack.enter_async_context(starting), first_attempt(proxy))
+            assert await kubelet.lives(container.url)
+            assert loop.time() - attempted < 2.5  # an attempt takes 5 s to fail
+            await kubelet.wait_until_missing(container.url, "nats", "not connected to NATS")
+            async with aiohttp.ClientSession() as http, http.get(f"{container.url}/metrics") as answer:
+                assert 'exeunt_dependency_up{dependency="nats"} 0' in await answer.text()
+            proxy.restore()
+            await kubelet.wait_until_ready(container.url)
+
+    await asyncio.gather(*map(start_early, SERVICES))
 
 
 async def test_sigterm_ends_services_that_have_no_dependency_at_all(

@@ -80,9 +80,15 @@ async def test_closing_while_the_server_was_never_there(until: Until) -> None:
     await until(lambda: bus.trouble is not None)
 
 
-async def test_an_unusable_setting_stops_the_start() -> None:
-    with pytest.raises(UsageError, match=r"cannot use NATS at nats://none"):
-        await connect("nats://none", name="x", inbox_prefix="_INBOX_x", connect_timeout=1)
+async def test_an_unusable_setting_stops_the_start(tmp_path: Path) -> None:
+    for patience in (None, 0):
+        with pytest.raises(UsageError, match=r"cannot use NATS at nats://none"):
+            await connect("nats://none", name="x", inbox_prefix="_INBOX_x", connect_timeout=1, patience=patience)
+    (tmp_path / "seed").write_text("SUNOSEED")
+    with pytest.raises(UsageError, match=r"cannot use NATS at nats://x"):
+        await connect(
+            "nats://x", name="x", inbox_prefix="_INBOX_x", credentials=str(tmp_path / "seed"), connect_timeout=1
+        )
     with pytest.raises(UsageError, match=r"TLS files for NATS .*absent"):
         await connect("nats://x", name="x", inbox_prefix="_INBOX_x", tls_ca="/absent", connect_timeout=1)
     with pytest.raises(UsageError, match="needs its key"):
@@ -206,7 +212,7 @@ async def test_keys_and_certificates_are_used_and_read_again_when_rotated(
             server.url,
             name="tls",
             inbox_prefix="_INBOX_tls",
-            nkey_seed=str(tmp_path / "seed"),
+            credentials=str(tmp_path / "seed"),
             tls_ca=str(tmp_path / "ca.pem"),
             tls_cert=str(tmp_path / "client.pem"),
             tls_key=str(tmp_path / "client.key"),

@@ -18,6 +18,7 @@ from exeunt.bus.publisher import last_message, publish
 from exeunt.bus.pull import Handler, PullLoop
 from exeunt.bus.streams import Stream, ensure_consumer, ensure_stream
 from exeunt.errors import PoisonEvent
+from exeunt.health import Health, Pulse
 from exeunt.streams import deadletters_stream
 from exeunt_local.nats_server import NatsServer
 
@@ -148,6 +149,16 @@ async def test_held_messages_do_not_block_the_free_slots(bus: Bus, stream: Strea
     async with running(pull_loop(bus, stream, max_in_flight=8), handle):
         await until(lambda: quick == 100)
         release.set()
+
+
+async def test_a_loop_that_has_not_begun_is_not_stuck(bus: Bus, stream: Stream) -> None:
+    loop = pull_loop(bus, stream)
+    health = Health({}, {"facts": Pulse(lambda: loop.last_progress, 30)})
+    later = asyncio.get_running_loop().time() + 3600  # so long may NATS be away when a service starts
+    assert health.stuck(later) == {}
+    async with running(loop, Log()):
+        await asyncio.sleep(0)
+        assert "facts" in health.stuck(later)
 
 
 async def test_a_killed_server_is_back_in_use_at_once(

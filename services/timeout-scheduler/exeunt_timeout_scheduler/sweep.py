@@ -42,7 +42,8 @@ class Sweep:
         self._bus = bus
         self._settings = settings
         self._scheduler = scheduler
-        self.last_progress = asyncio.get_running_loop().time()
+        self.last_progress = float("inf")
+        """Loop time of its last sign of life; infinite before `run`: what has not begun cannot be stuck."""
 
     async def run(self) -> None:
         """Sweep at once and then at every interval, until cancelled. A sweep that fails is tried at the next one."""

@@ -10,6 +10,7 @@ import random
 import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -70,7 +71,9 @@ class Bus:
         return lambda: self._on_session.remove(callback)
 
     async def wait_connected(self, timeout: float) -> None:  # noqa: ASYNC109 - the error tells the reason
-        """Raises BusUnavailable without a connection in `timeout` seconds, BusClosed when none will come."""
+        """Raises BusUnavailable without a connection in `timeout` seconds, BusClosed when none will come, and
+        UsageError when what `connect` was given is of no use.
+        """
         self._check_open()
         if self._connected.is_set():
             return
@@ -165,12 +168,14 @@ class Bus:
         self._connected.clear()
 
     def _check_open(self) -> None:
-        if self._connecting is not None and self._connecting.done() and not self._connecting.cancelled():
-            self._connecting.result()  # a bug while connecting shall not look like a slow server
+        first = self._connecting
+        if first is not None and first.done() and not first.cancelled() and (error := first.exception()) is not None:
+            raise UsageError(f"cannot use NATS at {self._where}: {error}") from error
         if self._closing or (self.nc.is_closed and self.session):
             raise BusClosed(f"the connection to NATS at {self._where} is closed: {self._last_error}")
 
     def _start(self, options: dict[str, Any]) -> asyncio.Task[None]:
+        NATS_RECONNECTS.expect()
         self._connecting = asyncio.create_task(self._connect(options), name="nats-connect")
         return self._connecting
 
@@ -247,41 +252,36 @@ async def connect(
     name: str,
     inbox_prefix: str,
     credentials: str | None = None,
-    nkey_seed: str | None = None,
     tls_ca: str | None = None,
     tls_cert: str | None = None,
     tls_key: str | None = None,
     connect_timeout: float,
+    patience: float | None = None,
 ) -> Bus:
-    """Connect to NATS; after `connect_timeout` seconds return all the same, with `Bus.trouble`, and go on
-    trying.
+    """Connect to NATS; after `patience` seconds (`connect_timeout`, when None) return all the same, with
+    `Bus.trouble`, and go on trying. `connect_timeout` is for each attempt.
 
-    `url` may list several servers, separated by commas. `credentials` (JWT), `nkey_seed` and `tls_*` are
-    paths of files; they are read again for every new connection, so rotated ones are picked up. Raises
-    UsageError when the url or a file cannot be used.
+    `url` may list several servers, separated by commas. `credentials` (user credentials, or an nkey seed) and
+    `tls_*` are paths of files; they are read again for every new connection, so rotated ones are picked up.
+    Raises UsageError when the url or a file cannot be used.
     """
     tls = _Tls(tls_ca, tls_cert, tls_key) if tls_ca or tls_cert else None
-    bus = Bus(url, tls, nkey=nkey_seed is not None)
+    nkey = credentials is not None and _is_seed(credentials)
+    bus = Bus(url, tls, nkey=nkey)
     first = bus._start(  # noqa: SLF001 - this function is the constructor of a Bus
         {
             "name": name,
             "inbox_prefix": inbox_prefix,
-            "user_credentials": credentials,
-            "nkeys_seed": nkey_seed,
+            "user_credentials": None if nkey else credentials,
+            "nkeys_seed": credentials if nkey else None,
             "connect_timeout": connect_timeout,
             # Before the first connection nats-py knows a constant wait only: let every process have another.
             "reconnect_time_wait": RECONNECT_CEILING * random.uniform(0.5, 1.0),  # noqa: S311 - spread, not secrecy
         }
     )
-    await asyncio.wait({first}, timeout=connect_timeout)
-    if first.done() and (error := first.exception()) is not None:
-        raise UsageError(f"cannot use NATS at {url_without_passwords(url)}: {error}") from error
+    await asyncio.wait({first}, timeout=connect_timeout if patience is None else patience)
+    bus._check_open()  # noqa: SLF001 - as above
     return bus
-
-
-def url_without_passwords(url: str) -> str:
-    """`url`, fit for logs."""
-    return ", ".join(_without_password(server) for server in url.split(","))
 
 
 class _Tls:
@@ -308,6 +308,14 @@ class _Tls:
             self.context.load_verify_locations(self._ca)
         if self._cert:
             self.context.load_cert_chain(self._cert, self._key)
+
+
+def _is_seed(path: str) -> bool:
+    """An nkey seed file holds one line that starts with SU; a credentials file is PEM-like."""
+    try:
+        return Path(path).read_bytes().startswith(b"SU")
+    except OSError:
+        return False  # connecting says what is wrong with the file
 
 
 def _without_password(server: str) -> str:

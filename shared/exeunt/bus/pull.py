@@ -44,7 +44,7 @@ class PullLoop:
     server's death. `recreate` makes stream and consumer anew, called whenever they seem to be missing.
 
     `trouble` says why nothing arrives, None when all is well; `last_progress` is the loop time of the last
-    sign of life.
+    sign of life, infinite before `run`: what has not begun cannot be stuck.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class PullLoop:
         ack_sync: bool = False,
     ) -> None:
         self.trouble: str | None = "not started"
-        self.last_progress = asyncio.get_running_loop().time()
+        self.last_progress = float("inf")
         self._bus = bus
         self._stream = stream
         self._durable = durable
@@ -85,7 +85,7 @@ class PullLoop:
         self._stopping = asyncio.Event()
         self._ended = asyncio.Event()
         self._ended.set()
-        self._heard = self.last_progress  # loop time of the last word from the server
+        self._heard = 0.0  # loop time of the last word from the server
         self._failures = 0  # in a row, since the last such word
         self._stop_by = float("inf")
 
@@ -95,6 +95,7 @@ class PullLoop:
         A PoisonEvent alone is not: its message becomes a dead letter. Raises an ExceptionGroup of the bug, of
         BusClosed, or of what `recreate` raised besides BusUnavailable.
         """
+        self._beat()
         self._ended.clear()
         expect_deliveries(self._durable)
         unhook = self._bus.on_session(self._wake.set)
