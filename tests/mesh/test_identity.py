@@ -2,18 +2,21 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 
 from actors.bystander import Bystander
 from actors.call import Call
 from actors.engine import Staging, start_run
-from actors.kubernetes import STORY_RUN, Kubernetes
+from actors.kubernetes import STORY_RUN, Kubernetes, Object
 from actors.names import FENCE, RUN_FINALIZER
 from actors.recorder import Recorder, State
 from actors.services import without
+from exeunt.codec import fact_message
 from exeunt.events import Fact
+from exeunt.snapshot import Evidence, StepRunRef, Topology
 from exeunt_local.mesh import Mesh
 
 pytestmark = pytest.mark.usefixtures("operator", "running_mesh")
@@ -176,6 +179,35 @@ async def test_a_namesake_is_not_ended_by_a_deadline_of_the_first(
     canceled = await namesake.cancel()
     end = await stopped(namesake)
     assert end.at - canceled >= timedelta(milliseconds=500)
+
+
+async def test_step_runs_of_another_run_are_not_deleted_whoever_names_them(
+    kubernetes: Kubernetes, namespace: str, bystander: Bystander, stopped: Stopped
+) -> None:
+    """What a watcher's stolen credentials could say: this run is over, and these StepRuns are its own."""
+    call = await Call.start(kubernetes, namespace, shutdown_timeout="60s")
+    other = await Call.start(kubernetes, namespace, f"{call.name}-2", staging=Staging(owned=False))
+    await call.cancel()
+    said = await bystander.wait_for_fact(call.uid, Fact.CANCEL_REQUESTED)
+    assert said.snapshot is not None
+    own, foreign = [[ref_of(step_run) for step_run in await each.step_runs()] for each in (call, other)]
+    forged = msgspec.structs.replace(
+        said.snapshot,
+        topology=Topology(established=True, gone=Evidence("bindings-gone", 2, "so they say")),
+        step_runs=(*foreign, *own),
+    )
+    message = fact_message(Fact.TOPOLOGY_TERMINATED, forged, source="/thief", now=datetime.now(UTC), context={})
+    await bystander.streams.publish(message.subject, message.payload, headers=message.headers)
+    await stopped(call)
+    await assert_runs(other)
+    answer = await bystander.wait_for_outcome(call.uid, Fact.TOPOLOGY_TERMINATED)
+    assert answer.outcome is not None
+    assert answer.outcome.rule == "topology-gone"
+    assert set(answer.outcome.deleted_step_runs) == {ref.name for ref in own}
+
+
+def ref_of(step_run: Object) -> StepRunRef:
+    return StepRunRef(step_run["metadata"]["name"], step_run["metadata"]["uid"])
 
 
 async def test_a_run_that_is_redriven_is_stopped_anew(

@@ -7,11 +7,9 @@ import json
 from collections.abc import AsyncIterator
 from datetime import datetime
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml  # type: ignore[import-untyped]
 from aiohttp import ClientSession
 from kubernetes_asyncio.client import CustomObjectsApi
 from prometheus_client import Metric
@@ -28,11 +26,17 @@ from exeunt.metrics import INSTRUMENTS
 from exeunt_local.control_plane import ControlPlane
 from exeunt_local.mesh import SERVICES, Mesh
 from exeunt_local.nats_server import NatsServer
-from mesh.observing import DELETE, LIST_BINDINGS, LIST_STEP_RUNS, PATCH, READ, ROOT
+from mesh.observing import (
+    DELETE,
+    LIST_BINDINGS,
+    LIST_STEP_RUNS,
+    PATCH,
+    READ,
+    ROOT,
+    let_the_terminator_write_events,
+)
 
 pytestmark = pytest.mark.usefixtures("operator", "observed")
-
-EVENTS_COMPONENT = Path(__file__).parents[2] / "deploy" / "components" / "events" / "kustomization.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -266,16 +270,7 @@ async def test_a_kubernetes_event_tells_who_ended_a_run_where_the_right_to_write
     control_plane: ControlPlane,
     observed: Mesh,
 ) -> None:
-    component = yaml.safe_load(EVENTS_COMPONENT.read_text())
-    rule = yaml.safe_load(component["patches"][0]["patch"])[0]["value"]
-    rbac: dict[str, Any] = {"apiVersion": "rbac.authorization.k8s.io/v1"}
-    metadata = {"name": "exeunt-terminator-events", "namespace": namespace}
-    account = {"kind": "ServiceAccount", "name": "exeunt-terminator", "namespace": "exeunt"}
-    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": metadata["name"]}
-    await control_plane.apply({**rbac, "kind": "Role", "metadata": metadata, "rules": [rule]})
-    await control_plane.apply(
-        {**rbac, "kind": "RoleBinding", "metadata": metadata, "roleRef": role, "subjects": [account]}
-    )
+    await let_the_terminator_write_events(control_plane, namespace)
     call = await stop_a_call(kubernetes, namespace, bystander, Staging())
     await bystander.wait_until_idle()
 

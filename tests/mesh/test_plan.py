@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import pytest
+from aiohttp import ClientSession
 
 from actors.bystander import Bystander
 from actors.call import Call
@@ -142,6 +144,7 @@ async def test_a_dry_run_records_what_it_would_have_done_and_writes_nothing(
         assert said.outcome.deleted_step_runs == ()
     assert await objects(kubernetes, namespace) == before
     assert "Kubernetes Event" not in lonely.log("terminator").read_text()  # not even tried: it has no right to
+    assert await counted_as(lonely) == {"dry run"}
 
     run = f"{namespace}/{call.name}"
     timeline, explained, checked = await asyncio.gather(
@@ -159,3 +162,10 @@ async def test_a_dry_run_records_what_it_would_have_done_and_writes_nothing(
     await lonely.stop("terminator")
     await lonely.start("terminator", 0, **impatient)
     assert (await call.wait_finished())["status"]["phase"] == "Finished"
+
+
+async def counted_as(mesh: Mesh) -> set[str]:
+    """The verdicts under which the terminator has counted stops that were done, or would have been."""
+    async with ClientSession() as http, http.get(f"{mesh.url('terminator')}/metrics") as answer:
+        counts = re.findall(r'exeunt_outcomes_total\{.*verdict="(finalize|dry run)"\} (\d+)', await answer.text())
+    return {verdict for verdict, count in counts if int(count)}

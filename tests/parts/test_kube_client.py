@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import json
 import stat
 import time
@@ -26,7 +27,7 @@ from exeunt.kube.errors import (
     Unauthorized,
     Unprocessable,
 )
-from exeunt.kube.resources import STEP_RUNS, STORY_RUNS
+from exeunt.kube.resources import EVENTS, STEP_RUNS, STORY_RUNS
 from exeunt_local.control_plane import ControlPlane
 
 RUNS = ("runs.bubustack.io", "v1alpha1")
@@ -95,6 +96,7 @@ def patch(*operations: dict[str, Any]) -> bytes:
 
 START = {"op": "add", "path": "/status", "value": {"phase": "Running"}}
 UNSTARTED = {"op": "test", "path": "/status", "value": None}
+RUNNING, UNSTARTED_ONES = "status.phase=Running", "status.phase!=Running"
 
 
 async def test_a_run_is_read_patched_and_deleted(client: KubeClient, admin: CustomObjectsApi, namespace: str) -> None:
@@ -110,7 +112,7 @@ async def test_a_run_is_read_patched_and_deleted(client: KubeClient, admin: Cust
     stored = await admin.get_namespaced_custom_object(*RUNS, namespace, "storyruns", "call")
     assert stored["status"] == {"phase": "Running"}
     assert stored["metadata"]["managedFields"][-1]["manager"] == MANAGER
-    await client.delete(STORY_RUNS, namespace, "call", uid=run.metadata.uid)
+    assert await client.delete(STORY_RUNS, namespace, "call", uid=run.metadata.uid, where=RUNNING)
     with pytest.raises(NotFound, match=f"get storyruns {namespace}/call: 404 NotFound: .*call"):
         await client.get(STORY_RUNS, namespace, "call")
 
@@ -172,8 +174,19 @@ async def test_only_the_object_of_that_uid_is_deleted(
 ) -> None:
     await create_run(admin, namespace)
     with pytest.raises(Conflict):
-        await client.delete(STORY_RUNS, namespace, "call", uid="0" * 8)
+        await client.delete(STORY_RUNS, namespace, "call", uid="0" * 8, where=UNSTARTED_ONES)
     assert (await client.get(STORY_RUNS, namespace, "call")).metadata.deletion_timestamp is None
+
+
+@pytest.mark.parametrize("name", ["call", "", "other,metadata.name!=call", "call,status.phase!=Running", "=call", "\\"])
+async def test_only_what_is_selected_is_deleted_whatever_the_name_says(
+    client: KubeClient, admin: CustomObjectsApi, namespace: str, name: str
+) -> None:
+    uid = (await create_run(admin, namespace))["metadata"]["uid"]
+    await create_run(admin, namespace, "other")
+    with contextlib.suppress(ApiError):  # what is no name at all may be refused
+        assert not await client.delete(STORY_RUNS, namespace, name, uid=uid, where=RUNNING)
+    assert [run.metadata.name for run in (await client.list(STORY_RUNS, namespace)).items] == ["call", "other"]
 
 
 async def test_forbidden_names_the_missing_permission(
@@ -188,6 +201,16 @@ async def test_forbidden_names_the_missing_permission(
         with pytest.raises(Forbidden, match="verb patch on storyruns/status of"):
             await client.patch(STORY_RUNS, namespace, "call", patch(), field_manager=MANAGER, subresource="status")
         assert "RBAC rule" in (client.reachable() or "")
+
+
+async def test_what_can_be_done_without_says_nothing_about_the_rest_when_it_is_refused(
+    control_plane: ControlPlane, namespace: str, tmp_path: Path
+) -> None:
+    kubeconfig = await control_plane.kubeconfig_for("exeunt-terminator", "exeunt", folder=tmp_path)
+    async with connected(kubeconfig) as client:
+        with pytest.raises(Forbidden, match=r"verb create on events of API group events\.k8s\.io"):
+            await client.create(EVENTS, namespace, b"{}", field_manager=MANAGER)
+        assert client.reachable() is None
 
 
 async def test_a_refused_token_is_read_again(control_plane: ControlPlane, namespace: str, tmp_path: Path) -> None:

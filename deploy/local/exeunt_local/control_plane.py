@@ -126,6 +126,7 @@ def _etcd_command(program: Path, data: Path, url: str) -> list[str]:
         f"--listen-peer-urls={peers}",
         f"--initial-advertise-peer-urls={peers}",
         f"--initial-cluster=default={peers}",
+        "--watch-progress-notify-interval=5s",  # as kubeadm sets it; else bookmarks come too late
         "--unsafe-no-fsync",  # nothing here has to survive a power cut
         "--log-level=warn",
     ]

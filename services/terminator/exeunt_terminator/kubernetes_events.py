@@ -38,6 +38,8 @@ class KubernetesEvents:
         self._kube = kube
         self._enabled = enabled
         self._queue: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue(_ROOM)
+        for result in ("created", "refused", "dropped") if enabled else ():
+            KUBERNETES_EVENTS.expect(result=result)
 
     def tell(self, run: RunState, outcome: Outcome) -> None:
         """Put one Event on its way; returns at once."""

@@ -19,13 +19,13 @@ from exeunt.bus.errors import BusUnavailable
 from exeunt.bus.publisher import AlreadyStored, Stored, publish
 from exeunt.clock import format_instant, format_status_time, parse_instant
 from exeunt.codec import FactEvent, outcome_message, read_fact
-from exeunt.events import Decided, Outcome, Verdict
+from exeunt.events import DRY_RUN, Decided, Outcome, Verdict
 from exeunt.kube.client import KubeClient
 from exeunt.kube.errors import ApiError, ApiUnavailable, Conflict, NotFound, Undecodable, Unprocessable
 from exeunt.kube.resources import STEP_RUNS, STORY_RUNS, TRANSPORT_BINDINGS
 from exeunt.metrics import OUTCOMES
 from exeunt.settings import Settings
-from exeunt.snapshot import FIELD_MANAGER, Snapshot, StepRunRef, read_run
+from exeunt.snapshot import FIELD_MANAGER, RunState, Snapshot, StepRunRef, read_run
 from exeunt.step_runs import step_runs_to_delete
 from exeunt.tracing import Hop, processing
 from exeunt_terminator.decision import decide, leaves_leftovers
@@ -93,7 +93,7 @@ class Terminator:
         log.info(outcome.verdict, fact=event.fact, rule=outcome.rule, why=outcome.why,
                  stop_latency_ms=outcome.stop_latency_ms, step_runs=outcome.deleted_step_runs)  # fmt: skip
         if isinstance(answered, Stored):
-            OUTCOMES.add(cause=str(event.fact), verdict=str(outcome.verdict))
+            OUTCOMES.add(cause=str(event.fact), verdict=DRY_RUN if outcome.dry_run else str(outcome.verdict))
             self._events.tell(event.snapshot.run, outcome)
         if outcome.verdict is Verdict.FAILED:
             hop.failed(outcome.rule)
@@ -211,10 +211,9 @@ class Stop:
 
     async def _list(self) -> Result:
         run = self._snapshot.run
-        selector = f"spec.storyRunRef.name={run.name}"
         step_runs, bindings = await asyncio.gather(
-            self._kube.list(STEP_RUNS, run.namespace, field_selector=selector),
-            self._kube.list(TRANSPORT_BINDINGS, run.namespace, field_selector=selector),
+            self._kube.list(STEP_RUNS, run.namespace, field_selector=_of(run)),
+            self._kube.list(TRANSPORT_BINDINGS, run.namespace, field_selector=_of(run)),
         )
         for error in (*step_runs.undecodable, *bindings.undecodable):
             log.warning("object not usable", error=str(error))
@@ -229,11 +228,13 @@ class Stop:
         return Result.DELETED
 
     async def _delete_one(self, ref: StepRunRef) -> None:
+        run = self._snapshot.run
         try:
-            await self._kube.delete(STEP_RUNS, self._snapshot.run.namespace, ref.name, uid=ref.uid)
-        except (NotFound, Conflict):
-            return  # gone, or another StepRun of the same name: not ours to delete (contract §10)
-        self._deleted.append(ref.name)
+            found = await self._kube.delete(STEP_RUNS, run.namespace, ref.name, uid=ref.uid, where=_of(run))
+        except Conflict:
+            return  # another StepRun of the same name: not ours to delete (contract §10)
+        if found:
+            self._deleted.append(ref.name)
 
     def outcome(self) -> Outcome:
         """What to record of this walk."""
@@ -254,3 +255,8 @@ class Stop:
             deleted_step_runs=tuple(self._deleted),
             canceled_children=self._canceled_children,
         )
+
+
+def _of(run: RunState) -> str:
+    """The field selector of what names the run (contract §3)."""
+    return f"spec.storyRunRef.name={run.name}"

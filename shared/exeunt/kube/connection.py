@@ -28,7 +28,7 @@ _METHODS: Final = {
     "watch": "GET",
     "create": "POST",
     "patch": "PATCH",
-    "delete": "DELETE",
+    "deletecollection": "DELETE",
 }
 _REFRESH_INTERVAL: Final = 60.0  # seconds; token files are replaced long before the old token expires
 
@@ -47,6 +47,8 @@ class Call:
     query: str = ""
     body: bytes | None = None
     content_type: str = JSON
+    optional: bool = False
+    """A refusal of it is no sign that we are not served."""
 
     def __str__(self) -> str:
         target = "/".join(part for part in (self.namespace, self.name) if part) or "all namespaces"
@@ -126,7 +128,8 @@ class Connection:
             raise self.unavailable(call, error) from error
         except (aiohttp.ClientError, TimeoutError) as error:
             raise self.unavailable(call, error) from error
-        self.trouble = str(refusal) if refusal.status in {401, 403, 429} or refusal.status >= 500 else None
+        if not call.optional:
+            self.trouble = str(refusal) if refusal.status in {401, 403, 429} or refusal.status >= 500 else None
         raise refusal
 
     def unavailable(self, call: Call, error: Exception) -> ApiUnavailable:

@@ -64,7 +64,9 @@ class ListWatch(Generic[T]):
     """Follows one resource in one namespace, or in all of them.
 
     `idle_timeout`: seconds without a line after which the connection counts as dead; more than a minute,
-    since bookmarks arrive about that often. `watch_timeout`: the server ends a watch after one to two times
+    since bookmarks arrive about that often. (Where etcd was not told to notify progress, the first one takes two
+    minutes, measured: there, the watch of an idle resource is made anew that often, at the cost of an interruption that
+    is counted.) `watch_timeout`: the server ends a watch after one to two times
     these seconds.
 
     For health checks:
