@@ -12,7 +12,7 @@ from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, Observation
 
 from exeunt import __version__
-from exeunt.events import STOPPING_FACTS, Fact, Verdict
+from exeunt.events import DRY_RUN, STOPPING_FACTS, Fact, Verdict
 
 Kind = Literal["counter", "gauge", "histogram"]
 Read = Callable[[], Mapping[tuple[str, ...], float]]
@@ -150,7 +150,8 @@ DRAIN_SAVED: Final = Counter(
 )
 OUTCOMES: Final = Counter(
     "exeunt_outcomes_total",
-    "Answers to facts, by the fact and the verdict; each fact once, second looks left out.",
+    "Answers to facts, by the fact and the verdict (`dry run` where something would have been written, were it not for"
+    " EXEUNT_DRY_RUN); each fact once, second looks left out.",
     services="terminator",
     labels=("cause", "verdict"),
 )
@@ -173,6 +174,15 @@ DEADLINES: Final = Counter(
     " once more by the sweep).",
     services="timeout-scheduler",
     labels=("result",),
+)
+STOP_LATENESS: Final = Histogram(
+    "exeunt_stop_lateness_seconds",
+    "How late a stop ended, by whomever: from when it was due (the run canceled and its topology gone, or its shutdown"
+    " deadline) to when a watcher saw the end. Each stop once, by the watcher that was first to say that it is over."
+    " By what made it due, as above, and `ended_by`: `exeunt`, or `other`, mostly bobrapet after its drain.",
+    services="watcher",
+    labels=("cause", "ended_by"),
+    buckets=(*_LATENCY, 120, 300),
 )
 STOPS_PENDING: Final = Gauge(
     "exeunt_stops_pending",
@@ -278,12 +288,21 @@ DEPENDENCY_UP: Final = Observed(
 )
 
 
+def expect_ends() -> None:
+    """The watcher's series at 0."""
+    for cause in CAUSES.values():
+        for ended_by in ("exeunt", "other"):
+            STOP_LATENESS.expect(cause=cause, ended_by=ended_by)
+    for fact in set(Fact) - {Fact.DEADLINE_REACHED}:  # the timeout-scheduler says that one
+        FACTS.expect(fact=str(fact))
+
+
 def expect_stops() -> None:
     """The terminator's series at 0."""
     for fact in STOPPING_FACTS:
         STOP_LATENCY.expect(cause=CAUSES[fact])
         STOP_DURATION.expect(cause=CAUSES[fact])
-        for verdict in Verdict:
+        for verdict in (*Verdict, DRY_RUN):
             OUTCOMES.expect(cause=str(fact), verdict=str(verdict))
     DRAIN_SAVED.expect()
 

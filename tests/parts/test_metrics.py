@@ -131,8 +131,8 @@ async def test_what_is_expected_is_there_before_it_has_happened(scrape: Scrape) 
 
 def test_names_are_those_of_prometheus_and_labels_are_bounded() -> None:
     bounded = {
-        "answer", "cause", "code", "consumer", "dependency", "error_type", "fact", "resource", "result", "stream",
-        "verb", "verdict",
+        "answer", "cause", "code", "consumer", "dependency", "ended_by", "error_type", "fact", "resource", "result",
+        "stream", "verb", "verdict",
     }  # fmt: skip
     for instrument in INSTRUMENTS:
         assert re.fullmatch(r"exeunt_[a-z_]+", instrument.name)

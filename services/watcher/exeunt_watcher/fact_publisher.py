@@ -15,10 +15,11 @@ from exeunt.codec import fact_message, read_fact
 from exeunt.errors import PoisonEvent
 from exeunt.events import Fact
 from exeunt.insist import insist
-from exeunt.metrics import FACTS
+from exeunt.metrics import FACTS, STOP_LATENESS
 from exeunt.snapshot import Snapshot
 from exeunt.subjects import RUNS, fact_subject
 from exeunt.tracing import sending
+from exeunt_watcher.lateness import Late
 
 SOURCE: Final = "/exeunt/watcher"
 _WINDOW: Final = 256
@@ -42,22 +43,25 @@ class FactPublisher:
         """Whether the window is full."""
         return self._window.locked()
 
-    async def say(self, fact: Fact, snapshot: Snapshot) -> None:
-        """Put one fact on its way; returns at once while there is room in the window."""
+    async def say(self, fact: Fact, snapshot: Snapshot, late: Late | None = None) -> None:
+        """Put one fact on its way; returns at once while there is room in the window.
+
+        `late` is measured if this is the run's end, by the watcher that is the first to say so.
+        """
         await self._window.acquire()
-        task = self._saying.create_task(self._publish(fact, snapshot))
+        task = self._saying.create_task(self._publish(fact, snapshot, late if fact is Fact.RUN_TERMINAL else None))
         task.add_done_callback(lambda _: self._window.release())
 
-    async def _publish(self, fact: Fact, snapshot: Snapshot) -> None:
+    async def _publish(self, fact: Fact, snapshot: Snapshot, late: Late | None = None) -> None:
         """Say one fact, however long NATS is away; somebody else having said it is success."""
         bind_contextvars(run=str(snapshot.run.episode))
         for rejected in snapshot.shutdown.rejected if fact is Fact.CANCEL_REQUESTED else ():
             log.warning("shutdown timeout not usable", rule=rejected.rule, value=rejected.value, why=rejected.why)
-        said = await insist(f"say {fact}", partial(self._try, fact, snapshot, datetime.now(UTC)))
+        said = await insist(f"say {fact}", partial(self._try, fact, snapshot, late, datetime.now(UTC)))
         if isinstance(said, AlreadyStored) and fact is Fact.CANCEL_REQUESTED and snapshot.topology.gone is not None:
             await self._complete(said.sequence, snapshot)
 
-    async def _try(self, fact: Fact, snapshot: Snapshot, now: datetime) -> Stored | AlreadyStored:
+    async def _try(self, fact: Fact, snapshot: Snapshot, late: Late | None, now: datetime) -> Stored | AlreadyStored:
         with sending(fact, snapshot) as hop:
             message = fact_message(fact, snapshot, source=SOURCE, now=now, context=hop.headers)
             try:
@@ -69,6 +73,8 @@ class FactPublisher:
                 hop.drop()
                 return said
             FACTS.add(fact=str(fact))
+            if late is not None:
+                STOP_LATENESS.record(late.by.total_seconds(), cause=late.cause, ended_by=late.ended_by)
             log.info(fact, sequence=said.sequence, gone=snapshot.topology.gone and snapshot.topology.gone.kind)
             return said
 

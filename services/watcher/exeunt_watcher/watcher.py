@@ -29,6 +29,7 @@ from exeunt.signals import read_signal
 from exeunt.snapshot import Topology
 from exeunt_watcher.fact_publisher import FactPublisher
 from exeunt_watcher.facts import facts_between, standing
+from exeunt_watcher.lateness import Lateness
 from exeunt_watcher.measures import measure_stops, observe_watches
 from exeunt_watcher.projection import Key, Projection
 
@@ -61,6 +62,7 @@ class Watcher:
             heartbeats_stale_after=settings.heartbeat_stale_after or None,
         )
         self._facts = FactPublisher(bus)
+        self._lateness = Lateness()
         self._watching: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()
         self._kinds = [kind for namespace in settings.namespaces or (None,) for kind in self._kinds_of(namespace)]
@@ -163,11 +165,13 @@ class Watcher:
         if not self.live:
             return
         for key in keys:
-            projected = self._projection.project(key, datetime.now(UTC))
+            now = datetime.now(UTC)
+            projected = self._projection.project(key, now)
             if projected is not None:
                 previous, current = projected
+                late = self._lateness.see(previous, current, now)
                 for fact in facts_between(previous, current):
-                    await self._facts.say(fact, current)
+                    await self._facts.say(fact, current, late)
 
     async def _vanished(self, key: Key, uid: str) -> None:
         """A relist does not show the run: it may be finished, which the list leaves out, or deleted."""
@@ -184,7 +188,10 @@ class Watcher:
 
     async def _deleted(self, key: Key) -> None:
         last = self._projection.run_gone(key)
-        if last is not None and last.realtime:
+        if last is None:
+            return
+        self._lateness.forget(last.run.uid)
+        if last.realtime:
             await self._facts.say(Fact.RUN_DELETED, last)
 
     async def on_signal(self, delivery: Delivery) -> Ack | Retry:
