@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install demo up test check docs histories fmt bench lock clean
+.PHONY: help install demo up test check docs picture histories fmt bench lock clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,9 +32,14 @@ check: install  ## ruff, ruff format, mypy --strict, import-linter, generated do
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/python docs/generate.py --check
+	@$(BIN)/python deploy/grafana/generate.py --check
 
-docs: install  ## write the generated documents
+docs: install  ## write the generated documents and dashboards
 	@$(BIN)/python docs/generate.py
+	@$(BIN)/python deploy/grafana/generate.py
+
+picture: install  ## draw docs/dashboard.png anew, from a storm of stops that is played for it
+	@$(BIN)/python tests/dashboard_picture.py
 
 histories: install  ## record the golden histories of tests/ anew, from the real services
 	@$(BIN)/python tests/record_histories.py

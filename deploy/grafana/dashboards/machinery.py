@@ -1,0 +1,188 @@
+"""The lower rows of "Exeunt / Stops": what a stop passes through, and so where to look when stops are late.
+
+Figures about all of Exeunt that every instance tells (consumers) are the maximum over instances; counts are summed. A
+counter that is born with its first event has no increase to show for it: where that matters, totals are shown.
+"""
+
+from typing import Final
+
+from grafana_foundation_sdk.builders import common, statetimeline
+from grafana_foundation_sdk.models import common as looks
+from grafana_foundation_sdk.models import dashboard as model
+
+from dashboards.panels import (
+    COUNT,
+    DASHED,
+    HERE,
+    PER_MINUTE,
+    PROMETHEUS,
+    RED,
+    SECONDS,
+    SHARE,
+    graph,
+    per_minute,
+    promql,
+    quantile,
+    red_from,
+)
+
+LATENESS: Final = "exeunt_deadline_lateness_seconds"
+REQUESTS: Final = "exeunt_kube_request_duration_seconds"
+PROCESS: Final = (
+    "* on (job, instance) group_left (service_name, service_instance_id)"
+    f' target_info{{{HERE}, service_name=~"exeunt-.*"}}'
+)
+"""Joins a series of a process with who it is; processes of others drop out."""
+
+DEADLINES: Final = (
+    graph(
+        "Lateness of deadlines",
+        "From a shutdown deadline to when it was said to be reached: milliseconds, never early. Late ones mean that the"
+        " timeout-scheduler was away or NATS had no leader; see JetStream and Processes.",
+        SECONDS,
+        promql(quantile(0.99, LATENESS), "p99", exemplar=True),
+        promql(quantile(0.5, LATENESS), "p50"),
+        limits=red_from(1),
+        log=True,
+    ).override_by_regexp("/p50$/", DASHED),
+    graph(
+        "What became of deadlines",
+        "Every stop arms one, and most are disarmed because the run ended before. said: it was reached. overdue: the"
+        " sweep had to say it once more, so something was lost or a stop failed: look at Dead letters and Outcomes.",
+        PER_MINUTE,
+        promql(per_minute("exeunt_deadlines_total", by="result"), "{{result}}"),
+        bars=True,
+    ),
+)
+
+WATCHER: Final = (
+    graph(
+        "Since the last sign of life",
+        "Of the watcher that has waited longest, for each resource. Above 90 s it is blind; while another one still"
+        " hears, stops go on. If all are: is the kube-apiserver there, and may the ServiceAccount watch?",
+        SECONDS,
+        promql(f"max by (resource) (exeunt_watch_age_seconds{{{HERE}}})", "{{resource}}"),
+        limits=red_from(90),
+        width=8,
+    ),
+    graph(
+        "Gaps and interruptions",
+        "relists: a watch had expired and everything was listed anew. interruptions: a list or watch failed and was"
+        " tried again. A few are normal when a kube-apiserver restarts; many mean that it is in trouble.",
+        PER_MINUTE,
+        promql(per_minute("exeunt_watch_relists_total", by="resource"), "relists: {{resource}}"),
+        promql(per_minute("exeunt_watch_interruptions_total", by="resource"), "interruptions: {{resource}}"),
+        bars=True,
+        width=8,
+    ),
+    graph(
+        "Facts said",
+        "What the watchers were the first to say. For each stop one cancel-requested and one run-terminal; a cancel"
+        " without either a topology-terminated or a deadline is a stop under way.",
+        PER_MINUTE,
+        promql(per_minute("exeunt_facts_total", by="fact"), "{{fact}}"),
+        width=8,
+    ),
+)
+
+JETSTREAM: Final = (
+    graph(
+        "Messages not settled",
+        "pending: yet to be given out, the lag, which should be 0 within seconds. unsettled: in work, held until a"
+        " deadline, or waiting for another try. Growing pending: is the service that takes them up (Processes)?",
+        COUNT,
+        promql(f"max by (consumer) (exeunt_consumer_pending{{{HERE}}})", "pending: {{consumer}}"),
+        promql(f"max by (consumer) (exeunt_consumer_unsettled{{{HERE}}})", "unsettled: {{consumer}}"),
+        width=8,
+    ).override_by_regexp("/^unsettled/", DASHED),
+    graph(
+        "Deliveries",
+        "By the answer. Every stop is delivered a second time, for a second look. Much retry means that something that"
+        " stops need is away: see Dependencies and the logs.",
+        PER_MINUTE,
+        promql(per_minute("exeunt_deliveries_total", by="answer"), "{{answer}}"),
+        promql(per_minute("exeunt_redeliveries_total", by="consumer"), "redelivered: {{consumer}}"),
+        width=8,
+    ).override_by_regexp("/^redelivered/", DASHED),
+    graph(
+        "NATS: what should not happen",
+        "Totals of the running processes; each step up is news. dead letters: `exeunt deadletters`. streams made: once"
+        " at the installation, later a stream was lost. errors and reconnects: a nats-server went away or refuses.",
+        COUNT,
+        promql(f"sum by (consumer) (exeunt_dead_letters_total{{{HERE}}})", "dead letters: {{consumer}}"),
+        promql(f"sum by (stream) (exeunt_streams_created_total{{{HERE}}})", "streams made: {{stream}}"),
+        promql(f"sum by (error_type) (exeunt_nats_errors_total{{{HERE}}})", "errors: {{error_type}}"),
+        promql(f"sum(exeunt_nats_reconnects_total{{{HERE}}})", "reconnects"),
+        width=8,
+    ),
+)
+
+KUBERNETES: Final = (
+    graph(
+        "Requests to the Kubernetes API by answer",
+        "422 is mostly a lost condition: the run changed meanwhile and is read again. 429 is throttling by the"
+        " kube-apiserver. 403 is missing RBAC. 5xx, none: the kube-apiserver is in trouble. Lost Events cost no stop.",
+        "reqps",
+        promql(f"sum by (code) (rate({REQUESTS}_count{{{HERE}}}[$__rate_interval]))", "{{code}}"),
+        promql(
+            f'sum by (result) (rate(exeunt_kubernetes_events_total{{{HERE}, result!="created"}}[$__rate_interval]))',
+            "Event {{result}}",
+        ),
+    ).override_by_regexp("/^(5..|none)$/", RED),
+    graph(
+        "Duration of requests, p99",
+        "A stop is one patch, then deletes. When patch is slow, so is every stop: look at the kube-apiserver, its etcd"
+        " and admission webhooks on storyruns.",
+        SECONDS,
+        promql(quantile(0.99, REQUESTS, by="verb, resource"), "{{verb}} {{resource}}", exemplar=True),
+        log=True,
+    ),
+)
+
+
+def _dependencies() -> statetimeline.Panel:
+    up, down = model.ValueMappingResult("there", "green"), model.ValueMappingResult("missing", "red")
+    return (
+        statetimeline.Panel()
+        .title("Dependencies")
+        .description("What /readyz of any instance misses. A service is not ready, and waits, until it is back.")
+        .datasource(PROMETHEUS)
+        .with_target(
+            promql(
+                f"min by (service_name, dependency) (exeunt_dependency_up{{{HERE}}} {PROCESS})",
+                "{{service_name}}: {{dependency}}",
+            ).ref_id("A")
+        )
+        .unit(COUNT)
+        .no_value("no service is scraped")
+        .mappings([model.ValueMap({"1": up, "0": down})])
+        .merge_values(True)
+        .show_value(looks.VisibilityMode.NEVER)
+        .legend(common.VizLegendOptions().show_legend(False).display_mode(looks.LegendDisplayMode.LIST))
+        .tooltip(common.VizTooltipOptions().mode(looks.TooltipDisplayMode.MULTI))
+        .height(8)
+        .span(8)
+    )
+
+
+PROCESSES: Final = (
+    _dependencies(),
+    graph(
+        "Memory",
+        "Resident. A watcher holds every unfinished run, about 14 KB each; what only grows is a fault: report it.",
+        "bytes",
+        promql(f"process_resident_memory_bytes{{{HERE}}} {PROCESS}", "{{service_name}} {{service_instance_id}}"),
+        width=8,
+    ),
+    graph(
+        "CPU",
+        "Of one core. Each service works in one thread: near 100 % it is the bottleneck, and stops become late.",
+        SHARE,
+        promql(
+            f"rate(process_cpu_seconds_total{{{HERE}}}[$__rate_interval]) {PROCESS}",
+            "{{service_name}} {{service_instance_id}}",
+        ),
+        limits=red_from(1),
+        width=8,
+    ),
+)

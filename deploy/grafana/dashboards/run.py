@@ -1,0 +1,197 @@
+"""The dashboard "Exeunt / One run": the traces and logs of one run, and the figures to arrive from.
+
+Whoever knows the run types its namespace and name; whoever comes from an exemplar brings `trace`. The rows follow the
+way of a search: which stop, its trace, its log lines, and how it compares with others.
+"""
+
+from typing import Final
+
+from grafana_foundation_sdk.builders import dashboard, loki, table, tempo, text
+from grafana_foundation_sdk.builders.logs import Panel as LogsPanel
+from grafana_foundation_sdk.models import common as looks
+from grafana_foundation_sdk.models import dashboard as model
+from grafana_foundation_sdk.models.tempo import SearchTableType
+from grafana_foundation_sdk.models.text import TextMode
+
+from dashboards.panels import (
+    COUNT,
+    DASHED,
+    HERE,
+    LOKI,
+    SECONDS,
+    TEMPO,
+    distribution,
+    frame,
+    graph,
+    link,
+    promql,
+    quantile,
+    red_from,
+)
+from exeunt import semconv
+
+LATENCY: Final = "exeunt_stop_latency_seconds"
+
+SPANS: Final = " && ".join(
+    (
+        f'resource.{semconv.SERVICE_NAME} =~ "exeunt-.*"',
+        f'span.{semconv.STORY_RUN_NAME} = "$run"',
+        f'span.{semconv.K8S_NAMESPACE} = "$run_namespace"',
+        f'span.{semconv.MESSAGING_CONVERSATION_ID} =~ "$uid.*"',
+    )
+)
+"""Of the run, and of one uid if it is given."""
+DECISIONS: Final = f"{{ {SPANS} && span.{semconv.VERDICT} != nil }} | select(" + ", ".join(
+    f"span.{name}" for name in (semconv.VERDICT, semconv.RULE, semconv.STOP_LATENCY, semconv.DELIVERY)
+) + ")"  # fmt: skip
+
+LINES: Final = '{namespace=~"$namespace", container="service"}'
+"""Of the services. Loki wants one matcher that does not match everything."""
+LINES_OF_RUN: Final = f"{LINES} |= `$run_namespace/$run ($uid` | json | run =~ `$run_namespace/$run [(]$uid.*`"
+LINES_OF_TRACE: Final = f"{LINES} |= `$trace` | json | trace_id = `$trace` | trace_id != ``"
+
+KEPT: Final = ("prometheus", "tempo", "loki", "namespace", "run_namespace", "run", "uid")
+SHOW_TRACE: Final = (
+    "/d/exeunt-run?"
+    + "".join(f"${{{name}:queryparam}}&" for name in KEPT)
+    + "${__url_time_range}&var-trace=${__value.raw}"
+)
+"""The same page with another trace."""
+
+COMMANDS: Final = """Type the namespace and the name of a run above, and its uid if several runs have had that name.
+Then click one of its traces. What NATS knows of the same run, in sentences and as a table:
+
+```console
+$ exeunt explain $run_namespace/$run
+$ exeunt timeline $run_namespace/$run
+```
+
+Which run? `exeunt runs` lists recent stops. If you come from an exemplar, its trace is shown below: the spans tell the
+name (`bobrapet.storyrun.name`) and the namespace (`k8s.namespace.name`).
+"""
+
+
+def _commands() -> text.Panel:
+    return (
+        text.Panel()
+        .title("$run_namespace/$run")
+        .description("How to use this page, and the commands that tell more of this run.")
+        .mode(TextMode.MARKDOWN)
+        .content(COMMANDS)
+        .height(9)
+        .span(8)
+    )
+
+
+def _search(title: str, description: str, query: str, found: SearchTableType, *, width: int) -> table.Panel:
+    target = tempo.TempoQuery().datasource(TEMPO).query_type("traceql").query(query).table_type(found)
+    show = [{"title": "Show this trace below", "url": SHOW_TRACE}]
+    return (
+        table.Panel()
+        .title(title)
+        .description(description)
+        .datasource(TEMPO)
+        .with_target(target.limit(50).spss(20).ref_id("A"))
+        .unit(COUNT)
+        .no_value("no trace: is the name right, the time range wide enough, and tracing on?")
+        .show_header(True)
+        .cell_height(looks.TableCellHeight.SM)
+        .override_by_regexp(f"/{semconv.STOP_LATENCY}$/", [model.DynamicConfigValue("unit", SECONDS)])
+        .override_by_regexp("/^(traceID|traceIdHidden|Trace ID)$/", [model.DynamicConfigValue("links", show)])
+        .height(9)
+        .span(width)
+    )
+
+
+def _trace() -> dashboard.Panel:
+    query = tempo.TempoQuery().datasource(TEMPO).query_type("traceql").query("$trace").ref_id("A")
+    return (
+        dashboard.Panel()
+        .type("traces")
+        .title("Trace $trace")
+        .description("The whole trace: the stop, inside the trace of its run where bobrapet traces, too. The icon of a"
+                     " span leads to its log lines and to metrics.")
+        .datasource(TEMPO)
+        .with_target(query)
+        .unit(COUNT)
+        .no_value("click a trace above")
+        .height(14)
+        .span(24)
+    )  # fmt: skip
+
+
+def _logs(title: str, description: str, query: str) -> LogsPanel:
+    return (
+        LogsPanel()
+        .title(title)
+        .description(description)
+        .datasource(LOKI)
+        .with_target(loki.Dataquery().datasource(LOKI).expr(query).query_type("range").max_lines(1000).ref_id("A"))
+        .unit(COUNT)
+        .no_value("no line")
+        .show_time(True)
+        .wrap_log_message(True)
+        .enable_log_details(True)
+        .sort_order(looks.LogsSortOrder.ASCENDING)
+        .dedup_strategy(looks.LogsDedupStrategy.NONE)
+        .height(10)
+        .span(12)
+    )
+
+
+STOP: Final = (
+    _commands(),
+    _search(
+        "Traces of this run",
+        "One for each stop; one more cancel after a redrive is another stop. Click an id to see the trace below.",
+        f"{{ {SPANS} }}",
+        SearchTableType.TRACES,
+        width=8,
+    ),
+    _search(
+        "Decisions of the terminator",
+        "Each answer to a fact: its verdict, the rule that decided, and for the one that ended the run the seconds from"
+        " its cause. `exeunt explain` tells every step of each.",
+        DECISIONS,
+        SearchTableType.SPANS,
+        width=8,
+    ),
+)
+LOGS: Final = (
+    _logs("Log lines about this run", "Of all three services, by the run that a line names.", LINES_OF_RUN),
+    _logs("Log lines of this trace", "Those that were written within a span of the trace above.", LINES_OF_TRACE),
+)
+OTHERS: Final = (
+    distribution(
+        "Latency of all stops",
+        "From here to one run: a dot is a stop; click it and choose `Show in Exeunt / One run`, or open its trace.",
+        HERE,
+    ),
+    graph(
+        "Latency by cause",
+        "Is this run late, or were all at that time? The red line is the promise. A dot leads to its trace.",
+        SECONDS,
+        promql(quantile(0.99, LATENCY, by="cause"), "{{cause}} p99", exemplar=True),
+        promql(quantile(0.5, LATENCY, by="cause"), "{{cause}} p50"),
+        limits=red_from(1),
+        log=True,
+    ).override_by_regexp("/ p50$/", DASHED),
+)
+
+
+def board() -> dashboard.Dashboard:
+    built = frame(
+        "Exeunt / One run",
+        uid="exeunt-run",
+        description="The traces and logs of one run, and how its stop compares with others.",
+        sources=("prometheus", "tempo", "loki"),
+        rows=(("The stop", STOP), ("Its trace", (_trace(),)), ("Its logs", LOGS), ("Among others", OTHERS)),
+    )
+    for name, label in (
+        ("run_namespace", "Namespace of the run"),
+        ("run", "Run"),
+        ("uid", "uid (optional)"),
+        ("trace", "Trace id"),
+    ):
+        built.with_variable(dashboard.TextBoxVariable(name).label(label).default_value(""))
+    return built.links([link("All stops", "/d/exeunt-stops", "Is every stop on time?")])

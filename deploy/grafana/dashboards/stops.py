@@ -1,0 +1,210 @@
+"""The operator's dashboard "Exeunt / Stops": is every stop on time, what is stuck, and what is wrong behind it.
+
+From top to bottom: the promise (99.9 % of stops end within 1 s of when they are due, and none later than 1 s after its
+deadline); the stops; how fast the error budget burns; and then what stops pass through (`machinery`).
+
+Every watcher tells of all stops under way, so these figures are the maximum over instances; counts are summed.
+"""
+
+from typing import Final
+
+from grafana_foundation_sdk.builders import dashboard
+
+from dashboards.machinery import DEADLINES, JETSTREAM, KUBERNETES, PROCESSES, WATCHER
+from dashboards.panels import (
+    COUNT,
+    DASHED,
+    HERE,
+    PER_MINUTE,
+    RED,
+    SECONDS,
+    SHARE,
+    Figure,
+    distribution,
+    frame,
+    graph,
+    green_from,
+    link,
+    per_minute,
+    promql,
+    quantile,
+    red_from,
+    tile,
+)
+
+OBJECTIVE: Final = 0.999
+BUDGET: Final = 0.001
+"""What the objective leaves: the share of stops that may be late."""
+
+LATENESS: Final = "exeunt_stop_lateness_seconds"
+LATENCY: Final = "exeunt_stop_latency_seconds"
+DURATION: Final = "exeunt_stop_duration_seconds"
+
+
+def _in_time(window: str) -> str:
+    """The share of stops that ended within 1 s of when they were due; NaN when there were none."""
+    good = f'sum(rate({LATENESS}_bucket{{{HERE}, le="1.0"}}[{window}]))'
+    return f"{good} / sum(rate({LATENESS}_count{{{HERE}}}[{window}]))"
+
+
+def _burn(window: str) -> str:
+    """How many times faster than it would just last the budget is spent."""
+    return f"(1 - {_in_time(window)}) / {BUDGET}"
+
+
+def _over_range(counter: str) -> str:
+    return f"sum(increase({counter}{{{HERE}}}[$__range]))"
+
+
+LATE_AFTER_DEADLINE: Final = (
+    f'round(sum(increase({LATENESS}_count{{{HERE}, cause="deadline"}}[$__range]))'
+    f' - sum(increase({LATENESS}_bucket{{{HERE}, cause="deadline", le="1.0"}}[$__range])))'
+)
+
+AT_A_GLANCE: Final = (
+    tile(
+        "Service level",
+        "Stops of this time range, whoever ended them: how many ended within 1 s of when they were due (99.9 % should),"
+        " what is left of the error budget of this range, and how many ended later than 1 s after their deadline (none"
+        " should). When it is red, find the stops under Lateness below, follow an exemplar to its trace, and run"
+        " `exeunt explain` on the run.",
+        Figure("in time", _in_time("$__range"), SHARE, green_from(OBJECTIVE), 3),
+        Figure("budget left", f"1 - {_burn('$__range')}", SHARE, green_from(0.5, orange=0), 0),
+        Figure("> 1 s after deadline", LATE_AFTER_DEADLINE, COUNT, red_from(1)),
+        width=8,
+        none="no stops",
+    ),
+    tile(
+        "Stops under way",
+        "Canceled realtime runs that have not ended: how many, how long ago the oldest was canceled, and how far the"
+        " worst is past its shutdown deadline. Overdue by more than 1 s is stuck: `exeunt runs`, `exeunt explain`.",
+        Figure("now", f"sum(max by (namespace) (exeunt_stops_pending{{{HERE}}}))", COUNT),
+        Figure("oldest", f"max(exeunt_stops_pending_age_seconds{{{HERE}}})", SECONDS),
+        Figure("overdue", f"max(exeunt_stops_overdue_seconds{{{HERE}}})", SECONDS, red_from(1, orange=0.001), 1),
+        width=7,
+        none="no watcher",
+    ),
+    tile(
+        "Drain time saved",
+        "What the runs that Exeunt ended in this time range did not have to wait of their drain windows.",
+        Figure("saved", _over_range("exeunt_drain_saved_seconds_total"), SECONDS),
+        width=3,
+    ),
+    tile(
+        "Dead letters",
+        "Messages set aside in this time range; each has its reason. Read them with `exeunt deadletters`.",
+        Figure("dead letters", f"round({_over_range('exeunt_dead_letters_total')})", COUNT, red_from(1)),
+        width=3,
+    ),
+    tile(
+        "Blind for",
+        "How long no watcher has heard anything of one of the resources. More than 90 s means blind: hang-ups are not"
+        " seen, and stops wait for their deadline. See Watcher below, and whether the kube-apiserver is well.",
+        Figure(
+            "blind", f"max(min by (namespace, resource) (exeunt_watch_age_seconds{{{HERE}}}))", SECONDS, red_from(90)
+        ),
+        width=3,
+        none="no watcher",
+    ),
+)
+
+STOPS: Final = (
+    graph(
+        "Stops by what made them due",
+        "gone: the topology ended; cancel: it was gone already; deadline: nobody left in time. Many deadlines mean that"
+        " the evidence of a hang-up does not reach Exeunt: `exeunt explain` one of them. Not by Exeunt: bobrapet was"
+        " first, mostly after its drain, because Exeunt could not.",
+        PER_MINUTE,
+        promql(per_minute(f"{LATENESS}_count", by="cause", only='ended_by="exeunt"'), "{{cause}}"),
+        promql(per_minute(f"{LATENESS}_count", by="ended_by", only='ended_by="other"'), "not by Exeunt"),
+        bars=True,
+        width=8,
+    ).override_by_name("not by Exeunt", RED),
+    graph(
+        "Lateness: from when it was due to the end",
+        "As the watchers saw it, whoever ended the run. The promise is the red line. A dot is a stop: click it for its"
+        " trace. Above the line, compare with Latency: what is late here only, the terminator was not told.",
+        SECONDS,
+        promql(quantile(0.99, LATENESS, by="cause"), "{{cause}} p99", exemplar=True),
+        promql(quantile(0.5, LATENESS, by="cause"), "{{cause}} p50"),
+        limits=red_from(1),
+        log=True,
+        width=8,
+    ).override_by_regexp("/ p50$/", DASHED),
+    graph(
+        "Latency: from the cause to the write",
+        "As the terminator saw it: what Exeunt itself took. When p99 rises for all causes look at JetStream and the"
+        " Kubernetes API below; for deadline alone, at Deadlines.",
+        SECONDS,
+        promql(quantile(0.99, LATENCY, by="cause"), "{{cause}} p99", exemplar=True),
+        promql(quantile(0.5, LATENCY, by="cause"), "{{cause}} p50"),
+        limits=red_from(1),
+        log=True,
+        width=8,
+    ).override_by_regexp("/ p50$/", DASHED),
+    distribution(
+        "Latency of stops whose topology had gone",
+        "Where the stops are, and not only their tail. Two bands mean two ways: a second try after a lost condition, or"
+        " a redelivery. Click a dot for its trace.",
+        f'{HERE}, cause="gone"',
+        width=8,
+    ),
+    graph(
+        "Duration: from the cancel to the end",
+        "What users wait. It contains the wait for the topology to go, so it is theirs as much as Exeunt's; at the top"
+        " it is cut by the shutdown timeout. Long ones end by their deadline: shorten the timeout of their Story.",
+        SECONDS,
+        promql(quantile(0.99, DURATION, by="cause"), "{{cause}} p99", exemplar=True),
+        promql(quantile(0.5, DURATION, by="cause"), "{{cause}} p50"),
+        log=True,
+        width=8,
+    ).override_by_regexp("/ p50$/", DASHED),
+    graph(
+        "Outcomes",
+        "How facts were answered. All but failed are normal: there, the write was refused or the run"
+        " could not be read; `exeunt runs` shows which, and `exeunt explain` why.",
+        PER_MINUTE,
+        promql(f"{per_minute('exeunt_outcomes_total', by='cause, verdict')} > 0", "{{cause}}: {{verdict}}"),
+        bars=True,
+        width=8,
+    ).override_by_regexp("/: failed$/", RED),
+)
+
+BURN_RATE: Final = (
+    graph(
+        "Error budget burn rate",
+        "How many times faster than sustainable late stops spend the budget of 0.1 %. Someone is woken when both"
+        " windows of a pair are above their line: 14.4 for 1 h and 5 min, 6 for 6 h and 30 min. No line: no stops.",
+        COUNT,
+        promql(_burn("1h"), "1 h (line at 14.4)"),
+        promql(_burn("5m"), "5 min (line at 14.4)"),
+        promql(_burn("6h"), "6 h (line at 6)"),
+        promql(_burn("30m"), "30 min (line at 6)"),
+        limits=red_from(14.4, orange=6),
+        width=24,
+    ).override_by_regexp("/ min /", DASHED),
+)
+
+
+def board() -> dashboard.Dashboard:
+    return frame(
+        "Exeunt / Stops",
+        uid="exeunt-stops",
+        description="Is every stop on time, what is stuck, and why.",
+        sources=("prometheus",),
+        rows=(
+            ("At a glance", AT_A_GLANCE),
+            ("Stops", STOPS),
+            ("Burn rate", BURN_RATE),
+            ("Deadlines", DEADLINES),
+            ("Watcher", WATCHER),
+            ("JetStream", JETSTREAM),
+            ("Kubernetes API", KUBERNETES),
+            ("Processes", PROCESSES),
+        ),
+    ).links(
+        [
+            link("One run", "/d/exeunt-run", "The traces and logs of one run"),
+            link("Runbooks", "https://github.com/bubustack/exeunt/tree/main/docs/runbooks", "What to do, by alert"),
+        ]
+    )

@@ -1,0 +1,35 @@
+"""Writes the Grafana dashboards that are generated from `dashboards/`: stops.json and run.json.
+
+`python deploy/grafana/generate.py` writes them, `--check` says whether they have drifted (exit code 1).
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+
+from dashboards import run, stops
+
+FOLDER = Path(__file__).parent
+
+
+def boards() -> Iterator[tuple[Path, str]]:
+    for name, board in (("stops.json", stops.board()), ("run.json", run.board())):
+        yield FOLDER / name, json.dumps(board.build(), cls=JSONEncoder, indent=2) + "\n"
+
+
+def main() -> None:
+    """Write the dashboards, or with --check only compare."""
+    drifted = [path for path, text in boards() if not path.exists() or path.read_text() != text]
+    if "--check" in sys.argv[1:]:
+        for path in drifted:
+            sys.stderr.write(f"{path} is not what the code says: run `make docs`\n")
+        sys.exit(1 if drifted else 0)
+    for path, text in boards():
+        path.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
