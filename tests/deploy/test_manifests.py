@@ -16,7 +16,7 @@ from exeunt_cli.nats_credentials import PODS, write_credentials
 
 OVERLAYS = sorted(path.name for path in (DEPLOY / "overlays").iterdir())
 COMPONENTS = sorted(path.name for path in (DEPLOY / "components").iterdir())
-FOREIGN = {"PodMonitor", "Issuer", "Certificate"}
+FOREIGN = {"PodMonitor", "PrometheusRule", "Issuer", "Certificate"}
 """Kinds of others, which the kube-apiserver of the tests does not know."""
 
 pytestmark = pytest.mark.usefixtures("cluster")
