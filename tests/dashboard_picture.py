@@ -1,11 +1,14 @@
 """Plays a storm of stops with a bad half minute in it, and draws what the dashboard shows of it: docs/dashboard.png.
 
 `make picture` runs it. Everything is real but the calls: a Prometheus scrapes the three services, and the panels' own
-queries are asked of it. Meanwhile a terminator dies, a few calls are left by nobody, and a message is garbage.
+queries are asked of it. Meanwhile the terminator hangs for a while, a few calls are left by nobody, and a message is
+garbage.
 """
 
 import asyncio
+import os
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -18,7 +21,7 @@ from kubernetes_asyncio import config
 from kubernetes_asyncio.client import ApiClient, Configuration
 from rich.console import Console
 
-from actors.dashboard_drawing import draw
+from actors.dashboard_drawing import draw, record
 from actors.grafana import panels, time_range
 from actors.kubernetes import Kubernetes
 from bench.world import NO_DEADLINE, World
@@ -39,8 +42,8 @@ NOBODY_LEAVES: Final = 0.06
 """The share of calls that end at their shutdown deadline."""
 GONE_FIRST: Final = 0.1
 """The share of calls that nobody is in any more when they are canceled."""
-TERMINATOR_DIES: Final = (70.0, 78.0)
-"""From when to when there is none, in seconds from the start."""
+TERMINATOR_HANGS: Final = (70.0, 78.0)
+"""From when to when, in seconds from the start."""
 NAMESPACE: Final = "voice"
 
 
@@ -61,13 +64,13 @@ async def play_a_call(world: World, number: int, chance: random.Random) -> None:
         await world.leave(run)
 
 
-async def play_trouble(mesh: Mesh, prometheus: Prometheus, nats_url: str) -> None:
-    dies, comes_back = TERMINATOR_DIES
-    await asyncio.sleep(dies)
-    await mesh.kill("terminator")
-    await asyncio.sleep(comes_back - dies)
-    await mesh.start("terminator")
-    prometheus.scrape(mesh)
+async def play_trouble(mesh: Mesh, nats_url: str) -> None:
+    hangs, goes_on = TERMINATOR_HANGS
+    await asyncio.sleep(hangs)
+    os.kill(mesh.pid("terminator"), signal.SIGSTOP)
+    await asyncio.sleep(goes_on - hangs)
+    os.kill(mesh.pid("terminator"), signal.SIGCONT)
+    await asyncio.sleep(10)
     connection = await nats.connect(nats_url)
     await connection.jetstream().publish(f"exeunt.runs.{NAMESPACE}.nobody.uid.first.cancel-requested", b"garbage")
     await connection.close()
@@ -91,7 +94,7 @@ async def main() -> None:
         await world.add_story(NAMESPACE)
         mesh = await enter(Mesh(folder / "services", control_plane=control_plane, nats_url=nats_server.url))
         for service in SERVICES:
-            await mesh.start(service)
+            await mesh.start(service, OTEL_RESOURCE_ATTRIBUTES=f"service.instance.id=exeunt-{service}-0")
         prometheus = await enter(Prometheus(folder / "prometheus", binary=watching.prometheus))
         prometheus.scrape(mesh)
         await prometheus.wait_for("exeunt_stop_latency_seconds_count and on() exeunt_watch_age_seconds")
@@ -99,7 +102,7 @@ async def main() -> None:
         console.print(f"Playing {STOPS} stops within {SECONDS:.0f} s ...")
         start, chance = time.time(), random.Random(87)
         async with asyncio.timeout(SECONDS + 60), asyncio.TaskGroup() as tasks:
-            tasks.create_task(play_trouble(mesh, prometheus, nats_server.url))
+            tasks.create_task(play_trouble(mesh, nats_server.url))
             for number in range(STOPS):
                 tasks.create_task(play_a_call(world, number, chance))
         await prometheus.wait_for("max(exeunt_stops_pending) == 0", within=60)
@@ -107,7 +110,7 @@ async def main() -> None:
 
         end = time.time()
         variables = time_range(end - start, scraped_every=1)
-        await draw(prometheus, panels(DASHBOARD), PICTURE, variables, start=start, end=end)
+        draw(await record(prometheus, panels(DASHBOARD), variables, start=start, end=end), PICTURE)
         console.print(f"Drawn: {PICTURE.relative_to(ROOT)}")
 
 

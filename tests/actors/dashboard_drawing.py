@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from matplotlib.dates import AutoDateLocator, DateFormatter
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from actors.grafana import Panel, Query, formatted
 from exeunt_local.prometheus import Prometheus, Series
@@ -23,34 +24,37 @@ _COLUMN, _LINE = 0.72, 0.34
 _PAPER, _CARD, _INK, _FAINT = "#111217", "#181b1f", "#ccccdc", "#3a3d45"
 _COLORS = {"green": "#73bf69", "red": "#f2495c", "orange": "#ff9830", "yellow": "#fade2a", "blue": "#5794f2"}
 _SERIES = ("#73bf69", "#f2cc0c", "#5794f2", "#ff780a", "#f2495c", "#b877d9", "#8ab8ff", "#96d98d", "#ffcb7d", "#c4162a")
-_LEGEND_LINES = 6
+_LEGEND_LINES = 3
 
 Answers = list[tuple[Query, list[Series]]]
+"""What Prometheus said to each query of a panel."""
 
 
-async def draw(
-    prometheus: Prometheus, panels: list[Panel], path: Path, variables: Mapping[str, str], *, start: float, end: float
-) -> list[str]:
-    """Draws what the panels show between two times (Unix seconds); returns the titles of those that have data."""
-    drawn = [panel for panel in panels if panel.kind in _KINDS]
-    lines = max(panel.y + panel.height for panel in drawn)
+async def record(
+    prometheus: Prometheus, panels: list[Panel], variables: Mapping[str, str], *, start: float, end: float
+) -> list[tuple[Panel, Answers]]:
+    """What there is to draw between two times, in Unix seconds; raises QueryRefused."""
+    step = max(1.0, (end - start) / 200)
+    return [
+        (
+            panel,
+            [
+                (query, await prometheus.query_range(query.interpolated(variables), start=start, end=end, step=step))
+                for query in panel.queries
+            ],
+        )
+        for panel in panels
+        if panel.kind in _KINDS
+    ]
+
+
+def draw(recorded: list[tuple[Panel, Answers]], path: Path) -> None:
+    """Writes the picture, in the format that the name says."""
+    lines = max(panel.y + panel.height for panel, _ in recorded)
     figure = Figure(figsize=(24 * _COLUMN, lines * _LINE), facecolor=_PAPER)
-    with_data = []
-    for panel in drawn:
-        answers: Answers = [
-            (
-                query,
-                await prometheus.query_range(
-                    query.interpolated(variables), start=start, end=end, step=max(1, (end - start) / 200)
-                ),
-            )
-            for query in panel.queries
-        ]
-        if any(series for _, series in answers):
-            with_data.append(panel.title)
+    for panel, answers in recorded:
         _KINDS[panel.kind](_card(figure, panel, lines), panel, answers)
     figure.savefig(path, dpi=100, facecolor=_PAPER)
-    return with_data
 
 
 def _card(figure: Figure, panel: Panel, lines: int) -> Axes:
@@ -67,6 +71,7 @@ def _card(figure: Figure, panel: Panel, lines: int) -> Axes:
                 facecolor=_CARD,
                 edgecolor=_FAINT,
                 linewidth=0.5,
+                zorder=-1,
             )
         )
     top = bottom + panel.height * _LINE
@@ -74,7 +79,7 @@ def _card(figure: Figure, panel: Panel, lines: int) -> Axes:
     figure.text(
         (left + 0.15) / width, (top - 0.12) / height, panel.title, color=_INK, size=size, va="top", weight="bold"
     )
-    margins = (0.75, 0.62, 0.2, 0.42) if panel.kind in ("timeseries", "heatmap") else (0.1, 0.1, 0.1, 0.35)
+    margins = (0.75, 0.62, 0.2, 0.42) if panel.kind not in ("row", "stat") else (0.1, 0.1, 0.1, 0.35)
     inner_width = panel.width * _COLUMN - margins[0] - margins[2]
     inner_height = max(panel.height * _LINE - margins[1] - margins[3], 0.1)
     axes = figure.add_axes(
@@ -93,66 +98,107 @@ def _row(axes: Axes, _panel: Panel, _answers: Answers) -> None:
 
 def _stat(axes: Axes, panel: Panel, answers: Answers) -> None:
     axes.set_axis_off()
-    last = [float(series["values"][-1][1]) for _, found in answers for series in found]
-    for number, value in enumerate(last or [math.nan]):
-        color = _COLORS.get(panel.color(value) or "", _INK)
-        across = (number + 0.5) / max(len(last), 1)
-        size = min(22.0, panel.width * 26 / max(len(panel.text(value)), 1))
-        axes.text(across, 0.45, panel.text(value), color=color, size=size, ha="center", va="center", weight="bold")
+    for number, (query, found) in enumerate(answers):
+        value = float(found[0]["values"][-1][1]) if found else math.nan
+        field = panel.field(query.legend)
+        text, color = field.text(value), _COLORS.get(field.color(value) or "", _INK)
+        across = (number + 0.5) / len(answers)
+        size = min(22.0, panel.width * 26 / len(answers) / len(text))
+        axes.text(across, 0.55, text, color=color, size=size, ha="center", va="center", weight="bold")
+        if len(answers) > 1:
+            axes.text(across, 0.1, query.legend, color=_INK, size=7, ha="center", va="center")
 
 
 def _timeseries(axes: Axes, panel: Panel, answers: Answers) -> None:
-    number = 0
-    for query, found in answers:
-        for series in found:
-            times, values = _samples(series)
-            color = _SERIES[number % len(_SERIES)]
-            label = query.name(series) if number < _LEGEND_LINES else None
-            axes.plot(times, values, color=color, linewidth=1.2, label=label)  # type: ignore[arg-type]
-            number += 1
-    _time_axis(axes)
-    axes.grid(color=_FAINT, linewidth=0.4)
-    axes.yaxis.set_major_locator(MaxNLocator(5))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: formatted(value, panel.unit)))
-    if number:
-        axes.legend(
-            loc="upper left", bbox_to_anchor=(-0.02, -0.14), ncols=3, fontsize=6.5, frameon=False, labelcolor=_INK,
-            borderaxespad=0, columnspacing=1,
-        )  # fmt: skip
+    times, rows, names = _table(answers)
+    custom = panel.field().options.get("custom", {})
+    if not names:
+        axes.text(0.5, 0.5, panel.field().text(math.nan), color=_INK, transform=axes.transAxes, ha="center")
+    elif custom.get("stacking", {}).get("mode") == "normal":
+        axes.stackplot(times, np.nan_to_num(rows), labels=names, colors=_SERIES, step="mid", linewidth=0)  # type: ignore[arg-type]
     else:
-        axes.text(0.5, 0.5, panel.text(math.nan), color=_INK, transform=axes.transAxes, ha="center")
+        for number, (row, name) in enumerate(zip(rows, names, strict=True)):
+            axes.plot(times, row, color=_SERIES[number % len(_SERIES)], linewidth=1.2, label=name)  # type: ignore[arg-type]
+    if custom.get("scaleDistribution", {}).get("type") == "log":
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+    if custom.get("thresholdsStyle"):
+        _limits(axes, panel)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: formatted(value, panel.field().unit)))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.grid(color=_FAINT, linewidth=0.4)
+    _time_axis(axes)
+    _legend(axes, panel, names)
+
+
+def _limits(axes: Axes, panel: Panel) -> None:
+    """The thresholds, as lines; the scale is that of the data."""
+    shown = axes.get_ylim()
+    for step in panel.field().options["thresholds"]["steps"]:
+        if step.get("value"):
+            axes.axhline(step["value"], color=_COLORS[step["color"]], linewidth=0.8, linestyle="--")
+    axes.set_ylim(shown)
+
+
+def _legend(axes: Axes, panel: Panel, names: list[str]) -> None:
+    if not names:
+        return
+    handles, labels = axes.get_legend_handles_labels()
+    columns = max(1, int(panel.width * _COLUMN * 15 / (max(map(len, labels)) + 6)))
+    room = columns * _LEGEND_LINES
+    axes.legend(
+        handles[:room], labels[:room], loc="upper left", bbox_to_anchor=(-0.02, -0.12), ncols=columns, fontsize=6,
+        frameon=False, labelcolor=_INK, borderaxespad=0, columnspacing=1, handlelength=1, labelspacing=0.2,
+    )  # fmt: skip
 
 
 def _heatmap(axes: Axes, _panel: Panel, answers: Answers) -> None:
     """Buckets by their upper limit, as Prometheus has them: each holds those below it, too."""
-    limits = {float(series["metric"]["le"]): series for _, found in answers for series in found}
-    if not limits:
+    times, rows, names = _table(answers)
+    if not names:
         return
-    order = sorted(limits)
-    times = [moment for moment, _ in limits[order[0]]["values"]]
-    cumulative = np.array([[float(value) for _, value in limits[limit]["values"]][: len(times)] for limit in order])
-    counts = np.diff(cumulative, axis=0, prepend=0)
-    axes.pcolormesh(
-        [datetime.fromtimestamp(moment, UTC) for moment in times],  # type: ignore[arg-type]
-        np.arange(len(order)),
-        np.ma.masked_less_equal(counts, 0),
-        cmap="YlOrRd_r",
-        rasterized=True,
-    )
-    axes.set_yticks(range(len(order)), [formatted(limit, "s") for limit in order])
+    limits = np.array(list(map(float, names)))
+    order = np.argsort(limits)
+    counts = np.diff(rows[order], axis=0, prepend=0)
+    axes.pcolormesh(times, np.arange(len(order)), np.ma.masked_less(counts, 1e-9), cmap="YlOrRd_r", shading="nearest")  # type: ignore[arg-type]
+    axes.set_yticks(range(len(order)), [formatted(limits[place], "s") for place in order])
     _time_axis(axes)
 
 
-def _samples(series: Series) -> tuple[list[datetime], list[float]]:
-    return (
-        [datetime.fromtimestamp(moment, UTC) for moment, _ in series["values"]],
-        [float(value) for _, value in series["values"]],
-    )
+def _state_timeline(axes: Axes, _panel: Panel, answers: Answers) -> None:
+    """A band for each series: green while it is 1, red while it is 0."""
+    times, rows, names = _table(answers)
+    there = ListedColormap([_COLORS["red"], _COLORS["green"]])
+    axes.pcolormesh(times, np.arange(len(names)), rows, cmap=there, vmin=0, vmax=1, shading="nearest", alpha=0.6)  # type: ignore[arg-type]
+    axes.set_yticks([])
+    for number, name in enumerate(names):
+        axes.text(0.01, (number + 0.5) / len(names), name, color="white", size=6, va="center", transform=axes.transAxes)
+    _time_axis(axes)
+
+
+def _table(answers: Answers) -> tuple[list[datetime], np.ndarray[tuple[int, int], np.dtype[np.float64]], list[str]]:
+    """The times, a row of values for each series, NaN where it has none, and the names of the series."""
+    named = [(query.name(series), series) for query, found in answers for series in found]
+    moments = sorted({moment for _, series in named for moment, _ in series["values"]})
+    place = {moment: number for number, moment in enumerate(moments)}
+    rows = np.full((len(named), len(moments)), np.nan)
+    for row, (_, series) in zip(rows, named, strict=True):
+        for moment, value in series["values"]:
+            row[place[moment]] = float(value)
+    return [datetime.fromtimestamp(moment, UTC) for moment in moments], rows, [name for name, _ in named]
 
 
 def _time_axis(axes: Axes) -> None:
     axes.xaxis.set_major_formatter(DateFormatter("%H:%M:%S"))  # type: ignore[no-untyped-call]
-    axes.xaxis.set_major_locator(AutoDateLocator(maxticks=6))  # type: ignore[no-untyped-call]
+    axes.xaxis.set_major_locator(AutoDateLocator(minticks=2, maxticks=6))  # type: ignore[no-untyped-call]
 
 
-_KINDS = {"row": _row, "stat": _stat, "gauge": _stat, "timeseries": _timeseries, "heatmap": _heatmap}
+_KINDS = {
+    "row": _row,
+    "stat": _stat,
+    "timeseries": _timeseries,
+    "state-timeline": _state_timeline,
+    "heatmap": _heatmap,
+}

@@ -37,8 +37,29 @@ class Query:
 
 
 @dataclass(frozen=True)
+class Field:
+    """How the values of one series are shown."""
+
+    options: Object
+
+    @property
+    def unit(self) -> str:
+        return str(self.options.get("unit", "short"))
+
+    def color(self, value: float) -> str | None:
+        """The name of the colour that the thresholds give a value, if there are thresholds."""
+        steps = self.options.get("thresholds", {}).get("steps", [])
+        reached = [step["color"] for step in steps if step.get("value") is None or value >= step["value"]]
+        return reached[-1] if reached else None
+
+    def text(self, value: float) -> str:
+        """A value as people read it: in the field's unit, or what the panel says where there is none."""
+        return str(self.options.get("noValue", "-")) if math.isnan(value) else formatted(value, self.unit)
+
+
+@dataclass(frozen=True)
 class Panel:
-    """One panel: where it is on the grid of 24 columns, what it asks, and how it shows that (`defaults`)."""
+    """One panel: where it is on the grid of 24 columns, what it asks, and how it shows that (`fieldConfig`)."""
 
     title: str
     kind: str
@@ -47,27 +68,15 @@ class Panel:
     width: int
     height: int
     queries: tuple[Query, ...]
-    defaults: Object
+    config: Object
 
-    @property
-    def unit(self) -> str:
-        return str(self.defaults.get("unit", "short"))
-
-    def color(self, value: float) -> str | None:
-        """The name of the colour that the thresholds give a value, if there are thresholds."""
-        steps = self.defaults.get("thresholds", {}).get("steps", [])
-        reached = [step["color"] for step in steps if step.get("value") is None or value >= step["value"]]
-        return reached[-1] if reached else None
-
-    def text(self, value: float) -> str:
-        """A value as people read it: in the panel's unit, or what the panel says where there is none."""
-        if math.isnan(value):
-            return str(self.defaults.get("noValue", "-"))
-        for mapping in self.defaults.get("mappings", []):
-            found = mapping.get("options", {}).get(f"{value:g}")
-            if mapping["type"] == "value" and found:
-                return str(found["text"])
-        return formatted(value, self.unit)
+    def field(self, name: str = "") -> Field:
+        """How a series of that name is shown: the panel's defaults, and what it overrides by name."""
+        options = dict(self.config.get("defaults", {}))
+        for override in self.config.get("overrides", []):
+            if override["matcher"] == {"id": "byName", "options": name}:
+                options |= {item["id"]: item["value"] for item in override["properties"]}
+        return Field(options)
 
 
 def panels(dashboard: Path) -> list[Panel]:
@@ -90,7 +99,7 @@ def _panels(described: list[Object]) -> Iterator[Panel]:
                 for target in panel.get("targets", [])
                 if target.get("datasource", panel.get("datasource", {})).get("type") == "prometheus"
             ),
-            defaults=panel.get("fieldConfig", {}).get("defaults", {}),
+            config=panel.get("fieldConfig", {}),
         )
         yield from _panels(panel.get("panels", []))
 
@@ -112,18 +121,18 @@ async def ask(prometheus: Prometheus, panel: Panel, variables: Mapping[str, str]
 
 
 _SCALES = {
-    "s": ((60, 60, " min"), (1, 1, " s"), (1e-3, 1e-3, " ms"), (0, 1e-6, " µs")),
+    "s": ((3600, 3600, " h"), (60, 60, " min"), (1, 1, " s"), (1e-3, 1e-3, " ms"), (0, 1e-6, " µs")),
     "bytes": ((2**30, 2**30, " GiB"), (2**20, 2**20, " MiB"), (2**10, 2**10, " KiB"), (0, 1, " B")),
     "percentunit": ((0, 0.01, "%"),),
 }
-_SUFFIXES = {"ops": "/s", "reqps": "/s", "cps": "/s"}
 
 
 def formatted(value: float, unit: str) -> str:
     """A value in one of Grafana's units: `0.0123` in `s` is `12.3 ms`."""
     if not value or math.isinf(value):
         return f"{value:g}"
-    for least, divisor, suffix in _SCALES.get(unit, ((0, 1, _SUFFIXES.get(unit, "")),)):
+    suffix = {"reqps": "/s"}.get(unit, unit.removeprefix("suffix:").rstrip() if unit.startswith("suffix:") else "")
+    for least, divisor, scaled in _SCALES.get(unit, ((0, 1, suffix),)):
         if abs(value) >= least:
-            return f"{value / divisor:.3g}{suffix}"
+            return f"{value / divisor:.4g}{scaled}"
     return f"{value:g}"

@@ -97,8 +97,7 @@ async def stage(folder: Path, **settings: str) -> AsyncIterator[Stage]:
             await mesh.start(service, 0, EXEUNT_NAMESPACES=EXEUNT, EXEUNT_LOG_LEVEL="warning", **settings)
         floor = await enter(_running_floor(control_plane.kubeconfig))
         bystander = await enter(Bystander(nats_server.url))
-        terminator = mesh._processes["terminator", 0].pid
-        assert terminator is not None
+        terminator = mesh.pid("terminator")
         yield Stage(
             world,
             observer,

@@ -45,7 +45,8 @@ class World:
     async def add_story(self, namespace: str) -> None:
         """The Story of all runs of a namespace."""
         steps = [{"name": step, "ref": {"name": step}, "transport": "voice"} for step in STEPS]
-        transports = [{"name": "voice", "transportRef": "voice"}]
+        lifecycle = {"lifecycle": {"drainTimeoutSeconds": 120}}
+        transports = [{"name": "voice", "transportRef": "voice", "settings": lifecycle}]
         spec = {"pattern": "realtime", "steps": steps, "transports": transports}
         await self._kubernetes.create(STORY, namespace, "call", spec)
 

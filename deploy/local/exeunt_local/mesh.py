@@ -64,6 +64,12 @@ class Mesh:
         """SIGKILL, as when its machine is lost."""
         await self._processes[service, instance].kill()
 
+    def pid(self, service: str, instance: int = 0) -> int:
+        """The process id of a started service, to freeze it, say; raises RuntimeError when it has ended."""
+        if pid := self._processes[service, instance].pid:
+            return pid
+        raise RuntimeError(f"{service} {instance} has ended: see {self.log(service, instance)}")
+
     def url(self, service: str, instance: int = 0) -> str:
         """Where a started service answers /livez, /readyz and /metrics."""
         return f"http://{self.addresses[service, instance]}"

@@ -63,7 +63,7 @@ class Prometheus:
         groups = [
             {
                 "targets": [address],
-                "labels": {"namespace": "exeunt", "container": service, "pod": f"exeunt-{service}-{number}"},
+                "labels": {"namespace": "exeunt", "container": "service", "pod": f"exeunt-{service}-{number}"},
             }
             for (service, number), address in mesh.addresses.items()
         ]

@@ -1,0 +1,194 @@
+"""A real Prometheus scrapes the services while they stop calls: what dashboards and alerts ask is asked of it."""
+
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from actors.bystander import Bystander
+from actors.call import Call
+from actors.collector import Collector
+from actors.dashboard_drawing import draw, record
+from actors.grafana import Panel, ask, panels, time_range
+from actors.kubernetes import Kubernetes
+from actors.prometheus_rules import rules, rules_file
+from actors.promql import selectors
+from actors.services import start_all, without
+from exeunt.events import Fact
+from exeunt_local.binaries import PrometheusBinaries
+from exeunt_local.control_plane import ControlPlane
+from exeunt_local.mesh import Mesh
+from exeunt_local.nats_server import NatsServer
+from exeunt_local.prometheus import Prometheus
+from mesh.observing import let_the_terminator_write_events
+
+GRAFANA = Path(__file__).parents[2] / "deploy" / "grafana"
+INTERVAL = 0.5
+"""Seconds between scrapes."""
+VARIABLES = {
+    **time_range(60, scraped_every=INTERVAL),
+    "__rate_interval": "1m",
+    "run": "call",
+    "run_namespace": ".*",
+    "uid": ".*",
+}
+IN_TROUBLE_ONLY = ("exeunt_nats_errors_total",)
+"""Metrics that have no series before something has failed."""
+
+pytestmark = pytest.mark.usefixtures("operator")
+
+
+@dataclass(frozen=True)
+class Observed:
+    """The mesh and whoever looks at it, after stops of every cause."""
+
+    mesh: Mesh
+    prometheus: Prometheus
+    collector: Collector
+    calls: dict[str, Call]
+
+
+@pytest.fixture(scope="module")
+async def observed(
+    control_plane: ControlPlane,
+    nats_server: NatsServer,
+    prometheus_binaries: PrometheusBinaries,
+    kubernetes: Kubernetes,
+    bystander: Bystander,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> AsyncIterator[Observed]:
+    folder = tmp_path_factory.mktemp("observed")
+    rules = rules_file(folder / "rules.yml")
+    async with (
+        Collector() as collector,
+        Mesh(folder / "services", control_plane=control_plane, nats_url=nats_server.url) as mesh,
+        Prometheus(
+            folder / "prometheus", binary=prometheus_binaries.prometheus, rules=[rules], interval=INTERVAL
+        ) as prometheus,
+    ):
+        env = {**collector.env, "EXEUNT_KUBERNETES_EVENTS": "true"}
+        await start_all(mesh, 0, **env)
+        await mesh.start("watcher", 1, **env)
+        prometheus.scrape(mesh)
+        await prometheus.wait_for("count(up{namespace='exeunt'} == 1) == 4")
+        calls = await stop_for_every_cause(control_plane, kubernetes, bystander)
+        await prometheus.wait_for("sum(exeunt_stop_latency_seconds_count) == 3")
+        await prometheus.wait_for("sum(exeunt_stop_lateness_seconds_count) == 3")
+        yield Observed(mesh, prometheus, collector, calls)
+
+
+async def stop_for_every_cause(
+    control_plane: ControlPlane, kubernetes: Kubernetes, bystander: Bystander
+) -> dict[str, Call]:
+    """One call that is left after its cancel, one before, and one that nobody leaves."""
+    namespace = "observed"
+    await control_plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
+    await let_the_terminator_write_events(control_plane, namespace)
+    calls = {
+        cause: await Call.start(kubernetes, namespace, cause, shutdown_timeout="1s" if cause == "deadline" else "1h")
+        for cause in ("gone", "cancel", "deadline")
+    }
+    await calls["cancel"].hang_up()
+    for call in calls.values():
+        await call.cancel()
+    await bystander.wait_for_outcome(calls["gone"].uid, Fact.CANCEL_REQUESTED)
+    await calls["gone"].hang_up()
+    for call in calls.values():
+        await call.wait_finished()
+        await bystander.wait_for_fact(call.uid, Fact.RUN_TERMINAL)
+    await bystander.wait_until_idle()
+    return calls
+
+
+def cases(dashboard: str) -> list[object]:
+    shown = [panel for panel in panels(GRAFANA / dashboard) if panel.queries]
+    return [pytest.param(panel, id=f"{dashboard.removesuffix('.json')}-{panel.title}") for panel in shown]
+
+
+@pytest.mark.parametrize("panel", [*cases("stops.json"), *cases("run.json")])
+async def test_every_query_of_every_panel_has_data(observed: Observed, panel: Panel) -> None:
+    for query, answer in zip(panel.queries, await ask(observed.prometheus, panel, VARIABLES), strict=True):
+        if any(metric in query.expression for metric in IN_TROUBLE_ONLY):
+            continue
+        assert answer, query.expression
+        assert any(series["value"][1] != "NaN" for series in answer), (query.expression, answer)
+        names = [query.name(series) for series in answer]
+        assert len(set(names)) == len(names), f"series that look the same: {names}"
+        for selector in await selectors(observed.prometheus, query.interpolated(VARIABLES)):
+            assert await observed.prometheus.query(selector), selector
+
+
+async def test_the_picture_shows_every_panel(observed: Observed, tmp_path: Path) -> None:
+    shown = [panel for panel in panels(GRAFANA / "stops.json") if panel.queries]
+    path, now = tmp_path / "dashboard.png", time.time()
+    recorded = await record(observed.prometheus, shown, VARIABLES, start=now - 10, end=now)
+    assert [panel.title for panel, answers in recorded if any(series for _, series in answers)] == [
+        panel.title for panel in shown
+    ]
+    draw(recorded, path)
+    assert path.stat().st_size > 10_000
+
+
+async def test_every_rule_is_evaluated_on_series_that_are_there(observed: Observed) -> None:
+    evaluated = [rule for group in (await observed.prometheus.get("rules"))["groups"] for rule in group["rules"]]
+    assert len(evaluated) == len(rules())
+    for rule in evaluated:
+        assert (rule["health"], rule.get("lastError", "")) == ("ok", ""), rule["name"]
+        for selector in await selectors(observed.prometheus, rule["query"]):
+            assert await observed.prometheus.query(selector), (rule["name"], selector)
+
+
+async def test_no_alert_is_up_while_all_is_well(observed: Observed) -> None:
+    assert (await observed.prometheus.get("alerts"))["alerts"] == []
+
+
+async def test_an_exemplar_leads_to_the_trace_of_its_stop(observed: Observed) -> None:
+    found = await observed.prometheus.get(
+        "query_exemplars",
+        query="exeunt_stop_latency_seconds_bucket",
+        start=str(time.time() - 300),
+        end=str(time.time()),
+    )
+    traces = {series["seriesLabels"]["cause"]: series["exemplars"][-1]["labels"]["trace_id"] for series in found}
+    assert traces.keys() == observed.calls.keys()
+    for cause, call in observed.calls.items():
+        assert traces[cause] in {span.trace_id for span in observed.collector.of_run(call.uid)}
+
+
+async def test_each_stop_is_measured_once_although_two_watchers_saw_it(observed: Observed) -> None:
+    counted = await observed.prometheus.query("sum by (cause, ended_by) (exeunt_stop_lateness_seconds_count) > 0")
+    assert {tuple(series["metric"].values()): series["value"][1] for series in counted} == {
+        ("gone", "exeunt"): "1",
+        ("cancel", "exeunt"): "1",
+        ("deadline", "exeunt"): "1",
+    }
+
+
+async def test_a_stop_that_nobody_ends_is_noticed_and_forgotten_when_it_has_ended(
+    observed: Observed, kubernetes: Kubernetes, namespace: str
+) -> None:
+    stuck = "ALERTS{alertname='ExeuntStopStuck'}"
+    async with without(observed.mesh, "terminator"):
+        call = await Call.start(kubernetes, namespace, shutdown_timeout="300ms")
+        await call.cancel()
+        (alert,) = await observed.prometheus.wait_for(stuck)
+        assert alert["metric"]["severity"] == "critical"
+    await call.wait_finished()
+    await observed.prometheus.wait_for(f"absent({stuck})")
+
+
+async def test_a_stop_that_exeunt_could_not_end_is_a_late_one(
+    observed: Observed, kubernetes: Kubernetes, namespace: str
+) -> None:
+    by_bobrapet = 'cause="gone", ended_by="other"'
+    async with without(observed.mesh, "terminator"):
+        call = await Call.start(kubernetes, namespace, drain=3)
+        await call.cancel()
+        await call.hang_up()
+        await call.wait_finished()  # after its drain, by the operator
+        await observed.prometheus.wait_for(f"sum(exeunt_stop_lateness_seconds_count{{{by_bobrapet}}}) == 1")
+        in_time = f'exeunt_stop_lateness_seconds_bucket{{{by_bobrapet}, le="1.0"}}'
+        await observed.prometheus.wait_for(f"sum({in_time}) == 0")
+        await observed.prometheus.wait_for(f"sum(exeunt:stops_late:count{{{by_bobrapet}}}) == 1")
