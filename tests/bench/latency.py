@@ -16,11 +16,11 @@ _PAUSE: Final = 0.02
 """Seconds in which what the first half of a stop has set off comes to rest, before the second half is measured."""
 
 
-async def measure(stage: Stage, *, runs: int, warm_up: int) -> list[Row]:
+async def measure(stage: Stage, *, runs: int, warm_up: int, prefix: str = "") -> list[Row]:
     """Both orders of a stop: canceled and then gone, gone and then canceled."""
-    world = stage.world
-    gone = await _in_turn(stage, "left", runs, warm_up, world.cancel, world.leave, lambda seen: seen.gone)
-    canceled = await _in_turn(stage, "canceled", runs, warm_up, world.leave, world.cancel, lambda seen: seen.fenced)
+    world, left, canceled_ = stage.world, f"{prefix}left", f"{prefix}canceled"
+    gone = await _in_turn(stage, left, runs, warm_up, world.cancel, world.leave, lambda seen: seen.gone)
+    canceled = await _in_turn(stage, canceled_, runs, warm_up, world.leave, world.cancel, lambda seen: seen.fenced)
     return [*_rows("gone -> Finished", gone), *_rows("fence -> Finished", canceled)]
 
 

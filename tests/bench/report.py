@@ -47,7 +47,7 @@ def percentile(values: Sequence[float], percent: int) -> float:
 def show(console: Console, rows: Sequence[Row], *, load: float) -> None:
     """A table: on a terminal with lines and colours, elsewhere without. `load` is the machine's before it all began."""
     table = Table(box=None if not console.is_terminal else Table().box, pad_edge=False)
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for heading in ("floor", "Exeunt", "ratio"):
         table.add_column(heading, justify="right")
     table.add_column("target")

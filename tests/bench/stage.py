@@ -44,6 +44,8 @@ class Stage:
     world: World
     observer: Observer
     bystander: Bystander
+    mesh: Mesh
+    settings: dict[str, str]
     hold: dict[str, Callable[[], None]]
     """Makes a side hold its writes back."""
     release: dict[str, Callable[[], None]]
@@ -62,6 +64,11 @@ class Stage:
     async def cleaned_up(self, runs: Iterable[Run]) -> list[Moment]:
         """When the last StepRun of each was seen deleted; raises TimeoutError when one stays."""
         return await within(asyncio.gather(*(self.observer.of(run.key).cleaned_up for run in runs)))
+
+    async def restart(self, **settings: str) -> None:
+        """The services anew, under settings that go over those of this stage."""
+        await asyncio.gather(*map(self.mesh.stop, SERVICES))
+        await asyncio.gather(*(self.mesh.start(service, 0, **{**self.settings, **settings}) for service in SERVICES))
 
     async def rest(self) -> None:
         """Until every event is answered for good, second looks included; raises AssertionError when that takes long."""
@@ -93,22 +100,24 @@ async def stage(folder: Path, **settings: str) -> AsyncIterator[Stage]:
             await world.add_story(side)
         observer = await enter(Observer(await enter(Api.connected(str(control_plane.kubeconfig)))))
         mesh = await enter(Mesh(folder / "services", control_plane=control_plane, nats_url=nats_server.url))
+        settings = {"EXEUNT_NAMESPACES": EXEUNT, "EXEUNT_LOG_LEVEL": "warning", **settings}
         for service in SERVICES:
-            await mesh.start(service, 0, EXEUNT_NAMESPACES=EXEUNT, EXEUNT_LOG_LEVEL="warning", **settings)
+            await mesh.start(service, 0, **settings)
         floor = await enter(_running_floor(control_plane.kubeconfig))
         bystander = await enter(Bystander(nats_server.url))
-        terminator = mesh.pid("terminator")
         yield Stage(
             world,
             observer,
             bystander,
+            mesh,
+            settings,
             hold={
                 FLOOR: lambda: floor.send_signal(signal.SIGUSR1),
-                EXEUNT: lambda: os.kill(terminator, signal.SIGSTOP),
+                EXEUNT: lambda: os.kill(mesh.pid("terminator"), signal.SIGSTOP),
             },
             release={
                 FLOOR: lambda: floor.send_signal(signal.SIGUSR2),
-                EXEUNT: lambda: os.kill(terminator, signal.SIGCONT),
+                EXEUNT: lambda: os.kill(mesh.pid("terminator"), signal.SIGCONT),
             },
         )
 

@@ -39,9 +39,17 @@ async def test_a_quick_run_reports_every_figure(tmp_path: Path) -> None:
         "lateness, p50",
         "lateness, p99",
         "lateness, most",
+        "CPU of a stop, with metrics",
+        "CPU of a stop, with metrics and traces",
+        "gone -> Finished, p50, collector takes",
+        "gone -> Finished, p50, collector hangs",
+        "gone -> Finished, p50, collector refuses",
+        "gone -> Finished, p50, collector away",
+        "replay --check of 100 events",
+        "one run out of 1000 events",
     ]
     for what, row in rows.items():
         assert what in table.decode()
         assert row["exeunt"] > 0  # also the least lateness: never early
         assert row["ratio"] is None or row["ratio"] == pytest.approx(row["exeunt"] / row["floor"])
-        assert (row["floor"] is None) == what.startswith("lateness")
+        assert (row["floor"] is None) == what.startswith(("lateness", "replay"))
