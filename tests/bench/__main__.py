@@ -99,8 +99,10 @@ async def _measure(size: Size) -> list[report.Row]:
             rows += await storm.measure(on, runs=size.storm, rounds=size.rounds)
             progress.print(f"Deadlines: {size.deadlines} ...")
             rows += await deadlines.measure(on, runs=size.deadlines, spread=size.spread)
-            progress.print(f"Telemetry: {size.telemetry} runs a side, in both orders, six times ...")
-            rows += await telemetry.measure(on, runs=size.telemetry, warm_up=size.warm_up)
+            progress.print(
+                f"Telemetry: nine times {size.storm // 2} stops; {size.telemetry} runs a side, four times ..."
+            )
+            rows += await telemetry.measure(on, stops=size.storm // 2, runs=size.telemetry, warm_up=size.warm_up)
     progress.print(f"Replay: {size.replayed} events, and one run in a stream of {size.stream} ...")
     return rows + await replay.measure(await binaries.find(), events=size.replayed, stream=size.stream)
 

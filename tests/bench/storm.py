@@ -23,7 +23,7 @@ async def measure(stage: Stage, *, runs: int, rounds: int) -> list[Row]:
     due: dict[str, list[float]] = {side: [] for side in SIDES}
     for number in range(rounds):
         for side in SIDES:
-            due[side].append(await _due_at_once(stage, await stage.start(side, f"due-{number}", runs)))
+            due[side].append(await due_at_once(stage, await stage.start(side, f"due-{number}", runs)))
     canceled = {side: await _canceled_at_once(stage, await stage.start(side, "storm", runs)) for side in SIDES}
     return [
         Row(
@@ -37,8 +37,11 @@ async def measure(stage: Stage, *, runs: int, rounds: int) -> list[Row]:
     ]
 
 
-async def _due_at_once(stage: Stage, runs: list[Run]) -> float:
-    """Stops a second. While the side holds its writes back, the last binding of every canceled run goes."""
+async def due_at_once(stage: Stage, runs: list[Run], *, released: Callable[[], None] = lambda: None) -> float:
+    """Stops a second; `released` is called when they begin.
+
+    While the side holds its writes back, the last binding of every canceled run goes.
+    """
     side, streams = runs[0].namespace, stage.bystander
     answers = await _answers(streams)
     await each(stage.world.cancel, runs)
@@ -51,9 +54,10 @@ async def _due_at_once(stage: Stage, runs: list[Run]) -> float:
     await stage.gone(runs)
     if side == EXEUNT:
         await _until(_unanswered, streams, len(runs))
-    released = Moment.now()
+    began = Moment.now()
+    released()
     stage.release[side]()
-    return await _rate(stage, runs, released)
+    return await _rate(stage, runs, began)
 
 
 async def _canceled_at_once(stage: Stage, runs: list[Run]) -> float:

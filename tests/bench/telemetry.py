@@ -1,52 +1,66 @@
 """What telemetry costs: stops without any, with metrics, with traces, and while the collector is in trouble.
 
-The floor of a stop's CPU is that of the same services with all telemetry turned off, that of its latency the bare loop.
+The floor of a stop's CPU is the same services with all telemetry turned off, that of its latency the bare loop.
 """
 
-import os
 from pathlib import Path
-from typing import Final
-
 from msgspec.structs import replace
 
 from actors.collector import Collector
 from bench import latency
 from bench.report import Row
-from bench.stage import Stage
+from bench.stage import EXEUNT, Stage
+from bench.storm import due_at_once
 from exeunt_local.mesh import SERVICES, Mesh
 
-_TICK: Final = os.sysconf("SC_CLK_TCK")
 
-
-async def measure(stage: Stage, *, runs: int, warm_up: int) -> list[Row]:
+async def measure(stage: Stage, *, stops: int, rounds: int, runs: int, warm_up: int) -> list[Row]:
     """Starts the services of the stage anew for each figure."""
-    off, _ = await _played(stage, "off", {"OTEL_SDK_DISABLED": "true"}, runs, warm_up)
-    metrics, _ = await _played(stage, "metrics", {}, runs, warm_up)
+    without, metrics, traces = [], [], []
     async with Collector() as collector:
-        traces, takes = await _played(stage, "takes", _exporting_to(collector), runs, warm_up)
+        for number in range(rounds):  # in turn, and the least of each: whatever else goes on only adds
+            without.append(await _cpu_of_a_stop(stage, f"without-{number}", {"OTEL_SDK_DISABLED": "true"}, stops))
+            metrics.append(await _cpu_of_a_stop(stage, f"metrics-{number}", {}, stops))
+            traces.append(await _cpu_of_a_stop(stage, f"traces-{number}", _exporting_to(collector), stops))
+        takes = await _latency(stage, "takes", collector, runs, warm_up)
     async with Collector("hangs") as collector:
-        _, hangs = await _played(stage, "hangs", _exporting_to(collector), runs, warm_up)
+        hangs = await _latency(stage, "hangs", collector, runs, warm_up)
     async with Collector("refuses") as collector:
-        _, refuses = await _played(stage, "refuses", _exporting_to(collector), runs, warm_up)
-    _, away = await _played(stage, "away", _exporting_to(Collector()), runs, warm_up)
+        refuses = await _latency(stage, "refuses", collector, runs, warm_up)
     return [
-        Row(what="CPU of a stop, with metrics", unit="ms", floor=off, exeunt=metrics, at_most=1.03),
-        Row(what="CPU of a stop, with metrics and traces", unit="ms", floor=off, exeunt=traces),
-        *(
-            replace(row, what=f"{row.what}, collector {does}")
-            for does, row in (("takes", takes), ("hangs", hangs), ("refuses", refuses), ("away", away))
-        ),
+        Row(what="services' CPU of a stop, metrics", unit="ms", floor=min(without), exeunt=min(metrics)),
+        Row(what="services' CPU of a stop, traces too", unit="ms", floor=min(without), exeunt=min(traces)),
+        takes,
+        hangs,
+        refuses,
+        await _latency(stage, "away", Collector(), runs, warm_up),
     ]
 
 
-async def _played(stage: Stage, name: str, env: dict[str, str], runs: int, warm_up: int) -> tuple[float, Row]:
-    """Milliseconds of CPU of the three services for one stop, and the first figure of its latency."""
+async def _cpu_of_a_stop(stage: Stage, name: str, env: dict[str, str], stops: int) -> float:
+    """Milliseconds of CPU of the three services together, when many stops are due at once."""
     await stage.restart(**env)
-    await latency.measure(stage, runs=warm_up, warm_up=0, prefix=f"{name}-warm-up-")
-    before = _cpu(stage.mesh)
-    first, *_ = await latency.measure(stage, runs=runs, warm_up=0, prefix=f"{name}-")
+    await due_at_once(stage, await stage.start(EXEUNT, f"{name}-warm-up", max(1, stops // 10)))
+    runs = await stage.start(EXEUNT, name, stops)
+    before = 0.0
+
+    def begin() -> None:
+        nonlocal before
+        before = _cpu(stage.mesh)
+
+    await due_at_once(stage, runs, released=begin)
+    spent = _cpu(stage.mesh) - before
     await stage.rest()
-    return 1000 * (_cpu(stage.mesh) - before) / (2 * runs), first
+    return 1000 * spent / stops
+
+
+async def _latency(stage: Stage, does: str, collector: Collector, runs: int, warm_up: int) -> Row:
+    """The first figure of `latency`, while the collector does that."""
+    await stage.restart(**_exporting_to(collector))
+    await latency.measure(stage, runs=warm_up, warm_up=0, prefix=f"{does}-warm-up-")
+    first, *_ = await latency.measure(stage, runs=runs, warm_up=0, prefix=f"{does}-")
+    await stage.rest()
+    return replace(first, what=f"{first.what}, collector {does}")
 
 
 def _exporting_to(collector: Collector) -> dict[str, str]:
@@ -55,10 +69,6 @@ def _exporting_to(collector: Collector) -> dict[str, str]:
 
 
 def _cpu(mesh: Mesh) -> float:
-    """Seconds that the three services have spent on a processor so far."""
-
-    def of(service: str) -> float:
-        fields = Path(f"/proc/{mesh.pid(service)}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _TICK
-
-    return sum(map(of, SERVICES))
+    """Seconds that the threads of the three services have spent on a processor so far."""
+    threads = [thread for service in SERVICES for thread in Path(f"/proc/{mesh.pid(service)}/task").iterdir()]
+    return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
