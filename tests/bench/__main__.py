@@ -99,10 +99,13 @@ async def _measure(size: Size) -> list[report.Row]:
             rows += await storm.measure(on, runs=size.storm, rounds=size.rounds)
             progress.print(f"Deadlines: {size.deadlines} ...")
             rows += await deadlines.measure(on, runs=size.deadlines, spread=size.spread)
+            stops = size.storm // 2
             progress.print(
-                f"Telemetry: nine times {size.storm // 2} stops; {size.telemetry} runs a side, four times ..."
+                f"Telemetry: {3 * size.rounds} times {stops} stops, {size.telemetry} runs a side four times ..."
             )
-            rows += await telemetry.measure(on, stops=size.storm // 2, runs=size.telemetry, warm_up=size.warm_up)
+            rows += await telemetry.measure(
+                on, stops=stops, rounds=size.rounds, runs=size.telemetry, warm_up=size.warm_up
+            )
     progress.print(f"Replay: {size.replayed} events, and one run in a stream of {size.stream} ...")
     return rows + await replay.measure(await binaries.find(), events=size.replayed, stream=size.stream)
 

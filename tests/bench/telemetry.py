@@ -4,6 +4,7 @@ The floor of a stop's CPU is the same services with all telemetry turned off, th
 """
 
 from pathlib import Path
+
 from msgspec.structs import replace
 
 from actors.collector import Collector
