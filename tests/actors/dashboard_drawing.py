@@ -6,6 +6,7 @@ Grafana itself cannot run where the project is built; what counts are the querie
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ async def record(
     prometheus: Prometheus, panels: list[Panel], variables: Mapping[str, str], *, start: float, end: float
 ) -> list[tuple[Panel, Answers]]:
     """What there is to draw between two times, in Unix seconds; raises QueryRefused."""
-    step = max(1.0, (end - start) / 200)
+    step = math.ceil(max(1, (end - start) / 200))  # whole, so that the times of all series are the same
     return [
         (
             panel,
@@ -181,12 +182,14 @@ def _state_timeline(axes: Axes, _panel: Panel, answers: Answers) -> None:
 def _table(answers: Answers) -> tuple[list[datetime], np.ndarray[tuple[int, int], np.dtype[np.float64]], list[str]]:
     """The times, a row of values for each series, NaN where it has none, and the names of the series."""
     named = [(query.name(series), series) for query, found in answers for series in found]
-    moments = sorted({moment for _, series in named for moment, _ in series["values"]})
-    place = {moment: number for number, moment in enumerate(moments)}
+    known = sorted({moment for _, series in named for moment, _ in series["values"]})
+    step = min((after - before for before, after in pairwise(known)), default=1.0)
+    moments = [known[0] + step * number for number in range(round((known[-1] - known[0]) / step) + 1)] if known else []
+    place = {round(moment, 3): number for number, moment in enumerate(moments)}
     rows = np.full((len(named), len(moments)), np.nan)
     for row, (_, series) in zip(rows, named, strict=True):
         for moment, value in series["values"]:
-            row[place[moment]] = float(value)
+            row[place[round(moment, 3)]] = float(value)
     return [datetime.fromtimestamp(moment, UTC) for moment in moments], rows, [name for name, _ in named]
 
 
