@@ -22,7 +22,7 @@ demo: install  ## play the call of bobrapet #87, without Exeunt and with it
 up: install  ## the same mesh, to try by hand with kubectl
 	@$(BIN)/exeunt up
 
-test: install  ## all tests, on a real kube-apiserver, etcd and nats-server
+test: install  ## all tests, on a real kube-apiserver, etcd, nats-server and Prometheus
 	@$(BIN)/exeunt up --prometheus --prepare-only
 	@$(BIN)/python -m pytest
 

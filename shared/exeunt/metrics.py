@@ -151,7 +151,7 @@ DRAIN_SAVED: Final = Counter(
 OUTCOMES: Final = Counter(
     "exeunt_outcomes_total",
     "Answers to facts, by the fact and the verdict (`dry run` where something would have been written, were it not for"
-    " EXEUNT_DRY_RUN); each fact once, second looks left out.",
+    " EXEUNT_DRY_RUN); each fact once, second looks left out, and once more when it was acted on later.",
     services="terminator",
     labels=("cause", "verdict"),
 )
@@ -178,8 +178,8 @@ DEADLINES: Final = Counter(
 STOP_LATENESS: Final = Histogram(
     "exeunt_stop_lateness_seconds",
     "How late a stop ended, by whomever: from when it was due (the run canceled and its topology gone, or its shutdown"
-    " deadline) to when a watcher saw the end. Each stop once, by the watcher that was first to say that it is over."
-    " By what made it due, as above, and `ended_by`: `exeunt`, or `other`, mostly bobrapet after its drain.",
+    " deadline) to its end, as watchers see it. Each stop once at most, by the watcher that was first to say that it is"
+    " over. By what made it due, as above, and `ended_by`: `exeunt`, or `other`, mostly bobrapet after its drain.",
     services="watcher",
     labels=("cause", "ended_by"),
     buckets=(*_LATENCY, 120, 300),
@@ -196,7 +196,7 @@ STOPS_PENDING_AGE: Final = Gauge(
 )
 STOPS_OVERDUE: Final = Gauge(
     "exeunt_stops_overdue_seconds",
-    "How far the most overdue stop is past its shutdown deadline; 0 when none is.",
+    "How long the most overdue stop has been due, by whatever made it due; 0 when none is.",
     services="watcher",
 )
 FACTS: Final = Counter(
@@ -239,7 +239,7 @@ CONSUMER_UNSETTLED: Final = Gauge(
 )
 DELIVERIES: Final = Counter(
     "exeunt_deliveries_total",
-    "Messages handled, by the answer: `ack`, `retry`, `dead-letter`.",
+    "Messages handled, by the answer: `ack`, `retry` (one for every stop is its second look), `dead-letter`.",
     services="all",
     labels=("answer", "consumer"),
 )
@@ -288,13 +288,14 @@ DEPENDENCY_UP: Final = Observed(
 )
 
 
-def expect_ends() -> None:
+def expect_facts() -> None:
     """The watcher's series at 0."""
     for cause in CAUSES.values():
         for ended_by in ("exeunt", "other"):
             STOP_LATENESS.expect(cause=cause, ended_by=ended_by)
-    for fact in set(Fact) - {Fact.DEADLINE_REACHED}:  # the timeout-scheduler says that one
-        FACTS.expect(fact=str(fact))
+    for fact in Fact:
+        if fact is not Fact.DEADLINE_REACHED:  # the timeout-scheduler says that one
+            FACTS.expect(fact=str(fact))
 
 
 def expect_stops() -> None:

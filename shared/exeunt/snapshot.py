@@ -148,6 +148,8 @@ _CONDITIONS: Final = msgspec.json.Decoder(list[Condition] | None)
 
 
 class _FieldsWritten(Struct, rename="camel"):
+    manager: str | None = None
+    subresource: str | None = None
     time: str | None = None
     fields_v1: Raw = Raw(b"{}")
 
@@ -169,7 +171,7 @@ def read_run(run: StoryRun, *, first_seen: datetime, now: datetime, fence_wait: 
         phase=status.phase if status else None,
         has_status=status is not None,
         message=status.message if status else None,
-        ended_by_exeunt=_STATUS_MANAGER in bytes(meta.managed_fields),
+        ended_by_exeunt=_status_is_ours(meta.managed_fields),
         started_at=status.started_at if status else None,
         finished_at=status.finished_at if status else None,
         conditions=status.conditions if status else Raw(b"null"),
@@ -184,6 +186,14 @@ def read_run(run: StoryRun, *, first_seen: datetime, now: datetime, fence_wait: 
         and canceled_at is not None
         and now >= parse_instant(canceled_at) + fence_wait,
         trace=status.trace if status else None,
+    )
+
+
+def _status_is_ours(managed_fields: Raw) -> bool:
+    """Whether the terminator wrote the status. A cancel that it passed on (sub-stories) is a write to the spec."""
+    return _STATUS_MANAGER in bytes(managed_fields) and any(
+        written.manager == FIELD_MANAGER and written.subresource == "status"
+        for written in msgspec.json.decode(managed_fields, type=list[_FieldsWritten])
     )
 
 

@@ -132,6 +132,8 @@ def _again(coming: State | Result | None, step: Decided, cause: SaidFact) -> str
 
 def _came(step: Decided) -> State | Result | None:
     """What must come after a step: a state to go on in, an answer to note, DONE; None when its result cannot be."""
+    if step.result == Result.UNREAD:
+        return State.READING
     if step.verdict is not Verdict.FINALIZE or step.result == DRY_RUN:
         return State.DONE
     result = next((result for result in TRANSITIONS[State.PATCHING] if result == step.result), None)

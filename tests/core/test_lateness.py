@@ -5,9 +5,9 @@ import pytest
 from msgspec.structs import replace
 
 from core.objects import FENCE, LATER_FENCE, snapshot, story_run
-from exeunt.clock import parse_instant
+from exeunt.clock import format_status_time, parse_instant
 from exeunt.snapshot import Evidence, Snapshot, Topology
-from exeunt_watcher.lateness import Late, Lateness
+from exeunt_watcher.lateness import Due, Late, Lateness
 
 UP = Topology(established=True)
 GONE = Topology(established=True, gone=Evidence("bindings-gone", 2, "none left"))
@@ -28,8 +28,11 @@ def canceled(topology: Topology = UP, **changes: Any) -> Snapshot:
     return snapshot(topology=topology, **changes)
 
 
-def over(topology: Topology = GONE, *, by_exeunt: bool = True) -> Snapshot:
-    return snapshot(story_run(fence=FENCE, phase="Finished"), topology=topology, ended_by_exeunt=by_exeunt)
+def over(topology: Topology = GONE, *, by_exeunt: bool = True, at: float | None = None) -> Snapshot:
+    """`at` is what its status says, in seconds after the cancel."""
+    finished_at = None if at is None else format_status_time(after(at))
+    run = story_run(fence=FENCE, phase="Finished", finished_at=finished_at)
+    return snapshot(run, topology=topology, ended_by_exeunt=by_exeunt)
 
 
 def late(*history: tuple[float, Snapshot]) -> Late | None:
@@ -78,6 +81,31 @@ def test_a_run_that_somebody_else_had_to_end_was_late_all_the_same() -> None:
     assert late(*history) == Late("gone", "other", seconds(115))
 
 
+def test_what_is_seen_late_was_not_late() -> None:
+    """The watch was away, but the run was ended in time."""
+    history = (0, canceled()), (TIMEOUT + 90, over(UP, at=TIMEOUT + 0.1))
+    assert late(*history) == Late("deadline", "exeunt", seconds(0))
+
+
+def test_what_was_late_and_is_seen_later_was_late() -> None:
+    measured = late((0, canceled()), (TIMEOUT + 90, over(UP, at=TIMEOUT + 50)))
+    assert measured is not None
+    assert seconds(49) <= measured.by <= seconds(50)  # statuses tell whole seconds
+
+
+def test_a_status_that_tells_of_an_earlier_end_is_not_believed() -> None:
+    assert late((0, canceled()), (TIMEOUT + 9, over(UP, at=-30))) == Late("deadline", "exeunt", seconds(9))
+
+
+def test_a_stop_is_due_when_its_topology_has_gone_and_at_its_deadline_at_the_latest() -> None:
+    lateness = Lateness()
+    assert lateness.due(canceled()) == Due("deadline", after(TIMEOUT))
+    lateness.see(None, canceled(GONE), after(3))
+    assert lateness.due(canceled(GONE)) == Due("gone", after(3))
+    assert lateness.due(canceled(GONE, uid="its namesake")) == Due("deadline", after(TIMEOUT))
+    assert lateness.due(running(GONE)) is None
+
+
 def test_a_deadline_is_that_of_before_the_end() -> None:
     """The Story may be gone by then, and its shutdown timeout with it."""
     ended = replace(over(UP), shutdown=replace(over().shutdown, timeout="1h"))
@@ -106,16 +134,31 @@ def test_what_ended_before_it_was_due_is_not_measured() -> None:
     assert late((0, canceled()), (3, over(UP, by_exeunt=False))) is None
 
 
+@pytest.mark.parametrize(
+    ("history", "cause"),
+    [
+        (((0, canceled()), (TIMEOUT - 0.03, over(UP))), "deadline"),
+        (((-9, running(GONE)), (-0.05, canceled(GONE)), (-0.03, over())), "cancel"),
+        (((0, canceled()), (5, over(UP))), "gone"),
+    ],
+    ids=["our clock is behind", "our clock is behind the fence", "the end is seen before what caused it"],
+)
+def test_what_exeunt_ended_was_due_and_is_not_left_out_where_clocks_differ(
+    history: tuple[tuple[float, Snapshot], ...], cause: Any
+) -> None:
+    assert late(*history) == Late(cause, "exeunt", seconds(0))
+
+
 def test_the_next_life_of_a_run_remembers_nothing() -> None:
     lateness = Lateness()
     lateness.see(None, canceled(GONE), after(0))
     lateness.see(canceled(GONE), over(), after(1))
-    again = snapshot(story_run(fence=LATER_FENCE))
-    assert lateness.see(again, snapshot(story_run(fence=LATER_FENCE, phase="Finished")), after(400)) is None
+    again = snapshot(story_run(fence=LATER_FENCE), topology=UP)
+    assert lateness.due(again) == Due("deadline", parse_instant(LATER_FENCE) + seconds(TIMEOUT))
 
 
 def test_a_deleted_run_is_forgotten() -> None:
     lateness = Lateness()
     lateness.see(None, canceled(GONE), after(1))
-    lateness.forget(canceled().run.uid)
-    assert lateness.see(canceled(), over(UP), after(2)) is None
+    lateness.forget(("voice", "call"))
+    assert lateness.due(canceled()) == Due("deadline", after(TIMEOUT))

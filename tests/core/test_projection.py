@@ -22,7 +22,7 @@ from exeunt import bobrapet
 from exeunt.clock import format_instant, format_status_time, parse_instant
 from exeunt.kube.models import StoryRef, StoryRun, StoryRunSpec
 from exeunt.shutdown_timeout import DEFAULT, STORY_POLICY
-from exeunt.snapshot import Evidence, Snapshot, StepRunRef, Topology
+from exeunt.snapshot import FIELD_MANAGER, Evidence, Snapshot, StepRunRef, Topology
 from exeunt_watcher.projection import Projection
 
 CALL = (NAMESPACE, "call")
@@ -339,6 +339,15 @@ def test_without_a_fence_the_cancel_counts_from_when_it_was_written() -> None:
     at = parse_instant("2026-11-24T18:13:21Z") + FENCE_WAIT
     assert not projected(known, now=at - timedelta(microseconds=1)).run.fence_overdue
     assert projected(known, now=at).run.fence_overdue
+
+
+def test_a_run_was_ended_by_exeunt_if_it_wrote_the_status() -> None:
+    """A cancel that was passed on to a sub-story is a write of the same manager, to the spec."""
+    passed_on = {**written("cancelRequested", "2026-11-24T18:13:20Z"), "manager": FIELD_MANAGER}
+    ended = {**written("phase", "2026-11-24T18:13:21Z"), "manager": FIELD_MANAGER, "subresource": "status"}
+    for entries, by_exeunt in (([passed_on], False), ([passed_on, ended], True)):
+        run = story_run(fence=FENCE, phase="Finished", managed_fields=entries)
+        assert projected(projection(), run).run.ended_by_exeunt is by_exeunt
 
 
 def test_without_managed_fields_the_cancel_counts_from_when_it_was_first_seen() -> None:

@@ -14,6 +14,7 @@ from actors.kubernetes import STORY_RUN, Kubernetes, Object
 from actors.names import FENCE, RUN_FINALIZER
 from actors.recorder import Recorder, State
 from actors.services import without
+from exeunt import bobrapet
 from exeunt.codec import fact_message
 from exeunt.events import Fact
 from exeunt.snapshot import Evidence, StepRunRef, Topology
@@ -204,6 +205,38 @@ async def test_step_runs_of_another_run_are_not_deleted_whoever_names_them(
     assert answer.outcome is not None
     assert answer.outcome.rule == "topology-gone"
     assert set(answer.outcome.deleted_step_runs) == {ref.name for ref in own}
+
+
+async def test_nothing_is_deleted_of_a_run_that_is_finished_by_the_word_of_an_event_only(
+    kubernetes: Kubernetes, namespace: str, bystander: Bystander, stopped: Stopped
+) -> None:
+    """The same thief: a call that nobody has canceled was ended by Exeunt, and what is left of it has to go."""
+    call = await Call.start(kubernetes, namespace)
+    victim = await Call.start(kubernetes, namespace, f"{call.name}-2")
+    await call.cancel()
+    said = await bystander.wait_for_fact(call.uid, Fact.CANCEL_REQUESTED)
+    assert said.snapshot is not None
+    forged = msgspec.structs.replace(
+        said.snapshot,
+        run=msgspec.structs.replace(
+            said.snapshot.run,
+            name=victim.name,
+            uid=victim.uid,
+            phase="Finished",
+            message=bobrapet.CANCELED_MESSAGE,
+            ended_by_exeunt=True,
+        ),
+    )
+    message = fact_message(Fact.TOPOLOGY_TERMINATED, forged, source="/thief", now=datetime.now(UTC), context={})
+    await bystander.streams.publish(message.subject, message.payload, headers=message.headers)
+    answer = await bystander.wait_for_outcome(victim.uid, Fact.TOPOLOGY_TERMINATED)
+    assert answer.outcome is not None
+    assert answer.outcome.deleted_step_runs == ()
+    assert [step.rule for step in answer.outcome.trail] == ["ended-by-exeunt", "not-canceled"]
+    await assert_runs(victim)
+    await call.hang_up()
+    await stopped(call)
+    await assert_runs(victim)
 
 
 def ref_of(step_run: Object) -> StepRunRef:

@@ -1,14 +1,19 @@
 """A cancel is passed on to a run's sub-stories when asked to, and to no others."""
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
+from actors.bystander import Bystander
 from actors.call import Call
 from actors.kubernetes import STORY_RUN, Kubernetes, Object
 from actors.services import start_all
+from exeunt.codec import fact_message
+from exeunt.events import Fact
 from exeunt_local.control_plane import ControlPlane
 from exeunt_local.mesh import Mesh
 from exeunt_local.nats_server import NatsServer
@@ -91,3 +96,23 @@ async def test_the_cancel_of_a_run_and_its_sub_stories(
     for service in ("watcher", "timeout-scheduler", "terminator"):
         await own_mesh.stop(service)  # drains: whatever it had to do is done
     assert await canceled(kubernetes, namespace) == ({"call", "child"} if asked else {"call"})
+
+
+async def test_a_cancel_is_not_passed_on_by_the_word_of_an_event_only(
+    kubernetes: Kubernetes, namespace: str, own_mesh: Mesh, bystander: Bystander
+) -> None:
+    """What a watcher's stolen credentials could say: a run that nobody has canceled is being stopped."""
+    await start_all(own_mesh, 0, EXEUNT_PROPAGATE_CANCEL="true")
+    call = await Call.start(kubernetes, namespace)
+    victim = await Call.start(kubernetes, namespace, "victim")
+    await sub_story(kubernetes, victim, "child", owner=victim.uid)
+    await call.cancel()
+    said = await bystander.wait_for_fact(call.uid, Fact.CANCEL_REQUESTED)
+    assert said.snapshot is not None
+    forged = replace(said.snapshot, run=replace(said.snapshot.run, name=victim.name, uid=victim.uid))
+    message = fact_message(Fact.CANCEL_REQUESTED, forged, source="/thief", now=datetime.now(UTC), context={})
+    await bystander.streams.publish(message.subject, message.payload, headers=message.headers)
+    answer = await bystander.wait_for_outcome(victim.uid, Fact.CANCEL_REQUESTED)
+    assert answer.outcome is not None
+    assert [step.rule for step in answer.outcome.trail] == ["topology-up", "not-canceled"]
+    assert await canceled(kubernetes, namespace) == {call.name}

@@ -89,6 +89,9 @@ async def test_an_unusable_setting_stops_the_start(tmp_path: Path) -> None:
         await connect(
             "nats://x", name="x", inbox_prefix="_INBOX_x", credentials=str(tmp_path / "seed"), connect_timeout=1
         )
+    (tmp_path / "half").write_text("-----BEGIN USER NKEY SEED-----\nSUA\n------END USER NKEY SEED------\n")
+    with pytest.raises(UsageError, match=r"half holds neither an nkey seed nor the credentials of a NATS user"):
+        await connect("nats://x", name="x", inbox_prefix="_INBOX_x", credentials=f"{tmp_path}/half", connect_timeout=1)
     with pytest.raises(UsageError, match=r"TLS files for NATS .*absent"):
         await connect("nats://x", name="x", inbox_prefix="_INBOX_x", tls_ca="/absent", connect_timeout=1)
     with pytest.raises(UsageError, match="needs its key"):

@@ -20,8 +20,9 @@ from exeunt import metrics
 from exeunt.metrics import INSTRUMENTS, Counter, Gauge, Histogram, Observed
 from exeunt.prometheus import metrics_endpoint
 from exeunt.shutdown_timeout import ShutdownTimeout
-from exeunt.snapshot import RunState, Snapshot, StoryState
+from exeunt.snapshot import Evidence, RunState, Snapshot, StoryState, Topology
 from exeunt_local.processes import free_port
+from exeunt_watcher.lateness import Lateness
 from exeunt_watcher.measures import measure_stops
 
 RESOURCE = Resource({"service.name": "exeunt-test"})
@@ -200,9 +201,14 @@ def canceled(seconds_ago: float, timeout: str = "20s", **changes: object) -> Sna
 
 
 def test_stops_under_way_are_counted_and_their_oldest_is_told(reading: Reading) -> None:
-    measure_stops([canceled(5), canceled(12, "2m"), canceled(25, "24s")], NOW)
+    lateness = Lateness()
+    measure_stops([canceled(5), canceled(12, "2m"), canceled(25, "24s")], lateness, NOW)
     assert reading.read() == Gauges(3, 25, 1)
-    measure_stops([], NOW)
+    left = replace(canceled(12, "2m"), topology=Topology(gone=Evidence("bindings-gone", 2, "")))
+    lateness.see(None, left, NOW - timedelta(seconds=4))
+    measure_stops([canceled(25, "24s"), left], lateness, NOW)
+    assert reading.read() == Gauges(2, 25, 4)
+    measure_stops([], lateness, NOW)
     assert reading.read() == Gauges(0, 0, 0)
 
 
@@ -210,7 +216,7 @@ def test_what_exeunt_is_not_to_end_is_not_counted(reading: Reading) -> None:
     batch = replace(canceled(50), story=StoryState(namespace="voice", name="talk", resource_version="1"))
     opted_out = canceled(50, enabled=False)
     not_fenced_yet = canceled(50, fence=None)
-    measure_stops([batch, opted_out, not_fenced_yet, canceled(50, deleting=True)], NOW)
+    measure_stops([batch, opted_out, not_fenced_yet, canceled(50, deleting=True)], Lateness(), NOW)
     assert reading.read() == Gauges(0, 0, 0)
 
 

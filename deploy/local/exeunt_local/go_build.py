@@ -54,7 +54,7 @@ class GoModule:
     def built_folder(self) -> Path:
         """Named after all that decides what is in it: it exists if, and only if, it is complete and current."""
         inputs = [(self.folder / name).read_text() for name in ("go.mod", "go.sum")]
-        inputs += [text for program in self.programs.values() for text in (program.linker_flags, program.tags)]
+        inputs += [str(item) for item in self.programs.items()]
         digest = hashlib.sha256("".join(inputs).encode()).hexdigest()[:8]
         return cache_folder() / f"{self.name}-v{self.version}-{platform.system()}-{platform.machine()}-{digest}".lower()
 

@@ -11,6 +11,7 @@ from typing import Any, Self
 import aiohttp
 import msgspec
 
+from exeunt.errors import ExeuntError
 from exeunt_local.mesh import Mesh
 from exeunt_local.processes import Process, free_port
 
@@ -18,7 +19,7 @@ Series = dict[str, Any]
 """As the API answers: `metric` has the labels, `value` or `values` pairs of Unix seconds and text."""
 
 
-class QueryRefused(Exception):
+class QueryRefused(ExeuntError):
     """Prometheus could not evaluate an expression; the message is its own."""
 
 
@@ -71,9 +72,9 @@ class Prometheus:
         written.write_bytes(msgspec.json.encode(groups))
         written.replace(self._targets)  # whole or not at all: Prometheus watches the file
 
-    async def query(self, expression: str, **parameters: str) -> list[Series]:
-        """The value now, or at `time`; raises QueryRefused."""
-        return list((await self.get("query", query=expression, **parameters))["result"])
+    async def query(self, expression: str) -> list[Series]:
+        """The value now; raises QueryRefused."""
+        return list((await self.get("query", query=expression))["result"])
 
     async def query_range(self, expression: str, *, start: float, end: float, step: float) -> list[Series]:
         """The values from `start` to `end`, Unix seconds, every `step` seconds; raises QueryRefused."""
@@ -93,12 +94,15 @@ class Prometheus:
         return answer["data"]
 
     async def wait_for(self, expression: str, within: float = 30) -> list[Series]:
-        """The first answer to `expression` that is not empty; raises TimeoutError."""
-        async with asyncio.timeout(within):
-            while True:
-                if found := await self.query(expression):
-                    return found
-                await asyncio.sleep(0.1)
+        """The first answer to `expression` that is not empty; raises TimeoutError, and QueryRefused."""
+        try:
+            async with asyncio.timeout(within):
+                while True:
+                    if found := await self.query(expression):
+                        return found
+                    await asyncio.sleep(0.1)
+        except TimeoutError:
+            raise TimeoutError(f"no answer within {within:g} s to {expression}") from None
 
     async def start(self) -> None:
         """Returns when it answers queries; raises ProcessFailed."""

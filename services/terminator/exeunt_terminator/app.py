@@ -23,6 +23,7 @@ class TerminatorService:
     """One pull loop, answered by one `Terminator`."""
 
     def __init__(self, connections: Connections) -> None:
+        expect_stops()
         settings, bus = connections.settings, connections.bus
         telling = settings.kubernetes_events and not settings.dry_run
         self._events = KubernetesEvents(connections.kube, enabled=telling)
@@ -47,7 +48,6 @@ class TerminatorService:
 
     async def run(self) -> None:
         await insist("make or check the consumer", self._ensure)
-        expect_stops()
         async with asyncio.TaskGroup() as tasks:
             telling = tasks.create_task(self._events.run())
             await self._pull.run(self._terminator.handle)

@@ -5,7 +5,8 @@ cannot happen, and is a bug when it does. `docs/stop.md` is generated from it.
 
 A delivery starts in DECIDING with the snapshot that its fact carries. A redelivery, or a fact that has grown old,
 starts in READING instead: a run that an earlier delivery has finalized is then found finished, and what is left of it
-is deleted all the same. The second look after a stop is such a redelivery, asked for.
+is deleted all the same. The second look after a stop is such a redelivery, asked for. That a run is finished is never
+believed of a fact: nothing is deleted of a run that was neither written nor read.
 """
 
 from enum import StrEnum
@@ -25,7 +26,7 @@ class State(StrEnum):
     LISTING = "listing"
     """The StepRuns that have to go are looked up."""
     DELETING = "deleting"
-    """They are deleted, each by its uid."""
+    """They are deleted, each by its uid and only if it is the run's."""
     DONE = "done"
     """The outcome is recorded."""
 
@@ -35,6 +36,7 @@ class Result(StrEnum):
 
     FINALIZE = "finalize"
     CLEAN_UP = "clean up"
+    UNREAD = "by the word of the fact only"
     LEAVE = "leave"
     DRY_RUN = DRY_RUN
     WRITTEN = "written"
@@ -51,6 +53,7 @@ TRANSITIONS: dict[State, dict[Result, State]] = {
     State.DECIDING: {
         Result.FINALIZE: State.PATCHING,
         Result.CLEAN_UP: State.LISTING,
+        Result.UNREAD: State.READING,
         Result.LEAVE: State.DONE,
         Result.DRY_RUN: State.DONE,
     },

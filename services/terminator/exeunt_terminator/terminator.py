@@ -132,10 +132,21 @@ class Stop:
         return self._written_at is not None
 
     async def cancel_children(self) -> None:
-        """Pass the cancel on to sub-stories while this run's stop is Exeunt's business."""
+        """Pass the cancel on to sub-stories while this run's stop is Exeunt's business, as the run itself says."""
+        if not self._passes_on():
+            return
+        if not self.wrote and self._reread is None:
+            self._came(Result.UNREAD)
+            if await self._read() is Result.NOT_FOUND:
+                return
+            await self._decide()
+            if not self._passes_on():
+                return
+        self._canceled_children = await cancel_children(self._kube, self._snapshot.run)
+
+    def _passes_on(self) -> bool:
         last = self._trail[-1]
-        if last.verdict is Verdict.FINALIZE or last.rule in ("topology-up", "ended-by-exeunt"):
-            self._canceled_children = await cancel_children(self._kube, self._snapshot.run)
+        return last.verdict is Verdict.FINALIZE or last.rule in ("topology-up", "ended-by-exeunt")
 
     async def walk(self) -> None:
         """From the first state to DONE. Raises ApiError or ApiUnavailable when the stop has to be tried again."""
@@ -157,6 +168,8 @@ class Stop:
         leftovers = decision.verdict is Verdict.ALREADY_TERMINAL and leaves_leftovers(self._episode, self._snapshot)
         if decision.verdict is not Verdict.FINALIZE and not leftovers:
             return Result.LEAVE
+        if leftovers and self._reread is None:
+            return self._came(Result.UNREAD)
         if self._settings.dry_run:
             return self._came(Result.DRY_RUN)
         return Result.CLEAN_UP if leftovers else Result.FINALIZE

@@ -26,6 +26,7 @@ class TimeoutSchedulerService:
     """Two pull loops (facts that arm and disarm, schedules that have fired) and the sweep."""
 
     def __init__(self, connections: Connections) -> None:
+        expect_deadlines()
         settings, bus, kube = connections.settings, connections.bus, connections.kube
         self._scheduler = Scheduler(kube, bus, settings)
         self._sweep = Sweep(kube, bus, settings, self._scheduler)
@@ -67,7 +68,6 @@ class TimeoutSchedulerService:
     async def run(self) -> None:
         await insist("make or check the consumers", self._ensure_facts)
         await insist("make or check the consumers", self._ensure_due)
-        expect_deadlines()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._facts.run(self._scheduler.on_fact))
             tasks.create_task(self._due.run(self._scheduler.on_due))

@@ -8,7 +8,7 @@ from typing import Final
 from exeunt.bus.pull import PullLoop
 from exeunt.health import Pulse
 from exeunt.insist import insist
-from exeunt.metrics import expect_ends
+from exeunt.metrics import expect_facts
 from exeunt.service import Connections
 from exeunt.streams import ensure_stream_and_consumer
 from exeunt.subjects import EVERY_SIGNAL, SIGNALS
@@ -27,7 +27,7 @@ class WatcherService:
     def __init__(self, connections: Connections) -> None:
         settings, bus = connections.settings, connections.bus
         self._watcher = Watcher(connections.kube, bus, settings)
-        expect_ends()
+        expect_facts()
         self._ensure = partial(ensure_stream_and_consumer, bus, settings, SIGNALS, SIGNALS_DURABLE, (EVERY_SIGNAL,))
         self._signals = PullLoop(
             bus,

@@ -46,10 +46,10 @@ class FactPublisher:
     async def say(self, fact: Fact, snapshot: Snapshot, late: Late | None = None) -> None:
         """Put one fact on its way; returns at once while there is room in the window.
 
-        `late` is measured if this is the run's end, by the watcher that is the first to say so.
+        `late` is measured by the watcher that is the first to say the fact.
         """
         await self._window.acquire()
-        task = self._saying.create_task(self._publish(fact, snapshot, late if fact is Fact.RUN_TERMINAL else None))
+        task = self._saying.create_task(self._publish(fact, snapshot, late))
         task.add_done_callback(lambda _: self._window.release())
 
     async def _publish(self, fact: Fact, snapshot: Snapshot, late: Late | None = None) -> None:

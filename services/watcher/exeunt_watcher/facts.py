@@ -39,6 +39,11 @@ def holds(fact: Fact, snapshot: Snapshot) -> bool:
     return snapshot.realtime and HOLDS[fact](snapshot)
 
 
+def is_stop(snapshot: Snapshot) -> bool:
+    """Whether the run is being stopped, and Exeunt is the one to end it."""
+    return holds(Fact.CANCEL_REQUESTED, snapshot) and snapshot.run.enabled and snapshot.story.enabled
+
+
 def facts_between(previous: Snapshot | None, current: Snapshot) -> list[Fact]:
     """The facts that begin to hold with `current`; `previous` is None for a run that was not known.
 

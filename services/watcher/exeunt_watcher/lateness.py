@@ -1,22 +1,35 @@
-"""How late a stop ended, by whomever: what the promise is measured by. Pure.
+"""When a stop is due, and how late it ended, by whomever: what the promise is measured by (ADR 17). Pure.
 
 A stop is due when its run is canceled and its topology gone, or at its shutdown deadline, whichever comes first. The
 watcher measures it, because it outlives whoever should have ended the run, and sees what bobrapet ended in its place.
 """
 
 from datetime import datetime, timedelta
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from exeunt.clock import parse_instant
-from exeunt.events import Fact
-from exeunt.snapshot import Snapshot
-from exeunt_watcher.facts import holds
+from exeunt.snapshot import RunState, Snapshot
+from exeunt_watcher.facts import is_stop
+from exeunt_watcher.projection import Key
+
+Cause = Literal["cancel", "gone", "deadline"]
+"""What makes a stop due: the cancel of a run whose topology was gone, its topology that goes, its shutdown deadline."""
+
+_SKEW: Final = timedelta(seconds=1)
+"""How far clocks may differ (docs/threats.md); and `finishedAt` is cut to whole seconds."""
+
+
+class Due(NamedTuple):
+    """From when on a run has to be ended, and why."""
+
+    cause: Cause
+    at: datetime
 
 
 class Late(NamedTuple):
-    """What was measured of one stop. `cause` is what made it due: the cancel, its topology that went, the deadline."""
+    """What was measured of one stop."""
 
-    cause: Literal["cancel", "gone", "deadline"]
+    cause: Cause
     ended_by: Literal["exeunt", "other"]
     by: timedelta
 
@@ -25,38 +38,59 @@ class Lateness:
     """Remembers since when the topologies of unfinished runs have been gone."""
 
     def __init__(self) -> None:
-        self._gone_since: dict[str, datetime] = {}
+        self._gone: dict[Key, tuple[str, datetime]] = {}
 
     def see(self, previous: Snapshot | None, current: Snapshot, now: datetime) -> Late | None:
-        """Take in how a run has changed; how late it ended, if that is the change and its stop was due."""
-        uid = current.run.uid
+        """Take in how a run has changed; how late it ended, if that is the change and it was a stop."""
+        key = (current.run.namespace, current.run.name)
         if current.run.terminal:
-            return _late(previous, current, self._gone_since.pop(uid, None), now)
+            late = _late(previous, current, self._gone_since(current.run), now)
+            self.forget(key)
+            return late
         if current.topology.gone is None:
-            self._gone_since.pop(uid, None)
-        else:
-            self._gone_since.setdefault(uid, now)
+            self.forget(key)
+        elif self._gone_since(current.run) is None:
+            self._gone[key] = (current.run.uid, now)
         return None
 
-    def forget(self, uid: str) -> None:
-        """The run was deleted."""
-        self._gone_since.pop(uid, None)
+    def due(self, snapshot: Snapshot) -> Due | None:
+        """When an unfinished run is due, in the future perhaps; None when it is no stop."""
+        return _due(snapshot, self._gone_since(snapshot.run))
+
+    def forget(self, key: Key) -> None:
+        """There is no such run any more."""
+        self._gone.pop(key, None)
+
+    def _gone_since(self, run: RunState) -> datetime | None:
+        uid, since = self._gone.get((run.namespace, run.name), (None, None))
+        return since if uid == run.uid else None
+
+
+def _due(snapshot: Snapshot, gone_since: datetime | None) -> Due | None:
+    canceled_at, deadline = snapshot.run.canceled_at, snapshot.deadline
+    if not is_stop(snapshot) or canceled_at is None or deadline is None:
+        return None
+    canceled = parse_instant(canceled_at)
+    if gone_since is None or max(gone_since, canceled) > deadline:
+        return Due("deadline", deadline)
+    return Due("gone", gone_since) if gone_since > canceled else Due("cancel", canceled)
 
 
 def _late(previous: Snapshot | None, current: Snapshot, gone_since: datetime | None, now: datetime) -> Late | None:
-    if previous is None or not (
-        holds(Fact.CANCEL_REQUESTED, previous) and previous.run.enabled and previous.story.enabled
-    ):
-        return None  # it was no stop, or none of Exeunt's
-    canceled_at, deadline = previous.run.canceled_at, previous.deadline
-    if canceled_at is None or deadline is None:
+    due = None if previous is None else _due(previous, gone_since)
+    if due is None:
         return None
-    canceled = parse_instant(canceled_at)
-    cause: Literal["cancel", "gone", "deadline"] = "deadline"
-    due = deadline
-    if gone_since is not None and max(gone_since, canceled) <= deadline:
-        due = max(gone_since, canceled)
-        cause = "gone" if gone_since > canceled else "cancel"
-    if due > now:
+    by_exeunt, ended = current.run.ended_by_exeunt, _ended(current.run, due, now)
+    if by_exeunt and ended < due.at - _SKEW:
+        due = Due("gone", ended)  # the news of what Exeunt ended it for comes on another watch, and is not here yet
+    if ended < due.at and not by_exeunt:
         return None  # it ended by itself, before anybody had to end it
-    return Late(cause, "exeunt" if current.run.ended_by_exeunt else "other", now - due)
+    return Late(due.cause, "exeunt" if by_exeunt else "other", max(ended - due.at, timedelta(0)))
+
+
+def _ended(run: RunState, due: Due, now: datetime) -> datetime:
+    """When it ended: now, unless its status tells that the news of it took long to come here."""
+    if run.finished_at is None:
+        return now
+    finished = parse_instant(run.finished_at)
+    return finished if due.at - _SKEW <= finished <= now - 2 * _SKEW else now

@@ -2,12 +2,11 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from operator import add
 from typing import Any
 
 from exeunt.clock import parse_instant
-from exeunt.events import Fact
 from exeunt.kube.list_watch import ListWatch
 from exeunt.metrics import (
     STOPS_OVERDUE,
@@ -18,23 +17,22 @@ from exeunt.metrics import (
     WATCH_RELISTS,
 )
 from exeunt.snapshot import Snapshot
-from exeunt_watcher.facts import holds
+from exeunt_watcher.lateness import Lateness
 
 
-def measure_stops(canceled: Iterable[Snapshot], now: datetime) -> None:
-    """Measure the stops among unfinished canceled runs: those that Exeunt is to end."""
+def measure_stops(canceled: Iterable[Snapshot], lateness: Lateness, now: datetime) -> None:
+    """Measure the stops among unfinished canceled runs."""
     pending = 0
-    age = overdue = 0.0
+    age = overdue = timedelta(0)
     for snapshot in canceled:
-        if not (holds(Fact.CANCEL_REQUESTED, snapshot) and snapshot.run.enabled and snapshot.story.enabled):
-            continue
-        pending += 1
-        if snapshot.run.canceled_at is not None and snapshot.deadline is not None:
-            age = max(age, (now - parse_instant(snapshot.run.canceled_at)).total_seconds())
-            overdue = max(overdue, (now - snapshot.deadline).total_seconds())
+        due = lateness.due(snapshot)
+        if due is not None and snapshot.run.canceled_at is not None:
+            pending += 1
+            age = max(age, now - parse_instant(snapshot.run.canceled_at))
+            overdue = max(overdue, now - due.at)
     STOPS_PENDING.set(pending)
-    STOPS_PENDING_AGE.set(age)
-    STOPS_OVERDUE.set(overdue)
+    STOPS_PENDING_AGE.set(age.total_seconds())
+    STOPS_OVERDUE.set(overdue.total_seconds())
 
 
 def observe_watches(watches: list[ListWatch[Any]]) -> None:

@@ -171,7 +171,7 @@ class Watcher:
                 previous, current = projected
                 late = self._lateness.see(previous, current, now)
                 for fact in facts_between(previous, current):
-                    await self._facts.say(fact, current, late)
+                    await self._facts.say(fact, current, late if fact is Fact.RUN_TERMINAL else None)
 
     async def _vanished(self, key: Key, uid: str) -> None:
         """A relist does not show the run: it may be finished, which the list leaves out, or deleted."""
@@ -187,11 +187,9 @@ class Watcher:
             await self._touched(self._projection.story_run(run))
 
     async def _deleted(self, key: Key) -> None:
+        self._lateness.forget(key)
         last = self._projection.run_gone(key)
-        if last is None:
-            return
-        self._lateness.forget(last.run.uid)
-        if last.realtime:
+        if last is not None and last.realtime:
             await self._facts.say(Fact.RUN_DELETED, last)
 
     async def on_signal(self, delivery: Delivery) -> Ack | Retry:
@@ -241,7 +239,7 @@ class Watcher:
             await asyncio.sleep(min(_TICK, sweep))
             keys = self._projection.canceled()
             if self.live:
-                measure_stops(filter(None, map(self._projection.snapshot, keys)), datetime.now(UTC))
+                measure_stops(filter(None, map(self._projection.snapshot, keys)), self._lateness, datetime.now(UTC))
             await self._touched(keys)
             if loop.time() >= next_sweep:
                 next_sweep = loop.time() + sweep

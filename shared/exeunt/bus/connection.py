@@ -180,19 +180,23 @@ class Bus:
         return self._connecting
 
     async def _connect(self, options: dict[str, Any]) -> None:
-        await self.nc.connect(
-            self._servers,
-            error_cb=self._on_error,
-            disconnected_cb=self._on_disconnected,
-            reconnected_cb=self._on_reconnected,
-            closed_cb=self._on_closed,
-            reconnect_to_server_handler=self._next_server,
-            max_reconnect_attempts=-1,
-            ping_interval=PING_INTERVAL,
-            max_outstanding_pings=2,
-            tls=self._tls.context if self._tls else None,
-            **options,
-        )
+        try:
+            await self.nc.connect(
+                self._servers,
+                error_cb=self._on_error,
+                disconnected_cb=self._on_disconnected,
+                reconnected_cb=self._on_reconnected,
+                closed_cb=self._on_closed,
+                reconnect_to_server_handler=self._next_server,
+                max_reconnect_attempts=-1,
+                ping_interval=PING_INTERVAL,
+                max_outstanding_pings=2,
+                tls=self._tls.context if self._tls else None,
+                **options,
+            )
+        except Exception as error:
+            self._last_error = str(error)  # for /readyz, until whoever needs the connection raises it
+            raise
         self._up("nats.connected")
 
     def _up(self, event: str) -> None:
@@ -262,8 +266,9 @@ async def connect(
     `Bus.trouble`, and go on trying. `connect_timeout` is for each attempt.
 
     `url` may list several servers, separated by commas. `credentials` (user credentials, or an nkey seed) and
-    `tls_*` are paths of files; they are read again for every new connection, so rotated ones are picked up.
-    Raises UsageError when the url or a file cannot be used.
+    `tls_*` are paths of files; they are read again for every new connection, so rotated ones are picked up, and a
+    file that is not there yet is waited for. Raises UsageError when the url or a file cannot be used, as far as that
+    shows so soon; otherwise `Bus.wait_connected` does.
     """
     tls = _Tls(tls_ca, tls_cert, tls_key) if tls_ca or tls_cert else None
     nkey = credentials is not None and _is_seed(credentials)
@@ -279,6 +284,7 @@ async def connect(
             "reconnect_time_wait": RECONNECT_CEILING * random.uniform(0.5, 1.0),  # noqa: S311 - spread, not secrecy
         }
     )
+    # Its first step is made in any case, in which nats-py takes in the inbox prefix.
     await asyncio.wait({first}, timeout=connect_timeout if patience is None else patience)
     bus._check_open()  # noqa: SLF001 - as above
     return bus
@@ -310,12 +316,20 @@ class _Tls:
             self.context.load_cert_chain(self._cert, self._key)
 
 
-def _is_seed(path: str) -> bool:
-    """An nkey seed file holds one line that starts with SU; a credentials file is PEM-like."""
+def _is_seed(credentials: str) -> bool:
+    """An nkey seed file holds one line that starts with SU; a credentials file has a JWT and a seed in blocks.
+
+    Raises UsageError for what is neither: nats-py would look for the blocks for ever.
+    """
     try:
-        return Path(path).read_bytes().startswith(b"SU")
-    except OSError:
-        return False  # connecting says what is wrong with the file
+        text = Path(credentials).read_text()
+    except (OSError, UnicodeDecodeError):
+        return False  # it may come yet; what is wrong with it shows when it is used
+    if text.startswith("SU"):
+        return True
+    if not all(f"BEGIN {block}" in text for block in ("NATS USER JWT", "USER NKEY SEED")):
+        raise UsageError(f"{credentials} holds neither an nkey seed nor the credentials of a NATS user")
+    return False
 
 
 def _without_password(server: str) -> str:

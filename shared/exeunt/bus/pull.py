@@ -88,6 +88,7 @@ class PullLoop:
         self._heard = 0.0  # loop time of the last word from the server
         self._failures = 0  # in a row, since the last such word
         self._stop_by = float("inf")
+        expect_deliveries(durable)
 
     async def run(self, handle: Handler) -> None:
         """Handle messages until `stop`. An exception from `handle` is a bug: the rest is cancelled.
@@ -97,7 +98,6 @@ class PullLoop:
         """
         self._beat()
         self._ended.clear()
-        expect_deliveries(self._durable)
         unhook = self._bus.on_session(self._wake.set)
         try:
             async with asyncio.TaskGroup() as tasks:

@@ -164,16 +164,22 @@ class KubeClient:
 
     async def delete(self, resource: Resource[T], namespace: str, name: str, *, uid: str, where: str) -> bool:
         """Delete, dependents in the background, but only this uid, and only if the field selector `where` is true of
-        it. Returns whether there was such an object; raises Conflict when there is another uid of that name.
+        it. Returns whether one was found (it may have been on its way out); raises Conflict when there is another uid
+        of that name.
 
         A DELETE of one object cannot be told what else must hold. One of a collection can, so this is such a request,
-        narrowed to one name (ADR 4). It may look at the watch cache: what has a uid keeps the fields that are asked
-        for, and the uid is compared in etcd.
+        narrowed to one name (ADR 4). It looks at the watch cache first, which is cheaper; what that does not know is
+        looked for in etcd.
         """
-        query = urlencode({"fieldSelector": f"{where},metadata.name={name}", "resourceVersion": "0"})
+        query = {"fieldSelector": f"{where},metadata.name={name}"}
         options = msgspec.json.encode({"propagationPolicy": "Background", "preconditions": {"uid": uid}})
-        call = Call("deletecollection", resource, namespace, query=query, body=options)
-        return bool(_decode_page(call, await self._request(call)).items)
+        for version in ({"resourceVersion": "0"}, {}):
+            call = Call(
+                "deletecollection", resource, namespace, query=urlencode(query | version), body=options, of=name
+            )
+            if _decode_page(call, await self._request(call)).items:
+                return True
+        return False
 
     @asynccontextmanager
     async def watch(

@@ -49,9 +49,11 @@ class Call:
     content_type: str = JSON
     optional: bool = False
     """A refusal of it is no sign that we are not served."""
+    of: str | None = None
+    """The one object that a call on a collection is about, for people."""
 
     def __str__(self) -> str:
-        target = "/".join(part for part in (self.namespace, self.name) if part) or "all namespaces"
+        target = "/".join(part for part in (self.namespace, self.name or self.of) if part) or "all namespaces"
         return f"{self.verb} {self._rbac_resource} {target}"
 
     @property
