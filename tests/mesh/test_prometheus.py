@@ -40,6 +40,7 @@ class Observed:
     """The mesh and whoever looks at it, after stops of every cause."""
 
     mesh: Mesh
+    nats_server: NatsServer
     prometheus: Prometheus
     collector: Collector
     calls: dict[str, Call]
@@ -73,7 +74,7 @@ async def observed(
         calls = await stop_for_every_cause(control_plane, kubernetes, bystander)
         await prometheus.wait_for("sum(exeunt_stop_latency_seconds_count) == 3")
         await prometheus.wait_for("sum(exeunt_stop_lateness_seconds_count) == 3")
-        yield Observed(mesh, prometheus, collector, calls)
+        yield Observed(mesh, nats_server, prometheus, collector, calls)
 
 
 async def stop_for_every_cause(
@@ -188,3 +189,11 @@ async def test_a_stop_that_exeunt_could_not_end_is_a_late_one(observed: Observed
         in_time = f'exeunt_stop_lateness_seconds_bucket{{{by_bobrapet}, le="1.0"}}'
         await observed.prometheus.wait_for(f"sum({in_time}) == 0")
         await observed.prometheus.wait_for(f"sum(exeunt:stops_late:count{{{by_bobrapet}}}) == 1")
+
+
+async def test_trouble_with_nats_is_told(observed: Observed) -> None:
+    await observed.nats_server.restart()
+    (panel,) = [panel for panel in panels(GRAFANA / "stops.json") if panel.title.startswith("NATS")]
+    for metric in ("exeunt_nats_reconnects_total", *IN_TROUBLE_ONLY):
+        await observed.prometheus.wait_for(f"sum({metric}) > 0")
+    assert all(await ask(observed.prometheus, panel, VARIABLES))

@@ -13,6 +13,7 @@ import yaml  # type: ignore[import-untyped]
 from cyclopts import CycloptsError
 
 from actors import prometheus_rules
+from actors.installation import kustomize, with_components
 from exeunt.metrics import INSTRUMENTS, Histogram
 from exeunt_cli.__main__ import app
 from exeunt_local.binaries import PrometheusBinaries
@@ -49,6 +50,19 @@ def promtool(binaries: PrometheusBinaries, *words: str | Path) -> None:
 
 def test_promtool_finds_no_fault(prometheus_binaries: PrometheusBinaries, rules: Path) -> None:
     promtool(prometheus_binaries, "check", "rules", "--lint=all", "--lint-fatal", rules)
+
+
+async def test_kustomize_brings_them_to_the_prometheus_operator(
+    prometheus_binaries: PrometheusBinaries, tmp_path: Path
+) -> None:
+    built = yaml.safe_load_all(await kustomize(with_components(tmp_path, "podmonitor", "alerts")))
+    (spec,) = (item["spec"] for item in built if item["kind"] == "PrometheusRule")
+    file = tmp_path / "built.yaml"
+    file.write_text(yaml.safe_dump(spec))
+    promtool(prometheus_binaries, "check", "rules", "--lint=all", "--lint-fatal", file)
+    # Long lines are folded anew.
+    expressions = [rule["expr"].split() for group in spec["groups"] for rule in group["rules"]]
+    assert expressions == [rule["expr"].split() for rule in RULES]
 
 
 @pytest.mark.parametrize("test", TESTS, ids=lambda test: test.stem)
