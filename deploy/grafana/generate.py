@@ -16,18 +16,20 @@ FOLDER = Path(__file__).parent
 
 
 def boards() -> Iterator[tuple[Path, str]]:
+    """Each dashboard's file and what it should say."""
     for name, board in (("stops.json", stops.board()), ("run.json", run.board())):
         yield FOLDER / name, json.dumps(board.build(), cls=JSONEncoder, indent=2) + "\n"
 
 
 def main() -> None:
     """Write the dashboards, or with --check only compare."""
-    drifted = [path for path, text in boards() if not path.exists() or path.read_text() != text]
+    built = list(boards())
+    drifted = [path for path, text in built if not path.exists() or path.read_text() != text]
     if "--check" in sys.argv[1:]:
         for path in drifted:
             sys.stderr.write(f"{path} is not what the code says: run `make docs`\n")
         sys.exit(1 if drifted else 0)
-    for path, text in boards():
+    for path, text in built:
         path.write_text(text)
 
 

@@ -1,6 +1,8 @@
-"""Draws a dashboard as Grafana would show it, for docs/: same grid, same queries, same colours.
+"""Draws a dashboard as Grafana would show it, for docs/: its grid, and the answers to its queries.
 
-Grafana itself cannot run where the project is built; what counts are the queries' answers, and these are real.
+Grafana itself cannot run where the project is built; what counts are the queries' answers, and these are real. Colours
+are those of thresholds, mappings and overrides, and otherwise by the order of the series, as in Grafana's palette. Left
+out are exemplars, the figures in legends, and log lines, which are not Prometheus': their panels are drawn empty.
 """
 
 import math
@@ -97,6 +99,11 @@ def _row(axes: Axes, _panel: Panel, _answers: Answers) -> None:
     axes.set_axis_off()
 
 
+def _logs(axes: Axes, _panel: Panel, _answers: Answers) -> None:
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, "log lines, from Loki", color=_INK, transform=axes.transAxes, ha="center", va="center")
+
+
 def _stat(axes: Axes, panel: Panel, answers: Answers) -> None:
     axes.set_axis_off()
     for number, (query, found) in enumerate(answers):
@@ -116,10 +123,12 @@ def _timeseries(axes: Axes, panel: Panel, answers: Answers) -> None:
     if not names:
         axes.text(0.5, 0.5, panel.field().text(math.nan), color=_INK, transform=axes.transAxes, ha="center")
     elif custom.get("stacking", {}).get("mode") == "normal":
-        axes.stackplot(times, np.nan_to_num(rows), labels=names, colors=_SERIES, step="mid", linewidth=0)  # type: ignore[arg-type]
+        colors = [_color(panel, name, number) for number, name in enumerate(names)]
+        axes.stackplot(times, np.nan_to_num(rows), labels=names, colors=colors, step="mid", linewidth=0)  # type: ignore[arg-type]
     else:
         for number, (row, name) in enumerate(zip(rows, names, strict=True)):
-            axes.plot(times, row, color=_SERIES[number % len(_SERIES)], linewidth=1.2, label=name)  # type: ignore[arg-type]
+            color, style = _color(panel, name, number), "--" if panel.field(name).dashed else "-"
+            axes.plot(times, row, color=color, linestyle=style, linewidth=1.2, label=name)  # type: ignore[arg-type]
     if custom.get("scaleDistribution", {}).get("type") == "log":
         axes.set_yscale("log")
     else:
@@ -132,6 +141,11 @@ def _timeseries(axes: Axes, panel: Panel, answers: Answers) -> None:
     axes.grid(color=_FAINT, linewidth=0.4)
     _time_axis(axes)
     _legend(axes, panel, names)
+
+
+def _color(panel: Panel, name: str, number: int) -> str:
+    """Of a series: its own, or that of its place in the palette."""
+    return _COLORS.get(panel.field(name).fixed_color or "", _SERIES[number % len(_SERIES)])
 
 
 def _limits(axes: Axes, panel: Panel) -> None:
@@ -204,4 +218,5 @@ _KINDS = {
     "timeseries": _timeseries,
     "state-timeline": _state_timeline,
     "heatmap": _heatmap,
+    "logs": _logs,
 }

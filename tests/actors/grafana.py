@@ -47,14 +47,40 @@ class Field:
         return str(self.options.get("unit", "short"))
 
     def color(self, value: float) -> str | None:
-        """The name of the colour that the thresholds give a value, if there are thresholds."""
+        """The name of the colour that a mapping gives to no value, or that the thresholds give a value, if any do.
+
+        Thresholds give the colour of the lowest values to no value, too.
+        """
+        if math.isnan(value) and "color" in self._of_nothing:
+            return str(self._of_nothing["color"])
         steps = self.options.get("thresholds", {}).get("steps", [])
         reached = [step["color"] for step in steps if step.get("value") is None or value >= step["value"]]
         return reached[-1] if reached else None
 
     def text(self, value: float) -> str:
         """A value as people read it: in the field's unit, or what the panel says where there is none."""
-        return str(self.options.get("noValue", "-")) if math.isnan(value) else formatted(value, self.unit)
+        if math.isnan(value):
+            return str(self._of_nothing.get("text", self.options.get("noValue", "-")))
+        return formatted(value, self.unit)
+
+    @property
+    def fixed_color(self) -> str | None:
+        """The name of the colour that a series has whatever its values, if one is set."""
+        color = self.options.get("color", {})
+        return str(color["fixedColor"]) if color.get("mode") == "fixed" else None
+
+    @property
+    def dashed(self) -> bool:
+        return bool(self.options.get("custom.lineStyle", {}).get("fill") == "dash")
+
+    @property
+    def _of_nothing(self) -> Object:
+        """What the field's mappings make of null and NaN: a text, a colour."""
+        for mapping in self.options.get("mappings", []):
+            if mapping["type"] == "special" and mapping["options"]["match"] == "null+nan":
+                result: Object = mapping["options"]["result"]
+                return result
+        return {}
 
 
 @dataclass(frozen=True)
@@ -71,12 +97,18 @@ class Panel:
     config: Object
 
     def field(self, name: str = "") -> Field:
-        """How a series of that name is shown: the panel's defaults, and what it overrides by name."""
+        """How a series of that name is shown: the panel's defaults, and what it overrides by name or `/regexp/`."""
         options = dict(self.config.get("defaults", {}))
         for override in self.config.get("overrides", []):
-            if override["matcher"] == {"id": "byName", "options": name}:
+            if _matches(override["matcher"], name):
                 options |= {item["id"]: item["value"] for item in override["properties"]}
         return Field(options)
+
+
+def _matches(matcher: Object, name: str) -> bool:
+    if matcher["id"] == "byRegexp":
+        return re.search(matcher["options"].removeprefix("/").removesuffix("/"), name) is not None
+    return bool(matcher == {"id": "byName", "options": name})
 
 
 def panels(dashboard: Path) -> list[Panel]:
@@ -110,7 +142,6 @@ def time_range(seconds: float, *, scraped_every: float) -> dict[str, str]:
     return {
         "namespace": ".*",
         "__range": f"{seconds:.0f}s",
-        "__interval": f"{step * 1000:.0f}ms",
         "__rate_interval": f"{max(step + scraped_every, 4 * scraped_every) * 1000:.0f}ms",
     }
 

@@ -6,6 +6,7 @@ Whether their queries return anything is asked of a real Prometheus, in mesh/tes
 import io
 import json
 import logging
+import math
 import re
 from collections.abc import Iterator
 from itertools import combinations
@@ -18,6 +19,7 @@ import yaml  # type: ignore[import-untyped]
 from opentelemetry.sdk.trace import TracerProvider
 
 import generate
+from actors.grafana import panels
 from actors.installation import DEPLOY, kustomize, with_components
 from exeunt import semconv
 from exeunt.episodes import Episode
@@ -27,9 +29,6 @@ from exeunt.settings import Settings
 
 Json = dict[str, Any]
 
-LEFT_OUT: Final[dict[str, str]] = {}
-"""Metrics that no panel shows, and why not."""
-
 BOARDS: Final[dict[str, Json]] = {path.stem: json.loads(text) for path, text in generate.boards()}
 PANELS: Final = [
     pytest.param(board, panel, id=f"{name}: {panel['title']}")
@@ -37,6 +36,7 @@ PANELS: Final = [
     for panel in board["panels"]
     if panel["type"] != "row"
 ]
+STOPS: Final = {panel.title: panel for panel in panels(generate.FOLDER / "stops.json")}
 SOURCES: Final[list[Json]] = yaml.safe_load((DEPLOY / "components/grafana-datasources/datasources.yaml").read_text())[
     "datasources"
 ]
@@ -136,6 +136,49 @@ def test_a_panel_says_what_it_is_and_asks_a_source_that_can_be_chosen(board: Jso
 
 
 @pytest.mark.parametrize("name", BOARDS)
+def test_a_dashboard_asks_the_data_sources_that_we_bring_first(name: str) -> None:
+    brought = {source["type"]: (source["name"], source["uid"]) for source in SOURCES}
+    for variable in BOARDS[name]["templating"]["list"]:
+        if variable["type"] == "datasource":
+            current = variable["current"]
+            assert (current["text"], current["value"]) == brought[variable["query"]]
+
+
+def test_only_the_operators_dashboard_asks_by_itself() -> None:
+    assert {name: board["refresh"] for name, board in BOARDS.items()} == {"stops": "30s", "run": ""}
+
+
+@pytest.mark.parametrize(
+    ("title", "text", "color"),
+    [
+        ("Service level", "no stops", "text"),
+        ("Stops under way", "no watcher", "red"),
+        ("Blind for", "no watcher", "red"),
+        ("Drain time saved", "no data", "text"),
+        ("Dead letters", "no data", "text"),
+    ],
+)
+def test_a_missing_figure_is_neither_good_nor_bad_unless_no_watcher_tells_it(title: str, text: str, color: str) -> None:
+    figures = STOPS[title].queries
+    assert figures
+    for figure in figures:
+        field = STOPS[title].field(figure.legend)
+        assert (field.text(math.nan), field.color(math.nan)) == (text, color)
+
+
+def test_a_figure_has_the_colour_of_its_threshold() -> None:
+    in_time, overdue = STOPS["Service level"].field("in time"), STOPS["Stops under way"].field("overdue")
+    assert (in_time.color(0.9985), in_time.color(1)) == ("red", "green")
+    assert (overdue.color(0), overdue.color(0.5), overdue.color(1)) == ("green", "orange", "red")
+
+
+def test_a_series_looks_as_its_name_says() -> None:
+    latency, causes = STOPS["Latency: from the cause to the write"], STOPS["Stops by what made them due"]
+    assert (latency.field("gone p99").dashed, latency.field("gone p50").dashed) == (False, True)
+    assert (causes.field("gone").fixed_color, causes.field("not by Exeunt").fixed_color) == (None, "red")
+
+
+@pytest.mark.parametrize("name", BOARDS)
 def test_panels_fit_beside_each_other(name: str) -> None:
     places = [(panel["title"], panel["gridPos"]) for panel in BOARDS[name]["panels"]]
     for title, place in places:
@@ -189,11 +232,10 @@ def test_a_latency_leads_to_its_traces(board: Json, panel: Json) -> None:
     assert not spread or any(target["exemplar"] for target in spread), board["title"]
 
 
-def test_every_metric_is_shown_or_left_out_for_a_reason() -> None:
+def test_every_metric_is_shown() -> None:
     shown = {instrument(metric).name for expr in queries("prometheus") for metric, _ in metrics_of(expr)
              if metric.startswith("exeunt_")}  # fmt: skip
-    assert shown | LEFT_OUT.keys() == {i.name for i in INSTRUMENTS}
-    assert not shown & LEFT_OUT.keys()
+    assert shown == {i.name for i in INSTRUMENTS}
 
 
 def test_traces_are_searched_by_attributes_that_spans_have() -> None:
@@ -208,15 +250,17 @@ def test_traces_are_searched_by_attributes_that_spans_have() -> None:
 
 
 @pytest.fixture
-def line() -> Iterator[str]:
-    """A line of the log about a run, from within a span."""
+def lines() -> Iterator[tuple[str, str]]:
+    """Two lines of the log about a run, from within a span: a decision, and a warning."""
     before, handlers, level = structlog.get_config(), logging.root.handlers[:], logging.root.level
     out = io.StringIO()
     configure_logs(Settings(log_format="json"), service="exeunt-test", stream=out)
     structlog.contextvars.bind_contextvars(run=str(Episode("voice", "call-7", "870cba24", "first")))
     with TracerProvider(shutdown_on_exit=False).get_tracer("t").start_as_current_span("hop"):
         structlog.get_logger().info("finalize", rule="topology-gone")
-    yield out.getvalue()
+        structlog.get_logger().warning("stop not done yet", error="503")
+    decision, warning = out.getvalue().splitlines()
+    yield decision, warning
     structlog.configure(**before)
     structlog.contextvars.clear_contextvars()
     logging.root.handlers[:] = handlers
@@ -245,33 +289,36 @@ def keeps(query: str, line: str) -> bool:
     return True
 
 
-def test_logs_are_searched_by_what_lines_have(line: str) -> None:
+def test_logs_are_searched_by_what_lines_have(lines: tuple[str, str]) -> None:
+    line, warning = lines
     trace = json.loads(line)["trace_id"]
     mine = {"run_namespace": "voice", "run": "call-7", "uid": "", "trace": trace, "__trace": trace, "namespace": ".*"}
-    assert len(queries("loki")) == 3
+    assert len(queries("loki")) == 4
     for query in queries("loki"):
-        assert keeps(filled(query, **mine), line)
+        assert keeps(filled(query, **mine), warning)
+        assert keeps(filled(query, **mine), line) == ("level" not in query)
         if "$run" in query:
             assert keeps(filled(query, **mine | {"uid": "870cba24"}), line)
             assert not keeps(filled(query, **mine | {"uid": "1111"}), line)
             assert not keeps(filled(query, **mine | {"run": "call"}), line)
             assert not keeps(filled(query, **mine | {"run_namespace": "other"}), line)
-        else:
+        elif "trace" in query:
             assert not keeps(filled(query, **mine | {"trace": "f" * 32, "__trace": "f" * 32}), line)
 
 
 def test_logs_are_those_of_containers_that_there_are() -> None:
+    workloads = [*yaml.safe_load_all((DEPLOY / "base/deployments.yaml").read_text())]
     names = {
-        container["name"]
-        for workload in yaml.safe_load_all((DEPLOY / "base/deployments.yaml").read_text())
-        for container in workload["spec"]["template"]["spec"]["containers"]
+        container["name"] for workload in workloads for container in workload["spec"]["template"]["spec"]["containers"]
     }
+    (namespace,) = {workload["metadata"]["namespace"] for workload in workloads}
     for query in queries("loki"):
         (selector,) = re.findall(r"^{([^}]*)}", query)
         assert re.findall(r'container="([^"]*)"', selector) == [*names]
+        assert selector.startswith(('namespace=~"$namespace"', f'namespace="{namespace}"')), selector
 
 
-def test_data_sources_lead_to_each_other_and_to_a_run(line: str) -> None:
+def test_data_sources_lead_to_each_other_and_to_a_run(lines: tuple[str, str]) -> None:
     uids = {source["uid"]: source["type"] for source in SOURCES}
     assert uids == {"exeunt-prometheus": "prometheus", "exeunt-tempo": "tempo", "exeunt-loki": "loki"}
     settings = {source["type"]: source["jsonData"] for source in SOURCES}
@@ -286,9 +333,10 @@ def test_data_sources_lead_to_each_other_and_to_a_run(line: str) -> None:
     for destination in exemplars:
         assert destination["name"] == "trace_id"
     for field in derived:
-        found = re.search(field["matcherRegex"], line)
-        assert found is not None
-        assert found[1] == json.loads(line)["trace_id"]
+        for line in lines:
+            found = re.search(field["matcherRegex"], line)
+            assert found is not None
+            assert found[1] == json.loads(line)["trace_id"]
 
 
 def test_links_lead_to_dashboards_and_variables_that_there_are() -> None:
@@ -297,6 +345,33 @@ def test_links_lead_to_dashboards_and_variables_that_there_are() -> None:
     known = {variable["name"] for variable in BOARDS["run"]["templating"]["list"]}
     carried = {name for _, query in inside for name in re.findall(r"var-(\w+)=|\${(\w+):queryparam}", query)}
     assert {one or other for one, other in carried} == known
+
+
+def test_a_link_of_a_data_source_keeps_the_time_range() -> None:
+    urls = [link["url"] for source in SOURCES for links in source["jsonData"].values() if isinstance(links, list)
+            for link in links if link.get("url", "").startswith("/d/")]  # fmt: skip
+    # Twice `$`: the first one is for the provisioning of Grafana, which makes one of both.
+    assert urls == ["/d/exeunt-run?var-trace=$${__value.raw}&$${__url_time_range}"] * 2
+
+
+def test_a_row_of_a_search_leads_to_its_trace() -> None:
+    """Each kind of table has the id of the trace in a column of its own; in one of spans that column is hidden."""
+    expected = {"traces": ("Trace ID", "${__value.raw}"), "spans": ("Span ID", "${__data.fields.traceIdHidden}")}
+    searches = {
+        panel["targets"][0]["tableType"]: panel for panel in BOARDS["run"]["panels"] if panel["type"] == "table"
+    }
+    assert searches.keys() == expected.keys()
+    for kind, panel in searches.items():
+        column, trace_id = expected[kind]
+        ((override, link),) = [
+            (override, link)
+            for override in panel["fieldConfig"]["overrides"]
+            for item in override["properties"]
+            if item["id"] == "links"
+            for link in item["value"]
+        ]
+        assert re.search(override["matcher"]["options"].strip("/"), column)
+        assert link["url"].endswith(f"&var-trace={trace_id}")
 
 
 async def test_kustomize_brings_both_to_the_sidecars_of_grafana(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""The Grafana dashboards of Exeunt as code: `stops` for the operator, `run` for one run; `panels` is what they share.
+"""The Grafana dashboards of Exeunt as code: `stops` for the operator, `run` for one run.
 
-`generate.py` beside this package writes their JSON.
+`panels` and `logs` are what they share; `machinery` has the lower rows of `stops`. `generate.py` beside this package
+writes their JSON.
 """

@@ -97,8 +97,8 @@ JETSTREAM: Final = (
     ).override_by_regexp("/^unsettled/", DASHED),
     graph(
         "Deliveries",
-        "By the answer. Every stop is delivered a second time, for a second look. Much retry means that something that"
-        " stops need is away: see Dependencies and the logs.",
+        "By the answer. One retry for every stop is its second look, at what the first one may have left. More retries"
+        " mean that something that stops need is away: see Dependencies, and Stops in trouble for their names.",
         PER_MINUTE,
         promql(per_minute("exeunt_deliveries_total", by="answer"), "{{answer}}"),
         promql(per_minute("exeunt_redeliveries_total", by="consumer"), "redelivered: {{consumer}}"),

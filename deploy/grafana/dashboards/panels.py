@@ -69,19 +69,33 @@ class Figure(NamedTuple):
     decimals: int = 0
 
 
-def tile(title: str, description: str, *figures: Figure, width: int, none: str = "no data") -> stat.Panel:
-    """Figures of now or of the whole time range, each with its own colours; `none` is said where one is missing."""
+def tile(
+    title: str, description: str, *figures: Figure, width: int, none: str = "no data", none_color: str = "text"
+) -> stat.Panel:
+    """Figures of now or of the whole time range, each with its own colours.
+
+    Where one is missing `none` is said, in `none_color`: Grafana would paint it like the lowest value.
+    """
     first, *others = figures
+    missing = model.DashboardSpecialValueMapOptions(
+        model.SpecialValueMatch.NULL_AND_NAN, model.ValueMappingResult(none, none_color)
+    )
     panel = (
         stat.Panel()
         .title(title)
         .description(description)
         .datasource(PROMETHEUS)
-        .targets([promql(f.expr, f.name).instant().ref_id(ref) for ref, f in zip("ABC", figures, strict=False)])
+        .targets(
+            [
+                promql(f.expr, f.name).instant().ref_id(ref)
+                for ref, f in zip("ABC"[: len(figures)], figures, strict=True)
+            ]
+        )
         .unit(first.unit)
         .decimals(first.decimals)
         .thresholds(_thresholds(first.steps))
         .no_value(none)
+        .mappings([model.SpecialValueMap(missing)])
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
         .text_mode(looks.BigValueTextMode.VALUE_AND_NAME if others else looks.BigValueTextMode.VALUE)
         .graph_mode(looks.BigValueGraphMode.NONE)
@@ -116,7 +130,7 @@ def graph(
         .title(title)
         .description(description)
         .datasource(PROMETHEUS)
-        .targets([query.ref_id(ref) for ref, query in zip("ABCDEF", queries, strict=False)])
+        .targets([query.ref_id(ref) for ref, query in zip("ABCDEF"[: len(queries)], queries, strict=True)])
         .unit(unit)
         .no_value("nothing in this time range")
         .thresholds(_thresholds(limits))
@@ -142,6 +156,22 @@ def graph(
     return panel
 
 
+def latencies(
+    title: str, description: str, histogram: str, *, limits: Steps = ((None, "green"),), width: int = 12
+) -> timeseries.Panel:
+    """A histogram of seconds by cause: its p99, which leads to traces, and dashed its median."""
+    return graph(
+        title,
+        description,
+        SECONDS,
+        promql(quantile(0.99, histogram, by="cause"), "{{cause}} p99", exemplar=True),
+        promql(quantile(0.5, histogram, by="cause"), "{{cause}} p50"),
+        limits=limits,
+        log=True,
+        width=width,
+    ).override_by_regexp("/ p50$/", DASHED)
+
+
 def distribution(title: str, description: str, selector: str, *, width: int = 12) -> heatmap.Panel:
     """The stops of `selector` by their latency, as a heatmap; a dot on it is an exemplar and leads to a trace."""
     expr = f"sum by (le) (increase(exeunt_stop_latency_seconds_bucket{{{selector}}}[$__rate_interval]))"
@@ -163,12 +193,19 @@ def distribution(title: str, description: str, selector: str, *, width: int = 12
     )
 
 
-def frame(title: str, *, uid: str, description: str, rows: Rows, sources: Sequence[str]) -> build.Dashboard:
-    """A dashboard with its rows, a variable for each kind of data source, and one for the namespaces of Exeunt."""
+def frame(
+    title: str, *, uid: str, description: str, rows: Rows, sources: Sequence[str], refresh: str = ""
+) -> build.Dashboard:
+    """A dashboard with its rows, a variable for each kind of data source, and one for the namespaces of Exeunt.
+
+    It asks anew every `refresh` ("30s"), or only when told to. The data sources of ../../components are chosen first;
+    Grafana takes the first one of the kind where it does not have them.
+    """
     board = build.Dashboard(title).uid(uid).description(description).tags(["exeunt"]).time("now-6h", "now")
-    board.refresh("30s").tooltip(model.DashboardCursorSync.CROSSHAIR)
+    board.refresh(refresh).tooltip(model.DashboardCursorSync.CROSSHAIR)
     for source in sources:
-        board.with_variable(build.DatasourceVariable(source).label(source.capitalize()).type(source))
+        ours = model.VariableOption(False, f"{source.capitalize()} (Exeunt)", f"exeunt-{source}")
+        board.with_variable(build.DatasourceVariable(source).label(source.capitalize()).type(source).current(ours))
     board.with_variable(
         build.QueryVariable("namespace")
         .label("Namespace of Exeunt")
@@ -185,7 +222,7 @@ def frame(title: str, *, uid: str, description: str, rows: Rows, sources: Sequen
     for row, panels in rows:
         board.with_row(build.Row(row).id(next(ids)))
         for panel in panels:
-            panel.build().id_val = next(ids)
+            panel.build().id_val = next(ids)  # the type Builder has no id(), and each kind of panel its own builder
             board.with_panel(panel)
     return board
 

@@ -6,28 +6,14 @@ way of a search: which stop, its trace, its log lines, and how it compares with 
 
 from typing import Final
 
-from grafana_foundation_sdk.builders import dashboard, loki, table, tempo, text
-from grafana_foundation_sdk.builders.logs import Panel as LogsPanel
+from grafana_foundation_sdk.builders import dashboard, table, tempo, text
 from grafana_foundation_sdk.models import common as looks
 from grafana_foundation_sdk.models import dashboard as model
 from grafana_foundation_sdk.models.tempo import SearchTableType
 from grafana_foundation_sdk.models.text import TextMode
 
-from dashboards.panels import (
-    COUNT,
-    DASHED,
-    HERE,
-    LOKI,
-    SECONDS,
-    TEMPO,
-    distribution,
-    frame,
-    graph,
-    link,
-    promql,
-    quantile,
-    red_from,
-)
+from dashboards.logs import LINES, log_lines
+from dashboards.panels import COUNT, HERE, SECONDS, TEMPO, distribution, frame, latencies, link, red_from
 from exeunt import semconv
 
 LATENCY: Final = "exeunt_stop_latency_seconds"
@@ -45,18 +31,17 @@ DECISIONS: Final = f"{{ {SPANS} && span.{semconv.VERDICT} != nil }} | select(" +
     f"span.{name}" for name in (semconv.VERDICT, semconv.RULE, semconv.STOP_LATENCY, semconv.DELIVERY)
 ) + ")"  # fmt: skip
 
-LINES: Final = '{namespace=~"$namespace", container="service"}'
-"""Of the services. Loki wants one matcher that does not match everything."""
 LINES_OF_RUN: Final = f"{LINES} |= `$run_namespace/$run ($uid` | json | run =~ `$run_namespace/$run [(]$uid.*`"
 LINES_OF_TRACE: Final = f"{LINES} |= `$trace` | json | trace_id = `$trace` | trace_id != ``"
 
 KEPT: Final = ("prometheus", "tempo", "loki", "namespace", "run_namespace", "run", "uid")
-SHOW_TRACE: Final = (
-    "/d/exeunt-run?"
-    + "".join(f"${{{name}:queryparam}}&" for name in KEPT)
-    + "${__url_time_range}&var-trace=${__value.raw}"
-)
-"""The same page with another trace."""
+SHOW: Final = "/d/exeunt-run?" + "".join(f"${{{name}:queryparam}}&" for name in KEPT) + "${__url_time_range}&var-trace="
+"""The same page with another trace, whose id follows."""
+IDS: Final = {
+    SearchTableType.TRACES: ("/^(traceID|Trace ID)$/", "${__value.raw}"),
+    SearchTableType.SPANS: ("/^(spanID|Span ID)$/", "${__data.fields.traceIdHidden}"),
+}
+"""For each kind of table the column that people click, by its names, and where the id of the trace stands."""
 
 COMMANDS: Final = """Type the namespace and the name of a run above, and its uid if several runs have had that name.
 Then click one of its traces. What NATS knows of the same run, in sentences and as a table:
@@ -85,7 +70,8 @@ def _commands() -> text.Panel:
 
 def _search(title: str, description: str, query: str, found: SearchTableType, *, width: int) -> table.Panel:
     target = tempo.TempoQuery().datasource(TEMPO).query_type("traceql").query(query).table_type(found)
-    show = [{"title": "Show this trace below", "url": SHOW_TRACE}]
+    column, trace_id = IDS[found]
+    show = [{"title": "Show this trace below", "url": SHOW + trace_id}]
     return (
         table.Panel()
         .title(title)
@@ -97,7 +83,7 @@ def _search(title: str, description: str, query: str, found: SearchTableType, *,
         .show_header(True)
         .cell_height(looks.TableCellHeight.SM)
         .override_by_regexp(f"/{semconv.STOP_LATENCY}$/", [model.DynamicConfigValue("unit", SECONDS)])
-        .override_by_regexp("/^(traceID|traceIdHidden|Trace ID)$/", [model.DynamicConfigValue("links", show)])
+        .override_by_regexp(column, [model.DynamicConfigValue("links", show)])
         .height(9)
         .span(width)
     )
@@ -110,7 +96,8 @@ def _trace() -> dashboard.Panel:
         .type("traces")
         .title("Trace $trace")
         .description("The whole trace: the stop, inside the trace of its run where bobrapet traces, too. The icon of a"
-                     " span leads to its log lines and to metrics.")
+                     " span leads to its log lines and to metrics. Until a trace is chosen the id is empty, and Tempo"
+                     " answers with an error.")
         .datasource(TEMPO)
         .with_target(query)
         .unit(COUNT)
@@ -118,25 +105,6 @@ def _trace() -> dashboard.Panel:
         .height(14)
         .span(24)
     )  # fmt: skip
-
-
-def _logs(title: str, description: str, query: str) -> LogsPanel:
-    return (
-        LogsPanel()
-        .title(title)
-        .description(description)
-        .datasource(LOKI)
-        .with_target(loki.Dataquery().datasource(LOKI).expr(query).query_type("range").max_lines(1000).ref_id("A"))
-        .unit(COUNT)
-        .no_value("no line")
-        .show_time(True)
-        .wrap_log_message(True)
-        .enable_log_details(True)
-        .sort_order(looks.LogsSortOrder.ASCENDING)
-        .dedup_strategy(looks.LogsDedupStrategy.NONE)
-        .height(10)
-        .span(12)
-    )
 
 
 STOP: Final = (
@@ -158,8 +126,8 @@ STOP: Final = (
     ),
 )
 LOGS: Final = (
-    _logs("Log lines about this run", "Of all three services, by the run that a line names.", LINES_OF_RUN),
-    _logs("Log lines of this trace", "Those that were written within a span of the trace above.", LINES_OF_TRACE),
+    log_lines("Log lines about this run", "Of all three services, by the run that a line names.", LINES_OF_RUN),
+    log_lines("Log lines of this trace", "Those that were written within a span of the trace above.", LINES_OF_TRACE),
 )
 OTHERS: Final = (
     distribution(
@@ -167,15 +135,12 @@ OTHERS: Final = (
         "From here to one run: a dot is a stop; click it and choose `Show in Exeunt / One run`, or open its trace.",
         HERE,
     ),
-    graph(
+    latencies(
         "Latency by cause",
         "Is this run late, or were all at that time? The red line is the promise. A dot leads to its trace.",
-        SECONDS,
-        promql(quantile(0.99, LATENCY, by="cause"), "{{cause}} p99", exemplar=True),
-        promql(quantile(0.5, LATENCY, by="cause"), "{{cause}} p50"),
+        LATENCY,
         limits=red_from(1),
-        log=True,
-    ).override_by_regexp("/ p50$/", DASHED),
+    ),
 )
 
 
