@@ -3,15 +3,18 @@
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import pytest
+from msgspec.structs import replace
 
 from exeunt import rules
-from exeunt.events import Fact, Verdict
+from exeunt.events import Fact, Outcome, Verdict
 from exeunt.history.stops import Ending
 from exeunt.history.telling import cause_in_words
 from exeunt_cli.check import check
-from exeunt_cli.source import Told, read_file
+from exeunt_cli.source import Told, read_file, understood
 from exeunt_terminator import decision
+from exeunt_terminator.stop import Result
 from exeunt_timeout_scheduler import deadlines
 from exeunt_watcher import facts
 
@@ -62,6 +65,20 @@ def test_every_decision_comes_out_as_it_was_recorded(path: Path) -> None:
     checked = check(told.stops)
     assert checked.passed, [*checked.differences, *checked.unchecked]
     assert checked.facts + checked.outcomes == len(told.records)
+
+
+def test_a_decision_that_was_taken_again_on_the_run_as_it_was_read_is_checked_as_such() -> None:
+    """As when a cancel is passed on to sub-stories: nothing is done by the word of a fact only."""
+    told = golden("cancel-then-gone")
+    (canceled,) = [said.snapshot for said in told.stops[0].facts if said.fact is Fact.CANCEL_REQUESTED]
+    (record,) = [record for record in told.records if record.subject.endswith(f".outcome.{Fact.CANCEL_REQUESTED}")]
+    outcome = msgspec.json.decode(record.data, type=Outcome)
+    (waited,) = outcome.trail
+    for result, passes in ((str(Result.UNREAD), True), ("", False)):
+        trail = (replace(waited, result=result), replace(waited, reread=canceled))
+        again = replace(record, data=msgspec.json.encode(replace(outcome, trail=trail)))
+        stops = understood([again if each is record else each for each in told.records]).stops
+        assert check(stops).passed is passes
 
 
 def test_each_history_is_told_as_what_it_is() -> None:
