@@ -13,7 +13,15 @@ from typing import Any, Self
 from actors import hub
 from actors.engine import Staging, start_run
 from actors.kubernetes import BINDING, STEP_RUN, STORY, STORY_RUN, Kubernetes, Object, Refused, Unreachable
-from actors.names import FENCE, REDRIVE_OBSERVED, REDRIVE_TOKEN, RUN_FINALIZER, TERMINAL, compose_name
+from actors.names import (
+    FENCE,
+    REDRIVE_OBSERVED,
+    REDRIVE_TOKEN,
+    RUN_FINALIZER,
+    STEP_CANCEL_REQUESTED,
+    TERMINAL,
+    compose_name,
+)
 
 _POLL = 0.01
 
@@ -159,6 +167,18 @@ class Call:
     async def wait_finished(self, within: float = 10) -> Object:
         """The run when it is in a terminal phase."""
         return await self.wait_until(lambda run: run.get("status", {}).get("phase") in TERMINAL, within)
+
+    async def wait_draining(self, within: float = 10) -> None:
+        """Returns when the operator has told all StepRuns of a canceled call: it then waits for the drain to end."""
+        told: list[bool] = []
+        try:
+            async with asyncio.timeout(within):
+                while not all(told) or not told:
+                    await asyncio.sleep(_POLL)
+                    annotations = [each["metadata"].get("annotations", {}) for each in await self.step_runs()]
+                    told = [STEP_CANCEL_REQUESTED in each for each in annotations]
+        except TimeoutError:
+            raise AssertionError(f"{told.count(False)} StepRuns not told within {within:g} s") from None
 
     async def wait_cleaned_up(self, within: float = 10) -> datetime:
         """When none of the call's StepRuns and bindings was left; raises AssertionError with what is."""

@@ -48,5 +48,6 @@ async def state_of(admin: Client) -> dict[str, Any]:
             else ()
         ):
             each.pop("ts", None)  # when we asked
+            each.pop("num_waiting", None)  # its readers' doing: a fetch that has expired and is made anew
         state[call] = answer
     return state

@@ -93,6 +93,10 @@ async def test_a_plan_says_what_would_be_done_and_does_nothing(
         await listener.wait_for_fact(each.uid, Fact.TOPOLOGY_TERMINATED)
     # What is edited after the cancel does not move a deadline that was captured at it.
     await up.annotate({"exeunt.bubustack.io/shutdown-timeout": "1ms"})
+    # Nobody else changes anything from here on: neither the watcher nor the operator, which waits for the drain.
+    await lonely.stop("watcher")
+    for each in (told, gone, late, up, batch):
+        await each.wait_draining()
     step_runs = {item["metadata"]["name"] for item in await told.step_runs()}
 
     async def plan(*arguments: str, url: str = nats.url) -> Ran:
@@ -135,6 +139,7 @@ async def test_a_dry_run_records_what_it_would_have_done_and_writes_nothing(
     await call.cancel()
     await listener.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
     await call.signal_topology_terminated()
+    await call.wait_draining()
     before = await objects(kubernetes, namespace)
     for fact, rule in ((Fact.TOPOLOGY_TERMINATED, "topology-gone"), (Fact.DEADLINE_REACHED, "deadline")):
         said = await listener.wait_for_outcome(call.uid, fact)
