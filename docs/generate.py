@@ -10,7 +10,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
-from exeunt.metrics import INSTRUMENTS, Histogram
+from exeunt.instruments import Histogram
+from exeunt.metrics import INSTRUMENTS
 from exeunt.rules import CLOSED, Rule
 from exeunt_cli import asyncapi
 from exeunt_cli.settings import documented

@@ -1,10 +1,10 @@
-"""The instruments of `metrics` as Prometheus reads them: a bridge from OpenTelemetry's reader, with exemplars.
+"""The metrics as Prometheus reads them: a bridge from OpenTelemetry's reader, with exemplars.
 
 OpenTelemetry's own Prometheus exporter has no exemplars, and they are how a figure leads to its trace.
 """
 
 from bisect import bisect_left
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
 from math import inf
 from typing import Final
@@ -29,7 +29,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 
-from exeunt.metrics import INSTRUMENTS, Histogram
+from exeunt.instruments import Histogram, Instrument
 
 _SCOPE: Final = "exeunt"
 
@@ -38,14 +38,15 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Bridge(Collector):
-    """Collects what `reader` holds, in the families of prometheus_client.
+    """Collects what `reader` holds of `instruments`, in the families of prometheus_client.
 
     A scrape takes the exemplars out of the reader; the last one of each bucket is kept here, for the next scrape.
     """
 
-    def __init__(self, reader: InMemoryMetricReader, resource: Resource) -> None:
+    def __init__(self, reader: InMemoryMetricReader, resource: Resource, instruments: Iterable[Instrument]) -> None:
         self._reader = reader
         self._resource = resource
+        self._instruments = instruments
         self._exemplars: dict[tuple[str, Labels, int], Exemplar] = {}
 
     def collect(self) -> Iterator[Metric]:
@@ -60,7 +61,7 @@ class Bridge(Collector):
             if scope.scope.name == _SCOPE
             for metric in scope.metrics
         }
-        for instrument in INSTRUMENTS:
+        for instrument in self._instruments:
             metric = found.get(instrument.name)
             if isinstance(instrument, Histogram) and (metric is not None or instrument.expected):
                 yield self._histogram(instrument, metric)
@@ -124,9 +125,9 @@ def _exemplar(exemplar: OtelExemplar) -> Exemplar:
     return Exemplar(labels, exemplar.value, exemplar.time_unix_nano / 1e9)
 
 
-def metrics_endpoint(reader: InMemoryMetricReader, resource: Resource) -> Handler:
+def metrics_endpoint(reader: InMemoryMetricReader, resource: Resource, instruments: Iterable[Instrument]) -> Handler:
     """An aiohttp handler for /metrics: OpenMetrics with exemplars, or plain text, as the client accepts."""
     registry = CollectorRegistry()
-    registry.register(Bridge(reader, resource))
+    registry.register(Bridge(reader, resource, instruments))
     ProcessCollector(registry=registry)
     return make_aiohttp_handler(registry)

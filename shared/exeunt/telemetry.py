@@ -25,6 +25,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from exeunt import __version__, semconv
 from exeunt.errors import UsageError
+from exeunt.metrics import INSTRUMENTS
 from exeunt.prometheus import Handler, metrics_endpoint
 from exeunt.sampling import KeepLateAndFailed, RecordAll
 from exeunt.tracing import StopIds
@@ -68,7 +69,7 @@ def configure_telemetry(service: str) -> Telemetry:
         tracers.sampler = RecordAll(tracers.sampler)
         tracers.add_span_processor(KeepLateAndFailed(BatchSpanProcessor(exporter)))
         trace.set_tracer_provider(tracers)
-    return Telemetry(tracers, meters, metrics_endpoint(reader, resource))
+    return Telemetry(tracers, meters, metrics_endpoint(reader, resource, INSTRUMENTS))
 
 
 def _resource(service: str) -> Resource:

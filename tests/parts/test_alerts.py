@@ -14,7 +14,8 @@ from cyclopts import CycloptsError
 
 from actors import prometheus_rules
 from actors.installation import kustomize, with_components
-from exeunt.metrics import INSTRUMENTS, Histogram
+from exeunt.instruments import Histogram
+from exeunt.metrics import INSTRUMENTS
 from exeunt_cli.__main__ import app
 from exeunt_local.binaries import PrometheusBinaries
 

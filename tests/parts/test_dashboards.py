@@ -23,8 +23,9 @@ from actors.grafana import panels
 from actors.installation import DEPLOY, kustomize, with_components
 from exeunt import semconv
 from exeunt.episodes import Episode
+from exeunt.instruments import Histogram, Instrument
 from exeunt.logs import configure_logs
-from exeunt.metrics import CAUSES, INSTRUMENTS, Histogram, Instrument
+from exeunt.metrics import CAUSES, INSTRUMENTS
 from exeunt.settings import Settings
 
 Json = dict[str, Any]

@@ -1,7 +1,7 @@
 """The instruments as Prometheus reads them, parsed by Prometheus' own parser for OpenMetrics."""
 
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
@@ -16,8 +16,9 @@ from opentelemetry.sdk.trace import TracerProvider
 from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from exeunt import metrics
-from exeunt.metrics import INSTRUMENTS, Counter, Gauge, Histogram, Observed
+from exeunt import instruments
+from exeunt.instruments import Counter, Gauge, Histogram, Instrument, Observed
+from exeunt.metrics import INSTRUMENTS
 from exeunt.prometheus import metrics_endpoint
 from exeunt.shutdown_timeout import ShutdownTimeout
 from exeunt.snapshot import Evidence, RunState, Snapshot, StoryState, Topology
@@ -34,10 +35,11 @@ def parsed(text: str) -> list[Metric]:
 
 
 class Scrape:
-    """A /metrics of one's own, on which the instruments made meanwhile are shown."""
+    """A /metrics of one's own, on which `instruments` are shown."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, instruments: list[Instrument]) -> None:
         self.url = url
+        self.instruments = instruments
 
     async def text(self, **headers: str) -> str:
         async with ClientSession() as http, http.get(self.url, headers=headers) as answer:
@@ -53,15 +55,15 @@ class Scrape:
 async def scrape(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scrape]:
     reader = InMemoryMetricReader()
     provider = MeterProvider([reader], RESOURCE, shutdown_on_exit=False)
-    monkeypatch.setattr(metrics, "_METER", provider.get_meter("exeunt"))
-    before, port, app = list(INSTRUMENTS), free_port(), web.Application()
-    app.router.add_get("/metrics", metrics_endpoint(reader, RESOURCE))
+    monkeypatch.setattr(instruments, "_METER", provider.get_meter("exeunt"))
+    shown: list[Instrument] = []
+    port, app = free_port(), web.Application()
+    app.router.add_get("/metrics", metrics_endpoint(reader, RESOURCE, shown))
     runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port).start()
-    yield Scrape(f"http://127.0.0.1:{port}/metrics")
+    yield Scrape(f"http://127.0.0.1:{port}/metrics", shown)
     await runner.cleanup()
-    INSTRUMENTS[:] = before
 
 
 def values(family: Metric) -> dict[tuple[str, ...], float]:
@@ -73,6 +75,7 @@ async def test_each_kind_is_shown_as_prometheus_knows_it(scrape: Scrape) -> None
     gauge = Gauge("t_level", "A level.", services="all")
     observed = Observed("t_up", "Up.", services="all", labels=("what",))
     observed_counter = Observed("t_seen_total", "Seen.", services="all", kind="counter", labels=("what",))
+    scrape.instruments += [counter, gauge, observed, observed_counter]
     observed.observe(lambda: {("nats",): True, ("kubernetes",): False})
     observed_counter.observe(lambda: {("it",): 3})
     counter.add(2, color="red")
@@ -97,6 +100,7 @@ async def test_each_kind_is_shown_as_prometheus_knows_it(scrape: Scrape) -> None
 
 async def test_a_histogram_has_cumulative_buckets_and_its_exemplars_stay(scrape: Scrape) -> None:
     histogram = Histogram("t_seconds", "Seconds.", services="all", labels=("cause",), buckets=(0.1, 1))
+    scrape.instruments.append(histogram)
     tracer = TracerProvider(shutdown_on_exit=False).get_tracer("t")
     with tracer.start_as_current_span("a stop") as span:
         histogram.record(0.1, cause="gone")  # a bucket's limit belongs to it
@@ -118,6 +122,7 @@ async def test_a_histogram_has_cumulative_buckets_and_its_exemplars_stay(scrape:
 async def test_what_is_expected_is_there_before_it_has_happened(scrape: Scrape) -> None:
     counter = Counter("t_letters_total", "Letters.", services="all", labels=("consumer",))
     histogram = Histogram("t_seconds", "Seconds.", services="all", labels=("cause",), buckets=(0.1, 1))
+    scrape.instruments += [counter, histogram]
     counter.expect(consumer="terminator")
     for cause in ("cancel", "gone", "gone"):
         histogram.expect(cause=cause)
@@ -156,7 +161,7 @@ class Reading:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._reader = InMemoryMetricReader()
         provider = MeterProvider([self._reader], RESOURCE, shutdown_on_exit=False)
-        monkeypatch.setattr(metrics, "_METER", provider.get_meter("exeunt"))
+        monkeypatch.setattr(instruments, "_METER", provider.get_meter("exeunt"))
         for name in ("STOPS_PENDING", "STOPS_PENDING_AGE", "STOPS_OVERDUE"):
             monkeypatch.setattr(f"exeunt_watcher.measures.{name}", Gauge(name.lower(), "", services="watcher"))
 
@@ -170,10 +175,8 @@ class Reading:
 
 
 @pytest.fixture
-def reading(monkeypatch: pytest.MonkeyPatch) -> Iterator[Reading]:
-    before = list(INSTRUMENTS)
-    yield Reading(monkeypatch)
-    INSTRUMENTS[:] = before
+def reading(monkeypatch: pytest.MonkeyPatch) -> Reading:
+    return Reading(monkeypatch)
 
 
 NOW = datetime(2026, 11, 24, 18, 14, 0, tzinfo=UTC)
