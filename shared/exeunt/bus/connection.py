@@ -7,10 +7,8 @@ minute, spreads its attempts, and turns its many exceptions into the few of `exe
 
 import asyncio
 import random
-import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,6 +19,7 @@ import structlog
 from nats.aio.client import Client, Server
 from nats.aio.msg import Msg
 
+from exeunt.bus.credentials import Tls, is_nkey_seed
 from exeunt.bus.errors import ApiRefused, BusClosed, BusError, BusUnavailable, NoResponders, PermissionDenied
 from exeunt.errors import UsageError
 from exeunt.metrics import NATS_ERRORS, NATS_RECONNECTS
@@ -39,7 +38,7 @@ class Bus:
     `recreate_streams` is what to run when a publish finds its stream missing; None leaves streams alone.
     """
 
-    def __init__(self, url: str, tls: "_Tls | None", *, nkey: bool = False) -> None:
+    def __init__(self, url: str, tls: Tls | None, *, nkey: bool = False) -> None:
         self.nc = Client()
         self.session = 0
         self.recreate_streams: Callable[[], Awaitable[None]] | None = None
@@ -270,8 +269,8 @@ async def connect(
     file that is not there yet is waited for. Raises UsageError when the url or a file cannot be used, as far as that
     shows so soon; otherwise `Bus.wait_connected` does.
     """
-    tls = _Tls(tls_ca, tls_cert, tls_key) if tls_ca or tls_cert else None
-    nkey = credentials is not None and _is_seed(credentials)
+    tls = Tls(tls_ca, tls_cert, tls_key) if tls_ca or tls_cert else None
+    nkey = credentials is not None and is_nkey_seed(credentials)
     bus = Bus(url, tls, nkey=nkey)
     first = bus._start(  # noqa: SLF001 - this function is the constructor of a Bus
         {
@@ -288,48 +287,6 @@ async def connect(
     await asyncio.wait({first}, timeout=connect_timeout if patience is None else patience)
     bus._check_open()  # noqa: SLF001 - as above
     return bus
-
-
-class _Tls:
-    """A TLS context whose certificates can be read again: a mounted secret rotates while we run."""
-
-    def __init__(self, ca: str | None, cert: str | None, key: str | None) -> None:
-        if cert and not key:
-            raise UsageError("a TLS client certificate needs its key: set both or neither")
-        self._ca, self._cert, self._key = ca, cert, key
-        self.context = ssl.create_default_context()
-        try:
-            self._load()
-        except OSError as error:  # ssl.SSLError too
-            raise UsageError(f"cannot use the TLS files for NATS ({ca}, {cert}, {key}): {error}") from error
-
-    def reload(self) -> None:
-        try:
-            self._load()
-        except OSError as error:  # half-written: the old certificates may still do
-            log.warning("nats.tls_reload_failed", error=str(error))
-
-    def _load(self) -> None:
-        if self._ca:
-            self.context.load_verify_locations(self._ca)
-        if self._cert:
-            self.context.load_cert_chain(self._cert, self._key)
-
-
-def _is_seed(credentials: str) -> bool:
-    """An nkey seed file holds one line that starts with SU; a credentials file has a JWT and a seed in blocks.
-
-    Raises UsageError for what is neither: nats-py would look for the blocks for ever.
-    """
-    try:
-        text = Path(credentials).read_text()
-    except (OSError, UnicodeDecodeError):
-        return False  # it may come yet; what is wrong with it shows when it is used
-    if text.startswith("SU"):
-        return True
-    if not all(f"BEGIN {block}" in text for block in ("NATS USER JWT", "USER NKEY SEED")):
-        raise UsageError(f"{credentials} holds neither an nkey seed nor the credentials of a NATS user")
-    return False
 
 
 def _without_password(server: str) -> str:
