@@ -28,7 +28,6 @@ deadletters = App(name="deadletters", help="Look at messages that were set aside
 _EVERYWHERE, _ALWAYS = Where(), Window()
 _DEADLINE = 10.0
 """Seconds to say one message again."""
-_NO_MESSAGE = 10037
 
 Sequence = Annotated[int, Parameter(help="Sequences in the stream DEADLETTERS, as `list` shows them.")]
 All = Annotated[bool, Parameter(name="--all", negative="", help="All of them; with -n, all of that namespace.")]
@@ -164,6 +163,7 @@ async def _say_again(bus: Bus, letter: DeadLetter) -> Stored | AlreadyStored:
 async def _take_off(bus: Bus, letter: DeadLetter) -> None:
     try:
         await bus.api(f"STREAM.MSG.DELETE.{DEADLETTERS}", {"seq": letter.sequence, "no_erase": True})
-    except ApiRefused as refused:
-        if refused.err_code != _NO_MESSAGE:  # somebody else was here first
+    except ApiRefused:
+        if await message_at(bus, DEADLETTERS, letter.sequence) is not None:
             raise
+        # Somebody else was here first.

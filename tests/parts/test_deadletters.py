@@ -5,7 +5,7 @@ import json
 import os
 import pty
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -191,18 +191,36 @@ async def test_dropping_wants_a_yes(bus: Bus, server: NatsServer) -> None:
     assert (await letters(bus), await messages(bus, RUNS)) == (0, 2)
 
 
-async def on_a_terminal(server: NatsServer, typed: str, *arguments: str) -> int | None:
-    """Run it on a terminal on which an answer is typed; its exit code."""
+async def test_what_somebody_else_has_dropped_meanwhile_is_dropped(bus: Bus, server: NatsServer) -> None:
+    await say_facts(bus)
+    await set_aside(bus, RUNS, "terminator", count=2, reason="the write was refused")
+    other = partial(exeunt, server, "deadletters", "drop", "1", "--yes")
+    assert await on_a_terminal(server, "y\n", "deadletters", "drop", "1", meanwhile=other) == 0
+    assert await letters(bus) == 1
+
+
+async def nothing() -> None:
+    pass
+
+
+async def on_a_terminal(
+    server: NatsServer, typed: str, *arguments: str, meanwhile: Callable[[], Awaitable[object]] = nothing
+) -> int | None:
+    """Run it on a terminal on which an answer is typed when it has asked, after `meanwhile`; its exit code."""
     here, there = pty.openpty()
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "exeunt_cli", *arguments),
         stdin=there,
-        stdout=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
         env={**os.environ, "EXEUNT_NATS_URL": server.url},
     )
-    os.write(here, typed.encode())
+    assert process.stdout is not None
     async with asyncio.timeout(20):
-        code = await process.wait()
+        await process.stdout.readuntil(b"[y/N] ")
+        await meanwhile()
+        os.write(here, typed.encode())
+        await process.communicate()
+        code = process.returncode
     os.close(here)
     os.close(there)
     return code
