@@ -83,6 +83,14 @@ def parse_instant(text: str) -> datetime:
     return instant.astimezone(UTC)
 
 
+def readable_instant(text: str | None) -> datetime | None:
+    """`parse_instant`, for what others wrote and nothing may stumble over: None when absent or unreadable."""
+    try:
+        return None if text is None else parse_instant(text)
+    except ValueError:
+        return None
+
+
 def format_instant(instant: datetime) -> str:
     """Write an instant in UTC with microseconds: "2026-11-24T18:13:32.000000Z"."""
     return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

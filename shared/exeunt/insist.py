@@ -16,14 +16,15 @@ T = TypeVar("T")
 log = structlog.get_logger()
 
 
-async def insist(what: str, call: Callable[[], Awaitable[T]]) -> T:
+async def insist(what: str, call: Callable[[], Awaitable[T]], *, on_try: Callable[[], None] = lambda: None) -> T:
     """Call until it answers. Only a dependency that is unavailable is waited for; any other error is the caller's.
 
     Each call brings its own deadline and retries; between calls lies a jittered back-off of at most 10 seconds. The
-    wait ends with the task that waits.
+    wait ends with the task that waits. `on_try` hears of every call: whoever waits like this is not stuck.
     """
     attempt = 0
     while True:
+        on_try()
         try:
             return await call()
         except (BusUnavailable, ApiUnavailable) as error:

@@ -12,9 +12,10 @@ import msgspec
 from msgspec import Struct
 
 from exeunt import cloudevents
-from exeunt.clock import parse_instant
+from exeunt.clock import parse_instant, readable_instant
 from exeunt.errors import PoisonEvent
 from exeunt.snapshot import Evidence, RunState
+from exeunt.subjects import signal_subject
 
 TYPE: Final = "io.bubustack.exeunt.topology-gone.v1"
 """CloudEvents type of a signal; its subject is exeunt.signals.<namespace>.<name>, dots of the name written as "_"."""
@@ -47,7 +48,10 @@ class Signal(Struct, frozen=True):
             return "it is about another StoryRun of this name"
         if self.gone_at > now + _SKEW:
             return "it lies in the future"
-        if run.started_at is None or self.gone_at < parse_instant(run.started_at):
+        started = readable_instant(run.started_at)
+        if started is None:
+            return "when its run started is not known"
+        if self.gone_at < started:
             return "it is older than the run's start"
         return None
 
@@ -55,8 +59,11 @@ class Signal(Struct, frozen=True):
 _BODY: Final = msgspec.json.Decoder(SignalBody)
 
 
-def read_signal(headers: Mapping[str, str], payload: bytes) -> Signal:
-    """Understand a message as a signal. Raises PoisonEvent that says what is wrong with it."""
+def read_signal(subject: str, headers: Mapping[str, str], payload: bytes) -> Signal:
+    """Understand a message as a signal. Raises PoisonEvent that says what is wrong with it.
+
+    Subject and body must name the same run: who may publish on which subject is what NATS is told.
+    """
     attributes = cloudevents.from_headers(headers)
     if attributes.type != TYPE:
         raise PoisonEvent(f"event type {attributes.type!r} is no signal; {TYPE!r} is")
@@ -65,5 +72,7 @@ def read_signal(headers: Mapping[str, str], payload: bytes) -> Signal:
         gone_at = parse_instant(attributes.time)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise PoisonEvent(f"the signal does not decode: {error}") from error
+    if subject != signal_subject(body.namespace, body.name):
+        raise PoisonEvent(f"the signal is about {body.namespace}/{body.name}, but was sent on {subject}")
     detail = f"{attributes.source}: {body.detail}" if body.detail else attributes.source
     return Signal(body.namespace, body.name, body.uid, gone_at, Evidence("signal", 6, detail[:256]))

@@ -45,6 +45,15 @@ class Topology(Struct, frozen=True, omit_defaults=True):
     signal: Evidence | None = None
     gone: Evidence | None = None
 
+    def with_memory(self, remembered: "Topology") -> "Topology":
+        """The same, with what was seen in the same life before."""
+        return Topology(
+            established=self.established or remembered.established,
+            step_runs_seen=self.step_runs_seen or remembered.step_runs_seen,
+            signal=self.signal or remembered.signal,
+            gone=self.gone,
+        )
+
 
 class StepRunRef(Struct, frozen=True):
     """A StepRun that has to go when its run is finalized."""

@@ -49,5 +49,9 @@ def due_subject(episode: Episode) -> str:
     return f"exeunt.deadlines.due.{_tokens(episode)}"
 
 
+def signal_subject(namespace: str, name: str) -> str:
+    return f"exeunt.signals.{namespace}.{name.replace('.', '_')}"
+
+
 EVERY_DUE: Final = "exeunt.deadlines.due.>"
 EVERY_SIGNAL: Final = "exeunt.signals.>"

@@ -422,6 +422,23 @@ def test_canceled_are_the_unfinished_runs_whose_cancel_was_asked_for(known: Proj
     assert known.canceled() == [(NAMESPACE, "other")]
 
 
+def test_the_memory_of_the_stream_may_come_after_the_run_was_seen() -> None:
+    known = projection()
+    assert projected(known, story_run(fence=FENCE)).topology == Topology()
+    known.remember("uid-call", Topology(established=True, step_runs_seen=True))
+    gone = projected(known).topology.gone
+    assert gone is not None
+    assert gone.kind == "bindings-gone"
+
+
+def test_more_step_runs_than_a_fact_can_hold_are_not_told(known: Projection) -> None:
+    for number in range(499):
+        known.step_run(step_run(f"call-{number}"))
+    assert len(projected(known, story_run(fence=FENCE)).step_runs or ()) == 500
+    known.step_run(step_run("call-one-more"))
+    assert projected(known).step_runs is None
+
+
 def test_nothing_is_kept_of_what_was_deleted(known: Projection) -> None:
     known.story_run(story_run("other", uid="uid-other", fence=FENCE, conditions=[topology_terminated()]))
     known.remember("uid-other", Topology(established=True))

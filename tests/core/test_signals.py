@@ -13,6 +13,7 @@ from exeunt.clock import format_instant
 from exeunt.errors import PoisonEvent
 from exeunt.signals import TYPE, Signal, read_signal
 
+SUBJECT = "exeunt.signals.demo.call"
 EXAMPLE = Path(__file__).parents[2] / "deploy" / "examples" / "livekit_bridge.py"
 
 
@@ -22,7 +23,7 @@ def headers(**changes: str) -> dict[str, str]:
 
 
 def signal(**body: object) -> Signal:
-    return read_signal(headers(), json.dumps({"namespace": "demo", "name": "call"} | body).encode())
+    return read_signal(SUBJECT, headers(), json.dumps({"namespace": "demo", "name": "call"} | body).encode())
 
 
 def test_a_signal_is_the_weakest_evidence_and_names_its_source() -> None:
@@ -41,11 +42,13 @@ def test_a_signal_is_the_weakest_evidence_and_names_its_source() -> None:
         ({}, b"not JSON", "does not decode"),
         ({}, b'{"x":' + b"[" * 200_000, "does not decode"),
         ({}, b'{"namespace": "a"}', "name"),
+        ({}, b'{"namespace": "demo", "name": "another"}', "is about demo/another, but was sent on"),
+        ({}, b'{"namespace": "other", "name": "call"}', "is about other/call, but was sent on"),
     ],
 )
 def test_a_malformed_signal_is_poison_with_its_reason(attributes: dict[str, str], body: bytes, why: str) -> None:
     with pytest.raises(PoisonEvent, match=why):
-        read_signal(headers(**attributes), body)
+        read_signal(SUBJECT, headers(**attributes), body)
 
 
 def test_it_counts_only_for_its_own_run_and_time() -> None:
@@ -56,7 +59,8 @@ def test_it_counts_only_for_its_own_run_and_time() -> None:
     assert "future" in (signal().objection(run, NOW - timedelta(minutes=2)) or "")
     late_start = run_state(story_run(started_at=format_instant(NOW + timedelta(seconds=1))))
     assert "older" in (signal().objection(late_start, NOW) or "")
-    assert signal().objection(run_state(story_run(started_at=None)), NOW) is not None
+    for unreadable in (None, "0001-01-01T00:00:00Z", "soon"):
+        assert "not known" in (signal().objection(run_state(story_run(started_at=unreadable)), NOW) or "")
 
 
 def livekit() -> ModuleType:
@@ -78,7 +82,7 @@ def webhook(**changes: object) -> bytes:
 def test_livekits_room_finished_becomes_a_signal() -> None:
     message = livekit().to_signal(webhook())
     assert message.subject == "exeunt.signals.demo.call_1"
-    said = read_signal(message.headers, message.payload)
+    said = read_signal(message.subject, message.headers, message.payload)
     assert (said.namespace, said.name, said.uid) == ("demo", "call.1", "u-1")
     assert said.gone_at.timestamp() == 1764007956
 

@@ -125,6 +125,16 @@ def test_stale_heartbeats_are_off_by_default() -> None:
     assert kind_of(look(bindings=[beat(99_999)], step_runs=1)) is None
 
 
+@pytest.mark.parametrize("text", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "2026-11-24T18:13:00+24:00", "soon"])
+def test_a_time_that_nobody_can_read_counts_as_absent(text: str) -> None:
+    ended = topology_terminated(EARLIER)
+    assert kind_of(look(conditions=[ended], bindings=[UP], step_runs=1, started_at=text)) == "hub-condition"
+    ended = topology_terminated(text)
+    assert kind_of(look(conditions=[ended], bindings=[UP], step_runs=1)) == "hub-condition"
+    never = LiveBinding(None, text)
+    assert kind_of(look(bindings=[never], step_runs=1, stale_after=timedelta(seconds=90))) is None
+
+
 def test_every_heartbeat_must_be_stale() -> None:
     limit = timedelta(seconds=90)
     assert kind_of(look(bindings=[beat(91), beat(90)], step_runs=1, stale_after=limit)) == "heartbeats-stale"

@@ -59,7 +59,11 @@ class Watcher:
 
     def recall(self, now: datetime) -> None:
         """Every kind has been listed: recall what the stream knows, then say what holds."""
-        for key in list(self.projection.known_runs()):
+        self._recall(list(self.projection.known_runs()), now)
+        self.touched(list(self.projection.known_runs()), now)
+
+    def _recall(self, keys: Iterable[Key], now: datetime) -> None:
+        for key in keys:
             seen = self.projection.peek(key, now)
             if seen is None or not (seen.realtime or seen.story.resource_version is None):
                 continue
@@ -70,10 +74,11 @@ class Watcher:
             if established or signal:
                 memory = Topology(established=established, step_runs_seen=established, signal=signal)
                 self.projection.remember(seen.run.uid, memory)
-        self.touched(list(self.projection.known_runs()), now)
 
     def sweep(self, now: datetime) -> None:
-        """Look again at what time alone changes, and offer what holds."""
+        """Look again at what time alone changes, recall what others heard of canceled runs, and offer what holds."""
+        self.touched(self.projection.canceled(), now)
+        self._recall(self.projection.canceled(), now)
         self.touched(self.projection.canceled(), now)
         for key in self.projection.canceled():
             snapshot = self.projection.snapshot(key)

@@ -9,7 +9,7 @@ from nats.js.errors import NotFoundError
 from actors.bystander import Bystander
 from actors.call import Call
 from actors.engine import Staging
-from actors.kubernetes import STORY, Kubernetes
+from actors.kubernetes import STORY, STORY_RUN, Kubernetes
 from actors.recorder import State
 from exeunt.events import Fact
 
@@ -73,6 +73,18 @@ async def test_a_run_that_has_neither_a_story_nor_streams_is_left_alone(
     assert (await unknown.get())["status"]["phase"] == "Running"
     assert len(await unknown.step_runs()) == len(silent.steps)
     assert await bystander.history(unknown.uid) == []
+
+
+@pytest.mark.parametrize("text", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "2026-11-24T18:13:00+24:00"])
+async def test_a_time_that_kubernetes_takes_and_nobody_can_read_stops_nothing(
+    kubernetes: Kubernetes, namespace: str, stopped: Stopped, text: str
+) -> None:
+    call = await Call.start(kubernetes, namespace, shutdown_timeout="60s")
+    operator = kubernetes.acting_as("bobrapet")
+    await operator.patch_status(STORY_RUN, namespace, call.name, {"startedAt": text})
+    await call.signal_topology_terminated()
+    await call.cancel()
+    assert (await stopped(call)).written_by == "exeunt-terminator"
 
 
 GARBAGE = {

@@ -12,7 +12,7 @@ from actors.bystander import Bystander
 from actors.call import Call
 from actors.kubernetes import Kubernetes
 from actors.recorder import Recorder, State
-from actors.services import without
+from actors.services import QUICK, without
 from exeunt.events import Fact
 from exeunt.signals import TYPE
 from exeunt_local.mesh import Mesh
@@ -64,6 +64,28 @@ async def test_a_signal_before_the_cancel_is_remembered_also_over_a_restart(
         pass
     await call.cancel()
     assert (await stopped(call)).written_by == "exeunt-terminator"
+
+
+async def test_a_signal_before_the_cancel_outlives_the_watcher_that_heard_it(
+    kubernetes: Kubernetes, namespace: str, running_mesh: Mesh, bystander: Bystander, stopped: Stopped
+) -> None:
+    await running_mesh.start("watcher", 1, **QUICK)
+    call = await Call.start(kubernetes, namespace, shutdown_timeout="60s")
+    await bystander.wait_for_fact(call.uid, Fact.TOPOLOGY_ESTABLISHED)
+    await send(bystander, call)
+    await bystander.wait_for_outcome(call.uid, Fact.TOPOLOGY_TERMINATED)
+    (heard,) = [instance for instance in (0, 1) if await has_said(running_mesh, instance, call)]
+    await running_mesh.kill("watcher", heard)
+    await call.cancel()
+    assert (await stopped(call)).written_by == "exeunt-terminator"
+    await running_mesh.start("watcher", heard, **QUICK)
+    await running_mesh.stop("watcher", 1)
+
+
+async def has_said(mesh: Mesh, instance: int, call: Call) -> bool:
+    """Whether that watcher was the one to say that the call's topology is gone."""
+    lines = map(json.loads, mesh.log("watcher", instance).read_text().splitlines())
+    return any(line["event"] == str(Fact.TOPOLOGY_TERMINATED) and call.uid in line["run"] for line in lines)
 
 
 async def test_forged_and_stale_signals_do_no_harm(

@@ -74,7 +74,9 @@ class Following(Generic[T]):
     async def handle(self, change: Change[T]) -> None:
         self.changes.append(change)
         match change:
-            case Relisted(items):
+            case Relisted(items, missing):
+                for gone in missing:
+                    del self.objects[gone.key[1]]
                 self.objects |= {item.metadata.name: item for item in items}
             case Changed(item):
                 self.objects[item.metadata.name] = item
@@ -299,21 +301,19 @@ async def test_an_expired_watch_lists_again_and_tells_what_is_missing(
         await control_plane.start_apiserver()
         network.restore()
         await it.until(lambda: list_watch.relists == 1 and list_watch.error is None, within=20)
-        *missing, relisted = it.changes[changes_before:]
-        assert {change.uid for change in missing if isinstance(change, Missing)} == {
-            uids["deleted"],
-            uids["finished"],
-            uids["replaced"],
-        }
-        assert len(missing) == 3
+        (relisted,) = it.changes[changes_before:]
         assert isinstance(relisted, Relisted)
+        missing = {gone.key[1]: gone.uid for gone in relisted.missing}
+        assert missing == {name: uids[name] for name in ("deleted", "finished", "replaced")}
         assert it.names() == {"kept", "replaced", "odd"}
         assert it.annotation("kept") == "two"
         assert it.objects["replaced"].metadata.uid == uids["replaced again"]
         await cluster.create("later")
         await it.until(lambda: "later" in it.names())
         await it.until(lambda: picky.relists == 1 and picky.error is None, within=20)
-        its_missing = {change.uid for change in its_picky_twin.changes if isinstance(change, Missing)}
+        its_missing = {
+            gone.uid for change in its_picky_twin.changes if isinstance(change, Relisted) for gone in change.missing
+        }
         assert its_missing == {uids["deleted"], uids["replaced"]}  # neither finished nor odd: both are there
 
 

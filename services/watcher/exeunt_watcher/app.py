@@ -43,8 +43,8 @@ class WatcherService:
         now = asyncio.get_running_loop().time
 
         def last_progress() -> float:
-            # Watches that wait for NATS are not stuck: /readyz names NATS.
-            return now() if self._watcher.blocked else min(w.last_progress or now() for w in self._watcher.watches)
+            # Watches that wait for a dependency are not stuck: /readyz names it.
+            return max(self._watcher.last_waited, min(w.last_progress or now() for w in self._watcher.watches))
 
         return (
             {"watches": lambda: self._watcher.trouble, "signals": lambda: self._signals.trouble},
@@ -58,7 +58,11 @@ class WatcherService:
         await insist("make or check the consumer", self._ensure)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._watcher.run())
-            tasks.create_task(self._signals.run(self._watcher.on_signal))
+            tasks.create_task(self._listen())
+
+    async def _listen(self) -> None:
+        await self._watcher.live.wait()  # or no run would be known
+        await self._signals.run(self._watcher.on_signal)
 
     async def stop(self, budget: float) -> None:
         await asyncio.gather(self._signals.stop(budget), self._watcher.drain(budget))

@@ -1,6 +1,7 @@
-"""Facts on their way to the stream RUNS, and what the stream remembers of them."""
+"""Facts on their way to the stream RUNS, and what the stream has of them."""
 
 import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from typing import Final, Self
@@ -9,13 +10,13 @@ import structlog
 from structlog.contextvars import bind_contextvars
 
 from exeunt.bus.connection import Bus
-from exeunt.bus.errors import BusUnavailable
+from exeunt.bus.errors import BusUnavailable, PublishRefused
 from exeunt.bus.publisher import AlreadyStored, Stored, StoredMessage, last_message, message_at, publish
 from exeunt.codec import fact_message, read_fact
 from exeunt.errors import PoisonEvent
 from exeunt.events import Fact
 from exeunt.insist import insist
-from exeunt.metrics import FACTS, STOP_LATENESS
+from exeunt.metrics import FACTS, NATS_ERRORS, STOP_LATENESS
 from exeunt.snapshot import Snapshot
 from exeunt.subjects import RUNS, fact_subject
 from exeunt.tracing import sending
@@ -33,31 +34,33 @@ log = structlog.get_logger()
 class FactPublisher:
     """Says facts, however long NATS is away; left as a context manager, it waits for those on their way."""
 
-    def __init__(self, bus: Bus) -> None:
+    def __init__(self, bus: Bus, *, on_try: Callable[[], None]) -> None:
         self._bus = bus
+        self._insist = partial(insist, on_try=on_try)
         self._window = asyncio.Semaphore(_WINDOW)
         self._saying = asyncio.TaskGroup()
 
-    @property
-    def blocked(self) -> bool:
-        """Whether the window is full."""
-        return self._window.locked()
-
-    async def say(self, fact: Fact, snapshot: Snapshot, late: Late | None = None) -> None:
-        """Put one fact on its way; returns at once while there is room in the window.
+    async def say(self, fact: Fact, snapshot: Snapshot, late: Late | None = None) -> asyncio.Task[None]:
+        """Put one fact on its way; returns at once while there is room in the window. The task ends when it is said.
 
         `late` is measured by the watcher that is the first to say the fact.
         """
         await self._window.acquire()
         task = self._saying.create_task(self._publish(fact, snapshot, late))
         task.add_done_callback(lambda _: self._window.release())
+        return task
 
     async def _publish(self, fact: Fact, snapshot: Snapshot, late: Late | None = None) -> None:
         """Say one fact, however long NATS is away; somebody else having said it is success."""
         bind_contextvars(run=str(snapshot.run.episode))
         for rejected in snapshot.shutdown.rejected if fact is Fact.CANCEL_REQUESTED else ():
             log.warning("shutdown timeout not usable", rule=rejected.rule, value=rejected.value, why=rejected.why)
-        said = await insist(f"say {fact}", partial(self._try, fact, snapshot, late, datetime.now(UTC)))
+        try:
+            said = await self._insist(f"say {fact}", partial(self._try, fact, snapshot, late, datetime.now(UTC)))
+        except PublishRefused as error:  # one run's object that is too large must not end the watcher of all
+            NATS_ERRORS.add(error_type=type(error).__name__)
+            log.error("fact refused", fact=fact, error=str(error))  # noqa: TRY400 - no bug of ours
+            return
         if isinstance(said, AlreadyStored) and fact is Fact.CANCEL_REQUESTED and snapshot.topology.gone is not None:
             await self._complete(said.sequence, snapshot)
 
@@ -80,14 +83,14 @@ class FactPublisher:
 
     async def _complete(self, sequence: int, snapshot: Snapshot) -> None:
         """Another watcher said the cancel first; when it did not know that the topology is gone, say that."""
-        winner = _read(await insist("see who said the cancel", partial(message_at, self._bus, RUNS, sequence)))
+        winner = _read(await self._insist("see who said the cancel", partial(message_at, self._bus, RUNS, sequence)))
         if winner is None or winner.topology.gone is None:
             await self._publish(Fact.TOPOLOGY_TERMINATED, snapshot)
 
     async def recall(self, fact: Fact, snapshot: Snapshot) -> Snapshot | None:
         """What was said of the run's life, if it was."""
         subject = fact_subject(snapshot.run.life_episode, fact)
-        return _read(await insist(f"recall {fact}", partial(last_message, self._bus, RUNS, subject)))
+        return _read(await self._insist(f"recall {fact}", partial(last_message, self._bus, RUNS, subject)))
 
     async def __aenter__(self) -> Self:
         await self._saying.__aenter__()

@@ -7,7 +7,7 @@ watcher measures it, because it outlives whoever should have ended the run, and 
 from datetime import datetime, timedelta
 from typing import Final, Literal, NamedTuple
 
-from exeunt.clock import parse_instant
+from exeunt.clock import parse_instant, readable_instant
 from exeunt.snapshot import RunState, Snapshot
 from exeunt_watcher.facts import is_stop
 from exeunt_watcher.projection import Key
@@ -90,7 +90,5 @@ def _late(previous: Snapshot | None, current: Snapshot, gone_since: datetime | N
 
 def _ended(run: RunState, due: Due, now: datetime) -> datetime:
     """When it ended: now, unless its status tells that the news of it took long to come here."""
-    if run.finished_at is None:
-        return now
-    finished = parse_instant(run.finished_at)
-    return finished if due.at - _SKEW <= finished <= now - 2 * _SKEW else now
+    finished = readable_instant(run.finished_at)
+    return now if finished is None or not due.at - _SKEW <= finished <= now - 2 * _SKEW else finished

@@ -8,6 +8,7 @@ are kept: finished history costs nothing.
 from collections import defaultdict
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from typing import Final
 
 from exeunt import bobrapet
 from exeunt.clock import parse_instant
@@ -128,7 +129,7 @@ class Projection:
         return self._snapshots.pop(key, None)
 
     def remember(self, uid: str, topology: Topology) -> None:
-        """Give a run that is new to this process the memory that the stream kept of it."""
+        """Give a run the memory that the stream kept of its present life."""
         self._remembered[uid] = topology
 
     def signal(self, key: Key, uid: str, evidence: Evidence) -> list[Key]:
@@ -162,9 +163,10 @@ class Projection:
     def _snapshot(self, run: StoryRun, previous: Snapshot | None, now: datetime) -> Snapshot:
         story = self._stories.get(story_key(run))
         state = read_run(run, first_seen=_first_seen(previous, run, now), now=now, fence_wait=self._fence_wait)
-        before = self._remembered.get(state.uid, Topology())
-        if previous is not None:
-            before = previous.topology if previous.run.life == state.life else Topology()
+        before = previous.topology if previous is not None and previous.run.life == state.life else Topology()
+        remembered = self._remembered.get(state.uid)
+        if remembered is not None:
+            before = before.with_memory(remembered)
         bindings = self._bindings.get(state.uid, {}).values()
         step_runs = self._live_step_runs(run)
         # Captured at the cancel: what an edit of the Story would change must not move a deadline (contract §4.1).
@@ -211,13 +213,20 @@ class Projection:
         return self._runs.keys()
 
 
-def _to_delete(live: Iterable[StepRunRef], bindings: Iterable[LiveBinding]) -> tuple[StepRunRef, ...]:
-    """Live StepRuns, and terminal ones that still own a live binding: their runtime would leak (contract §2.6)."""
+_MOST_STEP_RUNS: Final = 500
+"""A fact with some thousands would be too large for the stream."""
+
+
+def _to_delete(live: Iterable[StepRunRef], bindings: Iterable[LiveBinding]) -> tuple[StepRunRef, ...] | None:
+    """Live StepRuns, and terminal ones that still own a live binding: their runtime would leak (contract §2.6).
+
+    None where they are too many to be told: the terminator then lists them itself.
+    """
     refs = {ref.name: ref for ref in live}
     for binding in bindings:
         if binding.step_run is not None:
             refs.setdefault(binding.step_run.name, binding.step_run)
-    return tuple(refs.values())
+    return tuple(refs.values()) if len(refs) <= _MOST_STEP_RUNS else None
 
 
 def _first_seen(previous: Snapshot | None, run: StoryRun, now: datetime) -> datetime:

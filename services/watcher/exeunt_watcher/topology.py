@@ -11,7 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 from exeunt import bobrapet
-from exeunt.clock import format_duration, parse_instant
+from exeunt.clock import format_duration, readable_instant
 from exeunt.kube.models import Condition
 from exeunt.snapshot import Evidence, RunState, StepRunRef, Topology
 
@@ -76,7 +76,8 @@ def _heartbeats_stale(seen: Observed) -> Evidence | None:
     if seen.heartbeats_stale_after is None or not seen.bindings:
         return None
     limit = seen.now - seen.heartbeats_stale_after
-    if any(b.heartbeat is None or parse_instant(b.heartbeat) > limit for b in seen.bindings):
+    heartbeats = [readable_instant(binding.heartbeat) for binding in seen.bindings]
+    if any(heartbeat is None or heartbeat > limit for heartbeat in heartbeats):
         return None
     silence = format_duration(seen.heartbeats_stale_after)
     return Evidence("heartbeats-stale", 5, f"every TransportBinding has been silent for more than {silence}")
@@ -102,7 +103,7 @@ def judge(seen: Observed) -> Topology:
     )
 
 
-def _is_before(instant: str | None, limit: str | None) -> bool:
-    if instant is None or limit is None:
-        return False
-    return parse_instant(instant) < parse_instant(limit)
+def _is_before(text: str | None, limit_text: str | None) -> bool:
+    # The kube-apiserver takes times that nobody can read, such as year 9999 with a zone: they count as absent.
+    instant, limit = readable_instant(text), readable_instant(limit_text)
+    return instant is not None and limit is not None and instant < limit

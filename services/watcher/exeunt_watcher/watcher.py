@@ -20,23 +20,23 @@ from exeunt.bus.delivery import Ack, Delivery, Retry
 from exeunt.events import Fact
 from exeunt.insist import insist
 from exeunt.kube.client import KubeClient
-from exeunt.kube.errors import NotFound, Undecodable
+from exeunt.kube.errors import ApiError, ApiUnavailable, NotFound, Undecodable
 from exeunt.kube.list_watch import Change, Changed, ListWatch, Missing, Relisted, Removed
 from exeunt.kube.models import StoryRun
 from exeunt.kube.resources import STEP_RUNS, STORIES, STORY_RUNS, TRANSPORT_BINDINGS, Resource
 from exeunt.settings import Settings
 from exeunt.signals import read_signal
-from exeunt.snapshot import Topology
 from exeunt_watcher.fact_publisher import FactPublisher
 from exeunt_watcher.facts import facts_between, standing
 from exeunt_watcher.lateness import Lateness
 from exeunt_watcher.measures import measure_stops, observe_watches
+from exeunt_watcher.memory import Memory
 from exeunt_watcher.projection import Key, Projection
 
 _SIGNAL_TRIES: Final = 5
 """Deliveries, a second apart, in which the watch may catch up with a signal about a run that it does not know."""
 _TICK: Final = 1.0
-"""Seconds between looks at what only time changes: an overdue fence, a stale heartbeat."""
+"""Seconds between looks at what only time changes, an overdue fence or a stale heartbeat, and between measurements."""
 
 log = structlog.get_logger()
 
@@ -61,15 +61,18 @@ class Watcher:
             fence_wait=settings.fence_wait,
             heartbeats_stale_after=settings.heartbeat_stale_after or None,
         )
-        self._facts = FactPublisher(bus)
+        self._facts = FactPublisher(bus, on_try=self._waits)
+        self._memory = Memory(self._projection, self._facts)
         self._lateness = Lateness()
         self._watching: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()
         self._kinds = [kind for namespace in settings.namespaces or (None,) for kind in self._kinds_of(namespace)]
         self._unlisted = {kind.watch for kind in self._kinds}
         observe_watches(self.watches)
-        self.live = False
+        self.live = asyncio.Event()
         """Every kind has been listed and what the stream remembers is known: facts are being said."""
+        self.last_waited = float("-inf")
+        """Loop time at which a dependency that is away was last tried: whatever waits for it is not stuck."""
 
     def _kinds_of(self, namespace: str | None) -> Iterable["_Kind"]:
         def watch(resource: Resource[Any], selector: str | None = None) -> ListWatch[Any]:
@@ -85,15 +88,13 @@ class Watcher:
     def watches(self) -> list[ListWatch[Any]]:
         return [kind.watch for kind in self._kinds]
 
-    @property
-    def blocked(self) -> bool:
-        """Whether the watches are waiting for NATS to take the facts that were found."""
-        return self._facts.blocked
+    def _waits(self) -> None:
+        self.last_waited = asyncio.get_running_loop().time()
 
     @property
     def trouble(self) -> str | None:
         """Why facts may be missed or late now, for /readyz."""
-        if not self.live:
+        if not self.live.is_set():
             waiting = ", ".join(sorted(map(str, self._unlisted.copy()))) or "what the stream remembers"
             return f"not listed yet: {waiting}"
         return next((f"{watch}: {watch.error}" for watch in self.watches if watch.error), None)
@@ -123,14 +124,22 @@ class Watcher:
             for kind in self._kinds:
                 watching.create_task(kind.watch.run(partial(self._changed, kind)))
             watching.create_task(self._tick())
+            watching.create_task(self._measure())
 
     async def _changed(self, kind: "_Kind", change: Change[Any]) -> None:
         match change:
-            case Relisted(items=items):
+            case Relisted(items=items, missing=missing):
+                touched = set()
+                for gone in missing:  # first, since a name may be in use again
+                    if kind.drop:
+                        touched.update(kind.drop(gone.key))
+                    else:
+                        await self._vanished(gone)
                 fresh = [] if kind.drop else [item.metadata.key for item in items if not self._knows(item)]
-                touched = {key for item in items for key in kind.take(item)}
-                if self.live:
-                    await self._recall(fresh)
+                for item in items:
+                    touched.update(kind.take(item))
+                if self.live.is_set():
+                    await self._memory.recall(fresh)
                 await self._touched(touched)
                 await self._listed(kind.watch)
             case Changed(object=item):
@@ -138,11 +147,11 @@ class Watcher:
             case Removed(object=item) if kind.drop:
                 await self._touched(kind.drop(item.metadata.key))
             case Removed(object=item):
-                await self._deleted(item.metadata.key)
+                await self._deleted(item.metadata.key, item.metadata.uid)
             case Missing(key=key) if kind.drop:
                 await self._touched(kind.drop(key))
-            case Missing(key=key, uid=uid):
-                await self._vanished(key, uid)
+            case Missing():
+                await self._vanished(change)
 
     def _knows(self, run: StoryRun) -> bool:
         known = self._projection.snapshot(run.metadata.key)
@@ -155,95 +164,92 @@ class Watcher:
         self._unlisted.discard(watch)
         if self._unlisted:
             return
-        await self._recall(list(self._projection.known_runs()))
-        self.live = True
+        await self._memory.recall(list(self._projection.known_runs()))
+        self.live.set()
         runs = list(self._projection.known_runs())
         log.info("watching", unfinished_runs=len(runs))
         await self._touched(runs)
 
-    async def _touched(self, keys: Iterable[Key]) -> None:
-        if not self.live:
-            return
-        for key in keys:
+    async def _touched(self, keys: Iterable[Key]) -> list[asyncio.Task[None]]:
+        """Project these runs and say what begins to hold; the tasks end when it is said."""
+        saying: list[asyncio.Task[None]] = []
+        for key in keys if self.live.is_set() else ():
             now = datetime.now(UTC)
             projected = self._projection.project(key, now)
             if projected is not None:
                 previous, current = projected
                 late = self._lateness.see(previous, current, now)
-                for fact in facts_between(previous, current):
+                saying += [
                     await self._facts.say(fact, current, late if fact is Fact.RUN_TERMINAL else None)
+                    for fact in facts_between(previous, current)
+                ]
+        return saying
 
-    async def _vanished(self, key: Key, uid: str) -> None:
+    async def _vanished(self, missing: Missing) -> None:
         """A relist does not show the run: it may be finished, which the list leaves out, or deleted."""
-        try:
-            run = await insist("read a run that a list left out", partial(self._kube.get, STORY_RUNS, *key))
-        except NotFound:
-            await self._deleted(key)
-        except Undecodable as error:
-            log.warning("StoryRun not usable", error=str(error))
-        else:
-            if run.metadata.uid != uid:
-                await self._deleted(key)  # and made anew under the same name
+        read = partial(self._read, missing.key)
+        run = await insist("read a run that a list left out", read, on_try=self._waits)
+        if run is None or run.metadata.uid != missing.uid:
+            await self._deleted(missing.key, missing.uid)  # and made anew, perhaps, under the same name
+        if run is not None:
             await self._touched(self._projection.story_run(run))
 
-    async def _deleted(self, key: Key) -> None:
+    async def _read(self, key: Key) -> StoryRun | None:
+        """The run, if there is one that can be used. Raises ApiUnavailable for any other answer: it is asked again."""
+        try:
+            return await self._kube.get(STORY_RUNS, *key)
+        except NotFound:
+            return None
+        except Undecodable as error:
+            log.warning("StoryRun not usable", error=str(error))
+            return None
+        except ApiError as error:  # such as 403 while the permissions of a restarted server are on their way
+            raise ApiUnavailable(str(error)) from error
+
+    async def _deleted(self, key: Key, uid: str) -> None:
+        known = self._projection.snapshot(key)
+        if known is not None and known.run.uid != uid:
+            return  # the news of an older run of this name
         self._lateness.forget(key)
         last = self._projection.run_gone(key)
         if last is not None and last.realtime:
             await self._facts.say(Fact.RUN_DELETED, last)
 
     async def on_signal(self, delivery: Delivery) -> Ack | Retry:
-        """Somebody said that a topology is gone: it becomes evidence of the run, if it is about it at all.
-
-        Raises PoisonEvent.
-        """
-        signal, now = read_signal(delivery.headers, delivery.data), datetime.now(UTC)
+        """Somebody says that a topology is gone; the answer to them waits until the stream has what follows from it."""
+        signal, now = read_signal(delivery.subject, delivery.headers, delivery.data), datetime.now(UTC)
         key = (signal.namespace, signal.name)
-        known = self._projection.peek(key, now) if self.live else None
-        if known is None and delivery.num_delivered < _SIGNAL_TRIES:
-            return Retry(delay=1.0, reason="its run is not known, or not yet")
+        known = self._projection.peek(key, now)
+        unknown = known is None or known.run.started_at is None
+        if unknown and (delivery.num_delivered < _SIGNAL_TRIES or self.trouble is not None):
+            return Retry(delay=1.0, reason="its run is not known, or has not started yet")
         objection = "its run is not known, or finished" if known is None else signal.objection(known.run, now)
         if known is None or objection is not None:
             log.warning("signal ignored", run="/".join(key), why=objection, said=signal.evidence.detail)
             return Ack()
-        await self._touched(self._projection.signal(key, known.run.uid, signal.evidence))
+        await asyncio.gather(*await self._touched(self._projection.signal(key, known.run.uid, signal.evidence)))
         return Ack()
 
-    async def _recall(self, keys: Iterable[Key]) -> None:
-        """Ask the stream what this process cannot see: that a topology was established, and what signals said."""
-        slots = asyncio.Semaphore(64)
-
-        async def recall(key: Key) -> None:
-            seen = self._projection.peek(key, datetime.now(UTC))
-            if seen is None or not (seen.realtime or seen.story.resource_version is None):
-                return
-            async with slots:
-                established = seen.topology.established or await self._facts.recall(Fact.TOPOLOGY_ESTABLISHED, seen)
-                terminated = await self._facts.recall(Fact.TOPOLOGY_TERMINATED, seen)
-            signal = terminated.topology.signal if terminated else None
-            if established:
-                self._projection.remember(seen.run.uid, Topology(established=True, step_runs_seen=True, signal=signal))
-            elif signal:
-                self._projection.remember(seen.run.uid, Topology(signal=signal))
-
-        async with asyncio.TaskGroup() as recalling:
-            for key in keys:
-                recalling.create_task(recall(key))
+    async def _measure(self) -> None:
+        await self.live.wait()
+        while True:
+            await asyncio.sleep(_TICK)
+            canceled = map(self._projection.snapshot, self._projection.canceled())
+            measure_stops(filter(None, canceled), self._lateness, datetime.now(UTC))
 
     async def _tick(self) -> None:
         """Look again at what time alone changes, and at every sweep offer what holds."""
         sweep = self._settings.sweep_interval.total_seconds()
         loop = asyncio.get_running_loop()
         next_sweep = loop.time() + sweep
+        await self.live.wait()
         while True:
             await asyncio.sleep(min(_TICK, sweep))
-            keys = self._projection.canceled()
-            if self.live:
-                measure_stops(filter(None, map(self._projection.snapshot, keys)), self._lateness, datetime.now(UTC))
-            await self._touched(keys)
+            await self._touched(self._projection.canceled())
+            await self._touched(await self._memory.recall_canceled(self._projection.canceled()))
             if loop.time() >= next_sweep:
                 next_sweep = loop.time() + sweep
-                await self._offer(keys)
+                await self._offer(self._projection.canceled())
 
     async def _offer(self, keys: Iterable[Key]) -> None:
         for key in keys:

@@ -29,13 +29,6 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Relisted(Generic[T]):
-    """The complete list, at the start and after an expired watch; never one that failed half-way."""
-
-    items: list[T]
-
-
-@dataclass(frozen=True, slots=True)
 class Changed(Generic[T]):
     """An object was created or modified."""
 
@@ -55,6 +48,18 @@ class Missing:
 
     key: tuple[str, str]
     uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Relisted(Generic[T]):
+    """The complete list, at the start and after an expired watch; never one that failed half-way.
+
+    `missing` was known before; a name may be in both, under another uid. It is one change, because half of it is a
+    state that there never was: a replaced object is gone, say.
+    """
+
+    items: list[T]
+    missing: tuple[Missing, ...] = ()
 
 
 Change = Relisted[T] | Changed[T] | Removed[T] | Missing
@@ -131,8 +136,7 @@ class ListWatch(Generic[T]):
             resumed = bool(self._resource_version)
             try:
                 if not resumed:
-                    for change in self._relist(await self._list()):
-                        yield change
+                    yield self._relist(await self._list())
                     self.synced = True
                     self.last_heard = loop.time()
                 async with self._client.watch(
@@ -173,17 +177,16 @@ class ListWatch(Generic[T]):
     async def _list(self) -> Listing[T]:
         return await self._client.list(self.resource, self._namespace, field_selector=self._selector, retry=False)
 
-    def _relist(self, listing: Listing[T]) -> list[Change[T]]:
-        """What a list says: first who is gone, since a name may be in use again, then who is there."""
+    def _relist(self, listing: Listing[T]) -> Relisted[T]:
         listed = {item.metadata.key: item.metadata.uid for item in listing.items}
         listed |= {(error.namespace, error.name): error.uid for error in listing.undecodable}
-        missing = [Missing(key, uid) for key, uid in self._known.items() if listed.get(key) != uid]
+        missing = tuple(Missing(key, uid) for key, uid in self._known.items() if listed.get(key) != uid)
         self._known = listed
         self._reported = {error.uid: self._reported.get(error.uid, "") for error in listing.undecodable}
         for error in listing.undecodable:
             self._report(error)
         self._resource_version = listing.resource_version
-        return [*missing, Relisted(listing.items)]
+        return Relisted(listing.items, missing)
 
     def _read(self, line: bytes) -> Change[T] | None:
         """What a line of a watch says, if it says anything; raises the error that an ERROR event carries."""
