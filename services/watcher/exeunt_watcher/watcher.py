@@ -227,7 +227,8 @@ class Watcher:
         if known is None or objection is not None:
             log.warning("signal ignored", run="/".join(key), why=objection, said=signal.evidence.detail)
             return Ack()
-        await asyncio.gather(*await self._touched(self._projection.signal(key, known.run.uid, signal.evidence)))
+        if saying := await self._touched(self._projection.signal(key, known.run.uid, signal.evidence)):
+            await asyncio.wait(saying)  # given up, they go on
         return Ack()
 
     async def _measure(self) -> None:
