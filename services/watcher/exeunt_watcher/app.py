@@ -65,7 +65,10 @@ class WatcherService:
         await self._signals.run(self._watcher.on_signal)
 
     async def stop(self, budget: float) -> None:
-        await asyncio.gather(self._signals.stop(budget), self._watcher.drain(budget))
+        now = asyncio.get_running_loop().time
+        end = now() + budget
+        await self._signals.stop(budget)  # first: what a signal leads to is said by the watcher
+        await self._watcher.drain(max(0, end - now()))
 
 
 def compose(connections: Connections) -> WatcherService:
