@@ -1,6 +1,7 @@
 """How long a canceled run may take to stop, and which rule said so. Pure.
 
 Run annotation > Story annotation > Story `spec.policy.timeouts.gracefulShutdownTimeout` > the service's default.
+One that cannot be used is rejected with its reason: no Go duration, negative, or longer than a year.
 A transport's `drainTimeoutSeconds` is never consulted: that is what Exeunt exists for (bobrapet issue #87).
 """
 
@@ -18,6 +19,9 @@ STORY_ANNOTATION: Final = "Story annotation"
 STORY_POLICY: Final = "Story policy"
 DEFAULT: Final = "default"
 """The rules, from the strongest to the weakest."""
+
+LONGEST: Final = timedelta(days=365)
+"""More than any call lasts. "Never" as a duration would give deadlines beyond 2262, which nothing here can hold."""
 
 
 class Rejected(Struct, frozen=True):
@@ -73,4 +77,8 @@ def _objection(value: object) -> str | None:
         duration = parse_duration(value)
     except ValueError as error:
         return str(error)
-    return "a shutdown timeout cannot be negative" if duration < timedelta(0) else None
+    if duration < timedelta(0):
+        return "a shutdown timeout cannot be negative"
+    if duration > LONGEST:
+        return f"a shutdown timeout cannot be longer than a year ({format_duration(LONGEST)})"
+    return None

@@ -64,6 +64,15 @@ def test_what_cannot_be_used_is_reported_and_the_next_rule_is_used() -> None:
     assert "int is no Go duration" in why[2]
 
 
+def test_no_deadline_is_more_than_a_year_away() -> None:
+    found = resolve(annotated("2562047h"), annotated("8760h0m0.000000001s"), "8760h", TWENTY)
+    assert (found.timeout, found.rule) == ("8760h", STORY_POLICY)
+    assert [(r.rule, r.why) for r in found.rejected] == [
+        (RUN_ANNOTATION, "a shutdown timeout cannot be longer than a year (8760h0m0s)"),
+        (STORY_ANNOTATION, "a shutdown timeout cannot be longer than a year (8760h0m0s)"),
+    ]
+
+
 def test_only_rules_before_the_winner_are_reported() -> None:
     found = resolve(annotated("soon"), annotated("2s"), "never looked at", TWENTY)
     assert (found.rule, [r.rule for r in found.rejected]) == (STORY_ANNOTATION, [RUN_ANNOTATION])

@@ -17,9 +17,10 @@ from nats.errors import Error as NatsError
 
 from actors.call import Call
 from actors.installation import DEPLOY, Install, Installation
-from actors.kubernetes import Kubernetes
+from actors.kubernetes import STORY, Kubernetes
 from actors.operator import Operator
 from actors.services import QUICK
+from exeunt.bobrapet import SHUTDOWN_TIMEOUT
 from exeunt_local.mesh import SERVICES
 from exeunt_local.processes import ProcessFailed
 
@@ -54,6 +55,7 @@ MAY_SAY = {
         *(f"$JS.API.STREAM.{call}.{stream}" for call in ("INFO", "CREATE") for stream in STREAMS),
         "$JS.API.STREAM.PURGE.DEADLINES",
         f"$JS.API.DIRECT.GET.RUNS.exeunt.runs.{RUN}.deadline-reached",
+        f"$JS.API.DIRECT.GET.RUNS.exeunt.runs.{RUN}.cancel-requested",
         *(f"$JS.API.CONSUMER.{call}.RUNS.timeout-scheduler" for call in ("INFO", "CREATE", "MSG.NEXT")),
         *(f"$JS.API.CONSUMER.{call}.DEADLINES.timeout-scheduler-due" for call in ("INFO", "CREATE", "MSG.NEXT")),
         "$JS.ACK.RUNS.timeout-scheduler.1.1.1.1.0",
@@ -67,6 +69,7 @@ MAY_SAY = {
         f"$JS.API.DIRECT.GET.RUNS.exeunt.runs.{RUN}.topology-established",
         f"$JS.API.DIRECT.GET.RUNS.exeunt.runs.{RUN}.topology-terminated",
         f"$JS.API.DIRECT.GET.RUNS.exeunt.runs.{RUN}.deadline-reached",
+        f"$JS.API.DIRECT.GET.RUNS.exeunt.runs.{RUN}.cancel-requested",
         "$JS.API.DIRECT.GET.DEADLETTERS",
     },
 }  # fmt: skip
@@ -162,7 +165,9 @@ async def test_an_anonymous_client_and_a_stranger_get_nowhere(installation: Inst
     stranger.write_text("SUAP4YS3PEMNS27TKRUQES74XZBZO3PWTDXLTV7RXLKDLGDSG4L5TYAZ6U")
     for who in ({}, {"nkeys_seed": str(stranger)}, {"user": "admin", "password": "admin"}, {"token": "admin"}):
         with pytest.raises(NatsError, match="Authorization Violation"):
-            await nats.connect(installation.nats_urls[0], tls=tls, allow_reconnect=False, error_cb=ignore, **who)
+            await nats.connect(
+                installation.nats_urls[0], tls=tls, connect_timeout=10, allow_reconnect=False, error_cb=ignore, **who
+            )
     with pytest.raises(ssl.SSLCertVerificationError):  # nor does anybody talk to a server that it cannot verify
         await nats.connect(installation.nats_urls[0], allow_reconnect=False, error_cb=ignore)
 
@@ -192,7 +197,7 @@ async def assert_refuses(start: Awaitable[None]) -> None:
 async def assert_unready(installation: Installation, service: str, env: dict[str, str], words: str) -> None:
     starting = asyncio.create_task(installation.start(service, 7, **env))
     try:
-        async with asyncio.timeout(25), aiohttp.ClientSession() as http:
+        async with asyncio.timeout(30), aiohttp.ClientSession() as http:
             troubles = ""
             while words not in troubles:
                 await asyncio.sleep(0.1)
@@ -256,7 +261,10 @@ async def stop_in_every_way(kubernetes: Kubernetes) -> None:
         await calls[timeout].hang_up()  # several, for the watchers to race
     for call in calls.values():
         await call.cancel()
-    for call in calls.values():
+    storyless = await Call.start(kubernetes, "livekit-voice", unique("storyless"), annotations={SHUTDOWN_TIMEOUT: "2s"})
+    await kubernetes.delete(STORY, "livekit-voice", storyless.story)
+    await storyless.cancel()
+    for call in (*calls.values(), storyless):
         await call.wait_finished()
         await call.wait_cleaned_up()
 

@@ -3,14 +3,18 @@
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
 from actors.bystander import Bystander
 from actors.call import Call
-from actors.kubernetes import Kubernetes
+from actors.engine import Staging, start_run
+from actors.kubernetes import STORY, STORY_RUN, Kubernetes
+from actors.names import RUN_FINALIZER
 from actors.recorder import Recorder
 from actors.services import QUICK, start_all
+from exeunt.bobrapet import SHUTDOWN_TIMEOUT
 from exeunt.events import Fact
 from exeunt_local.binaries import Binaries
 from exeunt_local.control_plane import ControlPlane
@@ -59,7 +63,7 @@ async def test_the_watch_alone(kubernetes: Kubernetes, namespace: str, lonely: M
     call = await Call.start(kubernetes, namespace, shutdown_timeout="30s")
     await call.cancel()
     await call.hang_up()
-    assert await assert_ended_once(call, recorder) < timedelta(seconds=5)
+    assert await assert_ended_once(call, recorder) < timedelta(seconds=15)
 
 
 async def test_the_schedule_alone(
@@ -73,7 +77,7 @@ async def test_the_schedule_alone(
     await lonely.kill("watcher")
     await call.hang_up()  # which nobody sees
     after = await assert_ended_once(call, recorder)
-    assert timedelta(milliseconds=1500) <= after < timedelta(seconds=3)
+    assert timedelta(milliseconds=1500) <= after < timedelta(seconds=10)
 
 
 async def test_the_sweep_alone(kubernetes: Kubernetes, namespace: str, lonely: Mesh, recorder: Recorder) -> None:
@@ -82,6 +86,89 @@ async def test_the_sweep_alone(kubernetes: Kubernetes, namespace: str, lonely: M
     await call.cancel()
     after = await assert_ended_once(call, recorder)
     assert after >= timedelta(seconds=1)
+
+
+@pytest.fixture
+async def narrow(control_plane: ControlPlane, namespace: str, tmp_path: Path) -> dict[str, str]:
+    """The settings of a timeout-scheduler that may look at one namespace only."""
+    group = "rbac.authorization.k8s.io"
+    metadata = {"name": "narrow", "namespace": namespace}
+    await control_plane.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata})
+    rules = [
+        {"apiGroups": ["runs.bubustack.io"], "resources": ["storyruns"], "verbs": ["get", "list"]},
+        {"apiGroups": ["bubustack.io"], "resources": ["stories"], "verbs": ["get"]},
+    ]
+    await control_plane.apply({"apiVersion": f"{group}/v1", "kind": "Role", "metadata": metadata, "rules": rules})
+    await control_plane.apply(
+        {
+            "apiVersion": f"{group}/v1",
+            "kind": "RoleBinding",
+            "metadata": metadata,
+            "roleRef": {"apiGroup": group, "kind": "Role", "name": "narrow"},
+            "subjects": [{"kind": "ServiceAccount", **metadata}],
+        }
+    )
+    kubeconfig = await control_plane.kubeconfig_for("narrow", namespace, folder=tmp_path)
+    return {"KUBECONFIG": str(kubeconfig), "EXEUNT_NAMESPACES": namespace}
+
+
+async def with_a_story_of_others(kubernetes: Kubernetes, namespace: str) -> None:
+    reference = {"name": "story", "namespace": "others"}
+    run = await kubernetes.create(STORY_RUN, namespace, "odd", {"storyRef": reference}, finalizers=[RUN_FINALIZER])
+    await start_run(kubernetes, run, Staging())
+
+
+async def too_large(kubernetes: Kubernetes, namespace: str) -> None:
+    await Call.start(kubernetes, namespace, "odd")
+    large = "x" * (2**20 - 50)  # with all the rest it is more than NATS takes
+    await kubernetes.patch_status(STORY_RUN, namespace, "odd", {"message": large})
+
+
+@pytest.fixture(params=[with_a_story_of_others, too_large])
+async def odd(request: pytest.FixtureRequest, kubernetes: Kubernetes, namespace: str) -> AsyncIterator[str]:
+    """A run that cannot be looked after, once it is canceled."""
+    await request.param(kubernetes, namespace)
+    yield "odd"
+    await kubernetes.delete(STORY_RUN, namespace, "odd")
+
+
+async def test_a_run_that_cannot_be_looked_after_does_not_keep_the_sweep_from_the_others(
+    kubernetes: Kubernetes, namespace: str, lonely: Mesh, narrow: dict[str, str], recorder: Recorder, odd: str
+) -> None:
+    await lonely.start("terminator", 0, **SWEEP)
+    await lonely.start("timeout-scheduler", 0, **SWEEP, **narrow)
+    await kubernetes.patch(STORY_RUN, namespace, odd, {"spec": {"cancelRequested": True}})
+    call = await Call.start(kubernetes, namespace, shutdown_timeout="1s")
+    await call.cancel()
+    after = await assert_ended_once(call, recorder)
+    assert timedelta(seconds=1) <= after < timedelta(seconds=5)
+    assert (await kubernetes.get(STORY_RUN, namespace, odd))["status"]["phase"] == "Running"
+
+
+async def test_a_stop_whose_story_and_schedule_are_gone(
+    kubernetes: Kubernetes, namespace: str, lonely: Mesh, listener: Bystander, recorder: Recorder
+) -> None:
+    await start_all(lonely, 0, **SWEEP)
+    silent = await Call.start(
+        kubernetes,
+        namespace,
+        "silent",
+        staging=Staging(connected=False),
+        story="no-such-story",
+        annotations={SHUTDOWN_TIMEOUT: "1s"},
+    )
+    call = await Call.start(kubernetes, namespace, shutdown_timeout="3s")
+    await silent.cancel()
+    await call.cancel()
+    await listener.wait_until_armed(call.uid)
+    await kubernetes.delete(STORY, namespace, call.story)
+    await listener.streams.purge_stream("DEADLINES")
+    after = await assert_ended_once(call, recorder)
+    assert timedelta(seconds=3) <= after < timedelta(seconds=8)
+    # Of that one nobody knows that it streams.
+    assert (await silent.get())["status"]["phase"] == "Running"
+    assert await listener.history(silent.uid) == []
+    assert await listener.armed(silent.uid) == 0
 
 
 @pytest.mark.parametrize("watching", [True, False], ids=["with-watcher", "without-watcher"])
@@ -97,7 +184,7 @@ async def test_the_streams_are_deleted_while_a_stop_is_pending(
     for stream in ("RUNS", "DEADLINES"):
         await listener.streams.delete_stream(stream)
     after = await assert_ended_once(call, recorder)
-    assert timedelta(seconds=3) <= after < timedelta(seconds=8)
+    assert timedelta(seconds=3) <= after < timedelta(seconds=15)
 
 
 async def test_the_streams_are_deleted_and_then_everyone_leaves(
@@ -113,8 +200,9 @@ async def test_the_streams_are_deleted_and_then_everyone_leaves(
     assert await assert_ended_once(call, recorder) < timedelta(seconds=15)
 
 
+@pytest.mark.parametrize("story", ["there", "deleted"])
 async def test_the_stop_that_follows_a_dry_run_is_recorded(
-    kubernetes: Kubernetes, namespace: str, lonely: Mesh, listener: Bystander, recorder: Recorder
+    kubernetes: Kubernetes, namespace: str, lonely: Mesh, listener: Bystander, recorder: Recorder, story: str
 ) -> None:
     overdue = {**SWEEP, "EXEUNT_OVERDUE_AFTER": "1s"}
     await start_all(lonely, 0, **overdue, EXEUNT_DRY_RUN="true")
@@ -124,6 +212,8 @@ async def test_the_stop_that_follows_a_dry_run_is_recorded(
     assert dry.outcome is not None
     assert dry.outcome.dry_run
     assert recorder.terminal_transitions(call.uid) == []
+    if story == "deleted":
+        await kubernetes.delete(STORY, namespace, call.story)
     await lonely.stop("terminator")
     await lonely.start("terminator", 0, **overdue)
     await assert_ended_once(call, recorder)

@@ -63,6 +63,9 @@ TRANSITIONS: dict[State, dict[Happening, State]] = {
     State.SAYING: {Happening.SAID: State.REACHED},
     State.REACHED: {Happening.OVERDUE: State.SAYING},
 }
+"""The whole way, as `docs/stop.md` draws it. `scheduler` walks HELD, CHECKING and SAYING by it. The other states are in
+the streams: facts arm and disarm a schedule there, the server fires it, and the sweep sees what was said.
+"""
 
 HAPPENINGS: Final = {
     Fact.CANCEL_REQUESTED: Happening.CANCELED,

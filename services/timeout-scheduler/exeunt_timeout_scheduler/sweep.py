@@ -2,7 +2,8 @@
 
 On boot and at every sweep interval each open stop is armed if it is not, so an emptied stream costs nothing but time.
 A run that is still unfinished well after its deadline is said to be overdue once more, whatever became of the first
-event: it may have been lost, set aside, or etcd may have been restored from before the stop.
+event: it may have been lost, set aside, or etcd may have been restored from before the stop. What a Story that is
+missing cannot tell any more is taken from what the watcher said at the cancel.
 """
 
 import asyncio
@@ -10,12 +11,15 @@ from datetime import UTC, datetime
 from typing import Final
 
 import structlog
+from msgspec.structs import replace
 from structlog.contextvars import bind_contextvars
 
 from exeunt.bobrapet import UNFINISHED
 from exeunt.bus.connection import Bus
-from exeunt.bus.errors import BusUnavailable
+from exeunt.bus.errors import BusUnavailable, PublishRefused
 from exeunt.bus.publisher import last_message
+from exeunt.codec import read_fact
+from exeunt.errors import PoisonEvent
 from exeunt.events import Fact
 from exeunt.kube.client import KubeClient
 from exeunt.kube.errors import ApiError, ApiUnavailable, NotFound, Undecodable
@@ -29,7 +33,7 @@ from exeunt_timeout_scheduler.deadlines import closed
 from exeunt_timeout_scheduler.scheduler import Scheduler
 
 _AT_ONCE: Final = 16
-"""Runs looked after in parallel, so that a sweep does not crowd out the stops themselves."""
+"""Stories read and runs looked after in parallel, so that a sweep does not crowd out the stops themselves."""
 
 log = structlog.get_logger()
 
@@ -47,44 +51,65 @@ class Sweep:
 
     async def run(self) -> None:
         """Sweep at once and then at every interval, until cancelled. A sweep that fails is tried at the next one."""
-        loop = asyncio.get_running_loop()
         while True:
-            self.last_progress = loop.time()
+            self._moves()
             try:
                 await self._sweep()
-            except (ApiUnavailable, ApiError, BusUnavailable) as error:
-                log.warning("sweep not done", error=str(error))
+            except* (ApiUnavailable, BusUnavailable) as errors:
+                log.warning("sweep not done", error=str(errors.exceptions[0]))
             await asyncio.sleep(self._settings.sweep_interval.total_seconds())
 
+    def _moves(self) -> None:
+        self.last_progress = asyncio.get_running_loop().time()
+
     async def _sweep(self) -> None:
+        """Look after every canceled run. A dependency that is away ends it: each of them would wait for the same."""
+        canceled = await self._canceled()
+        slots = asyncio.Semaphore(_AT_ONCE)
+        async with asyncio.TaskGroup() as tasks:
+            stories = {key: tasks.create_task(self._story(key, slots)) for key in {story_key(run) for run in canceled}}
+            for run in canceled:
+                tasks.create_task(self._look_after(run, stories[story_key(run)], slots))
+
+    async def _canceled(self) -> list[StoryRun]:
+        """The unfinished canceled runs; what is refused in one namespace is told, and the others are looked after."""
         canceled: list[StoryRun] = []
         for namespace in self._settings.namespaces or (None,):
-            listing = await self._kube.list(STORY_RUNS, namespace, field_selector=UNFINISHED)
-            for error in listing.undecodable:
-                log.warning("StoryRun not usable", error=str(error))
+            try:
+                listing = await self._kube.list(STORY_RUNS, namespace, field_selector=UNFINISHED)
+            except ApiError as error:
+                log.warning("StoryRuns not listed", namespace=namespace, error=str(error))
+                continue
+            finally:
+                self._moves()
+            for undecodable in listing.undecodable:
+                log.warning("StoryRun not usable", error=str(undecodable))
             canceled += [run for run in listing.items if run.spec.cancel_requested]
-        stories = {key: await self._story(key) for key in {story_key(run) for run in canceled}}
-        slots = asyncio.Semaphore(_AT_ONCE)
+        return canceled
 
-        async def look_after(run: StoryRun) -> None:
-            async with slots:
-                await self._look_after(run, stories[story_key(run)])
+    async def _story(self, key: tuple[str, str], slots: asyncio.Semaphore) -> Story | None:
+        """A Story; None when it is missing, and also when it is refused (another's namespace) or unreadable."""
+        async with slots:
+            try:
+                return await self._kube.get(STORIES, *key)
+            except NotFound:
+                return None
+            except (ApiError, Undecodable) as error:
+                log.warning("Story not usable", story="/".join(key), error=str(error))
+                return None
+            finally:
+                self._moves()
 
-        answers = await asyncio.gather(*map(look_after, canceled), return_exceptions=True)
-        for answer in answers:
-            if isinstance(answer, BaseException):
-                raise answer
+    async def _look_after(self, run: StoryRun, story: asyncio.Task[Story | None], slots: asyncio.Semaphore) -> None:
+        found = await story
+        async with slots:
+            try:
+                await self._compare(run, found)
+            except PublishRefused as error:  # one run's object that is too large must not end the service of all
+                log.error("deadline refused", run=run.metadata.key, error=str(error))  # noqa: TRY400 - no bug of ours
+            self._moves()
 
-    async def _story(self, key: tuple[str, str]) -> Story | None:
-        try:
-            return await self._kube.get(STORIES, *key)
-        except NotFound:
-            return None
-        except Undecodable as error:
-            log.warning("Story not usable", error=str(error))
-            return None
-
-    async def _look_after(self, run: StoryRun, story: Story | None) -> None:
+    async def _compare(self, run: StoryRun, story: Story | None) -> None:
         now = datetime.now(UTC)
         snapshot = Snapshot(
             run=read_run(run, first_seen=now, now=now, fence_wait=self._settings.fence_wait),
@@ -92,9 +117,11 @@ class Sweep:
             shutdown=resolve_shutdown(run, story, self._settings.shutdown_timeout),
         )
         bind_contextvars(run=str(snapshot.run.episode))
+        if story is None:
+            snapshot = await self._as_told(snapshot)
         deadline = snapshot.deadline
         if deadline is None or closed(snapshot) is not None:
-            return  # a run without a Story is left to the watcher, who knows whether it streams
+            return  # also a run without a Story of which nobody has told that it streams
         last = await last_message(self._bus, RUNS, fact_subject(snapshot.run.episode, Fact.DEADLINE_REACHED))
         with sweeping(snapshot) as hop:
             if last is None:
@@ -106,3 +133,15 @@ class Sweep:
                 await self._scheduler.say_reached(snapshot, hop, expected_last_sequence=last.sequence)
             else:
                 hop.drop()
+
+    async def _as_told(self, snapshot: Snapshot) -> Snapshot:
+        """The same with what a watcher said at the cancel, if it did: it knew the Story, or that the run streams."""
+        said = await last_message(self._bus, RUNS, fact_subject(snapshot.run.episode, Fact.CANCEL_REQUESTED))
+        if said is None:
+            return snapshot
+        try:
+            told = read_fact(said.headers, said.data).snapshot
+        except PoisonEvent as error:
+            log.warning("what was said of the cancel is no event", sequence=said.sequence, error=str(error))
+            return snapshot
+        return replace(snapshot, story=told.story, streams=told.streams, shutdown=told.shutdown)

@@ -1,0 +1,62 @@
+"""The sweep of the timeout-scheduler, when a dependency is away. What it mends is in tests/mesh."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from datetime import timedelta
+from math import inf
+
+import pytest
+from kubernetes_asyncio.client import CustomObjectsApi
+
+from actors.kubernetes import STORY, STORY_RUN, Kubernetes
+from actors.names import FENCE
+from actors.statuses import now
+from exeunt.bus.connection import connect
+from exeunt.kube.client import KubeClient
+from exeunt.settings import Settings
+from exeunt_local.control_plane import ControlPlane
+from exeunt_local.processes import free_port
+from exeunt_timeout_scheduler.scheduler import Scheduler
+from exeunt_timeout_scheduler.sweep import Sweep
+
+Until = Callable[..., Awaitable[None]]
+
+
+@pytest.fixture
+async def canceled(admin: CustomObjectsApi, namespace: str) -> AsyncIterator[None]:
+    """More canceled runs than are looked after at once."""
+    kubernetes = Kubernetes(admin.api_client)  # type: ignore[attr-defined]  # the generated stubs leave it out
+    await kubernetes.create(
+        STORY, namespace, "story", {"pattern": "realtime", "steps": [{"name": "a", "ref": {"name": "a"}}]}
+    )
+    names = [f"call-{number}" for number in range(40)]
+    spec = {"storyRef": {"name": "story"}, "cancelRequested": True}
+    await asyncio.gather(
+        *(kubernetes.create(STORY_RUN, namespace, name, spec, annotations={FENCE: now()}) for name in names)
+    )
+    yield
+    await asyncio.gather(*(kubernetes.delete(STORY_RUN, namespace, name) for name in names))
+
+
+@pytest.mark.usefixtures("canceled")
+async def test_a_sweep_gives_up_when_nats_is_away_and_does_not_wait_for_each_run(
+    control_plane: ControlPlane, namespace: str, until: Until
+) -> None:
+    settings = Settings(namespaces=(namespace,), sweep_interval=timedelta(milliseconds=100))
+    kube = await KubeClient.connect(kubeconfig=str(control_plane.kubeconfig))
+    nowhere = f"nats://127.0.0.1:{free_port()}"
+    bus = await connect(nowhere, name="test", inbox_prefix="_INBOX_test", connect_timeout=1, patience=0)
+    sweep = Sweep(kube, bus, settings, Scheduler(kube, bus, settings))
+    task = asyncio.create_task(sweep.run())
+    try:
+        began = asyncio.get_running_loop().time()
+        await until(lambda: began <= sweep.last_progress < inf)
+        # One request gives up after 5 s. It is not stuck, so /livez must not say that it is.
+        await until(lambda: sweep.last_progress > began + 4, within=9)
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        await bus.close(budget=1)
+        await kube.close()
