@@ -1,23 +1,25 @@
 """What every service does around its work: settings, logs, connections, health, and an orderly end.
 
 On SIGTERM or SIGINT nothing new is taken, what is in flight gets the drain budget, and the process exits 0. A second
-signal ends it at once. Wrong settings exit 2 with their message; a bug exits 1 with its traceback.
+signal ends it at once. What has to be set otherwise, here or at NATS, exits 2 with its message; anything else that ends
+the process exits 1 with its traceback in the log.
 """
 
 import asyncio
 import gc
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, suppress
-from typing import NoReturn, Protocol
+from typing import Final, NoReturn, Protocol
 
 import structlog
 from msgspec import Struct
 
 from exeunt.bus.configured import connect_as
 from exeunt.bus.connection import Bus
-from exeunt.errors import ExeuntError
+from exeunt.bus.errors import PermissionDenied, StreamMisconfigured
+from exeunt.errors import UsageError
 from exeunt.health import Health, Pulse, serve_health
 from exeunt.insist import insist
 from exeunt.kube.client import KubeClient
@@ -29,6 +31,8 @@ from exeunt.telemetry import configure_telemetry
 
 _CONNECT_TIMEOUT = 5.0
 _CLOSE_BUDGET = 3.0
+_SET_OTHERWISE: Final = (UsageError, StreamMisconfigured, PermissionDenied)
+"""Errors that tell whoever runs us what to change; where they came up is of no use to them."""
 
 log = structlog.get_logger()
 
@@ -60,15 +64,13 @@ def main(service: str, compose: Callable[[Connections], Work]) -> NoReturn:
         settings = read_settings()
         configure_logs(settings, service=service)
         asyncio.run(_serve(service, compose, settings))
-    except ExeuntError as error:
-        _say(f"{service}: {error}")
-        sys.exit(2)
-    except BaseExceptionGroup as group:
-        expected, bugs = group.split(ExeuntError)
-        if bugs is not None:
-            raise
-        for leaf in _leaves(expected):
-            _say(f"{service}: {leaf}")
+    except Exception as error:
+        leaves = [*_leaves(error)]
+        if not all(isinstance(leaf, _SET_OTHERWISE) for leaf in leaves):
+            log.critical("ended by an error", error="; ".join(repr(leaf) for leaf in leaves), exc_info=True)
+            sys.exit(1)
+        for leaf in leaves:
+            sys.stderr.write(f"{service}: {leaf}\n")
         sys.exit(2)
     sys.exit(0)
 
@@ -133,13 +135,9 @@ def _stop_on_signals(stopping: asyncio.Event) -> None:
         loop.add_signal_handler(number, stop, number)
 
 
-def _leaves(group: BaseExceptionGroup[BaseException] | None) -> Iterable[BaseException]:
-    for error in group.exceptions if group is not None else ():
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
-        else:
-            yield error
-
-
-def _say(message: str) -> None:
-    sys.stderr.write(message + "\n")
+def _leaves(error: Exception) -> Iterator[Exception]:
+    if isinstance(error, ExceptionGroup):
+        for part in error.exceptions:
+            yield from _leaves(part)
+    else:
+        yield error

@@ -1,7 +1,8 @@
 """Every setting of Exeunt, in one place: environment variables with the prefix EXEUNT_.
 
 One struct for all services, so that they can share one ConfigMap. Durations are Go duration text, as everywhere in
-Kubernetes. An unknown or malformed variable stops the start with a message that names it.
+Kubernetes, and longer than 0s unless it says what 0s means. An unknown or malformed variable stops the start with a
+message that names it.
 """
 
 import os
@@ -12,10 +13,13 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from exeunt.clock import parse_duration
+from exeunt.clock import format_duration, parse_duration
 from exeunt.errors import UsageError
+from exeunt.shutdown_timeout import LONGEST
 
 PREFIX: Final = "EXEUNT_"
+_OFF_AT_ZERO: Final = frozenset({"heartbeat_stale_after"})
+"""Durations that 0 switches off. Any other would end a wait, a retry or a memory at once, over and over."""
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -48,7 +52,8 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     shutdown_timeout: timedelta = timedelta(seconds=20)
     """From the fence to the shutdown deadline, where neither the run nor its Story says otherwise. 20s is bobrapet's
-    own effective default for a graceful shutdown. Must be the same for the watcher and the timeout-scheduler."""
+    own effective default for a graceful shutdown, a year (8760h) the longest. Must be the same
+    for the watcher and the timeout-scheduler."""
 
     fence_wait: timedelta = timedelta(seconds=15)
     """How long after a cancel bobrapet's fence is waited for before Exeunt goes on without it. Twice the longest
@@ -122,17 +127,21 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         if name not in fields:
             raise UsageError(f"{variable} is no setting of Exeunt; see `exeunt settings` for those that are")
         try:
-            values[name] = _typed(fields[name].type, text)
+            values[name] = _typed(name, fields[name].type, text)
         except (ValueError, msgspec.ValidationError) as error:
             raise UsageError(f"{variable}={text!r} cannot be used: {error}") from error
     return Settings(**values)  # type: ignore[arg-type]  # each value was converted to its field's type above
 
 
-def _typed(kind: object, text: str) -> object:
+def _typed(name: str, kind: object, text: str) -> object:
     if kind is timedelta:
         duration = parse_duration(text)
         if duration < timedelta(0):
             raise ValueError("a negative duration makes no sense here")
+        if duration == timedelta(0) and name not in _OFF_AT_ZERO:
+            raise ValueError("it has to be longer than 0s")
+        if name == "shutdown_timeout" and duration > LONGEST:
+            raise ValueError(f"a shutdown timeout cannot be longer than a year ({format_duration(LONGEST)})")
         return duration
     if kind == tuple[str, ...]:
         return tuple(part for item in text.split(",") if (part := item.strip()))

@@ -35,12 +35,15 @@ def deadlines_stream(*, replicas: int = 1) -> Stream:
 
 
 def signals_stream(*, max_age: float = _DAY, replicas: int = 1) -> Stream:
-    """What others say about topologies. A day, because a signal that nobody heard for so long is about no live call."""
+    """What others say about topologies. A day, because a signal that nobody heard for so long is about no live call;
+    and no large ones, because anything above a few hundred bytes is no signal.
+    """
     return Stream(
         name=SIGNALS,
         subjects=(EVERY_SIGNAL,),
         description="Exeunt: topologies that others say are gone",
         max_age=max_age,
+        max_msg_size=64 * 1024,
         replicas=replicas,
     )
 

@@ -19,7 +19,11 @@ _STREAMS: Final = {RUNS: "exeunt.runs.", DEADLINES: "exeunt.deadlines.due.", SIG
 
 
 class DeadLetter(Struct, frozen=True, kw_only=True):
-    """One message in DEADLETTERS. Empty or 0 is what its headers do not tell: anybody may have put it there."""
+    """One message in DEADLETTERS. Empty or 0 is what its headers do not tell: anybody may have put it there.
+
+    `cut_from` is the original's size in bytes when this is only the beginning of it, because the whole was too large to
+    be set aside with its reason; else 0.
+    """
 
     sequence: int
     set_aside_at: str
@@ -29,6 +33,7 @@ class DeadLetter(Struct, frozen=True, kw_only=True):
     subject: str
     stream_sequence: int
     deliveries: int
+    cut_from: int
     headers: dict[str, str]
     data: bytes
 
@@ -65,6 +70,7 @@ def dead_letter(sequence: int, at: datetime, subject: str, headers: Mapping[str,
         subject=headers.get("exeunt-subject", ""),
         stream_sequence=_number(headers.get("exeunt-sequence", "")),
         deliveries=_number(headers.get("exeunt-deliveries", "")),
+        cut_from=_number(headers.get("exeunt-cut-from", "")),
         headers={name: value for name, value in headers.items() if not name.startswith(("nats-", "exeunt-"))},
         data=data,
     )
@@ -79,13 +85,20 @@ def said_again(letter: DeadLetter, *, expected: int) -> Message:
 
     That makes it safe to repeat: once it was said again, another sequence is the last. Where that one is taken off the
     stream when it is answered (DEADLINES), its Nats-Msg-Id makes a second one a duplicate within the duplicate window.
-    Raises UsageError when the letter does not tell where it came from.
+    Raises UsageError when the letter does not tell where it came from, or is only a part of what came.
     """
     prefix = _STREAMS.get(letter.stream)
     if prefix is None or not letter.subject.startswith(prefix):
         raise UsageError(
             f"dead letter {letter.sequence} cannot be said again: its headers name no subject of Exeunt's streams;"
             f" `exeunt deadletters show {letter.sequence}` shows it, `drop` drops it"
+        )
+    if letter.cut_from:
+        raise UsageError(
+            f"dead letter {letter.sequence} cannot be said again: it is only the beginning of a message of"
+            f" {letter.cut_from} bytes; the whole is sequence {letter.stream_sequence} of the stream {letter.stream},"
+            f" for as long as that keeps it: `nats stream get {letter.stream} {letter.stream_sequence}` shows it,"
+            f" `exeunt deadletters drop {letter.sequence}` takes the letter off the list"
         )
     again = {
         "Nats-Msg-Id": f"redrive:{letter.stream}:{letter.stream_sequence}:{letter.consumer}",

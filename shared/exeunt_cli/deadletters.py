@@ -77,7 +77,7 @@ async def show(sequence: int, /, *, where: Where = _EVERYWHERE, output: Output =
     if output == "jsonl":
         print_line(told)
         return
-    rows = [(f"{name.replace('_', ' ').capitalize()}:", str(told[name])) for name in _SHOWN]
+    rows = [(f"{name.replace('_', ' ').capitalize()}:", str(told[name])) for name in _SHOWN if told[name]]
     rows += [(f"{name}:", value) for name, value in letter.headers.items()]
     console().print(*Columns(("", "")).lines(rows, header=False), "", sep="\n")
     if "data" in told:
@@ -87,7 +87,7 @@ async def show(sequence: int, /, *, where: Where = _EVERYWHERE, output: Output =
 
 
 _SHOWN = ("sequence", "set_aside_at", "reason", "run", "event", "consumer", "stream", "subject", "stream_sequence",
-          "deliveries")  # fmt: skip
+          "deliveries", "cut_from")  # fmt: skip
 
 
 @deadletters.command

@@ -29,9 +29,9 @@ def stream() -> Stream:
 
 @pytest.fixture
 def until() -> Until:
-    """Wait for a condition, 5 s unless told otherwise."""
+    """Wait for a condition, 10 s unless told otherwise."""
 
-    async def until(condition: Callable[[], bool], *, within: float = 5.0) -> None:
+    async def until(condition: Callable[[], bool], *, within: float = 10.0) -> None:
         async with asyncio.timeout(within):
             while not condition():  # noqa: ASYNC110 - the world has no events to wait for
                 await asyncio.sleep(0.005)

@@ -1,6 +1,7 @@
 """The played operator, engine and hub write what the contract says that the real ones do."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,11 +12,15 @@ from kubernetes_asyncio.client import CustomObjectsApi
 from actors import hub
 from actors.call import Call
 from actors.engine import Staging
-from actors.kubernetes import STEP_RUN, STORY_RUN, Kubernetes, Object
+from actors.kubernetes import STEP_RUN, STORY_RUN, Kubernetes, Object, key_of
 from actors.names import FENCE, STEP_CANCEL_REQUESTED, label_value
 from actors.operator import CANCELED, Operator
 from actors.recorder import Recorder
+from exeunt.clock import parse_duration
 from exeunt_local.control_plane import ControlPlane
+
+A_BUSY_MACHINE = timedelta(seconds=5)
+"""What it may add to anything that is done at once."""
 
 
 @pytest.fixture
@@ -71,10 +76,11 @@ async def test_the_operator_alone_takes_the_drain_window(
     canceled = await call.cancel()
     await call.signal_topology_terminated()
     run = await call.wait_finished()
-    await call.wait_cleaned_up(within=1)
+    await call.wait_cleaned_up()
+    await recorder.wait_for(lambda: recorder.terminal_transitions(call.uid) != [])
     (end,) = recorder.terminal_transitions(call.uid)
-    assert timedelta(milliseconds=-50) < fence_of(run) - canceled < timedelta(milliseconds=500)
-    assert timedelta(seconds=1) <= end.at - fence_of(run) < timedelta(seconds=2)
+    assert timedelta(milliseconds=-50) < fence_of(run) - canceled < A_BUSY_MACHINE
+    assert timedelta(seconds=1) <= end.at - fence_of(run) < timedelta(seconds=1) + A_BUSY_MACHINE
     assert end.written_by == "bobrapet"
     assert all(
         step_run["metadata"]["annotations"][STEP_CANCEL_REQUESTED] == "true" for step_run in await call.step_runs()
@@ -97,15 +103,17 @@ async def test_the_operator_alone_takes_the_drain_window(
             {"type": "Degraded", "lastTransitionTime": at, **condition},
         ],
     }
-    assert status["duration"] in ("2m13s", "2m14s", "2m15s")
-    assert abs(datetime.fromisoformat(at) - end.at) < timedelta(seconds=1.5)
+    assert re.fullmatch(r"2m\d+s", status["duration"])
+    whole_seconds = datetime.fromisoformat(at) - datetime.fromisoformat(status["startedAt"])
+    assert parse_duration(status["duration"]) - whole_seconds in (timedelta(0), timedelta(seconds=1))  # it is rounded
+    assert timedelta(0) <= end.at - datetime.fromisoformat(at) < timedelta(seconds=1) + A_BUSY_MACHINE
 
 
 @pytest.mark.usefixtures("operator")
 async def test_a_stop_that_was_done_already_is_not_written_over(
     kubernetes: Kubernetes, namespace: str, recorder: Recorder
 ) -> None:
-    call = await Call.start(kubernetes, namespace, drain=1)
+    call = await Call.start(kubernetes, namespace, drain=60)
     await call.cancel()
     await wait_fenced(call)
     by_hand = {"phase": "Finished", "message": "by hand"}
@@ -115,12 +123,12 @@ async def test_a_stop_that_was_done_already_is_not_written_over(
     assert bindings
     for step_run in step_runs:
         await kubernetes.delete(STEP_RUN, namespace, step_run["metadata"]["name"])
-    await call.wait_cleaned_up(within=1)
+    await call.wait_cleaned_up()
 
     # A second call that is canceled now ends after whatever the operator still had in mind for the first.
     other = await Call.start(kubernetes, namespace, "other", drain=1)
     await other.cancel()
-    await other.wait_finished()
+    await recorder.wait_for(lambda: recorder.terminal_transitions(other.uid) != [])
     assert [state.written_by for state in recorder.terminal_transitions(call.uid)] == ["user"]
     assert (await call.get())["status"]["message"] == "by hand"
 
@@ -130,7 +138,7 @@ async def test_a_run_without_live_step_runs_is_finished_in_one_pass(kubernetes: 
     done = {"listen": "Succeeded", "speak": "Failed"}
     call = await Call.start(kubernetes, namespace, staging=Staging(step_phases=done))
     await call.cancel()
-    run = await call.wait_finished(within=2)
+    run = await call.wait_finished()
     assert run["status"]["message"] == CANCELED
     assert len(await call.step_runs()) == 2
 
@@ -164,9 +172,12 @@ async def test_a_redrive_can_start_the_call_again(kubernetes: Kubernetes, namesp
     assert len(await call.bindings()) == 2
 
 
-@pytest.mark.usefixtures("operator")
-async def test_a_deleted_run_takes_everything_along(kubernetes: Kubernetes, namespace: str) -> None:
+async def test_a_deleted_run_takes_everything_along(kubernetes: Kubernetes, namespace: str, operator: Operator) -> None:
     call = await Call.start(kubernetes, namespace)
+    started = {key_of(step_run) for step_run in await call.step_runs()}
+    async with asyncio.timeout(10):  # what it has not heard of yet, it cannot take along
+        while not started <= operator.cache[STEP_RUN].keys():  # noqa: ASYNC110 - a cache tells nobody
+            await asyncio.sleep(0.01)
     await call.delete()
     await call.wait_deleted()
     assert await call.step_runs() == []
@@ -253,7 +264,7 @@ async def test_actors_survive_a_restart_of_the_apiserver(
         call = await Call.start(kubernetes, namespace, drain=1)
         await control_plane.kill_apiserver()
         await control_plane.start_apiserver()
-        async with asyncio.timeout(10):
-            await call.cancel()
-        await call.wait_finished()
+        await call.cancel()
+        await recorder.wait_for(lambda: recorder.terminal_transitions(call.uid) != [])
+        await call.wait_cleaned_up()
         assert len(recorder.terminal_transitions(call.uid)) == 1

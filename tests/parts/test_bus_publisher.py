@@ -3,12 +3,14 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from msgspec.structs import replace
 
+from actors.streams import subjects
 from exeunt.bus.connection import Bus
 from exeunt.bus.errors import BusUnavailable, NoResponders, PublishRefused
-from exeunt.bus.messages import Message
+from exeunt.bus.messages import Message, header_size
 from exeunt.bus.publisher import AlreadyStored, Stored, last_message, message_at, publish
-from exeunt.bus.streams import Stream, ensure_stream, subjects
+from exeunt.bus.streams import Stream, ensure_stream
 from exeunt_local.nats_server import NatsServer
 
 Until = Callable[..., Awaitable[None]]
@@ -34,7 +36,7 @@ async def test_of_eight_racing_publishers_one_stores_and_all_learn_which(bus: Bu
         stored = await message_at(bus, stream.name, turn + 1)
         assert stored is not None
         assert stored.data == b"%d" % winner
-    assert set((await subjects(bus, stream.name, f"{stream.name}.>")).values()) == {1}
+    assert set((await subjects(bus, stream.name)).values()) == {1}
 
 
 async def test_a_lost_condition_tells_the_sequence_that_holds_the_place(bus: Bus, stream: Stream) -> None:
@@ -90,7 +92,7 @@ async def test_publishing_goes_on_over_a_killed_server(
     await publishing
 
     assert stored == list(range(1, 401))
-    assert set((await subjects(bus, stream.name, f"{stream.name}.>")).values()) == {1}
+    assert set((await subjects(bus, stream.name)).values()) == {1}
 
 
 async def test_a_dead_server_is_given_up_at_the_deadline(
@@ -101,11 +103,13 @@ async def test_a_dead_server_is_given_up_at_the_deadline(
     await until(lambda: bus.trouble is not None)
     started = asyncio.get_running_loop().time()
     try:
-        with pytest.raises(BusUnavailable, match=f"not stored on {stream.name}.a within 0.7 s"):
-            await publish(bus, fact(stream, "a"), deadline=0.7)
-        assert asyncio.get_running_loop().time() - started < 1.0
+        with pytest.raises(BusUnavailable, match=f"not stored on {stream.name}.a within 1.5 s"):
+            await publish(bus, fact(stream, "a"), deadline=1.5)
+        # In the middle of the second try, which by itself would go on until more than 3 s have passed.
+        assert asyncio.get_running_loop().time() - started < 3.0
     finally:
         await nats_server.start()
+    await until(lambda: bus.trouble is None)  # or a try might have no time left to hear that it was stored
     assert await publish(bus, fact(stream, "a"), deadline=10) == Stored(1)  # the try given up was not buffered
 
 
@@ -123,14 +127,12 @@ async def test_a_stream_deleted_while_publishing_is_made_again(bus: Bus, stream:
             await bus.api(f"STREAM.DELETE.{stream.name}")
         assert isinstance(await publish(bus, fact(stream, f"run{number}"), deadline=5), Stored)
     assert made == 4  # the first publish found none, and three were deleted
-    assert sorted(await subjects(bus, stream.name, ">")) == sorted(
-        f"{stream.name}.run{number}" for number in range(25, 30)
-    )
+    assert sorted(await subjects(bus, stream.name)) == sorted(f"{stream.name}.run{number}" for number in range(25, 30))
 
 
 async def test_without_recreation_a_missing_stream_is_named(bus: Bus, stream: Stream) -> None:
     with pytest.raises(BusUnavailable, match=rf"nobody answers on {stream.name}\.a: the stream"):
-        await publish(bus, fact(stream, "a"), deadline=0.3)
+        await publish(bus, fact(stream, "a"), deadline=1)
 
 
 async def test_what_can_never_be_stored_is_refused_at_once(bus: Bus, stream: Stream) -> None:
@@ -140,5 +142,11 @@ async def test_what_can_never_be_stored_is_refused_at_once(bus: Bus, stream: Str
         await publish(bus, other, deadline=30)
     with pytest.raises(PublishRefused, match="maximum payload exceeded"):
         await publish(bus, fact(stream, "a", payload=b"x" * 2_000_000), deadline=30)
+    headers = {"A": "x"}
+    room = bus.nc.max_payload - header_size(headers)
+    one_too_many = Message(subject=f"{stream.name}.a", payload=b"x" * (room + 1), headers=headers)
+    with pytest.raises(PublishRefused, match="maximum payload exceeded"):  # the server would close the connection
+        await publish(bus, one_too_many, deadline=30)
+    assert isinstance(await publish(bus, replace(one_too_many, payload=b"x" * room), deadline=30), Stored)
     with pytest.raises(PublishRefused, match="invalid subject"):
         await publish(bus, Message(subject="a b", payload=b"", headers={}), deadline=30)

@@ -4,8 +4,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from actors.streams import subjects
 from exeunt.bus.connection import Bus
-from exeunt.bus.errors import ApiRefused, StreamMisconfigured
+from exeunt.bus.errors import ApiRefused, PublishRefused, StreamMisconfigured
 from exeunt.bus.messages import Message
 from exeunt.bus.publisher import Stored, last_message, publish
 from exeunt.bus.streams import (
@@ -13,10 +14,8 @@ from exeunt.bus.streams import (
     ensure_consumer,
     ensure_stream,
     purge_subject,
-    schedule_exists,
-    subjects,
 )
-from exeunt.streams import deadletters_stream, deadlines_stream, runs_stream
+from exeunt.streams import deadletters_stream, deadlines_stream, runs_stream, signals_stream
 
 
 async def config_of(bus: Bus, stream: Stream) -> dict[str, Any]:
@@ -28,7 +27,7 @@ async def make(bus: Bus, stream: Stream, **settings: object) -> None:
     await bus.api(f"STREAM.CREATE.{stream.name}", stream.config() | settings)
 
 
-@pytest.mark.parametrize("spec", [runs_stream(), deadlines_stream(), deadletters_stream()])
+@pytest.mark.parametrize("spec", [runs_stream(), deadlines_stream(), signals_stream(), deadletters_stream()])
 async def test_a_missing_stream_is_made_and_then_left_alone(bus: Bus, stream: Stream, spec: Stream) -> None:
     spec = replace(spec, name=stream.name, subjects=stream.subjects)
     await ensure_stream(bus, spec)
@@ -45,6 +44,14 @@ async def test_deadlines_have_no_limit_that_would_evict_timers(bus: Bus, stream:
     limits = [found[key] for key in ("max_age", "max_msgs", "max_bytes", "max_msgs_per_subject")]
     assert limits == [0, -1, -1, -1]
     assert found["retention"] == "workqueue"
+
+
+async def test_signals_are_small(bus: Bus, stream: Stream) -> None:
+    await ensure_stream(bus, replace(signals_stream(), name=stream.name, subjects=stream.subjects))
+    large = Message(subject=f"{stream.name}.voice.call-1", payload=b"x" * 66_000, headers={})
+    with pytest.raises(PublishRefused, match="message size exceeds maximum allowed"):
+        await publish(bus, large, deadline=5)
+    assert await publish(bus, replace(large, payload=b"x" * 65_000), deadline=5) == Stored(1)
 
 
 async def test_harmless_differences_are_left_alone(bus: Bus, stream: Stream) -> None:
@@ -85,6 +92,7 @@ async def test_what_may_only_grow_is_switched_on(bus: Bus, stream: Stream) -> No
             {"max_bytes": 1_000_000},
             r"max_bytes 1000000, wanted 2000000 or more: .*--max-bytes=2000000`",
         ),
+        ({"max_msg_size": 5}, r"max_msg_size 5, wanted no limit: run `nats stream edit {name} --max-msg-size=-1`"),
         ({"max_msgs_per_subject": 5}, r"max_msgs_per_subject 5, wanted no limit: .*=-1`"),
         ({"discard": "new"}, r"discard new, wanted old: run `nats stream edit {name} --discard=old`"),
         ({"no_ack": True}, r"no_ack true, wanted false: run `nats stream edit {name} --ack`"),
@@ -177,12 +185,14 @@ async def test_schedules_are_seen_and_purged(bus: Bus, stream: Stream) -> None:
     armed = f"{stream.name}.armed.a"
     due = (datetime.now(UTC) + timedelta(minutes=1)).isoformat()
     schedule = {"Nats-Schedule": f"@at {due}", "Nats-Schedule-Target": f"{stream.name}.due.a"}
-    assert not await schedule_exists(bus, stream.name, armed)
     arm = Message(subject=armed, payload=b"", headers=schedule, expected_last_subject_sequence=0)
     assert await publish(bus, arm, deadline=5) == Stored(1)
-    assert await schedule_exists(bus, stream.name, armed)
+    assert await subjects(bus, stream.name) == {armed: 1}
     assert await purge_subject(bus, stream.name, armed) == 1
     assert await purge_subject(bus, stream.name, armed) == 0
-    assert not await schedule_exists(bus, stream.name, armed)
     assert await last_message(bus, stream.name, armed) is None
-    assert await subjects(bus, stream.name, ">") == {}
+    assert await subjects(bus, stream.name) == {}
+
+
+async def test_of_a_missing_stream_nothing_is_purged(bus: Bus, stream: Stream) -> None:
+    assert await purge_subject(bus, stream.name, f"{stream.name}.armed.a") == 0

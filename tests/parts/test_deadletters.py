@@ -1,9 +1,11 @@
 """Messages that a real pull loop has set aside: listed, shown, said again once however often it is tried, dropped."""
 
 import asyncio
+import base64
 import json
 import os
 import pty
+import re
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
@@ -11,29 +13,30 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.command import exeunt, state_of
+from actors.streams import subjects
 from exeunt.bus.connection import Bus, connect
 from exeunt.bus.delivery import DeadLetter as SetAside
 from exeunt.bus.delivery import Delivery
-from exeunt.bus.messages import Message
+from exeunt.bus.messages import Message, header_size
 from exeunt.bus.publisher import message_at, publish
 from exeunt.bus.pull import PullLoop
-from exeunt.bus.streams import ensure_consumer, ensure_stream, subjects
+from exeunt.bus.streams import ensure_consumer, ensure_stream
 from exeunt.clock import parse_instant
 from exeunt.errors import UsageError
 from exeunt.history.file import read_history
 from exeunt.history.record import Record
 from exeunt.streams import deadletters_stream, deadlines_stream, runs_stream, signals_stream
-from exeunt.subjects import DEADLETTERS, DEADLINES, RUNS
+from exeunt.subjects import DEADLETTERS, DEADLINES, RUNS, SIGNALS
 from exeunt_cli.dead_letter import dead_letter, said_again, tell_letter
 from exeunt_local.binaries import Binaries
 from exeunt_local.nats_server import NatsServer
 
 FILE: Final = Path(__file__).parents[1] / "histories" / "cancel-then-gone.jsonl"
-HEARD: Final = {RUNS: "exeunt.runs.>", DEADLINES: "exeunt.deadlines.due.>"}
+HEARD: Final = {RUNS: "exeunt.runs.>", DEADLINES: "exeunt.deadlines.due.>", SIGNALS: "exeunt.signals.>"}
 DUE: Final = "exeunt.deadlines.due.livekit-voice.call.uid-1.first"
 
 
@@ -71,7 +74,7 @@ async def say_facts(bus: Bus) -> None:
 
 
 async def set_aside(bus: Bus, stream: str, durable: str, *, count: int, reason: str) -> list[Delivery]:
-    """A service that sets aside whatever it hears; returns when the copies are stored."""
+    """A service that sets aside whatever it hears; returns when the server has nothing more to do about it."""
     ensure = partial(ensure_consumer, bus, stream, durable, (HEARD[stream],), ack_wait=10, max_ack_pending=100)
     await ensure()
     heard: list[Delivery] = []
@@ -81,22 +84,25 @@ async def set_aside(bus: Bus, stream: str, durable: str, *, count: int, reason: 
         return SetAside(reason)
 
     before = await letters(bus)
-    loop = PullLoop(bus, stream, durable, max_in_flight=1, recreate=ensure)
+    loop = PullLoop(bus, stream, durable, max_in_flight=1, recreate=ensure, ack_wait=10, max_deliveries=20)
     running = asyncio.create_task(loop.run(handle))
     async with asyncio.timeout(10):
         while await letters(bus) < before + count:  # noqa: ASYNC110 - only the server knows
             await asyncio.sleep(0.01)
     await loop.stop(5)
     await running
+    async with asyncio.timeout(10):  # the server takes in what was settled in its own time
+        while (await bus.api(f"CONSUMER.INFO.{stream}.{durable}"))["num_ack_pending"]:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.01)
     return heard
 
 
 async def letters(bus: Bus) -> int:
-    return sum((await subjects(bus, DEADLETTERS, ">")).values())
+    return sum((await subjects(bus, DEADLETTERS)).values())
 
 
 async def messages(bus: Bus, stream: str) -> int:
-    return sum((await subjects(bus, stream, ">")).values())
+    return sum((await subjects(bus, stream)).values())
 
 
 async def test_what_is_set_aside_is_listed_and_shown_and_nothing_changes(bus: Bus, server: NatsServer) -> None:
@@ -171,10 +177,35 @@ async def test_an_interrupted_redrive_is_only_finished(bus: Bus, server: NatsSer
 async def test_what_is_gone_from_its_stream_is_said_again_all_the_same(bus: Bus, server: NatsServer) -> None:
     await say(bus, DUE, b"due", {}, last=None)
     await set_aside(bus, DEADLINES, "timeout-scheduler-due", count=1, reason="no deadline")
-    assert await messages(bus, DEADLINES) == 0
+    async with asyncio.timeout(10):  # a workqueue lets go of what is settled in its own time
+        while await messages(bus, DEADLINES):  # noqa: ASYNC110 - only the server knows
+            await asyncio.sleep(0.01)
     ran = await exeunt(server, "deadletters", "redrive", "--all", "-n", "livekit-voice")
     assert ran.out == f"1: said again on {DUE}, sequence 2\n"
     assert await messages(bus, DEADLINES) == 1
+
+
+async def test_what_was_cut_is_shown_and_not_said_again(bus: Bus, server: NatsServer) -> None:
+    """A signal as large as NATS takes it: with the reason it is larger."""
+    body = b"x" * (bus.nc.max_payload - 100)
+    await bus.api(f"STREAM.UPDATE.{SIGNALS}", signals_stream().config() | {"max_msg_size": -1})  # as it once was
+    await say(bus, "exeunt.signals.livekit-voice.call", body, {"ce-id": "1"})
+    await set_aside(bus, SIGNALS, "watcher-signals", count=1, reason="no signal")
+    before = await state_of(bus.nc)
+    shown, told, redriven = await asyncio.gather(
+        exeunt(server, "deadletters", "show", "1"),
+        exeunt(server, "deadletters", "show", "1", "-o", "json"),
+        exeunt(server, "deadletters", "redrive", "1"),
+    )
+    size = len(body) + header_size({"ce-id": "1", "Nats-Expected-Last-Subject-Sequence": "0"})
+    assert re.search(rf"Cut from: +{size}\n", shown.out)
+    letter = json.loads(told.out)
+    assert letter["cut_from"] == size
+    assert body.startswith(base64.b64decode(letter["data_base64"]))
+    assert (redriven.code, redriven.out) == (2, "")
+    assert f"only the beginning of a message of {size} bytes; the whole is sequence 1 of the stream" in redriven.said
+    assert "`nats stream get SIGNALS 1`" in redriven.said
+    assert await state_of(bus.nc) == before
 
 
 async def test_dropping_wants_a_yes(bus: Bus, server: NatsServer) -> None:
@@ -247,6 +278,7 @@ async def test_an_exit_code_tells_what_was_wrong_and_nothing_is_done(
     assert await state_of(bus.nc) == before
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(st.sampled_from(["exeunt-stream", "exeunt-subject", "exeunt-sequence", "Nats-Msg-Id"]), st.text())
 )

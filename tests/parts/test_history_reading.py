@@ -136,7 +136,7 @@ async def test_one_right_is_enough_and_without_it_the_message_names_it(
 ) -> None:
     reader, stranger = await connected(server, "reader"), await connected(server, "stranger")
     assert len(await all_of(reader, EVERY_RUN)) == len(await all_of(bus, EVERY_RUN))
-    monkeypatch.setattr("exeunt.history.reading._PATIENCE", 0.3)
+    monkeypatch.setattr("exeunt.history.reading._PATIENCE", 1)
     with pytest.raises(PermissionDenied, match=r"\$JS.API.DIRECT.GET.RUNS"):
         await all_of(stranger, EVERY_RUN)
     await reader.close(5)

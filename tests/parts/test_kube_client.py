@@ -238,7 +238,7 @@ async def test_a_token_file_is_read_again_before_the_old_token_expires(
         with pytest.raises(Forbidden):
             await client.list(STEP_RUNS, namespace)
         (tmp_path / "exeunt-timeout-scheduler.token").write_text(watcher.with_suffix(".token").read_text())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(15):
             while True:  # the old token is still good: only the file says who we are now
                 try:
                     await client.list(STEP_RUNS, namespace)
@@ -287,9 +287,9 @@ async def test_a_replaced_ca_file_makes_a_new_session(
     ca = tmp_path / "ca.pem"
     trustme.CA().cert_pem.write_to_path(str(ca))
     kubeconfig = write_kubeconfig(tmp_path / "config", server=control_plane.url, user=admin_user(control_plane), ca=ca)
-    async with connected(kubeconfig, retry_budget=1) as client:
+    async with connected(kubeconfig) as client:
         with pytest.raises(ApiUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
-            await client.list(STORY_RUNS, namespace)
+            await client.list(STORY_RUNS, namespace, retry=False)
         ca.write_bytes(control_plane.ca.read_bytes())
         assert (await client.list(STORY_RUNS, namespace)).items == []
 
@@ -386,7 +386,7 @@ async def test_overload_is_waited_out_as_long_as_the_server_asks(
         faults.append(web.Response(status=429, headers={"Retry-After": "1"}, text="{}"))
         started = time.monotonic()
         assert (await client.list(STORY_RUNS, namespace)).items == []
-        assert 1 <= time.monotonic() - started < 2
+        assert 1 <= time.monotonic() - started < 4
         assert faults == []
         assert client.reachable() is None
 
@@ -395,12 +395,12 @@ async def test_overload_ends_with_the_retry_budget(control_plane: ControlPlane, 
     faults = [web.Response(status=503, headers={"Retry-After": "60"}, text="<html>gone fishing</html>")]
     async with (
         front(control_plane, faults, tmp_path) as kubeconfig,
-        connected(kubeconfig, retry_budget=0.5) as client,
+        connected(kubeconfig, retry_budget=1) as client,
     ):
         started = time.monotonic()
-        with pytest.raises(ApiUnavailable, match=r"no success within 0\.5 s; last: .* 503.*gone fishing"):
+        with pytest.raises(ApiUnavailable, match=r"no success within 1 s; last: .* 503.*gone fishing"):
             await client.get(STORY_RUNS, namespace, "call")
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 5
         assert "503" in (client.reachable() or "")
 
 
@@ -410,7 +410,7 @@ async def test_a_server_that_comes_back_in_time_is_not_noticed(
     async with proxied(control_plane, tmp_path) as (proxy, kubeconfig), connected(kubeconfig) as client:
         proxy.cut(refuse=True)
         listing = asyncio.create_task(client.list(STORY_RUNS, namespace))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(10):
             while client.reachable() is None:  # noqa: ASYNC110 - the world is polled
                 await asyncio.sleep(0.01)
         assert "no answer from" in (client.reachable() or "")
@@ -441,7 +441,7 @@ async def test_a_silent_server_costs_no_more_than_the_request_timeout(
 ) -> None:
     async with (
         proxied(control_plane, tmp_path) as (proxy, kubeconfig),
-        connected(kubeconfig, request_timeout=0.3) as client,
+        connected(kubeconfig, request_timeout=1) as client,
     ):
         await client.list(STORY_RUNS, namespace)
         proxy.go_silent()

@@ -21,6 +21,7 @@ from nats.aio.msg import Msg
 
 from exeunt.bus.credentials import Tls, is_nkey_seed
 from exeunt.bus.errors import ApiRefused, BusClosed, BusError, BusUnavailable, NoResponders, PermissionDenied
+from exeunt.bus.messages import header_size
 from exeunt.errors import UsageError
 from exeunt.metrics import NATS_ERRORS, NATS_RECONNECTS
 
@@ -112,6 +113,9 @@ class Bus:
         loop = asyncio.get_running_loop()
         since = loop.time()
         await self.wait_connected(timeout)
+        # nats-py looks at the body alone. The server counts headers, too, and would close the connection for good.
+        if len(payload) + header_size(headers) > self.nc.max_payload:
+            raise nats.errors.MaxPayloadError
         try:
             return await self.nc.request(
                 subject, payload, timeout=max(0.01, since + timeout - loop.time()), headers=headers

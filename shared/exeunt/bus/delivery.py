@@ -51,11 +51,10 @@ class Delivery:
     num_delivered: int
     timestamp: datetime
     ack_subject: str
-    received_at: float  # loop time
     _nc: Client
 
     @classmethod
-    def of(cls, message: Msg, nc: Client, received_at: float) -> "Delivery":
+    def of(cls, message: Msg, nc: Client) -> "Delivery":
         metadata = message.metadata
         return cls(
             stream=metadata.stream,
@@ -66,7 +65,6 @@ class Delivery:
             num_delivered=metadata.num_delivered,
             timestamp=metadata.timestamp,
             ack_subject=message.reply,
-            received_at=received_at,
             _nc=nc,
         )
 

@@ -55,9 +55,9 @@ class PullLoop:
         *,
         max_in_flight: int,
         recreate: Callable[[], Awaitable[None]],
-        ack_wait: float = 30.0,
+        ack_wait: float,
+        max_deliveries: int,
         max_hold: float = 600.0,
-        max_deliveries: int = 20,
         ack_sync: bool = False,
     ) -> None:
         self.trouble: str | None = "not started"
@@ -162,7 +162,7 @@ class PullLoop:
                 return
             self._all_is_well()
             self._asked_for = max(0, self._asked_for - 1)
-            delivery = Delivery.of(message, self._bus.nc, self.last_progress)
+            delivery = Delivery.of(message, self._bus.nc)
             if not self._accepting:
                 await delivery.nak()
                 return

@@ -10,7 +10,7 @@ import structlog
 from exeunt.bus.connection import Bus
 from exeunt.bus.delivery import Ack, DeadLetter, Delivery, Retry, Verdict
 from exeunt.bus.errors import BusUnavailable, PermissionDenied, PublishRefused
-from exeunt.bus.messages import Message
+from exeunt.bus.messages import MAX_HEADERS, Message, header_size
 from exeunt.bus.publisher import publish
 from exeunt.metrics import DEAD_LETTERS, DELIVERIES, REDELIVERIES
 
@@ -45,7 +45,7 @@ async def settle(bus: Bus, delivery: Delivery, verdict: Verdict, *, durable: str
             message_log.debug("bus.retry", delay=delay, reason=reason)  # handlers tell what went wrong
             await delivery.nak(delay)
         case DeadLetter(reason):
-            letter = dead_letter(delivery, durable=durable, reason=reason)
+            letter = dead_letter(delivery, durable=durable, reason=reason, max_payload=bus.nc.max_payload)
             try:
                 await publish(bus, letter, deadline=DEADLINE)
             except (BusUnavailable, PublishRefused, PermissionDenied) as error:
@@ -57,25 +57,30 @@ async def settle(bus: Bus, delivery: Delivery, verdict: Verdict, *, durable: str
             await delivery.tell(b"+TERM " + _one_line(reason).encode())
 
 
-def dead_letter(delivery: Delivery, *, durable: str, reason: str) -> Message:
+def dead_letter(delivery: Delivery, *, durable: str, reason: str, max_payload: int) -> Message:
     """The copy to set aside: body and headers as they came; why and from where in Exeunt-* headers.
 
+    With those it may be larger than NATS takes, which is `max_payload` bytes in all. Then it is cut: of the body it has
+    the beginning, of too many headers none, and Exeunt-Cut-From tells how many bytes the original had, with headers.
     Its Nats-Msg-Id makes another copy of the same message a duplicate, within the stream's duplicate window.
     """
-    kept = {key: value for key, value in delivery.headers.items() if not key.startswith("nats-")}
-    return Message(
-        subject=f"exeunt.deadletters.{durable}",
-        payload=delivery.data,
-        headers=kept
-        | {
-            "Exeunt-Reason": _one_line(reason),
-            "Exeunt-Stream": delivery.stream,
-            "Exeunt-Subject": delivery.subject,
-            "Exeunt-Sequence": str(delivery.stream_sequence),
-            "Exeunt-Deliveries": str(delivery.num_delivered),
-            "Nats-Msg-Id": f"{delivery.stream}:{delivery.stream_sequence}:{durable}",
-        },
-    )
+    kept = {key: value for key, value in delivery.headers.items() if not key.startswith(("nats-", "exeunt-"))}
+    data = delivery.data
+    ours = {
+        "Exeunt-Reason": _one_line(reason),
+        "Exeunt-Stream": delivery.stream,
+        "Exeunt-Subject": delivery.subject,
+        "Exeunt-Sequence": str(delivery.stream_sequence),
+        "Exeunt-Deliveries": str(delivery.num_delivered),
+        "Nats-Msg-Id": f"{delivery.stream}:{delivery.stream_sequence}:{durable}",
+    }
+    size = header_size(kept | ours)
+    if size > MAX_HEADERS or size + len(data) > max_payload:
+        ours["Exeunt-Cut-From"] = str(header_size(delivery.headers) + len(data))
+        if header_size(kept | ours) > MAX_HEADERS:
+            kept = {}
+        data = data[: max(0, max_payload - header_size(kept | ours))]
+    return Message(subject=f"exeunt.deadletters.{durable}", payload=data, headers=kept | ours)
 
 
 def _one_line(text: str) -> str:

@@ -36,6 +36,7 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
     max_age: float = 0.0
     max_msgs: int = UNLIMITED
     max_bytes: int = UNLIMITED
+    max_msg_size: int = UNLIMITED
     replicas: int = 1
     allow_msg_schedules: bool = False
     allow_msg_ttl: bool = False
@@ -52,6 +53,7 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
             "max_age": int(self.max_age * NANOSECONDS),
             "max_msgs": self.max_msgs,
             "max_bytes": self.max_bytes,
+            "max_msg_size": self.max_msg_size,
             "max_msgs_per_subject": UNLIMITED,
             "max_consumers": -1,
             "num_replicas": self.replicas,
@@ -133,6 +135,7 @@ def _losses(stream: Stream, found: dict[str, Any]) -> Iterator[str]:
     for field, limit in (
         ("max_msgs", stream.max_msgs),
         ("max_bytes", stream.max_bytes),
+        ("max_msg_size", stream.max_msg_size),
         ("max_msgs_per_subject", UNLIMITED),
     ):
         if _tighter(found.get(field, UNLIMITED), limit):
@@ -218,28 +221,17 @@ async def ensure_consumer(
     log.info("bus.consumer_set", stream=stream, consumer=durable, **wanted)
 
 
-async def subjects(bus: Bus, stream: str, subject_filter: str) -> dict[str, int]:
-    """The subjects that match, and how many messages each holds. Raises ApiRefused, BusUnavailable."""
-    counts: dict[str, int] = {}
-    while True:
-        request = {"subjects_filter": subject_filter, "offset": len(counts)}
-        info = await bus.api(f"STREAM.INFO.{stream}", request)
-        page: dict[str, int] = info["state"].get("subjects") or {}
-        counts |= page
-        if not page or len(counts) >= info.get("total", 0):
-            return counts
-
-
-async def schedule_exists(bus: Bus, stream: str, subject: str) -> bool:
-    """Whether a schedule is pending on `subject`; a fired one is not. Raises ApiRefused, BusUnavailable."""
-    return bool(await subjects(bus, stream, subject))
-
-
 async def purge_subject(bus: Bus, stream: str, subject: str) -> int:
-    """Delete the messages of `subject`; returns how many, 0 when none was there (a schedule that has fired).
+    """Delete the messages of `subject`; returns how many, 0 when none was there (a schedule that has fired) or when
+    the whole stream is missing.
 
     A schedule purged in the quarter of a second after it was due may have fired already all the same: check
     what fires, do not trust "cancelled". Raises ApiRefused, BusUnavailable, PermissionDenied.
     """
-    purged: int = (await bus.api(f"STREAM.PURGE.{stream}", {"filter": subject}))["purged"]
+    try:
+        purged: int = (await bus.api(f"STREAM.PURGE.{stream}", {"filter": subject}))["purged"]
+    except ApiRefused as refused:
+        if refused.err_code == STREAM_NOT_FOUND:
+            return 0
+        raise
     return purged

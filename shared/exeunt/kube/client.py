@@ -1,9 +1,9 @@
 """Single requests to the kube-apiserver: get, list, create, patch, delete, and the raw lines of a watch.
 
 A request is tried until it gets an answer that counts or its retry budget is used up; whoever calls decides
-what an answer means. Requests must therefore be safe to repeat: ours are, a PATCH is conditional and a DELETE
-names a uid. Single attempts and authentication are in `connection`, kinds in `resources`; `list_watch` builds
-on `watch`.
+what an answer means. Requests must therefore be safe to repeat: ours are, a PATCH is conditional, and a delete is
+narrowed to one name, one uid and what must hold of it. Single attempts and authentication are in `connection`,
+kinds in `resources`; `list_watch` builds on `watch`.
 """
 
 import asyncio

@@ -8,7 +8,7 @@
     │   ├── Unauthorized        401, with freshly loaded credentials too
     │   ├── Forbidden           403: the message names the missing permission
     │   ├── NotFound            404
-    │   ├── Conflict            409: a wrong uid precondition, or a lost update
+    │   ├── Conflict            409: a delete found another uid of that name, a create a taken name, a patch a rival
     │   ├── Gone                410: a resourceVersion or continue token that expired
     │   └── Unprocessable       422: a failed `test` of a JSON Patch, or a refusal by schema or CEL rule
     └── Undecodable             an object that does not have its kind's shape

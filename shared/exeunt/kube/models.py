@@ -25,7 +25,6 @@ class OwnerReference(_Model, frozen=True, kw_only=True):
     kind: str
     name: str
     uid: str
-    controller: bool = False
 
 
 class ObjectMeta(_Model, frozen=True, kw_only=True):
@@ -41,7 +40,6 @@ class ObjectMeta(_Model, frozen=True, kw_only=True):
     uid: str
     resource_version: str
     generation: int = 0
-    creation_timestamp: str | None = None
     deletion_timestamp: str | None = None
     annotations: dict[str, str] = {}
     owner_references: list[OwnerReference] = []
@@ -101,22 +99,11 @@ class StoryRunStatus(_Model, frozen=True, kw_only=True):
     started_at: str | None = None
     finished_at: str | None = None
     message: str | None = None
-    duration: str | None = None
     trace: TraceInfo | None = None
     conditions: msgspec.Raw = msgspec.Raw(b"null")
 
     def __post_init__(self) -> None:
         _own(self, "conditions")
-
-    def decoded_conditions(self) -> list[Condition]:
-        """The conditions as structs, in the order read; empty when absent.
-
-        Raises msgspec.ValidationError when they are no conditions, which the CRD's schema rules out.
-        """
-        return _CONDITIONS.decode(self.conditions) or []
-
-
-_CONDITIONS = msgspec.json.Decoder(list[Condition] | None)
 
 
 class StoryRun(KubeObject, frozen=True, kw_only=True):
@@ -132,12 +119,10 @@ class StoryRunRef(_Model, frozen=True, kw_only=True):
 
 class StepRunSpec(_Model, frozen=True, kw_only=True):
     story_run_ref: StoryRunRef
-    step_id: str | None = None
 
 
 class StepRunStatus(_Model, frozen=True, kw_only=True):
     phase: str | None = None
-    conditions: list[Condition] = []
 
 
 class StepRun(KubeObject, frozen=True, kw_only=True):
@@ -158,7 +143,6 @@ class BindingSpec(_Model, frozen=True, kw_only=True):
 
     story_run_ref: BindingRunRef | None = None
     engram_name: str = ""
-    step_name: str = ""
 
 
 class BindingStatus(_Model, frozen=True, kw_only=True):

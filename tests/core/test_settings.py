@@ -1,0 +1,33 @@
+from datetime import timedelta
+
+import msgspec
+import pytest
+
+from exeunt.errors import UsageError
+from exeunt.settings import PREFIX, Settings, read_settings
+
+DURATIONS = [field.name for field in msgspec.structs.fields(Settings) if field.type is timedelta]
+
+
+@pytest.mark.parametrize("name", [name for name in DURATIONS if name != "heartbeat_stale_after"])
+@pytest.mark.parametrize("text", ["0s", "0", "-0s", "-1s"])
+def test_a_duration_is_longer_than_nothing(name: str, text: str) -> None:
+    """A sweep every 0 seconds never rests, an ack wait of 0 seconds spins, a retry budget of 0 fails every call."""
+    variable = PREFIX + name.upper()
+    with pytest.raises(UsageError, match=f"^{variable}='{text}' cannot be used: "):
+        read_settings({variable: text})
+    assert getattr(read_settings({variable: "1ms"}), name) == timedelta(milliseconds=1)
+
+
+def test_heartbeats_are_off_at_zero() -> None:
+    assert read_settings({"EXEUNT_HEARTBEAT_STALE_AFTER": "0s"}).heartbeat_stale_after == timedelta(0)
+
+
+def test_the_defaults_may_be_written_out() -> None:
+    assert all(getattr(Settings(), name) > timedelta(0) for name in DURATIONS if name != "heartbeat_stale_after")
+
+
+def test_never_is_no_shutdown_timeout() -> None:
+    assert read_settings({"EXEUNT_SHUTDOWN_TIMEOUT": "8760h"}).shutdown_timeout == timedelta(days=365)
+    with pytest.raises(UsageError, match="cannot be longer than a year"):
+        read_settings({"EXEUNT_SHUTDOWN_TIMEOUT": "2562047h"})
