@@ -59,7 +59,13 @@ class Work(Protocol):
 
 
 def main(service: str, compose: Callable[[Connections], Work]) -> NoReturn:
-    """Run one service to its end and exit."""
+    """Run one service to its end and exit. There are no arguments: asked for help, or anything else, it says so."""
+    if sys.argv[1:]:
+        sys.stderr.write(
+            f"{service} runs until SIGTERM and takes no arguments. It is set by environment variables that begin with"
+            " EXEUNT_: `exeunt settings` lists them. KUBECONFIG or a service account leads it to the kube-apiserver.\n"
+        )
+        sys.exit(0 if sys.argv[1:] in (["--help"], ["-h"]) else 2)
     try:
         settings = read_settings()
         configure_logs(settings, service=service)

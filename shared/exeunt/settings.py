@@ -41,11 +41,18 @@ class Settings(Struct, frozen=True, kw_only=True):
     """File with the key of that certificate."""
 
     stream_replicas: Annotated[int, Meta(ge=1, le=5)] = 1
-    """Replicas of the streams that are created on start: 1 for one nats-server, 3 for a cluster of three."""
+    """Replicas of the streams that are created on start: 1 for one nats-server, 3 for a cluster of three. Streams that
+    are there keep theirs: `nats stream edit RUNS --replicas=3`, and so for each."""
 
     history: timedelta = timedelta(days=7)
     """How long the history of runs is kept in the stream RUNS. Longer than the longest call, because it is also the
-    memory that a topology was established; a week is that and a debugging horizon."""
+    memory that a topology was established; a week is that and a debugging horizon. It is for a stream that is created
+    on start; where RUNS is there, `nats stream edit RUNS --max-age=14d` first: a start that finds less is refused."""
+
+    history_bytes: Annotated[int, Meta(ge=0)] = 0
+    """Most bytes that the stream RUNS may take; the oldest history goes first. 0 is no limit, because only whoever runs
+    NATS knows its room. Set it to about half of the store: a full store takes nothing at all, a full RUNS forgets.
+    A stop is about 8 KB. Where RUNS is there, it is `nats stream edit RUNS --max-bytes=...`, as above."""
 
     namespaces: tuple[str, ...] = ()
     """Namespaces to look after, comma-separated. Empty means all, which needs ClusterRoles."""

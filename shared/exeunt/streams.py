@@ -3,20 +3,22 @@
 from typing import Final
 
 from exeunt.bus.connection import Bus
-from exeunt.bus.streams import Stream, ensure_consumer, ensure_stream
+from exeunt.bus.streams import UNLIMITED, Stream, ensure_consumer, ensure_stream
 from exeunt.settings import Settings
 from exeunt.subjects import DEADLETTERS, DEADLINES, EVERY_SIGNAL, RUNS, SIGNALS
 
 _DAY: Final = 86_400.0
+_MIB: Final = 1024 * 1024
 
 
-def runs_stream(*, max_age: float = 7 * _DAY, replicas: int = 1) -> Stream:
+def runs_stream(*, max_age: float = 7 * _DAY, max_bytes: int = UNLIMITED, replicas: int = 1) -> Stream:
     """What happened, for `max_age` seconds: what makes an event unique, and what replay reads."""
     return Stream(
         name=RUNS,
         subjects=("exeunt.runs.>",),
         description="Exeunt: what happened to realtime StoryRuns, and what was decided",
         max_age=max_age,
+        max_bytes=max_bytes,
         replicas=replicas,
     )
 
@@ -36,7 +38,7 @@ def deadlines_stream(*, replicas: int = 1) -> Stream:
 
 def signals_stream(*, max_age: float = _DAY, replicas: int = 1) -> Stream:
     """What others say about topologies. A day, because a signal that nobody heard for so long is about no live call;
-    and no large ones, because anything above a few hundred bytes is no signal.
+    no large ones, because anything above a few hundred bytes is no signal; and no more than does no harm to the store.
     """
     return Stream(
         name=SIGNALS,
@@ -44,17 +46,19 @@ def signals_stream(*, max_age: float = _DAY, replicas: int = 1) -> Stream:
         description="Exeunt: topologies that others say are gone",
         max_age=max_age,
         max_msg_size=64 * 1024,
+        max_bytes=32 * _MIB,
         replicas=replicas,
     )
 
 
 def deadletters_stream(*, max_age: float = 30 * _DAY, replicas: int = 1) -> Stream:
-    """Messages that were set aside, each with the reason in its headers."""
+    """Messages that were set aside, each with the reason in its headers. Of a flood of them the newest are kept."""
     return Stream(
         name=DEADLETTERS,
         subjects=("exeunt.deadletters.>",),
         description="Exeunt: messages set aside, with the reason",
         max_age=max_age,
+        max_bytes=128 * _MIB,
         replicas=replicas,
     )
 
@@ -62,7 +66,8 @@ def deadletters_stream(*, max_age: float = 30 * _DAY, replicas: int = 1) -> Stre
 async def ensure_streams(bus: Bus, settings: Settings) -> None:
     """Make what is missing and check what is there. Raises StreamMisconfigured, BusUnavailable, PermissionDenied."""
     replicas = settings.stream_replicas
-    await ensure_stream(bus, runs_stream(max_age=settings.history.total_seconds(), replicas=replicas))
+    max_age, max_bytes = settings.history.total_seconds(), settings.history_bytes or UNLIMITED
+    await ensure_stream(bus, runs_stream(max_age=max_age, max_bytes=max_bytes, replicas=replicas))
     await ensure_stream(bus, deadlines_stream(replicas=replicas))
     await ensure_stream(bus, signals_stream(replicas=replicas))
     await ensure_stream(bus, deadletters_stream(replicas=replicas))

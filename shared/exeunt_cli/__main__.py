@@ -63,7 +63,8 @@ def up(*, prepare_only: bool = False, prometheus: bool = False, folder: Path | N
 def nats_credentials(folder: Path, /, *, namespace: str = "exeunt", name: tuple[str, ...] = ()) -> None:
     """Make nkeys and certificates for an installation, to be applied with `kubectl apply -k FOLDER`.
 
-    Run again, it keeps the nkeys and the authority, and issues the certificate of the NATS servers anew.
+    Run again, it keeps the nkeys, the authority and FOLDER/kustomization.yaml, and issues the certificate of the NATS
+    servers anew, for the names that it had and those that are new.
 
     Parameters
     ----------

@@ -2,7 +2,8 @@
 
 One nkey for each user of deploy/nats/accounts.conf, a certificate authority, and the certificate of the NATS servers.
 Nothing of it is shipped and nothing leaves the folder by itself. Run again, it keeps what may live on (nkeys, the
-authority) and issues the servers' certificate anew: that is also how a certificate is renewed.
+authority, the kustomization) and issues the servers' certificate anew, for the names it had and those that are new:
+that is also how a certificate is renewed.
 """
 
 import os
@@ -39,8 +40,10 @@ def write_credentials(folder: Path, *, namespace: str, names: Iterable[str] = ()
     lines = (f"{user.upper().replace('-', '_')}: {public_key}\n" for user, public_key in users.items())
     _write(folder / "users.conf", "".join(lines).encode())
     authority, authority_key = _authority(folder)
-    _issue(folder, authority, authority_key, [*_server_names(namespace), *names])
-    _write(folder / "kustomization.yaml", _kustomization(namespace).encode())
+    all_names = [_general_name(name) for name in (*_server_names(namespace), *names)]
+    _issue(folder, authority, authority_key, list(dict.fromkeys([*all_names, *_issued_names(folder)])))
+    if not (folder / "kustomization.yaml").exists():  # who has cert-manager takes the certificate out of it
+        _write(folder / "kustomization.yaml", _kustomization(namespace).encode())
 
 
 def _public_key(seed_file: Path) -> str:
@@ -77,15 +80,23 @@ def _authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateK
     return certificate, key
 
 
+def _issued_names(folder: Path) -> Iterable[x509.GeneralName]:
+    """The names of the certificate that is there. Delete it to have a name left out."""
+    if not (folder / "tls.crt").exists():
+        return ()
+    certificate = x509.load_pem_x509_certificate((folder / "tls.crt").read_bytes())
+    return certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+
+
 def _issue(
-    folder: Path, authority: x509.Certificate, authority_key: ec.EllipticCurvePrivateKey, names: list[str]
+    folder: Path, authority: x509.Certificate, authority_key: ec.EllipticCurvePrivateKey, names: list[x509.GeneralName]
 ) -> None:
     """The certificate of the servers: for clients, and for each other (hence both usages)."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "exeunt-nats")])
     certificate = (
         _builder(subject, authority.subject, key.public_key(), _SERVER_LIFETIME)
-        .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(digital_signature=True), critical=True)
         .add_extension(

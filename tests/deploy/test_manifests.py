@@ -250,6 +250,21 @@ def test_cert_manager_makes_what_the_command_makes(tmp_path: Path) -> None:
     assert certificate["spec"]["dnsNames"] == names_of(tmp_path / "tls.crt")
 
 
+def test_run_again_it_keeps_what_it_was_told_and_what_was_edited(tmp_path: Path) -> None:
+    write_credentials(tmp_path, namespace="elsewhere", names=["nats.example.org", "10.0.0.1"])
+    names, kustomization = names_of(tmp_path / "tls.crt"), tmp_path / "kustomization.yaml"
+    assert {"nats.example.org", "nats.elsewhere.svc"} <= {*names}
+    edited = kustomization.read_text().replace("exeunt-nats-tls", "mine")
+    kustomization.write_text(edited)
+    seeds = [(tmp_path / f"{pod}.seed").read_text() for pod in PODS]
+    certificate = (tmp_path / "tls.crt").read_text()
+    write_credentials(tmp_path, namespace="elsewhere", names=["nats.example.com"])
+    assert names_of(tmp_path / "tls.crt") == [*names[:12], "nats.example.com", "nats.example.org"]
+    assert kustomization.read_text() == edited
+    assert [(tmp_path / f"{pod}.seed").read_text() for pod in PODS] == seeds
+    assert (tmp_path / "tls.crt").read_text() != certificate
+
+
 def names_of(certificate: Path) -> list[str]:
     from cryptography import x509  # noqa: PLC0415
 

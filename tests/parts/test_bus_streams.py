@@ -1,11 +1,13 @@
+import asyncio
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
 from actors.streams import subjects
-from exeunt.bus.connection import Bus
+from exeunt.bus.connection import Bus, connect
 from exeunt.bus.errors import ApiRefused, PublishRefused, StreamMisconfigured
 from exeunt.bus.messages import Message
 from exeunt.bus.publisher import Stored, last_message, publish
@@ -15,7 +17,10 @@ from exeunt.bus.streams import (
     ensure_stream,
     purge_subject,
 )
-from exeunt.streams import deadletters_stream, deadlines_stream, runs_stream, signals_stream
+from exeunt.settings import read_settings
+from exeunt.streams import deadletters_stream, deadlines_stream, ensure_streams, runs_stream, signals_stream
+from exeunt_local.binaries import Binaries
+from exeunt_local.nats_server import NatsServer
 
 
 async def config_of(bus: Bus, stream: Stream) -> dict[str, Any]:
@@ -196,3 +201,37 @@ async def test_schedules_are_seen_and_purged(bus: Bus, stream: Stream) -> None:
 
 async def test_of_a_missing_stream_nothing_is_purged(bus: Bus, stream: Stream) -> None:
     assert await purge_subject(bus, stream.name, f"{stream.name}.armed.a") == 0
+
+
+async def test_who_may_not_change_a_stream_says_what_it_lacks_and_who_may(servers: Binaries, tmp_path: Path) -> None:
+    users = """authorization { users: [
+        { user: admin, password: x }
+        { user: service, password: x, permissions: { publish: { deny: "$JS.API.STREAM.UPDATE.>" } } }
+    ] }"""
+    async with NatsServer(tmp_path, binary=servers.nats_server, config=users) as server:
+        admin, service = [
+            await connect(
+                server.url.replace("//", f"//{user}:x@"), name=user, inbox_prefix=f"_INBOX_{user}", connect_timeout=5
+            )
+            for user in ("admin", "service")
+        ]
+        await make(admin, runs_stream(), allow_direct=False)
+        words = r"stream RUNS lacks allow_direct=True, .*with an admin's credentials \(`nats stream edit RUNS`\)"
+        with pytest.raises(StreamMisconfigured, match=words):
+            await ensure_stream(service, runs_stream())
+        await ensure_stream(admin, runs_stream())
+        await ensure_stream(service, runs_stream())
+        await asyncio.gather(admin.close(5), service.close(5))
+
+
+async def test_the_history_takes_no_more_room_than_it_is_given(servers: Binaries, tmp_path: Path) -> None:
+    async with NatsServer(tmp_path, binary=servers.nats_server) as server:
+        bus = await connect(server.url, name="test", inbox_prefix="_INBOX_test", connect_timeout=5)
+        await ensure_streams(bus, read_settings({"EXEUNT_HISTORY_BYTES": "100000"}))
+        for number in range(30):
+            message = Message(subject=f"exeunt.runs.a.b.{number}", payload=bytes(10_000), headers={})
+            assert await publish(bus, message, deadline=5) == Stored(number + 1)
+        state = (await bus.api("STREAM.INFO.RUNS"))["state"]
+        assert 1 < state["first_seq"] < state["last_seq"] == 30
+        assert state["bytes"] <= 100_000
+        await bus.close(5)

@@ -78,3 +78,14 @@ async def test_what_no_setting_mends_leaves_its_traceback_in_the_log(
     assert (last["level"], last["event"]) == ("critical", "ended by an error")
     assert "JetStream refused CONSUMER.CREATE.RUNS.timeout-scheduler: maximum consumers limit reached" in last["error"]
     assert "Traceback" in last["exception"]
+
+
+@pytest.mark.parametrize(("argument", "code"), [("--help", 0), ("-h", 0), ("now", 2)])
+async def test_an_argument_is_answered_with_where_the_settings_are(argument: str, code: int) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "exeunt_timeout_scheduler", argument), stderr=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(30):
+        _, stderr = await process.communicate()
+    assert process.returncode == code
+    assert stderr.startswith(b"exeunt-timeout-scheduler runs until SIGTERM and takes no arguments.")

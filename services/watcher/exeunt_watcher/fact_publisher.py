@@ -16,7 +16,7 @@ from exeunt.codec import fact_message, read_fact
 from exeunt.errors import PoisonEvent
 from exeunt.events import Fact
 from exeunt.insist import insist
-from exeunt.metrics import FACTS, NATS_ERRORS, STOP_LATENESS
+from exeunt.metrics import FACTS, STOP_LATENESS
 from exeunt.snapshot import Snapshot
 from exeunt.subjects import RUNS, fact_subject
 from exeunt.tracing import sending
@@ -58,7 +58,6 @@ class FactPublisher:
         try:
             said = await self._insist(f"say {fact}", partial(self._try, fact, snapshot, late, datetime.now(UTC)))
         except PublishRefused as error:  # one run's object that is too large must not end the watcher of all
-            NATS_ERRORS.add(error_type=type(error).__name__)
             log.error("fact refused", fact=fact, error=str(error))  # noqa: TRY400 - no bug of ours
             return
         if isinstance(said, AlreadyStored) and fact is Fact.CANCEL_REQUESTED and snapshot.topology.gone is not None:

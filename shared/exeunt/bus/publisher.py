@@ -20,6 +20,7 @@ import structlog
 from exeunt.bus.connection import Bus
 from exeunt.bus.errors import BusError, BusUnavailable, NoResponders, PermissionDenied, PublishRefused
 from exeunt.bus.messages import Message
+from exeunt.metrics import NATS_ERRORS
 
 WRONG_LAST_SEQUENCE = 10071
 WRONG_LAST_SEQUENCE_UNKNOWN = 10164  # a rival's message is being replicated; its sequence is not known yet
@@ -123,6 +124,7 @@ async def _publish_once(bus: Bus, message: Message, patience: float) -> Stored |
                     await bus.recreate_streams()
         raise
     except (nats.errors.MaxPayloadError, nats.errors.BadSubjectError, nats.errors.BadHeaderError) as error:
+        NATS_ERRORS.add(error_type=PublishRefused.__name__)
         raise PublishRefused(f"cannot publish on {message.subject}: {error}") from error
     ack = _pub_ack.decode(reply.data)
     if ack.error is None:
@@ -135,9 +137,15 @@ def _judge(subject: str, error: _PubError) -> AlreadyStored:
     told = f"{error.description} ({error.code}/{error.err_code})"
     if error.err_code == WRONG_LAST_SEQUENCE and (sequence := re.search(r"\d+$", error.description)):
         return AlreadyStored(int(sequence.group()))
-    if error.err_code == WRONG_LAST_SEQUENCE_UNKNOWN or error.code >= 429:
+    if error.err_code == WRONG_LAST_SEQUENCE_UNKNOWN:
         raise BusUnavailable(f"the stream cannot take {subject} now: {told}")
-    raise PublishRefused(f"the stream will not take {subject}: {told}")
+    failure: BusError = (
+        BusUnavailable(f"the stream cannot take {subject} now: {told}")
+        if error.code >= 429
+        else PublishRefused(f"the stream will not take {subject}: {told}")
+    )
+    NATS_ERRORS.add(error_type=type(failure).__name__)
+    raise failure
 
 
 async def last_message(bus: Bus, stream: str, subject: str) -> StoredMessage | None:

@@ -13,7 +13,7 @@ import msgspec
 import structlog
 
 from exeunt.bus.connection import Bus
-from exeunt.bus.errors import ApiRefused, StreamMisconfigured
+from exeunt.bus.errors import ApiRefused, PermissionDenied, StreamMisconfigured
 from exeunt.metrics import STREAMS_CREATED
 
 NANOSECONDS = 1_000_000_000
@@ -79,6 +79,11 @@ async def ensure_stream(bus: Bus, stream: Stream) -> None:
                 f"stream {stream.name} lacks settings and cannot get them: {refused.description}"
                 f" (wanted {_difference(grown, found)}); {_replace(stream.name)}"
             ) from refused
+        except PermissionDenied as denied:  # as it should be: a service must not change streams that are there
+            raise StreamMisconfigured(
+                f"stream {stream.name} lacks {_difference(grown, found)}, and this user may not change it:"
+                f" set that with an admin's credentials (`nats stream edit {stream.name}`) and start again"
+            ) from denied
         log.info("bus.stream_updated", stream=stream.name)
     if lacking := _difference(_grown(stream, found), found):
         raise StreamMisconfigured(f"the server ignored {lacking} on stream {stream.name}: 2.14 or later is needed")
