@@ -20,7 +20,8 @@ from exeunt.codec import read_fact
 from exeunt.events import Fact, Outcome
 from exeunt.snapshot import Snapshot
 
-CONSUMERS = (("RUNS", "terminator"), ("RUNS", "timeout-scheduler"), ("DEADLINES", "timeout-scheduler-due"))
+# In the order in which work is passed on: what one had when it was asked is with a later one, or done, when all were.
+CONSUMERS = (("RUNS", "timeout-scheduler"), ("DEADLINES", "timeout-scheduler-due"), ("RUNS", "terminator"))
 _POLL = 0.01
 
 
@@ -134,6 +135,15 @@ class Bystander:
         subject = f"exeunt.deadlines.armed.*.*.{uid}.*"
         info = await self.streams.stream_info("DEADLINES", subjects_filter=subject)
         return sum((info.state.subjects or {}).values())
+
+    async def wait_until_none_armed(self, uid: str, within: float = 10) -> None:
+        """Returns when no schedule is pending for a run: it was disarmed, or it has fired."""
+        try:
+            async with asyncio.timeout(within):
+                while await self.armed(uid):  # noqa: ASYNC110 - the world
+                    await asyncio.sleep(_POLL)
+        except TimeoutError:
+            raise AssertionError(f"a schedule still after {within:g} s") from None
 
     async def wait_until_armed(self, uid: str, within: float = 10) -> None:
         """Returns when a schedule is pending for a run; AssertionError when there is none in time."""

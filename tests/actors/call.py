@@ -4,6 +4,7 @@ And the hand that moves the others: `engine` starts the call, `hub` says that ev
 """
 
 import asyncio
+import contextlib
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -92,7 +93,11 @@ class Call:
         A real bobrapet would make them anew for a living StepRun (contract §2.6 F); the played one does not.
         """
         for binding in await self.bindings():
-            await self.kubernetes.delete(BINDING, self.namespace, binding["metadata"]["name"])
+            try:
+                await self.kubernetes.delete(BINDING, self.namespace, binding["metadata"]["name"])
+            except Refused as refusal:
+                if refusal.status != 404:  # the call has ended meanwhile, at its deadline perhaps
+                    raise
 
     async def signal_topology_terminated(self) -> None:
         """Everyone leaves, as the hub says it."""
@@ -187,7 +192,8 @@ class Call:
             async with asyncio.timeout(within):
                 while left:
                     await asyncio.sleep(_POLL)
-                    left = [*await self.step_runs(), *await self.bindings()]
+                    with contextlib.suppress(Unreachable):
+                        left = [*await self.step_runs(), *await self.bindings()]
         except TimeoutError:
             names = [f"{item['kind']} {item['metadata']['name']}" for item in left if item]
             raise AssertionError(f"still there after {within:g} s: {', '.join(names)}") from None

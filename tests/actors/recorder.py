@@ -90,6 +90,11 @@ class Recorder:
             if state.phase in TERMINAL and state.phase != before
         ]
 
+    async def wait_until_seen(self, run: Object) -> None:
+        """Returns when this state of a run was seen, or a later one."""
+        uid, version = run["metadata"]["uid"], int(run["metadata"]["resourceVersion"])
+        await self.wait_for(lambda: int(self.states(uid)[-1].run["metadata"]["resourceVersion"]) >= version)
+
     async def wait_for(self, holds: Callable[[], bool], within: float = 10) -> None:
         """Returns when it holds, asked at every change; raises AssertionError when it does not in time."""
         try:

@@ -107,7 +107,7 @@ async def _hold_the_seat(http: aiohttp.ClientSession) -> None:
 
 
 async def _wait_until(holds: Callable[[aiohttp.ClientResponse], bool], http: aiohttp.ClientSession, kind: Kind) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             async with http.get(kind.path(None), params={"limit": "1"}) as response:
                 if holds(response):

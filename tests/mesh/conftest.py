@@ -74,14 +74,13 @@ def stopped(recorder: Recorder, bystander: Bystander) -> Stopped:
 
     async def stopped(call: Call, within: float = 10, times: int = 1) -> State:
         run = await call.wait_finished(within)
-        await call.wait_cleaned_up(within=5)
+        await call.wait_cleaned_up()
         await bystander.wait_for_fact(
             call.uid, Fact.RUN_TERMINAL, fence=run["metadata"].get("annotations", {}).get(FENCE)
         )
         await bystander.wait_until_idle()
         # What was said is answered: nobody will write this run any more. Let the recorder see as much.
-        last = (await call.get())["metadata"]["resourceVersion"]
-        await recorder.wait_for(lambda: recorder.states(call.uid)[-1].run["metadata"]["resourceVersion"] == last)
+        await recorder.wait_until_seen(await call.get())
         ends = recorder.terminal_transitions(call.uid)
         assert len(ends) == times, [(end.at.isoformat(), end.phase, end.written_by) for end in ends]
         return ends[-1]

@@ -54,8 +54,7 @@ def once(recorder: Recorder) -> Once:
     async def once(call: Call) -> State:
         await call.wait_finished(within=25)
         await call.wait_cleaned_up(within=25)
-        last = (await call.get())["metadata"]["resourceVersion"]
-        await recorder.wait_for(lambda: recorder.states(call.uid)[-1].run["metadata"]["resourceVersion"] == last)
+        await recorder.wait_until_seen(await call.get())
         (end,) = recorder.terminal_transitions(call.uid)
         return end
 

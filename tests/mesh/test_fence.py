@@ -18,8 +18,9 @@ from exeunt.events import Fact
 
 pytestmark = pytest.mark.usefixtures("operator", "running_mesh")
 
-SETTINGS = {"EXEUNT_FENCE_WAIT": "1s"}
-FENCE_WAIT = timedelta(seconds=1)
+SETTINGS = {"EXEUNT_FENCE_WAIT": "2s"}
+FENCE_WAIT = timedelta(seconds=2)
+"""Time enough to stamp a late fence, on a busy machine, too."""
 LATE = timedelta(seconds=4)
 """A second to which Kubernetes cuts the time of the cancel, one between two looks at overdue fences; a busy machine."""
 
@@ -83,8 +84,8 @@ async def test_a_fence_that_never_comes_is_waited_for_no_longer_than_that(
 async def test_without_a_fence_the_deadline_counts_from_the_cancel(
     kubernetes: Kubernetes, namespace: str, stopped: Stopped
 ) -> None:
-    timeout = timedelta(seconds=2)
-    call = await Call.start(kubernetes, namespace, shutdown_timeout="2s")
+    timeout = timedelta(seconds=3)  # beyond the wait for a fence
+    call = await Call.start(kubernetes, namespace, shutdown_timeout="3s")
     canceled = await call.cancel()
     end = await stopped(call)
     assert end.written_by == "exeunt-terminator"

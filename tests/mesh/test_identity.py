@@ -22,6 +22,9 @@ from exeunt_local.mesh import Mesh
 
 pytestmark = pytest.mark.usefixtures("operator", "running_mesh")
 
+TIMEOUT = "2s"
+"""Time enough to do something to a canceled call before its deadline, on a busy machine, too."""
+
 Later = Callable[[], Awaitable[None]]
 Stopped = Callable[..., Awaitable[State]]
 
@@ -34,7 +37,7 @@ def later(kubernetes: Kubernetes, namespace: str, stopped: Stopped) -> Later:
     """
 
     async def later() -> None:
-        call = await Call.start(kubernetes, namespace, "later", shutdown_timeout="500ms")
+        call = await Call.start(kubernetes, namespace, "later", shutdown_timeout=TIMEOUT)
         await call.cancel()
         await stopped(call)
 
@@ -53,7 +56,7 @@ async def assert_runs(call: Call) -> None:
 async def test_a_run_that_is_deleted_before_its_deadline(
     kubernetes: Kubernetes, namespace: str, bystander: Bystander, recorder: Recorder, later: Later
 ) -> None:
-    call = await Call.start(kubernetes, namespace, shutdown_timeout="500ms")
+    call = await Call.start(kubernetes, namespace, shutdown_timeout=TIMEOUT)
     await call.cancel()
     await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
     await call.delete()
@@ -69,7 +72,7 @@ async def test_a_run_that_is_deleted_before_its_deadline(
 async def test_a_run_that_is_being_deleted_is_not_finalized(
     kubernetes: Kubernetes, namespace: str, bystander: Bystander, recorder: Recorder, later: Later
 ) -> None:
-    call = await Call.start(kubernetes, namespace, shutdown_timeout="500ms")
+    call = await Call.start(kubernetes, namespace, shutdown_timeout=TIMEOUT)
     held = {"metadata": {"finalizers": [RUN_FINALIZER, "example.com/hold"]}}
     await kubernetes.patch(STORY_RUN, namespace, call.name, held)
     await call.cancel()
@@ -134,7 +137,7 @@ async def test_a_namesake_is_not_meant_by_an_end_that_was_on_its_way(
 ) -> None:
     # Without a phase and conditions nothing but the uid tells a copy from the first.
     staging = Staging(phase=None) if namesake_is == "a copy" else Staging()
-    call = await Call.start(kubernetes, namespace, staging=staging)
+    call = await Call.start(kubernetes, namespace, staging=staging, shutdown_timeout="60s")
     async with without(running_mesh, "terminator"):
         await call.hang_up()
         await call.cancel()
@@ -167,7 +170,7 @@ async def test_a_namesake_is_not_meant_by_an_end_that_was_on_its_way(
 async def test_a_namesake_is_not_ended_by_a_deadline_of_the_first(
     kubernetes: Kubernetes, namespace: str, bystander: Bystander, recorder: Recorder, later: Later, stopped: Stopped
 ) -> None:
-    call = await Call.start(kubernetes, namespace, shutdown_timeout="500ms")
+    call = await Call.start(kubernetes, namespace, shutdown_timeout=TIMEOUT)
     await call.cancel()
     await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
     await call.delete()
@@ -179,7 +182,7 @@ async def test_a_namesake_is_not_ended_by_a_deadline_of_the_first(
 
     canceled = await namesake.cancel()
     end = await stopped(namesake)
-    assert end.at - canceled >= timedelta(milliseconds=500)
+    assert end.at - canceled >= timedelta(seconds=2)
 
 
 async def test_step_runs_of_another_run_are_not_deleted_whoever_names_them(
@@ -244,14 +247,14 @@ def ref_of(step_run: Object) -> StepRunRef:
 
 
 async def test_a_run_that_is_redriven_is_stopped_anew(
-    kubernetes: Kubernetes, namespace: str, bystander: Bystander, recorder: Recorder, stopped: Stopped
+    kubernetes: Kubernetes, namespace: str, bystander: Bystander, stopped: Stopped
 ) -> None:
     call = await Call.start(kubernetes, namespace)
     fences = []
     for times in (1, 2, 3):
         if times > 1:
             await call.redrive(uncancel=True)
-            assert recorder.states(call.uid)[-1].phase not in ("Finished", "Failed")
+            assert (await call.get())["status"]["phase"] not in ("Finished", "Failed")
         await call.cancel()
         run = await call.wait_until(lambda run: FENCE in run["metadata"].get("annotations", {}))
         fences.append(run["metadata"]["annotations"][FENCE])
@@ -270,15 +273,16 @@ async def test_a_run_that_is_redriven_is_stopped_anew(
 async def test_a_redriven_run_is_not_ended_by_the_deadline_of_its_first_cancel(
     kubernetes: Kubernetes, namespace: str, stopped: Stopped
 ) -> None:
-    call = await Call.start(kubernetes, namespace, shutdown_timeout="2500ms", staging=Staging(steps=("talk",)))
+    timeout = timedelta(seconds=4)  # half a second passes until the second cancel; more on a busy machine
+    call = await Call.start(kubernetes, namespace, shutdown_timeout="4s", staging=Staging(steps=("talk",)))
     await call.cancel()
     await call.hang_up()
     first = await stopped(call)
     await call.redrive(uncancel=True)
     await call.cancel()
-    second = await stopped(call, times=2)
-    assert second.fence - first.fence < timedelta(milliseconds=2500)  # so the first deadline came meanwhile
-    assert timedelta(milliseconds=2500) <= second.at - second.fence
+    second = await stopped(call, within=20, times=2)
+    assert second.fence - first.fence < timeout  # so the first deadline came meanwhile
+    assert timeout <= second.at - second.fence
 
 
 async def test_a_redrive_that_stays_canceled_is_the_operators_to_end(
@@ -291,7 +295,8 @@ async def test_a_redrive_that_stays_canceled_is_the_operators_to_end(
     await call.redrive()
     await recorder.wait_for(lambda: len(recorder.terminal_transitions(call.uid)) == 2)
     await stopped(call, times=2)
-    assert await bystander.armed(call.uid) == 0
+    # Canceled and over in the same moment, it may be armed after it was disarmed; then it fires, to no effect.
+    await bystander.wait_until_none_armed(call.uid)
 
 
 async def test_a_redriven_call_that_nobody_has_joined_again_is_not_taken_for_left(

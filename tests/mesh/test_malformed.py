@@ -81,7 +81,7 @@ async def test_a_time_that_kubernetes_takes_and_nobody_can_read_stops_nothing(
 ) -> None:
     call = await Call.start(kubernetes, namespace, shutdown_timeout="60s")
     operator = kubernetes.acting_as("bobrapet")
-    await operator.patch_status(STORY_RUN, namespace, call.name, {"startedAt": text})
+    await operator.patch_status(STORY_RUN, namespace, call.name, {"startedAt": text, "finishedAt": text})
     await call.signal_topology_terminated()
     await call.cancel()
     assert (await stopped(call)).written_by == "exeunt-terminator"

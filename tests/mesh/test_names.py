@@ -11,7 +11,9 @@ from actors.engine import Staging
 from actors.kubernetes import STEP_RUN, Kubernetes
 from actors.names import label_value
 from actors.recorder import State
+from actors.services import without
 from exeunt.events import Fact
+from exeunt_local.mesh import Mesh
 
 pytestmark = pytest.mark.usefixtures("operator", "running_mesh")
 
@@ -75,14 +77,17 @@ async def test_step_runs_without_an_owner_go_with_their_run(
 
 
 async def test_a_late_step_run_without_an_owner_is_found_by_the_second_look(
-    kubernetes: Kubernetes, namespace: str, stopped: Stopped
+    kubernetes: Kubernetes, namespace: str, bystander: Bystander, running_mesh: Mesh, stopped: Stopped
 ) -> None:
     call = await Call.start(kubernetes, namespace)
-    await call.cancel()
-    await call.signal_topology_terminated()
-    await call.wait_finished()
-    await hub.create_step_run(kubernetes, namespace, call.name, "late")
+    async with without(running_mesh, "terminator"):
+        await call.cancel()
+        await bystander.wait_for_fact(call.uid, Fact.CANCEL_REQUESTED)
+        await call.signal_topology_terminated()
+        await bystander.wait_for_fact(call.uid, Fact.TOPOLOGY_TERMINATED)
+        await hub.create_step_run(kubernetes, namespace, call.name, "late")  # of which that fact cannot tell
     await stopped(call)
+    assert await taken_at_once(call, bystander) == {"call-listen", "call-speak"}
     assert await kubernetes.list(STEP_RUN, namespace) == []
 
 

@@ -165,7 +165,7 @@ async def test_probes_and_metrics_are_answered_before_nats_is(
             starting = kubelet.running(service, tmp_path / f"{service}.log", **settings)
             container, attempted = await asyncio.gather(stack.enter_async_context(starting), first_attempt(proxy))
             assert await kubelet.lives(container.url)
-            assert loop.time() - attempted < 2.5  # an attempt takes 5 s to fail
+            assert loop.time() - attempted < 4  # an attempt takes 5 s to fail
             await kubelet.wait_until_missing(container.url, "nats", "not connected to NATS")
             async with aiohttp.ClientSession() as http, http.get(f"{container.url}/metrics") as answer:
                 assert 'exeunt_dependency_up{dependency="nats"} 0' in await answer.text()
@@ -251,8 +251,7 @@ async def test_logs_are_json_lines_that_name_the_run(
     await call.wait_cleaned_up()
     await asyncio.gather(*(own_mesh.stop(service) for service in SERVICES))
     lines = [json.loads(line) for line in own_mesh.log("terminator").read_text().splitlines()]
-    (decision,) = [line for line in lines if line["event"] == "finalize"]
-    assert call.uid in decision["run"]
+    (decision,) = [line for line in lines if line["event"] == "finalize" and call.uid in line["run"]]
     assert (decision["level"], decision["service"], decision["rule"]) == ("info", "exeunt-terminator", "topology-gone")
 
 

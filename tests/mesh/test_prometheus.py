@@ -13,6 +13,7 @@ from actors.collector import Collector
 from actors.dashboard_drawing import draw, record
 from actors.grafana import Panel, ask, panels, time_range
 from actors.kubernetes import Kubernetes
+from actors.names import FENCE
 from actors.prometheus_rules import rules, rules_file
 from actors.promql import selectors
 from actors.services import start_all, without
@@ -28,7 +29,8 @@ GRAFANA = Path(__file__).parents[2] / "deploy" / "grafana"
 NAMESPACE = "observed"
 INTERVAL = 0.5
 """Seconds between scrapes."""
-VARIABLES = {**time_range(60, scraped_every=INTERVAL), "__rate_interval": "1m"}
+VARIABLES = {**time_range(300, scraped_every=INTERVAL), "__rate_interval": "5m"}
+"""A window in which the stops still are when the last panel is asked."""
 IN_TROUBLE_ONLY = ("exeunt_nats_errors_total",)
 """Metrics that have no series before something has failed."""
 
@@ -87,6 +89,7 @@ async def stop_for_every_cause(
         for cause in ("gone", "cancel", "deadline")
     }
     await calls["cancel"].hang_up()
+    await bystander.wait_for_outcome(calls["cancel"].uid, Fact.TOPOLOGY_TERMINATED)  # or it might be the later one
     for call in calls.values():
         await call.cancel()
     await bystander.wait_for_outcome(calls["gone"].uid, Fact.CANCEL_REQUESTED)
@@ -182,6 +185,7 @@ async def test_a_stop_that_exeunt_could_not_end_is_a_late_one(observed: Observed
     async with without(observed.mesh, "terminator", EXEUNT_NAMESPACES=NAMESPACE):
         call = await Call.start(kubernetes, NAMESPACE, "drained", drain=3)
         await call.cancel()
+        await call.wait_until(lambda run: FENCE in run["metadata"].get("annotations", {}))  # so leaving is the cause
         await call.hang_up()
         await call.wait_finished()  # after its drain, by the operator
         await observed.prometheus.wait_for(f"sum(exeunt_stop_lateness_seconds_count{{{by_bobrapet}}}) == 1")

@@ -30,7 +30,7 @@ async def test_up_tells_how_to_reach_it_and_leaves_nothing_behind(tmp_path: Path
     assert runs["items"] == []
 
     up.send_signal(signal.SIGTERM)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(40):
         await up.communicate()
     assert up.returncode == 0
     assert os.listdir(tmp_path) == []  # noqa: PTH208 - pathlib is refused in async code
@@ -41,6 +41,6 @@ async def test_prepare_only_is_done_at_once_when_there_is_nothing_to_prepare(ser
     up = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "exeunt_cli", "up", "--prepare-only"), stderr=asyncio.subprocess.PIPE
     )
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(40):
         _, progress = await up.communicate()
     assert (up.returncode, progress) == (0, b"")

@@ -23,6 +23,8 @@ import aiohttp
 from exeunt.errors import ExeuntError
 
 _POLL_SECONDS = 0.02
+_PORTS = range(20_000, 32_000)
+_handed_out: set[int] = set()
 
 # Runs in the child before the command replaces it. A preexec_fn would do, but is not safe beside threads.
 _DIE_WITH_PARENT = """
@@ -154,15 +156,19 @@ def tail(log: Path, lines: int = 15) -> str:
 
 
 def free_port() -> int:
-    """A TCP port of the loopback interface on which nobody listens.
+    """A TCP port of the loopback interface on which nobody listens, another one at every call.
 
-    It lies below the ephemeral range, from which the kernel could lend a stopped server's port to a client.
+    Servers that start side by side, and those that are away for a moment, keep their ports to themselves. It lies below
+    the ephemeral range, from which the kernel could lend a stopped server's port to a client.
     """
-    for port in random.sample(range(20_000, 32_000), 100):
+    for port in random.sample(_PORTS, len(_PORTS)):
+        if port in _handed_out:
+            continue
         with socket.socket() as candidate:
             try:
                 candidate.bind(("127.0.0.1", port))
             except OSError:
                 continue
-            return port
-    raise ProcessFailed("found no free TCP port between 20000 and 32000 on 127.0.0.1")
+        _handed_out.add(port)
+        return port
+    raise ProcessFailed(f"found no free TCP port from {_PORTS.start} to {_PORTS.stop} on 127.0.0.1")
