@@ -59,16 +59,18 @@ class Watcher:
 
     def recall(self, now: datetime) -> None:
         """Every kind has been listed: recall what the stream knows, then say what holds."""
-        self._recall(list(self.projection.known_runs()), now)
+        self._recall(list(self.projection.known_runs()), now, signals_only=False)
         self.touched(list(self.projection.known_runs()), now)
 
-    def _recall(self, keys: Iterable[Key], now: datetime) -> None:
+    def _recall(self, keys: Iterable[Key], now: datetime, *, signals_only: bool) -> None:
         for key in keys:
             seen = self.projection.peek(key, now)
             if seen is None or not (seen.realtime or seen.story.resource_version is None):
                 continue
             life = seen.run.life_episode
-            established = seen.topology.established or self._stream.said(life, Fact.TOPOLOGY_ESTABLISHED) is not None
+            established = not signals_only and (
+                seen.topology.established or self._stream.said(life, Fact.TOPOLOGY_ESTABLISHED) is not None
+            )
             terminated = self._stream.said(life, Fact.TOPOLOGY_TERMINATED)
             signal = terminated.topology.signal if terminated else None
             if established or signal:
@@ -78,7 +80,7 @@ class Watcher:
     def sweep(self, now: datetime) -> None:
         """Look again at what time alone changes, recall what others heard of canceled runs, and offer what holds."""
         self.touched(self.projection.canceled(), now)
-        self._recall(self.projection.canceled(), now)
+        self._recall(self.projection.canceled(), now, signals_only=True)
         self.touched(self.projection.canceled(), now)
         for key in self.projection.canceled():
             snapshot = self.projection.snapshot(key)

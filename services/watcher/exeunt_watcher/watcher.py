@@ -247,7 +247,7 @@ class Watcher:
         while True:
             await asyncio.sleep(min(_TICK, sweep))
             await self._touched(self._projection.canceled())
-            await self._touched(await self._memory.recall_canceled(self._projection.canceled()))
+            await self._touched(await self._memory.recall_signals(self._projection.canceled()))
             if loop.time() >= next_sweep:
                 next_sweep = loop.time() + sweep
                 await self._offer(self._projection.canceled())
