@@ -49,6 +49,10 @@ DRY_RUN: Final = "dry run"
 """What came of a decision that was to be recorded only (EXEUNT_DRY_RUN)."""
 
 
+MOST_NAMES: Final = 500
+"""Names in one list of an outcome: with longer ones it might not fit into a message."""
+
+
 class Decided(Struct, frozen=True, omit_defaults=True):
     """One step of a decision: what was decided when, by which rule, from what, and what came of it."""
 
@@ -58,7 +62,7 @@ class Decided(Struct, frozen=True, omit_defaults=True):
     why: str
     result: str = ""
     reread: Snapshot | None = None
-    """The snapshot that was decided from, when it is not the event's own."""
+    """The snapshot that was decided from, when it is not the event's own. The StepRuns are in that one only."""
 
 
 class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -75,8 +79,11 @@ class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True):
     stop_latency_ms: float | None = None
     """From the cancel (the fence, where there is one) to the finalizing write."""
     deleted_step_runs: tuple[str, ...] = ()
+    more_deleted_step_runs: int = 0
+    """How many more than those were deleted, beyond MOST_NAMES."""
     canceled_children: tuple[str, ...] = ()
     """Sub-stories that were asked to cancel, when that is switched on."""
+    more_canceled_children: int = 0
 
     @property
     def dry_run(self) -> bool:

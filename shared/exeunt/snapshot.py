@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from exeunt import bobrapet
-from exeunt.clock import format_instant, parse_duration, parse_instant
+from exeunt.clock import format_instant, parse_duration, parse_instant, readable_instant
 from exeunt.drain import drain_of
 from exeunt.episodes import Episode, fence_of, life_of, token_of
 from exeunt.kube.models import Condition, Story, StoryRun, TraceInfo
@@ -78,6 +78,7 @@ class RunState(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The status was last written by the terminator's field manager."""
     started_at: str | None = None
     finished_at: str | None = None
+    """Both exactly as read. Kubernetes takes times that nobody can read: whoever uses one asks `readable_instant`."""
     conditions: Raw = Raw(b"null")
     """`status.conditions` exactly as read, because finalizing tests it; `null` when absent."""
     deleting: bool = False
@@ -143,10 +144,10 @@ class Snapshot(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     def check(self) -> None:
         """Raise ValueError when a value in it cannot be read. For snapshots that were decoded: anybody may have sent
-        them, and a decision must not stumble over one.
+        them, and a decision must not stumble over one. What Kubernetes itself takes unread is no reason.
         """
         run = self.run
-        for instant in (run.fence, run.canceled_at, run.started_at, run.finished_at):
+        for instant in (run.fence, run.canceled_at):
             if instant is not None:
                 parse_instant(instant)
         parse_duration(self.shutdown.timeout)
@@ -214,16 +215,17 @@ def _cancel_written_by(managed_fields: Raw, otherwise: datetime) -> datetime:
     """By when the cancel was written; in a life that a redrive began, not before that redrive was carried out.
 
     A redriven run is still canceled by the old write (contract §4.5), and bobrapet needs its time for the new fence.
-    Kubernetes cuts these times to whole seconds, so a second is added: nothing that waits for it may be early.
+    Kubernetes cuts these times to whole seconds, so a second is added: nothing that waits for it may be early. That is
+    also why a time that cannot be read counts as `otherwise`.
     """
     if _CANCEL not in bytes(managed_fields):
         return otherwise
     times = (
-        parse_instant(written.time) + timedelta(seconds=1)
+        readable_instant(written.time)
         for written in msgspec.json.decode(managed_fields, type=list[_FieldsWritten])
         if written.time and any(field in bytes(written.fields_v1) for field in _CANCEL_OR_REDRIVE)
     )
-    return max(times, default=otherwise)
+    return max((time + timedelta(seconds=1) if time else otherwise for time in times), default=otherwise)
 
 
 def story_key(run: StoryRun) -> tuple[str, str]:

@@ -98,7 +98,7 @@ def check_outcome(said: SaidOutcome, cause: SaidFact) -> Iterator[Difference]:
             return
         coming = _came(step)
         if coming is None:
-            allowed = ", ".join(TRANSITIONS[State.PATCHING])
+            allowed = ", ".join(_CAME_OF_WRITES)
             yield _difference(
                 said, _decision(said, number), f"came to: {step.result or 'nothing'}", f"one of: {allowed}"
             )
@@ -113,6 +113,8 @@ def check_outcome(said: SaidOutcome, cause: SaidFact) -> Iterator[Difference]:
 _GONE: Final = "gone by deleted"
 _NOTED: Final = {Result.NOT_FOUND: _GONE, Result.REFUSED: "failed by refused"}
 """What the kube-apiserver answered is noted as a step of its own, in which the rules have no part."""
+_CAME_OF_WRITES: Final = (*TRANSITIONS[State.PATCHING], Result.ANSWER_LOST)
+"""The last is found out by reading, and noted in place of the lost condition that it seemed to be."""
 
 
 def _again(coming: State | Result | None, step: Decided, cause: SaidFact) -> str:
@@ -136,10 +138,10 @@ def _came(step: Decided) -> State | Result | None:
         return State.READING
     if step.verdict is not Verdict.FINALIZE or step.result == DRY_RUN:
         return State.DONE
-    result = next((result for result in TRANSITIONS[State.PATCHING] if result == step.result), None)
+    result = next((result for result in _CAME_OF_WRITES if result == step.result), None)
     if result is None or result in _NOTED:
         return result
-    return State.READING if TRANSITIONS[State.PATCHING][result] is State.READING else State.DONE
+    return State.READING if result is Result.CONDITION_LOST else State.DONE
 
 
 def _difference(said: SaidFact | SaidOutcome, what: str, expected: str, actual: str) -> Difference:

@@ -12,7 +12,7 @@ from exeunt.errors import ExeuntError
 from exeunt.events import Fact, Verdict
 from exeunt.history.event import SaidOutcome
 from exeunt.history.stops import Ending, Stop
-from exeunt.history.telling import cause_in_words, detour, in_words, why
+from exeunt.history.telling import cause_in_words, deleted_step_runs, detour, in_words, why
 from exeunt.settings import Settings
 from exeunt.snapshot import Snapshot, Topology
 from exeunt_cli.live import look, services_settings
@@ -81,7 +81,7 @@ def _decision(stop: Stop, said: SaidOutcome) -> str:
         won = "the kube-apiserver had the last word"
     before = "; ".join(detour(step) for step in outcome.trail[:-1])
     tried = f" Before that: {before}." if before else ""
-    deleted = f" StepRuns deleted: {', '.join(outcome.deleted_step_runs)}." if outcome.deleted_step_runs else ""
+    deleted = f" StepRuns deleted: {deleted_step_runs(outcome)}." if outcome.deleted_step_runs else ""
     dry = " Nothing was written: that was a dry run (EXEUNT_DRY_RUN)." if outcome.dry_run else ""
     verb = _VERBS[outcome.verdict]
     return f"{since}: the {said.service} decided to {verb}: {won}: {outcome.why}.{tried}{deleted}{dry}"

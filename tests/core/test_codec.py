@@ -111,7 +111,6 @@ def test_an_unknown_type_is_named(kind: str) -> None:
         poisoned(generation="two"),
         # What decodes, but would stop the decision: an instant, a timeout or conditions that cannot be read.
         poisoned(canceled_at="soon"),
-        poisoned(started_at="2026-11-24 18:13:00"),
         poisoned(fence="2026-11-24*18:13:32Z"),
         poisoned(conditions=5),
         poisoned(conditions=[{"reason": "x"}]),
@@ -123,6 +122,12 @@ def test_a_payload_that_cannot_be_used_is_poison_and_names_the_type(payload: byt
         PoisonEvent, match=r"the payload of io\.bubustack\.exeunt\.cancel-requested\.v1 does not decode: ."
     ):
         read_fact(headers_of(), payload)
+
+
+@pytest.mark.parametrize("text", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "2026-11-24T18:13:00,5Z"])
+def test_a_time_that_kubernetes_takes_unread_is_passed_on_as_it_is(text: str) -> None:
+    said = read_fact(headers_of(), poisoned(started_at=text, finished_at=text))
+    assert (said.snapshot.run.started_at, said.snapshot.run.finished_at) == (text, text)
 
 
 def test_a_message_that_is_no_event_is_poison() -> None:

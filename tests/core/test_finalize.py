@@ -53,6 +53,9 @@ VARIANTS = {
     "no fence, no status": story_run(canceled=True, status=False),
     "finished before": story_run(fence=FENCE, finished_at="2026-11-24T18:13:10Z"),
     "never started": story_run(fence=FENCE, started_at=None),
+    "unreadable times": story_run(
+        fence=FENCE, started_at="0001-01-01T00:00:00Z", finished_at="9999-12-31T23:59:59Z", conditions=CONDITIONS
+    ),
 }
 
 
@@ -148,6 +151,20 @@ def test_a_run_that_never_started_has_no_duration() -> None:
     written = by_path("add", VARIANTS["never started"])
     assert "/status/duration" not in written
     assert written["/status/finishedAt"] == NOW_TEXT
+
+
+def test_times_that_nobody_can_read_are_tested_as_they_are_and_count_as_none() -> None:
+    run = VARIANTS["unreadable times"]
+    assert by_path("test", run)["/status/finishedAt"] == "9999-12-31T23:59:59Z"
+    assert by_path("add", run)["/status/finishedAt"] == NOW_TEXT
+    assert "/status/duration" not in by_path("add", run)
+
+
+def test_a_condition_that_has_no_time_is_given_one() -> None:
+    bare = {"type": "Ready", "status": "False", "reason": "Running", "message": ""}
+    assert by_path("add", story_run(fence=FENCE, conditions=[bare]))["/status/conditions"][0] == canceled_condition(
+        "Ready"
+    )
 
 
 @pytest.mark.parametrize(

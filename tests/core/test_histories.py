@@ -23,7 +23,7 @@ GOLDEN: Final = sorted(FOLDER.glob("*.jsonl"))
 RELEASED: Final = sorted((FOLDER / "released").glob("*.jsonl"))
 
 STOPS: Final[dict[str, list[tuple[Ending, str | None]]]] = {
-    "answer-lost": [(Ending.FINALIZED, "topology-gone, as far as was recorded")],
+    "answer-lost": [(Ending.FINALIZED, "topology-gone (hub-condition)")],
     "cancel-then-gone": [(Ending.FINALIZED, "topology-gone (hub-condition)")],
     "condition-lost": [(Ending.FINALIZED, "topology-gone (hub-condition)")],
     "crashed-terminator": [(Ending.FINALIZED, "its decision was not recorded")],
@@ -79,6 +79,21 @@ def test_a_decision_that_was_taken_again_on_the_run_as_it_was_read_is_checked_as
         again = replace(record, data=msgspec.json.encode(replace(outcome, trail=trail)))
         stops = understood([again if each is record else each for each in told.records]).stops
         assert check(stops).passed is passes
+
+
+def test_a_write_of_which_only_the_attempt_was_recorded_is_told_as_such() -> None:
+    """As when two terminators answer at once, and the record of the one whose write it was is lost."""
+    told = golden("answer-lost")
+    (terminal,) = [said.snapshot for said in told.stops[0].facts if said.fact is Fact.RUN_TERMINAL]
+    (record,) = [record for record in told.records if record.subject.endswith(f".outcome.{Fact.TOPOLOGY_TERMINATED}")]
+    outcome = msgspec.json.decode(record.data, type=Outcome)
+    (tried,) = outcome.trail
+    found = {"verdict": Verdict.ALREADY_TERMINAL, "rule": "ended-by-exeunt"}
+    trail = (replace(tried, result=str(Result.CONDITION_LOST)), replace(tried, result="", reread=terminal, **found))
+    other = replace(record, data=msgspec.json.encode(replace(outcome, trail=trail, **found)))
+    stops = understood([other if each is record else each for each in told.records]).stops
+    assert check(stops).passed
+    assert cause_in_words(stops[0]) == "topology-gone, as far as was recorded"
 
 
 def test_each_history_is_told_as_what_it_is() -> None:

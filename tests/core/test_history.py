@@ -79,6 +79,15 @@ def test_line_breaks_between_tokens_do_not_break_a_line() -> None:
     assert msgspec.json.decode(read.data) == {"a": "\n"}
 
 
+def test_step_runs_that_an_outcome_has_no_room_for_are_counted() -> None:
+    lines = lines_of("cancel-then-gone")
+    at = next(n for n, line in enumerate(lines) if b'"deleted_step_runs":' in line)
+    lines[at] = lines[at].replace(b'"deleted_step_runs":', b'"more_deleted_step_runs":7,"deleted_step_runs":', 1)
+    (stop,), problems = told(read_history(lines))
+    assert problems == []
+    assert any(event.why.endswith("cancel-then-gone-speak and 7 more") for event in tell(stop).events)
+
+
 def test_unknown_fields_are_kept() -> None:
     lines = lines_of("cancel-then-gone")
     lines[2] = lines[2].replace(b'{"sequence"', b'{"color":{"of":"rain"},"sequence"', 1)

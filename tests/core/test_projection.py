@@ -341,6 +341,15 @@ def test_without_a_fence_the_cancel_counts_from_when_it_was_written() -> None:
     assert projected(known, now=at).run.fence_overdue
 
 
+@pytest.mark.parametrize("text", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "2026-11-24T18:13:00+24:00"])
+def test_when_no_time_of_a_cancel_can_be_read_it_counts_from_when_it_was_first_seen(text: str) -> None:
+    known = projection()
+    entries = [written("cancelRequested", "2026-11-24T18:13:20Z"), written("cancelRequested", text)]
+    run = story_run(canceled=True, started_at=text, finished_at=text, managed_fields=entries)
+    assert projected(known, run, now=NOW).run.canceled_at == format_instant(NOW)
+    assert projected(known, now=NOW + FENCE_WAIT).run.fence_overdue
+
+
 def test_a_run_was_ended_by_exeunt_if_it_wrote_the_status() -> None:
     """A cancel that was passed on to a sub-story is a write of the same manager, to the spec."""
     passed_on = {**written("cancelRequested", "2026-11-24T18:13:20Z"), "manager": FIELD_MANAGER}

@@ -197,7 +197,7 @@ class Mesh:
         facts = [subject for subject in self.stream.messages if subject.endswith(STOPPING_FACTS)]
         return [subject for subject in facts if subject not in self.acknowledged]
 
-    # The terminator, as `exeunt_terminator.terminator` walks its table; each `yield` is a moment for something else.
+    # The terminator, as `exeunt_terminator.walk` walks its table; each `yield` is a moment for something else.
 
     def walk(self, subject: str) -> Iterator[None]:
         message = self.stream.messages[subject]

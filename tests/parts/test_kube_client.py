@@ -431,9 +431,15 @@ async def test_a_patch_whose_answer_is_lost_is_sent_again(
                 STORY_RUNS, namespace, "call", patch(UNSTARTED, START), field_manager=MANAGER, subresource="status"
             )
         assert second.value.failed_test  # since the first was applied
+        assert second.value.perhaps_done
         run = await client.get(STORY_RUNS, namespace, "call")
         assert run.status is not None
         assert run.status.phase == "Running"
+        with pytest.raises(Unprocessable) as only:
+            await client.patch(
+                STORY_RUNS, namespace, "call", patch(UNSTARTED, START), field_manager=MANAGER, subresource="status"
+            )
+        assert not only.value.perhaps_done
 
 
 async def test_a_silent_server_costs_no_more_than_the_request_timeout(

@@ -129,7 +129,14 @@ def test_a_stop_is_joined_to_the_trace_of_its_run(exported: Exported) -> None:
 
 
 @pytest.mark.parametrize(
-    "broken", [TraceInfo(), TraceInfo(trace_id="no hex", span_id="b7"), TraceInfo(trace_id="0" * 32, span_id="0" * 16)]
+    "broken",
+    [
+        TraceInfo(),
+        TraceInfo(trace_id="no hex", span_id="b7"),
+        TraceInfo(trace_id="0" * 32, span_id="0" * 16),
+        TraceInfo(trace_id="f" * 5_000, span_id="b7"),
+        TraceInfo(trace_id="-1", span_id="-b7"),
+    ],
 )
 def test_a_trace_that_cannot_be_read_is_none(exported: Exported, broken: TraceInfo) -> None:
     with sending(Fact.CANCEL_REQUESTED, recorded(broken)):

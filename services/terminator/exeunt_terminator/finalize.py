@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from exeunt import bobrapet
-from exeunt.clock import format_duration, format_status_time, parse_instant
+from exeunt.clock import format_duration, format_status_time, readable_instant
 from exeunt.snapshot import RunState
 
 _FENCE_POINTER: Final = "/metadata/annotations/" + bobrapet.FENCE.replace("~", "~0").replace("/", "~1")
@@ -50,10 +50,10 @@ def _canceled_status(run: RunState, now: datetime) -> dict[str, Any]:
         "observedGeneration": run.generation,
         "conditions": _canceled_conditions(run, format_status_time(now)),
     }
-    if run.finished_at is None:
+    if readable_instant(run.finished_at) is None:  # a time that nobody can read is as good as none
         status["finishedAt"] = format_status_time(now)
-        if run.started_at is not None:
-            status["duration"] = format_duration(_rounded(now - parse_instant(run.started_at)))
+        if (started := readable_instant(run.started_at)) is not None:
+            status["duration"] = format_duration(_rounded(now - started))
     return status
 
 
@@ -82,7 +82,7 @@ def _canceled_conditions(run: RunState, now: str) -> list[dict[str, Any]]:
             conditions.append(written)
             continue
         if conditions[at]["status"] == "False":
-            written["lastTransitionTime"] = conditions[at]["lastTransitionTime"]
+            written["lastTransitionTime"] = conditions[at].get("lastTransitionTime", now)  # a fact may lack it
         conditions[at] = written
     return conditions
 

@@ -7,6 +7,8 @@ A delivery starts in DECIDING with the snapshot that its fact carries. A redeliv
 starts in READING instead: a run that an earlier delivery has finalized is then found finished, and what is left of it
 is deleted all the same. The second look after a stop is such a redelivery, asked for. That a run is finished is never
 believed of a fact: nothing is deleted of a run that was neither written nor read.
+
+A write whose answer is lost is sent again, and loses its condition to itself. What is read then tells that it was done.
 """
 
 from enum import StrEnum
@@ -42,6 +44,7 @@ class Result(StrEnum):
     WRITTEN = "written"
     WRITTEN_STEP_RUNS_UNKNOWN = "written, StepRuns unknown"
     CONDITION_LOST = "condition lost (422)"
+    ANSWER_LOST = "written, the answer lost"
     REFUSED = "refused (422 with causes)"
     NOT_FOUND = "not found (404)"
     READ = "read"
@@ -66,6 +69,7 @@ TRANSITIONS: dict[State, dict[Result, State]] = {
     },
     State.READING: {
         Result.READ: State.DECIDING,
+        Result.ANSWER_LOST: State.LISTING,
         Result.NOT_FOUND: State.DONE,
     },
     State.LISTING: {Result.LISTED: State.DELETING},

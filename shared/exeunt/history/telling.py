@@ -1,12 +1,13 @@
 """Stops in words and figures: what the CLI shows as tables and hands out as JSON. Pure."""
 
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Literal
 
 from msgspec import Struct
 
 from exeunt.clock import format_duration, format_instant
-from exeunt.events import DRY_RUN, Decided, Fact, Verdict
+from exeunt.events import DRY_RUN, Decided, Fact, Outcome, Verdict
 from exeunt.history.event import Event, SaidFact, SaidOutcome
 from exeunt.history.stops import Ending, Stop
 from exeunt.snapshot import Snapshot
@@ -155,9 +156,21 @@ def _fact_in_words(fact: Fact, snapshot: Snapshot) -> str:
 def _outcome_in_words(said: SaidOutcome) -> str:
     outcome = said.outcome
     detours = [detour(step) for step in outcome.trail[:-1] if step.rule != outcome.rule or step.result]
-    deleted = [f"deleted {', '.join(outcome.deleted_step_runs)}"] if outcome.deleted_step_runs else []
-    children = [f"canceled {', '.join(outcome.canceled_children)}"] if outcome.canceled_children else []
+    deleted = [f"deleted {deleted_step_runs(outcome)}"] if outcome.deleted_step_runs else []
+    children = [f"canceled {canceled_children(outcome)}"] if outcome.canceled_children else []
     return "; ".join([*detours, f"{outcome.rule}: {outcome.why}", *deleted, *children])
+
+
+def deleted_step_runs(outcome: Outcome) -> str:
+    return _listed(outcome.deleted_step_runs, outcome.more_deleted_step_runs)
+
+
+def canceled_children(outcome: Outcome) -> str:
+    return _listed(outcome.canceled_children, outcome.more_canceled_children)
+
+
+def _listed(names: Iterable[str], more: int) -> str:
+    return ", ".join(names) + (f" and {more} more" if more else "")
 
 
 def detour(step: Decided) -> str:

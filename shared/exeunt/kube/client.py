@@ -235,10 +235,17 @@ class KubeClient:
                     delay = _delay(error)
                     if not retry or delay is False:
                         raise
+                    perhaps_done = _perhaps_done(error)
                 await asyncio.sleep(random.uniform(0.1, 0.6) if delay is True else delay)  # noqa: S311 - jitter
                 async for attempt in attempts:
                     with attempt:
-                        return await self._read(call)
+                        try:
+                            return await self._read(call)
+                        except (ApiError, ApiUnavailable) as error:
+                            if isinstance(error, ApiError):
+                                error.perhaps_done = perhaps_done
+                            perhaps_done = perhaps_done or _perhaps_done(error)
+                            raise
         except TimeoutError:
             pass
         raise ApiUnavailable(f"{call}: no success within {self._retry_budget:g} s; last: {self._connection.trouble}")
@@ -270,6 +277,11 @@ def _decode_page(call: Call, body: bytes) -> _Page:
         return _PAGE.decode(body)
     except msgspec.DecodeError as error:  # something on the way answers for the kube-apiserver
         raise ApiUnavailable(f"{call}: the answer is no list: {error}") from error
+
+
+def _perhaps_done(error: Exception) -> bool:
+    """Whether what was asked for may have happened all the same: there was no answer, or the server failed at it."""
+    return not isinstance(error, ApiError) or error.status >= 500
 
 
 def _delay(error: Exception) -> bool | float:

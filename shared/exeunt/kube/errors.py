@@ -44,8 +44,11 @@ class ApiError(ExeuntError):
     """An answer other than success.
 
     `status` is the HTTP code, `reason` Kubernetes' word for it ("Invalid"), `causes` are "field: message" for
-    each of `details.causes`, `retry_after` is in seconds, None when the server did not say.
+    each of `details.causes`, `retry_after` is in seconds, None when the server did not say. `perhaps_done`: an earlier
+    try of the same request got no answer, so that what was asked for may have happened before this one.
     """
+
+    perhaps_done = False
 
     def __init__(
         self,

@@ -1,0 +1,82 @@
+"""What the terminator records of a large run fits into one message, whatever was read on the way."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+import pytest
+from kubernetes_asyncio.client import CustomObjectsApi
+
+from actors.kubernetes import STEP_RUN, STORY, STORY_RUN, Kubernetes
+from actors.names import FENCE
+from core.objects import snapshot
+from exeunt.bus.connection import Bus
+from exeunt.bus.delivery import Delivery
+from exeunt.codec import fact_message, read_fact
+from exeunt.events import MOST_NAMES, Fact, Verdict
+from exeunt.kube.client import KubeClient
+from exeunt.settings import Settings
+from exeunt.snapshot import Evidence, StepRunRef, Topology
+from exeunt_local.control_plane import ControlPlane
+from exeunt_terminator.walk import Walk
+
+CANCELED = "2026-11-24T12:00:00Z"
+MORE = 3
+
+
+@pytest.fixture
+async def kube(control_plane: ControlPlane) -> AsyncIterator[KubeClient]:
+    client = await KubeClient.connect(kubeconfig=str(control_plane.kubeconfig))
+    yield client
+    await client.close()
+
+
+async def test_an_outcome_names_no_more_step_runs_than_fit(
+    admin: CustomObjectsApi, kube: KubeClient, bus: Bus, namespace: str
+) -> None:
+    kubernetes = Kubernetes(admin.api_client)  # type: ignore[attr-defined]  # the generated stubs leave it out
+    spec = {"pattern": "realtime", "steps": [{"name": "a", "ref": {"name": "a"}}]}
+    await kubernetes.create(STORY, namespace, "talk", spec)
+    run = await kubernetes.create(
+        STORY_RUN,
+        namespace,
+        "call",
+        {"storyRef": {"name": "talk"}, "cancelRequested": True},
+        annotations={FENCE: CANCELED},
+    )
+    of_run = {"storyRunRef": {"name": "call"}, "stepId": "a"}
+    names = [f"call-{number}" for number in range(MOST_NAMES + MORE)]
+    created = await asyncio.gather(*(kubernetes.create(STEP_RUN, namespace, name, of_run) for name in names))
+
+    known = snapshot(
+        namespace=namespace,
+        uid=run["metadata"]["uid"],
+        fence=CANCELED,
+        canceled_at=CANCELED,
+        topology=Topology(established=True, gone=Evidence("bindings-gone", 2, "all of them")),
+        step_runs=tuple(StepRunRef(each["metadata"]["name"], each["metadata"]["uid"]) for each in created),
+    )
+    message = fact_message(Fact.TOPOLOGY_TERMINATED, known, source="/test", now=datetime.now(UTC), context={})
+    headers = {key.lower(): value for key, value in message.headers.items()}
+    delivery = Delivery(
+        stream="RUNS",
+        subject=message.subject,
+        headers=headers,
+        data=message.payload,
+        stream_sequence=1,
+        num_delivered=1,
+        timestamp=datetime.now(UTC) - timedelta(hours=1),  # so old that the run is read before anything is done
+        ack_subject="",
+        _nc=bus.nc,
+    )
+    walk = Walk(kube, Settings(), read_fact(headers, message.payload), delivery)
+    await walk.to_its_end()
+
+    outcome = walk.outcome()
+    assert outcome.verdict is Verdict.FINALIZE
+    assert await kubernetes.list(STEP_RUN, namespace) == []
+    assert len(outcome.deleted_step_runs) == MOST_NAMES
+    assert outcome.more_deleted_step_runs == MORE
+    assert outcome.trail[0].reread is not None
+    assert len(msgspec.json.encode(outcome.trail)) < 2_000
