@@ -1,6 +1,6 @@
-"""Writes the Grafana dashboards that are generated from `dashboards/`: stops.json and run.json.
+"""Generates the Grafana dashboards stops.json and run.json from `dashboards/`.
 
-`python deploy/grafana/generate.py` writes them, `--check` says whether they have drifted (exit code 1).
+`python deploy/grafana/generate.py` writes them, `--check` exits with 1 if they are out of date.
 """
 
 import json
@@ -16,7 +16,7 @@ FOLDER = Path(__file__).parent
 
 
 def boards() -> Iterator[tuple[Path, str]]:
-    """Each dashboard's file and what it should say."""
+    """Each dashboard's file and its expected content."""
     for name, board in (("stops.json", stops.board()), ("run.json", run.board())):
         yield FOLDER / name, json.dumps(board.build(), cls=JSONEncoder, indent=2) + "\n"
 

@@ -1,8 +1,8 @@
-"""Every metric of Exeunt, in one table: what can be watched in Grafana and alerted on.
+"""Every metric of Exeunt, in one table: what Grafana shows and alerts use.
 
 The instruments are OpenTelemetry's, so that the same figures go to Prometheus (`prometheus`) and over OTLP
-(`telemetry`); their names are Prometheus' already. Labels take few values, all known beforehand: runs are found through
-exemplars, which point at the trace. docs/metrics.md is generated from this table.
+(`telemetry`); their names already follow Prometheus. Labels have few values, all known in advance: runs are found
+through exemplars, which link to the trace. docs/metrics.md is generated from this table.
 """
 
 from typing import Final
@@ -23,7 +23,7 @@ CAUSES: Final = {
 
 STOP_LATENCY: Final = Histogram(
     "exeunt_stop_latency_seconds",
-    "From the cause of a stop to the answer of the write that ended its run. Causes: `cancel` (the topology was gone"
+    "From the cause of a stop to the response to the write that ended its run. Causes: `cancel` (the topology was gone"
     " already; counts from the fence), `gone` (counts from when the watcher saw it), `deadline` (from the deadline).",
     services="terminator",
     labels=("cause",),
@@ -31,158 +31,158 @@ STOP_LATENCY: Final = Histogram(
 )
 STOP_DURATION: Final = Histogram(
     "exeunt_stop_duration_seconds",
-    "From the cancel (the fence, where there is one) to the end of the run, as its user sees it; by cause as above.",
+    "From the cancel (the fence, if there is one) to the end of the run, as its user sees it; causes as above.",
     services="terminator",
     labels=("cause",),
     buckets=_DURATION,
 )
 DRAIN_SAVED: Final = Counter(
     "exeunt_drain_saved_seconds_total",
-    "How much of their drain windows the runs that Exeunt ended did not have to wait. Knows the `drainTimeoutSeconds`"
-    " of Stories only, not those of Transports.",
+    "How much of their drain timeouts the runs that Exeunt ended did not have to wait. Only counts the"
+    " `drainTimeoutSeconds` of Stories, not those of Transports.",
     services="terminator",
 )
 OUTCOMES: Final = Counter(
     "exeunt_outcomes_total",
-    "Answers to facts, by the fact and the verdict (`dry run` where something would have been written, were it not for"
-    " EXEUNT_DRY_RUN); each fact once, second looks left out, and once more when it was acted on later.",
+    "Decisions on facts, by fact and verdict (`dry run`: EXEUNT_DRY_RUN kept it from being written). Each fact counts"
+    " once, and again if it was acted on later; second looks do not count.",
     services="terminator",
     labels=("cause", "verdict"),
 )
 KUBERNETES_EVENTS: Final = Counter(
     "exeunt_kubernetes_events_total",
-    "Kubernetes Events about ended runs (EXEUNT_KUBERNETES_EVENTS), by what became of them: `created`, `refused`,"
-    " `dropped` (the queue was full).",
+    "Kubernetes Events about ended runs (EXEUNT_KUBERNETES_EVENTS), by result: `created`, `refused`, `dropped` (the"
+    " queue was full).",
     services="terminator",
     labels=("result",),
 )
 DEADLINE_LATENESS: Final = Histogram(
     "exeunt_deadline_lateness_seconds",
-    "From a shutdown deadline to when it was said to be reached.",
+    "From a shutdown deadline to when deadline-reached was published.",
     services="timeout-scheduler",
     buckets=_LATENESS,
 )
 DEADLINES: Final = Counter(
     "exeunt_deadlines_total",
-    "What became of deadlines: `armed`, `disarmed`, `said`, `dropped` (closed when looked at again), `overdue` (said"
-    " once more by the sweep).",
+    "Deadlines by result: `armed`, `disarmed`, `said` (deadline-reached was published), `dropped` (a re-check found"
+    " nothing left to stop), `overdue` (published again by the sweep).",
     services="timeout-scheduler",
     labels=("result",),
 )
 STOP_LATENESS: Final = Histogram(
     "exeunt_stop_lateness_seconds",
-    "How late a stop ended, by whomever: from when it was due (the run canceled and its topology gone, or its shutdown"
-    " deadline) to its end, as watchers see it. Each stop once at most, by the watcher that was first to say that it is"
-    " over. By what made it due, as above, and `ended_by`: `exeunt`, or `other`, mostly bobrapet after its drain.",
+    "How late a stop ended, whoever ended it: from when it was due (the run canceled and its topology gone, or its"
+    " shutdown deadline) to its end, as watchers see it. Each stop at most once, by the watcher that published its end"
+    " first. Causes as above; `ended_by` is `exeunt`, or `other`: mostly bobrapet at its drain timeout.",
     services="watcher",
     labels=("cause", "ended_by"),
     buckets=(*_LATENCY, 120, 300),
 )
 STOPS_PENDING: Final = Gauge(
     "exeunt_stops_pending",
-    "Stops under way: canceled realtime runs that have not ended. Every watcher counts all of them.",
+    "Stops in progress: canceled realtime runs that have not ended. Every watcher counts all of them.",
     services="watcher",
 )
 STOPS_PENDING_AGE: Final = Gauge(
     "exeunt_stops_pending_age_seconds",
-    "Since the cancel of the stop that is under way for longest; 0 without one.",
+    "Time since the cancel of the oldest stop in progress; 0 if there is none.",
     services="watcher",
 )
 STOPS_OVERDUE: Final = Gauge(
     "exeunt_stops_overdue_seconds",
-    "How long the most overdue stop has been due, by whatever made it due; 0 when none is.",
+    "How long the most overdue stop has been due, whatever its cause; 0 if none is.",
     services="watcher",
 )
 FACTS: Final = Counter(
     "exeunt_facts_total",
-    "Facts that this watcher was the first to say.",
+    "Facts that this watcher was the first to publish.",
     services="watcher",
     labels=("fact",),
 )
 WATCH_AGE: Final = Observed(
     "exeunt_watch_age_seconds",
-    "Since the last sign of life of a watch on the kube-apiserver; more than 90 s means that the watcher is blind.",
+    "Time since a watch on the kube-apiserver last received anything; above 90 s the watcher is blind.",
     services="watcher",
     labels=("resource",),
 )
 WATCH_RELISTS: Final = Observed(
     "exeunt_watch_relists_total",
-    "Gaps: a watch had expired, and a new list told what was missed.",
+    "Times a watch had expired, and a new list caught up on what it missed.",
     services="watcher",
     kind="counter",
     labels=("resource",),
 )
 WATCH_INTERRUPTIONS: Final = Observed(
     "exeunt_watch_interruptions_total",
-    "Watches and lists that failed and were tried again.",
+    "Watches and lists that failed and were retried.",
     services="watcher",
     kind="counter",
     labels=("resource",),
 )
 CONSUMER_PENDING: Final = Gauge(
     "exeunt_consumer_pending",
-    "Messages that a durable consumer has yet to be given: its lag. Every instance reports the same.",
+    "Messages not yet delivered to a durable consumer: its lag. Every instance reports the same.",
     services="all",
     labels=("consumer",),
 )
 CONSUMER_UNSETTLED: Final = Gauge(
     "exeunt_consumer_unsettled",
-    "Messages that were given out and not settled yet: in work, held until a deadline, or waiting for another try.",
+    "Messages delivered but not acknowledged yet: in progress, held until a deadline, or waiting for a retry.",
     services="all",
     labels=("consumer",),
 )
 DELIVERIES: Final = Counter(
     "exeunt_deliveries_total",
-    "Messages handled, by the answer: `ack`, `retry` (one for every stop is its second look), `dead-letter`.",
+    "Messages handled, by answer: `ack`, `retry` (one per stop is its second look), `dead-letter`.",
     services="all",
     labels=("answer", "consumer"),
 )
 REDELIVERIES: Final = Counter(
     "exeunt_redeliveries_total",
-    "Messages that were delivered before; one for every stop is its second look.",
+    "Messages that had been delivered before; one per stop is its second look.",
     services="all",
     labels=("consumer",),
 )
 DEAD_LETTERS: Final = Counter(
     "exeunt_dead_letters_total",
-    "Messages set aside, with the reason, in the stream DEADLETTERS.",
+    "Messages moved to the stream DEADLETTERS, each with its reason.",
     services="all",
     labels=("consumer",),
 )
 STREAMS_CREATED: Final = Counter(
     "exeunt_streams_created_total",
-    "Streams that were missing and were made: once each when Exeunt is installed, and then never again.",
+    "Missing streams that were created: each once at installation, and never again if all is well.",
     services="all",
     labels=("stream",),
 )
 KUBE_REQUEST_DURATION: Final = Histogram(
     "exeunt_kube_request_duration_seconds",
-    "Requests to the kube-apiserver, retries one by one, watches left out; `code` is the HTTP status, or `none` without"
-    " an answer.",
+    "Requests to the kube-apiserver, each retry counted, watches excluded; `code` is the HTTP status, or `none` without"
+    " a response.",
     services="all",
     labels=("code", "resource", "verb"),
     buckets=_LATENCY,
 )
 NATS_ERRORS: Final = Counter(
     "exeunt_nats_errors_total",
-    "Requests to NATS that failed and errors that its connection reported, by type.",
+    "Failed requests to NATS and errors reported by the connection, by type.",
     services="all",
     labels=("error_type",),
 )
 NATS_RECONNECTS: Final = Counter(
     "exeunt_nats_reconnects_total",
-    "New connections to NATS after the first.",
+    "Connections to NATS after the first.",
     services="all",
 )
 DEPENDENCY_UP: Final = Observed(
     "exeunt_dependency_up",
-    "1 while a dependency is there, 0 while /readyz names it as missing.",
+    "1 while a dependency is available, 0 while /readyz reports it as missing.",
     services="all",
     labels=("dependency",),
 )
 
 INSTRUMENTS: Final = tuple(value for value in list(globals().values()) if isinstance(value, Instrument))
-"""All of the above, in their order."""
+"""All of the above, in order."""
 
 
 def expect_facts() -> None:
@@ -191,7 +191,7 @@ def expect_facts() -> None:
         for ended_by in ("exeunt", "other"):
             STOP_LATENESS.expect(cause=cause, ended_by=ended_by)
     for fact in Fact:
-        if fact is not Fact.DEADLINE_REACHED:  # the timeout-scheduler says that one
+        if fact is not Fact.DEADLINE_REACHED:  # published by the timeout-scheduler
             FACTS.expect(fact=str(fact))
 
 
@@ -213,7 +213,7 @@ def expect_deadlines() -> None:
 
 
 def expect_deliveries(consumer: str) -> None:
-    """The series at 0 of whoever takes messages from `consumer`."""
+    """The series at 0 of the service that reads from `consumer`."""
     for answer in ("ack", "retry", "dead-letter"):
         DELIVERIES.expect(answer=answer, consumer=consumer)
     REDELIVERIES.expect(consumer=consumer)

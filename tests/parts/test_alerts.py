@@ -49,7 +49,7 @@ def promtool(binaries: PrometheusBinaries, *words: str | Path) -> None:
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
-def test_promtool_finds_no_fault(prometheus_binaries: PrometheusBinaries, rules: Path) -> None:
+def test_promtool_accepts_them(prometheus_binaries: PrometheusBinaries, rules: Path) -> None:
     promtool(prometheus_binaries, "check", "rules", "--lint=all", "--lint-fatal", rules)
 
 
@@ -61,7 +61,7 @@ async def test_kustomize_brings_them_to_the_prometheus_operator(
     file = tmp_path / "built.yaml"
     file.write_text(yaml.safe_dump(spec))
     promtool(prometheus_binaries, "check", "rules", "--lint=all", "--lint-fatal", file)
-    # Long lines are folded anew.
+    # Long lines are refolded.
     expressions = [rule["expr"].split() for group in spec["groups"] for rule in group["rules"]]
     assert expressions == [rule["expr"].split() for rule in RULES]
 
@@ -100,7 +100,11 @@ def test_says_what_it_is_and_where_to_read_on(alert: str) -> None:
 def test_each_alert_has_a_page_and_each_page_an_alert() -> None:
     assert sorted(page.stem for page in RUNBOOKS.glob("*.md") if page.stem != "README") == ALERTS
     index = (RUNBOOKS / "README.md").read_text()
-    assert [alert for alert in ALERTS if f"({alert}.md)" not in index] == []
+    listed = dict(re.findall(r"^\| \[(\w+)\]\(\1\.md\) \| ([^|]*) \|", index, re.MULTILINE))
+    severities = {
+        alert: {rule["labels"]["severity"] for rule in RULES if rule.get("alert") == alert} for alert in ALERTS
+    }
+    assert {alert: set(severity.split(", ")) for alert, severity in listed.items()} == severities
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.get("alert") or rule["record"])
@@ -158,5 +162,5 @@ def blocks(page: str, kind: str) -> list[list[str]]:
 
 
 def commands(page: str) -> list[list[str]]:
-    """What each code block would have typed in."""
+    """The commands of each code block."""
     return [[line[2:] for line in block if line.startswith("$ ")] for block in blocks(page, "console")]

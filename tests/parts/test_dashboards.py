@@ -96,7 +96,7 @@ def test_the_json_is_what_the_code_says(path: Path, text: str) -> None:
     assert path.read_text() == text
 
 
-def test_a_drifted_dashboard_fails_the_check_with_the_command_that_mends_it(
+def test_a_drifted_dashboard_fails_the_check_with_the_command_that_fixes_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(generate, "FOLDER", tmp_path)
@@ -159,7 +159,7 @@ def test_only_the_operators_dashboard_asks_by_itself() -> None:
         ("Dead letters", "no data", "text"),
     ],
 )
-def test_a_missing_figure_is_neither_good_nor_bad_unless_no_watcher_tells_it(title: str, text: str, color: str) -> None:
+def test_a_missing_figure_is_neither_good_nor_bad_unless_no_watcher_is_there(title: str, text: str, color: str) -> None:
     figures = STOPS[title].queries
     assert figures
     for figure in figures:
@@ -168,13 +168,21 @@ def test_a_missing_figure_is_neither_good_nor_bad_unless_no_watcher_tells_it(tit
 
 
 def test_a_figure_has_the_colour_of_its_threshold() -> None:
-    in_time, overdue = STOPS["Service level"].field("in time"), STOPS["Stops under way"].field("overdue")
+    in_time, overdue = STOPS["Service level"].field("in time (30 d)"), STOPS["Stops under way"].field("overdue")
     assert (in_time.color(0.9985), in_time.color(1)) == ("red", "green")
     assert (overdue.color(0), overdue.color(0.5), overdue.color(1)) == ("green", "orange", "red")
 
 
+def test_the_error_budget_is_that_of_the_objectives_30_days_whatever_the_time_range() -> None:
+    asked = {figure.legend: figure.expression for figure in STOPS["Service level"].queries}
+    for figure in ("in time (30 d)", "budget left (30 d)"):
+        assert set(re.findall(r"\[(.*?)\]", asked[figure])) == {"30d"}
+    assert re.fullmatch(r"clamp_min\(.*, -1\)", asked["budget left (30 d)"])
+    assert set(re.findall(r"\[(.*?)\]", asked["> 1 s after deadline"])) == {"$__range"}
+
+
 def test_a_series_looks_as_its_name_says() -> None:
-    latency, causes = STOPS["Latency: from the cause to the write"], STOPS["Stops by what made them due"]
+    latency, causes = STOPS["Latency: from the cause to the write"], STOPS["Stops by cause"]
     assert (latency.field("gone p99").dashed, latency.field("gone p50").dashed) == (False, True)
     assert (causes.field("gone").fixed_color, causes.field("not by Exeunt").fixed_color) == (None, "red")
 
@@ -305,6 +313,15 @@ def test_logs_are_searched_by_what_lines_have(lines: tuple[str, str]) -> None:
             assert not keeps(filled(query, **mine | {"run_namespace": "other"}), line)
         elif "trace" in query:
             assert not keeps(filled(query, **mine | {"trace": "f" * 32, "__trace": "f" * 32}), line)
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_all_namespaces_are_those_of_exeunt(name: str) -> None:
+    """Grafana then puts in the ones that the variable lists; `.*` would match containers of others, too."""
+    (variable,) = [v for v in BOARDS[name]["templating"]["list"] if v["name"] == "namespace"]
+    assert variable["includeAll"]
+    assert variable["query"]["query"] == "label_values(exeunt_dependency_up, namespace)"
+    assert variable.get("allValue") is None
 
 
 def test_logs_are_those_of_containers_that_there_are() -> None:

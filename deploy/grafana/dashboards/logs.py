@@ -1,6 +1,6 @@
-"""Log lines of the services, as both dashboards show them: which ones (LogQL), and the panel.
+"""Log lines of the services, as both dashboards show them: the LogQL that selects them, and the panel.
 
-What stands in a line is said in `exeunt.logs`; the data source for Loki makes links of the trace ids in it.
+`exeunt.logs` documents the fields of a line; the Loki data source turns trace ids into links.
 """
 
 from typing import Final
@@ -12,7 +12,7 @@ from grafana_foundation_sdk.models.common import LogsDedupStrategy, LogsSortOrde
 from dashboards.panels import COUNT, LOKI
 
 LINES: Final = '{namespace=~"$namespace", container="service"}'
-"""Of the services. Loki wants one matcher that does not match everything."""
+"""Of the services: all their containers are called so, and the namespaces are those of Exeunt."""
 
 
 def log_lines(
@@ -24,7 +24,7 @@ def log_lines(
     height: int = 10,
     width: int = 12,
 ) -> Panel:
-    """The lines that a LogQL query finds in the time range, 1000 at the most."""
+    """The lines that a LogQL query finds in the time range, at most 1000."""
     return (
         Panel()
         .title(title)

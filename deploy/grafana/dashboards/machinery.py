@@ -1,7 +1,7 @@
-"""The lower rows of "Exeunt / Stops": what a stop passes through, and so where to look when stops are late.
+"""The lower rows of "Exeunt / Stops": the parts that a stop passes through, and so where to look when stops are late.
 
-Figures about all of Exeunt that every instance tells (consumers) are the maximum over instances; counts are summed. A
-counter that is born with its first event has no increase to show for it: where that matters, totals are shown.
+Figures about all of Exeunt that every instance reports (consumers) are the maximum over instances; counts are summed. A
+counter that only appears with its first event has no increase for it: where that matters, totals are shown.
 """
 
 from typing import Final
@@ -32,13 +32,13 @@ PROCESS: Final = (
     "* on (job, instance) group_left (service_name, service_instance_id)"
     f' target_info{{{HERE}, service_name=~"exeunt-.*"}}'
 )
-"""Joins a series of a process with who it is; processes of others drop out."""
+"""Joins a series of a process with its service and instance; other processes drop out."""
 
 DEADLINES: Final = (
     graph(
         "Lateness of deadlines",
-        "From a shutdown deadline to when it was said to be reached: milliseconds, never early. Late ones mean that the"
-        " timeout-scheduler was away or NATS had no leader; see JetStream and Processes.",
+        "From a shutdown deadline to when deadline-reached was published: milliseconds, never early. Late ones mean"
+        " that the timeout-scheduler was down or NATS had no leader; see JetStream and Processes.",
         SECONDS,
         promql(quantile(0.99, LATENESS), "p99", exemplar=True),
         promql(quantile(0.5, LATENESS), "p50"),
@@ -46,9 +46,9 @@ DEADLINES: Final = (
         log=True,
     ).override_by_regexp("/p50$/", DASHED),
     graph(
-        "What became of deadlines",
-        "Every stop arms one, and most are disarmed because the run ended before. said: it was reached. overdue: the"
-        " sweep had to say it once more, so something was lost or a stop failed: look at Dead letters and Outcomes.",
+        "Deadlines by result",
+        "Every stop arms one, and most are disarmed because the run ended first. said: it was reached. overdue: the"
+        " sweep had to publish it again, so something was lost or a stop failed: look at Dead letters and Outcomes.",
         PER_MINUTE,
         promql(per_minute("exeunt_deadlines_total", by="result"), "{{result}}"),
         bars=True,
@@ -57,18 +57,19 @@ DEADLINES: Final = (
 
 WATCHER: Final = (
     graph(
-        "Since the last sign of life",
-        "Of the watcher that has waited longest, for each resource. Above 90 s it is blind; while another one still"
-        " hears, stops go on. If all are: is the kube-apiserver there, and may the ServiceAccount watch?",
+        "Watch age",
+        "Time since the last event, bookmark or list, by resource, of the watcher that has waited longest. Above 90 s"
+        " it is blind; stops continue while another one sees. If all are blind: is the kube-apiserver up, and may the"
+        " ServiceAccount watch?",
         SECONDS,
         promql(f"max by (resource) (exeunt_watch_age_seconds{{{HERE}}})", "{{resource}}"),
         limits=red_from(90),
         width=8,
     ),
     graph(
-        "Gaps and interruptions",
-        "relists: a watch had expired and everything was listed anew. interruptions: a list or watch failed and was"
-        " tried again. A few are normal when a kube-apiserver restarts; many mean that it is in trouble.",
+        "Relists and interruptions",
+        "relists: a watch had expired and everything was listed again. interruptions: a list or watch failed and was"
+        " retried. A few are normal when a kube-apiserver restarts; many mean that it is in trouble.",
         PER_MINUTE,
         promql(per_minute("exeunt_watch_relists_total", by="resource"), "relists: {{resource}}"),
         promql(per_minute("exeunt_watch_interruptions_total", by="resource"), "interruptions: {{resource}}"),
@@ -76,9 +77,9 @@ WATCHER: Final = (
         width=8,
     ),
     graph(
-        "Facts said",
-        "What the watchers were the first to say. For each stop one cancel-requested and one run-terminal; a cancel"
-        " without either a topology-terminated or a deadline is a stop under way.",
+        "Facts published",
+        "Each fact once, by the watcher that published it first. For each stop one cancel-requested and one"
+        " run-terminal; a cancel without a topology-terminated or a deadline is a stop under way.",
         PER_MINUTE,
         promql(per_minute("exeunt_facts_total", by="fact"), "{{fact}}"),
         width=8,
@@ -87,9 +88,10 @@ WATCHER: Final = (
 
 JETSTREAM: Final = (
     graph(
-        "Messages not settled",
-        "pending: yet to be given out, the lag, which should be 0 within seconds. unsettled: in work, held until a"
-        " deadline, or waiting for another try. Growing pending: is the service that takes them up (Processes)?",
+        "Consumer backlog",
+        "pending: not delivered yet, the lag, which should be 0 within seconds. unsettled: delivered but not"
+        " acknowledged: in progress, held until a deadline, or waiting for a retry. If pending grows: is its service"
+        " up (Processes)?",
         COUNT,
         promql(f"max by (consumer) (exeunt_consumer_pending{{{HERE}}})", "pending: {{consumer}}"),
         promql(f"max by (consumer) (exeunt_consumer_unsettled{{{HERE}}})", "unsettled: {{consumer}}"),
@@ -97,20 +99,21 @@ JETSTREAM: Final = (
     ).override_by_regexp("/^unsettled/", DASHED),
     graph(
         "Deliveries",
-        "By the answer. One retry for every stop is its second look, at what the first one may have left. More retries"
-        " mean that something that stops need is away: see Dependencies, and Stops in trouble for their names.",
+        "By answer. One retry per stop is normal: the second look, for late StepRuns. More retries mean that a"
+        " dependency is unavailable: see Dependencies, and Stops in trouble for their names.",
         PER_MINUTE,
         promql(per_minute("exeunt_deliveries_total", by="answer"), "{{answer}}"),
         promql(per_minute("exeunt_redeliveries_total", by="consumer"), "redelivered: {{consumer}}"),
         width=8,
     ).override_by_regexp("/^redelivered/", DASHED),
     graph(
-        "NATS: what should not happen",
-        "Totals of the running processes; each step up is news. dead letters: `exeunt deadletters`. streams made: once"
-        " at the installation, later a stream was lost. errors and reconnects: a nats-server went away or refuses.",
+        "NATS trouble",
+        "Totals of the running processes; every step up is an event. dead letters: `exeunt deadletters`. streams"
+        " created: once at installation, later a stream was lost. errors and reconnects: a nats-server went down, or"
+        " refuses.",
         COUNT,
         promql(f"sum by (consumer) (exeunt_dead_letters_total{{{HERE}}})", "dead letters: {{consumer}}"),
-        promql(f"sum by (stream) (exeunt_streams_created_total{{{HERE}}})", "streams made: {{stream}}"),
+        promql(f"sum by (stream) (exeunt_streams_created_total{{{HERE}}})", "streams created: {{stream}}"),
         promql(f"sum by (error_type) (exeunt_nats_errors_total{{{HERE}}})", "errors: {{error_type}}"),
         promql(f"sum(exeunt_nats_reconnects_total{{{HERE}}})", "reconnects"),
         width=8,
@@ -120,8 +123,9 @@ JETSTREAM: Final = (
 KUBERNETES: Final = (
     graph(
         "Requests to the Kubernetes API by answer",
-        "422 is mostly a lost condition: the run changed meanwhile and is read again. 429 is throttling by the"
-        " kube-apiserver. 403 is missing RBAC. 5xx, none: the kube-apiserver is in trouble. Lost Events cost no stop.",
+        "422 is mostly a failed precondition: the run has changed and is read again. 429 is throttling by the"
+        " kube-apiserver. 403 is missing RBAC. 5xx, none: the kube-apiserver is in trouble. A lost Event costs no"
+        " stop.",
         "reqps",
         promql(f"sum by (code) (rate({REQUESTS}_count{{{HERE}}}[$__rate_interval]))", "{{code}}"),
         promql(
@@ -131,7 +135,7 @@ KUBERNETES: Final = (
     ).override_by_regexp("/^(5..|none)$/", RED),
     graph(
         "Duration of requests, p99",
-        "A stop is one patch, then deletes. When patch is slow, so is every stop: look at the kube-apiserver, its etcd"
+        "A stop is one patch, then deletes. When patch is slow, so is every stop: look at the kube-apiserver, its etcd,"
         " and admission webhooks on storyruns.",
         SECONDS,
         promql(quantile(0.99, REQUESTS, by="verb, resource"), "{{verb}} {{resource}}", exemplar=True),
@@ -141,11 +145,13 @@ KUBERNETES: Final = (
 
 
 def _dependencies() -> statetimeline.Panel:
-    up, down = model.ValueMappingResult("there", "green"), model.ValueMappingResult("missing", "red")
+    up, down = model.ValueMappingResult("up", "green"), model.ValueMappingResult("down", "red")
     return (
         statetimeline.Panel()
         .title("Dependencies")
-        .description("What /readyz of any instance misses. A service is not ready, and waits, until it is back.")
+        .description(
+            "What /readyz of any instance reports as missing. A service is not ready, and waits, until it is back."
+        )
         .datasource(PROMETHEUS)
         .with_target(
             promql(
@@ -169,14 +175,14 @@ PROCESSES: Final = (
     _dependencies(),
     graph(
         "Memory",
-        "Resident. A watcher holds every unfinished run, about 14 KB each; what only grows is a fault: report it.",
+        "Resident. A watcher holds every unfinished run, about 14 KB each. Memory that only grows is a bug: report it.",
         "bytes",
         promql(f"process_resident_memory_bytes{{{HERE}}} {PROCESS}", "{{service_name}} {{service_instance_id}}"),
         width=8,
     ),
     graph(
         "CPU",
-        "Of one core. Each service works in one thread: near 100 % it is the bottleneck, and stops become late.",
+        "Of one core. Each service runs in one thread: near 100 % it is the bottleneck, and stops become late.",
         SHARE,
         promql(
             f"rate(process_cpu_seconds_total{{{HERE}}}[$__rate_interval]) {PROCESS}",

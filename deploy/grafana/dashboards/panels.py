@@ -1,7 +1,7 @@
-"""What both dashboards are built from: their frame, PromQL that they repeat, and panels that look alike.
+"""What both dashboards share: their frame, common PromQL, and common kinds of panels.
 
-Every panel asks a data source that is chosen by a variable, and every PromQL selector keeps to the chosen namespaces of
-Exeunt (`HERE`), so that one Grafana can look at several installations.
+Every panel queries a data source chosen by a variable, and every PromQL selector is limited to the chosen namespaces of
+Exeunt (`HERE`), so that one Grafana can show several installations.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ PER_MINUTE: Final = "suffix: /min"
 DASHED: Final = [model.DynamicConfigValue("custom.lineStyle", {"fill": "dash", "dash": [6, 6]})]
 RED: Final = [model.DynamicConfigValue("color", {"mode": "fixed", "fixedColor": "red"})]
 Steps = Sequence[tuple[float | None, str]]
-"""From which value on which colour; the first one, from None, is that of everything below."""
+"""Thresholds: each colour and the value it starts at; the first, None, is that of everything below."""
 Rows = Sequence[tuple[str, Sequence[Builder[model.Panel]]]]
 
 
@@ -49,18 +49,18 @@ def per_minute(counter: str, *, by: str, only: str = "") -> str:
 
 
 def quantile(q: float, histogram: str, *, by: str = "") -> str:
-    """NaN, which Grafana leaves out, where there was nothing to measure."""
+    """NaN where there was nothing to measure; Grafana leaves it out."""
     labels = f"{by}, le" if by else "le"
     return f"histogram_quantile({q}, sum by ({labels}) (rate({histogram}_bucket{{{HERE}}}[$__rate_interval])))"
 
 
 def promql(expr: str, legend: str, *, exemplar: bool = False) -> prometheus.Dataquery:
-    """A query over the time range. `exemplar` asks for the traces behind its histogram, too."""
+    """A query over the time range. `exemplar` also asks for the traces behind its histogram."""
     return prometheus.Dataquery().datasource(PROMETHEUS).expr(expr).legend_format(legend).range().exemplar(exemplar)
 
 
 class Figure(NamedTuple):
-    """One number of a tile: its name, a query that is evaluated once, its unit, and its colours."""
+    """One number of a tile: its name, an instant query, its unit, and its thresholds."""
 
     name: str
     expr: str
@@ -72,9 +72,9 @@ class Figure(NamedTuple):
 def tile(
     title: str, description: str, *figures: Figure, width: int, none: str = "no data", none_color: str = "text"
 ) -> stat.Panel:
-    """Figures of now or of the whole time range, each with its own colours.
+    """Figures of now or of a whole time range, each with its own thresholds.
 
-    Where one is missing `none` is said, in `none_color`: Grafana would paint it like the lowest value.
+    A missing one shows `none` in `none_color`: Grafana would colour it like the lowest value.
     """
     first, *others = figures
     missing = model.DashboardSpecialValueMapOptions(
@@ -123,7 +123,7 @@ def graph(
     log: bool = False,
     width: int = 12,
 ) -> timeseries.Panel:
-    """Lines over time, or stacked bars. `limits` are drawn as lines; `log` is for what spans orders of magnitude."""
+    """Lines over time, or stacked bars. `limits` are drawn as lines; `log` suits values of several magnitudes."""
     scale = common.ScaleDistributionConfig().type(looks.ScaleDistribution.LOG).log(10)
     panel = (
         timeseries.Panel()
@@ -159,7 +159,7 @@ def graph(
 def latencies(
     title: str, description: str, histogram: str, *, limits: Steps = ((None, "green"),), width: int = 12
 ) -> timeseries.Panel:
-    """A histogram of seconds by cause: its p99, which leads to traces, and dashed its median."""
+    """A histogram of seconds by cause: its p99, which links to traces, and its median, dashed."""
     return graph(
         title,
         description,
@@ -173,7 +173,7 @@ def latencies(
 
 
 def distribution(title: str, description: str, selector: str, *, width: int = 12) -> heatmap.Panel:
-    """The stops of `selector` by their latency, as a heatmap; a dot on it is an exemplar and leads to a trace."""
+    """A heatmap of the latency of the stops in `selector`; a dot is an exemplar and links to its trace."""
     expr = f"sum by (le) (increase(exeunt_stop_latency_seconds_bucket{{{selector}}}[$__rate_interval]))"
     return (
         heatmap.Panel()
@@ -198,8 +198,8 @@ def frame(
 ) -> build.Dashboard:
     """A dashboard with its rows, a variable for each kind of data source, and one for the namespaces of Exeunt.
 
-    It asks anew every `refresh` ("30s"), or only when told to. The data sources of ../../components are chosen first;
-    Grafana takes the first one of the kind where it does not have them.
+    It refreshes every `refresh` ("30s"), or only on demand. The data sources of ../../components are preselected; where
+    they do not exist, Grafana takes the first one of the kind. All namespaces are those that the variable lists.
     """
     board = build.Dashboard(title).uid(uid).description(description).tags(["exeunt"]).time("now-6h", "now")
     board.refresh(refresh).tooltip(model.DashboardCursorSync.CROSSHAIR)
@@ -215,7 +215,6 @@ def frame(
         .sort(model.VariableSort.ALPHABETICAL_ASC)
         .multi(True)
         .include_all(True)
-        .all_value(".*")
         .current(model.VariableOption(True, ["All"], ["$__all"]))
     )
     ids = count(1)
@@ -228,7 +227,7 @@ def frame(
 
 
 def link(title: str, url: str, tooltip: str) -> build.DashboardLink:
-    """A link beside the title; within Grafana it takes the time range and the variables along."""
+    """A link beside the title; within Grafana it keeps the time range and the variables."""
     inside = url.startswith("/d/")
     to = build.DashboardLink(title).type(model.DashboardLinkType.LINK).url(url).tooltip(tooltip)
     return to.icon("dashboard" if inside else "doc").keep_time(inside).include_vars(inside).target_blank(not inside)

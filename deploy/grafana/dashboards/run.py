@@ -1,7 +1,7 @@
-"""The dashboard "Exeunt / One run": the traces and logs of one run, and the figures to arrive from.
+"""The dashboard "Exeunt / One run": the traces and logs of one run, and panels to reach them from.
 
-Whoever knows the run types its namespace and name; whoever comes from an exemplar brings `trace`. The rows follow the
-way of a search: which stop, its trace, its log lines, and how it compares with others.
+Type the run's namespace and name, or follow an exemplar, which sets `trace`. The rows follow the order of an
+investigation: which stop, its trace, its log lines, and how it compares with others.
 """
 
 from typing import Final
@@ -26,7 +26,7 @@ SPANS: Final = " && ".join(
         f'span.{semconv.MESSAGING_CONVERSATION_ID} =~ "$uid.*"',
     )
 )
-"""Of the run, and of one uid if it is given."""
+"""Of the run, and of one uid if given."""
 DECISIONS: Final = f"{{ {SPANS} && span.{semconv.VERDICT} != nil }} | select(" + ", ".join(
     f"span.{name}" for name in (semconv.VERDICT, semconv.RULE, semconv.STOP_LATENCY, semconv.DELIVERY)
 ) + ")"  # fmt: skip
@@ -36,22 +36,22 @@ LINES_OF_TRACE: Final = f"{LINES} |= `$trace` | json | trace_id = `$trace` | tra
 
 KEPT: Final = ("prometheus", "tempo", "loki", "namespace", "run_namespace", "run", "uid")
 SHOW: Final = "/d/exeunt-run?" + "".join(f"${{{name}:queryparam}}&" for name in KEPT) + "${__url_time_range}&var-trace="
-"""The same page with another trace, whose id follows."""
+"""This page with another trace, whose id follows."""
 IDS: Final = {
     SearchTableType.TRACES: ("/^(traceID|Trace ID)$/", "${__value.raw}"),
     SearchTableType.SPANS: ("/^(spanID|Span ID)$/", "${__data.fields.traceIdHidden}"),
 }
-"""For each kind of table the column that people click, by its names, and where the id of the trace stands."""
+"""For each kind of table the column to click, by its names, and where the trace id is."""
 
 COMMANDS: Final = """Type the namespace and the name of a run above, and its uid if several runs have had that name.
-Then click one of its traces. What NATS knows of the same run, in sentences and as a table:
+Then click one of its traces. What NATS has recorded of the same run, in sentences and as a table:
 
 ```console
 $ exeunt explain $run_namespace/$run
 $ exeunt timeline $run_namespace/$run
 ```
 
-Which run? `exeunt runs` lists recent stops. If you come from an exemplar, its trace is shown below: the spans tell the
+Which run? `exeunt runs` lists recent stops. If you followed an exemplar, its trace is shown below: the spans carry the
 name (`bobrapet.storyrun.name`) and the namespace (`k8s.namespace.name`).
 """
 
@@ -60,7 +60,7 @@ def _commands() -> text.Panel:
     return (
         text.Panel()
         .title("$run_namespace/$run")
-        .description("How to use this page, and the commands that tell more of this run.")
+        .description("How to use this page, and the commands that tell more about this run.")
         .mode(TextMode.MARKDOWN)
         .content(COMMANDS)
         .height(9)
@@ -111,33 +111,36 @@ STOP: Final = (
     _commands(),
     _search(
         "Traces of this run",
-        "One for each stop; one more cancel after a redrive is another stop. Click an id to see the trace below.",
+        "One per stop; a cancel after a redrive is another stop. Click an id to see the trace below.",
         f"{{ {SPANS} }}",
         SearchTableType.TRACES,
         width=8,
     ),
     _search(
         "Decisions of the terminator",
-        "Each answer to a fact: its verdict, the rule that decided, and for the one that ended the run the seconds from"
-        " its cause. `exeunt explain` tells every step of each.",
+        "Each decision on a fact: its verdict, the rule that applied, and, for the one that ended the run, the seconds"
+        " since its cause. `exeunt explain` shows every step of each.",
         DECISIONS,
         SearchTableType.SPANS,
         width=8,
     ),
 )
 LOGS: Final = (
-    log_lines("Log lines about this run", "Of all three services, by the run that a line names.", LINES_OF_RUN),
-    log_lines("Log lines of this trace", "Those that were written within a span of the trace above.", LINES_OF_TRACE),
+    log_lines(
+        "Log lines about this run", "Of all three services, selected by the run that a line names.", LINES_OF_RUN
+    ),
+    log_lines("Log lines of this trace", "Lines that were logged within a span of the trace above.", LINES_OF_TRACE),
 )
 OTHERS: Final = (
     distribution(
         "Latency of all stops",
-        "From here to one run: a dot is a stop; click it and choose `Show in Exeunt / One run`, or open its trace.",
+        "How to find a run from here: a dot is a stop; click it and choose `Show in Exeunt / One run`, or open its"
+        " trace.",
         HERE,
     ),
     latencies(
         "Latency by cause",
-        "Is this run late, or were all at that time? The red line is the promise. A dot leads to its trace.",
+        "Is only this run late, or were all at that time? The red line is the objective. A dot links to its trace.",
         LATENCY,
         limits=red_from(1),
     ),

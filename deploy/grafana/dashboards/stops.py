@@ -1,9 +1,10 @@
-"""The operator's dashboard "Exeunt / Stops": is every stop on time, what is stuck, and what is wrong behind it.
+"""The operator's dashboard "Exeunt / Stops": is every stop on time, what is stuck, and why.
 
-From top to bottom: the promise (99.9 % of stops end within 1 s of when they are due, and none later than 1 s after its
-deadline); the stops; how fast the error budget burns; and then what stops pass through (`machinery`).
+From top to bottom: the objective (99.9 % of stops end within 1 s of when they are due, and none later than 1 s after
+its deadline outside a NATS leader election); the stops; how fast the error budget burns; and then the parts that a stop
+passes through (`machinery`).
 
-Every watcher tells of all stops under way, so these figures are the maximum over instances; counts are summed.
+Every watcher reports all stops in progress, so these figures are the maximum over instances; counts are summed.
 """
 
 from typing import Final
@@ -36,7 +37,8 @@ from dashboards.panels import (
 
 OBJECTIVE: Final = 0.999
 BUDGET: Final = round(1 - OBJECTIVE, 6)
-"""What the objective leaves: the share of stops that may be late. Rounded, as it stands in queries."""
+"""The error budget: the share of stops that may be late. Rounded, because it is written into queries."""
+OBJECTIVE_WINDOW: Final = "30d"
 
 LATENESS: Final = "exeunt_stop_lateness_seconds"
 LATENCY: Final = "exeunt_stop_latency_seconds"
@@ -50,7 +52,7 @@ def _in_time(window: str) -> str:
 
 
 def _burn(window: str) -> str:
-    """How many times faster than it would just last the budget is spent."""
+    """The burn rate: 1 spends the budget exactly within the window of the objective."""
     return f"(1 - {_in_time(window)}) / {BUDGET}"
 
 
@@ -66,20 +68,23 @@ LATE_AFTER_DEADLINE: Final = (
 AT_A_GLANCE: Final = (
     tile(
         "Service level",
-        "Stops of this time range, whoever ended them: how many ended within 1 s of when they were due (99.9 % should),"
-        " what is left of the error budget of this range, and how many ended later than 1 s after their deadline (none"
-        " should). When it is red, find the stops under Lateness below, follow an exemplar to its trace, and run"
-        " `exeunt explain` on the run.",
-        Figure("in time", _in_time("$__range"), SHARE, green_from(OBJECTIVE), 3),
-        Figure("budget left", f"1 - {_burn('$__range')}", SHARE, green_from(0.5, orange=0), 0),
+        "Of the last 30 days, or as far back as Prometheus keeps: the share of stops that ended within 1 s of when they"
+        " were due, whoever ended them (objective: 99.9 %), and what is left of the error budget (-100 % is the lowest"
+        " shown). Of this time range: stops that ended more than 1 s after their deadline (objective: none, outside a"
+        " NATS leader election). When red, find the stops under Lateness below, follow an exemplar to its trace, and"
+        " run `exeunt explain` on the run.",
+        Figure("in time (30 d)", _in_time(OBJECTIVE_WINDOW), SHARE, green_from(OBJECTIVE), 3),
+        Figure(
+            "budget left (30 d)", f"clamp_min(1 - {_burn(OBJECTIVE_WINDOW)}, -1)", SHARE, green_from(0.5, orange=0), 0
+        ),
         Figure("> 1 s after deadline", LATE_AFTER_DEADLINE, COUNT, red_from(1)),
         width=8,
         none="no stops",
     ),
     tile(
         "Stops under way",
-        "Canceled realtime runs that have not ended: how many, how long ago the oldest was canceled, and how far the"
-        " worst is past its shutdown deadline. Overdue by more than 1 s is stuck: `exeunt runs`, `exeunt explain`.",
+        "Canceled realtime runs that have not ended: how many, how long ago the oldest was canceled, and how long the"
+        " most overdue one has been due. Overdue by more than 1 s is stuck: `exeunt runs`, `exeunt explain`.",
         Figure("now", f"sum(max by (namespace) (exeunt_stops_pending{{{HERE}}}))", COUNT),
         Figure("oldest", f"max(exeunt_stops_pending_age_seconds{{{HERE}}})", SECONDS),
         Figure("overdue", f"max(exeunt_stops_overdue_seconds{{{HERE}}})", SECONDS, red_from(1, orange=0.001), 1),
@@ -89,20 +94,20 @@ AT_A_GLANCE: Final = (
     ),
     tile(
         "Drain time saved",
-        "What the runs that Exeunt ended in this time range did not have to wait of their drain windows.",
+        "How much of their drain timeouts the runs that Exeunt ended in this time range did not have to wait.",
         Figure("saved", _over_range("exeunt_drain_saved_seconds_total"), SECONDS),
         width=3,
     ),
     tile(
         "Dead letters",
-        "Messages set aside in this time range; each has its reason. Read them with `exeunt deadletters`.",
+        "Messages dead-lettered in this time range, each with its reason. Read them with `exeunt deadletters`.",
         Figure("dead letters", f"round({_over_range('exeunt_dead_letters_total')})", COUNT, red_from(1)),
         width=3,
     ),
     tile(
         "Blind for",
-        "How long no watcher has heard anything of one of the resources. More than 90 s means blind: hang-ups are not"
-        " seen, and stops wait for their deadline. See Watcher below, and whether the kube-apiserver is well.",
+        "How long no watcher has received anything about one of the resources. More than 90 s is blind: hang-ups go"
+        " unnoticed, and stops wait for their deadlines. Check Watcher below, and the health of the kube-apiserver.",
         Figure(
             "blind", f"max(min by (namespace, resource) (exeunt_watch_age_seconds{{{HERE}}}))", SECONDS, red_from(90)
         ),
@@ -114,10 +119,10 @@ AT_A_GLANCE: Final = (
 
 STOPS: Final = (
     graph(
-        "Stops by what made them due",
-        "gone: the topology ended; cancel: it was gone already; deadline: nobody left in time. Many deadlines mean that"
-        " the evidence of a hang-up does not reach Exeunt: `exeunt explain` one of them. Not by Exeunt: bobrapet was"
-        " first, mostly after its drain, because Exeunt could not.",
+        "Stops by cause",
+        "What made them due. gone: the topology ended; cancel: it was gone already; deadline: participants stayed"
+        " connected. Many deadlines mean that hang-ups do not reach Exeunt: `exeunt explain` one of them. not by"
+        " Exeunt: bobrapet was first, mostly at its drain timeout, because Exeunt could not.",
         PER_MINUTE,
         promql(per_minute(f"{LATENESS}_count", by="cause", only='ended_by="exeunt"'), "{{cause}}"),
         promql(per_minute(f"{LATENESS}_count", by="ended_by", only='ended_by="other"'), "not by Exeunt"),
@@ -126,38 +131,38 @@ STOPS: Final = (
     ).override_by_name("not by Exeunt", RED),
     latencies(
         "Lateness: from when it was due to the end",
-        "As the watchers saw it, whoever ended the run. The promise is the red line. A dot is a stop: click it for its"
-        " trace. Above the line, compare with Latency: what is late here only, the terminator was not told.",
+        "As the watchers saw it, whoever ended the run. The red line is the objective. A dot is a stop: click it for"
+        " its trace. Compare stops above the line with Latency: those late only here reached the terminator late.",
         LATENESS,
         limits=red_from(1),
         width=8,
     ),
     latencies(
         "Latency: from the cause to the write",
-        "As the terminator saw it: what Exeunt itself took. When p99 rises for all causes look at JetStream and the"
-        " Kubernetes API below; for deadline alone, at Deadlines.",
+        "As the terminator saw it: the time that Exeunt itself took. When p99 rises for all causes, look at JetStream"
+        " and the Kubernetes API below; for deadline alone, at Deadlines.",
         LATENCY,
         limits=red_from(1),
         width=8,
     ),
     distribution(
         "Latency of stops whose topology had gone",
-        "Where the stops are, and not only their tail. Two bands mean two ways: a second try after a lost condition, or"
-        " a redelivery. Click a dot for its trace.",
+        "The whole distribution, not only its tail. Two bands mean two paths: a retry after a failed precondition, or a"
+        " redelivery. Click a dot for its trace.",
         f'{HERE}, cause="gone"',
         width=8,
     ),
     latencies(
         "Duration: from the cancel to the end",
-        "What users wait. It contains the wait for the topology to go, so it is theirs as much as Exeunt's; at the top"
-        " it is cut by the shutdown timeout. Long ones end by their deadline: shorten the timeout of their Story.",
+        "How long users wait, including the time until everyone has left; the shutdown timeout is its upper bound. Long"
+        " ones end at their deadline: shorten the timeout of their Story.",
         DURATION,
         width=8,
     ),
     graph(
         "Outcomes",
-        "How facts were answered. All but failed are normal: there, the write was refused or the run"
-        " could not be read; `exeunt runs` shows which, and `exeunt explain` why.",
+        "The terminator's decisions on facts. All but failed are normal: there, the write was refused or the run could"
+        " not be read; `exeunt runs` shows which, and `exeunt explain` why.",
         PER_MINUTE,
         promql(f"{per_minute('exeunt_outcomes_total', by='cause, verdict')} > 0", "{{cause}}: {{verdict}}"),
         bars=True,
@@ -165,9 +170,9 @@ STOPS: Final = (
     ).override_by_regexp("/: failed$/", RED),
     log_lines(
         "Stops in trouble",
-        "By name: warnings and errors of the services, newest first. `stop not done yet`: a stop is tried again until"
-        " its error goes away. `overdue`: the sweep had to remind of it. `bus.dead_letter`: it was given up. The run in"
-        " a line is what `exeunt explain` takes. Only this panel needs Loki.",
+        "Warnings and errors of the services, newest first. `stop not done yet`: a stop is retried until its error"
+        " goes away. `overdue`: the sweep published it again. `bus.dead_letter`: it was dead-lettered. `exeunt"
+        " explain` takes the run that a line names. Only this panel needs Loki.",
         f"{LINES} | json | level =~ `warning|error|critical`",
         order=LogsSortOrder.DESCENDING,
         height=7,
@@ -178,8 +183,8 @@ STOPS: Final = (
 BURN_RATE: Final = (
     graph(
         "Error budget burn rate",
-        "How many times faster than sustainable late stops spend the budget of 0.1 %. Someone is woken when both"
-        " windows of a pair are above their line: 14.4 for 1 h and 5 min, 6 for 6 h and 30 min. No line: no stops.",
+        "How many times faster than sustainable late stops spend the error budget of 0.1 %. It pages when both windows"
+        " of a pair are above their line: 14.4 for 1 h and 5 min, 6 for 6 h and 30 min. No line: no stops.",
         COUNT,
         promql(_burn("1h"), "1 h (line at 14.4)"),
         promql(_burn("5m"), "5 min (line at 14.4)"),
