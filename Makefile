@@ -19,7 +19,7 @@ install: .venv/.installed  ## make .venv/ from requirements.lock
 demo: install  ## play the call of bobrapet #87, without Exeunt and with it
 	@$(BIN)/python tests/demo.py
 
-up: install  ## the same mesh, to try by hand with kubectl
+up: install  ## the same on this machine, to try by hand with kubectl
 	@$(BIN)/exeunt up
 
 test: install  ## all tests, on a real kube-apiserver, etcd, nats-server and Prometheus

@@ -55,7 +55,7 @@ def up(*, prepare_only: bool = False, prometheus: bool = False, folder: Path | N
     except ModuleNotFoundError as error:
         if error.name not in ("trustme", "exeunt_local"):  # the image has neither
             raise
-        raise UsageError(f"{error.name} is not installed: run `pip install 'exeunt[local]'` first") from error
+        raise UsageError(f"{error.name} is not installed: it comes with Exeunt's extra `local`") from error
     asyncio.run(exeunt_local.up.up(prepare_only=prepare_only, prometheus=prometheus, folder=folder))
 
 
@@ -80,7 +80,7 @@ def nats_credentials(folder: Path, /, *, namespace: str = "exeunt", name: tuple[
     except ModuleNotFoundError as error:
         if error.name != "cryptography":
             raise
-        raise UsageError(f"{error.name} is not installed: run `pip install 'exeunt[local]'` first") from error
+        raise UsageError(f"{error.name} is not installed: it comes with Exeunt's extra `local`") from error
     try:
         write_credentials(folder, namespace=namespace, names=name)
     except (OSError, ValueError) as error:

@@ -105,7 +105,7 @@ async def test_what_only_a_laptop_needs_is_refused_with_what_to_do(image: Path) 
     for command in (["up"], ["nats-credentials", "anywhere"]):
         code, output = await start(image, "exeunt", *command)
         assert code == 2
-        assert "pip install 'exeunt[local]'" in output
+        assert "it comes with Exeunt's extra `local`" in output
 
 
 def test_only_what_is_needed_is_in_it(image: Path) -> None:

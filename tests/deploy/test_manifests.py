@@ -1,6 +1,8 @@
 """Every overlay builds, is accepted by a real kube-apiserver to the letter, and holds nothing that it should not."""
 
 import json
+import os
+import re
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from actors.installation import DEPLOY, NAMESPACE, CommandFailed, Kubectl, Object, kustomize, with_components
+from actors.installation import DEPLOY, NAMESPACE, CommandFailed, Kubectl, Object, kustomize
 from exeunt.clock import parse_duration
 from exeunt.settings import read_settings
 from exeunt_cli.nats_credentials import PODS, write_credentials
@@ -21,14 +23,28 @@ FOREIGN = {"PodMonitor", "PrometheusRule", "Issuer", "Certificate"}
 
 pytestmark = pytest.mark.usefixtures("cluster")
 each_overlay = pytest.mark.parametrize("overlay", OVERLAYS)
+OPERATIONS = (DEPLOY.parent / "docs" / "operations.md").read_text()
 
 
 async def build(overlay: str) -> list[Object]:
     return list(yaml.safe_load_all(await kustomize(DEPLOY / "overlays" / overlay)))
 
 
-async def build_with(folder: Path, *components: str) -> list[Object]:
-    return list(yaml.safe_load_all(await kustomize(with_components(folder, *components))))
+async def build_with(folder: Path, *components: str, overlay: str = "evaluation") -> list[Object]:
+    deploy = path_from(folder, DEPLOY)
+    paths = [f"{deploy}/components/{name}" for name in components]
+    return await build_own(folder, {"resources": [f"{deploy}/overlays/{overlay}"], "components": paths})
+
+
+def path_from(folder: Path, there: Path) -> str:
+    """kustomize takes relative paths only."""
+    return os.path.relpath(there, folder)
+
+
+async def build_own(folder: Path, kustomization: Object) -> list[Object]:
+    """A kustomization of one's own in that folder."""
+    (folder / "kustomization.yaml").write_text(json.dumps(kustomization))
+    return list(yaml.safe_load_all(await kustomize(folder)))
 
 
 def of_kind(objects: list[Object], *kinds: str) -> list[Object]:
@@ -59,11 +75,30 @@ async def test_is_accepted_strictly_validated(kubectl: Kubectl, overlay: str) ->
     await apply_strictly(kubectl, await build(overlay))
 
 
+@pytest.mark.parametrize("overlay", ["evaluation", "single-namespace"])
 @pytest.mark.parametrize("component", COMPONENTS)
-async def test_a_component_fits_on_top(kubectl: Kubectl, tmp_path: Path, component: str) -> None:
-    plain, objects = await build("evaluation"), await build_with(tmp_path, component)
+async def test_a_component_fits_on_top(kubectl: Kubectl, tmp_path: Path, component: str, overlay: str) -> None:
+    plain, objects = await build(overlay), await build_with(tmp_path, component, overlay=overlay)
     assert objects != plain
+    assert rights(objects) - rights(plain) == RIGHTS_OF_COMPONENTS.get(component, set())
     await apply_strictly(kubectl, [item for item in objects if item["kind"] not in FOREIGN])
+
+
+RIGHTS_OF_COMPONENTS = {
+    "events": {("exeunt-terminator", "create", "events")},
+    "sub-stories": {("exeunt-terminator", "list", "storyruns"), ("exeunt-terminator", "patch", "storyruns")},
+}
+
+
+def rights(objects: list[Object]) -> set[tuple[str, str, str]]:
+    """What Roles and ClusterRoles grant: (role, verb, resource)."""
+    return {
+        (role["metadata"]["name"], verb, resource)
+        for role in of_kind(objects, "Role", "ClusterRole")
+        for rule in role["rules"]
+        for verb in rule["verbs"]
+        for resource in rule["resources"]
+    }
 
 
 async def test_strict_means_that_a_typo_is_refused(kubectl: Kubectl) -> None:
@@ -105,9 +140,7 @@ async def test_pods_have_what_a_careful_cluster_asks_for(overlay: str) -> None:
 @each_overlay
 async def test_settings_are_settings_and_leave_time_to_drain(overlay: str) -> None:
     objects = await build(overlay)
-    (config,) = (
-        item for item in of_kind(objects, "ConfigMap") if item["metadata"]["name"].startswith("exeunt-settings")
-    )
+    config = settings_of(objects)
     settings = read_settings(config["data"])
     for name, pod in pods_of(objects):
         if name != "nats":
@@ -117,6 +150,13 @@ async def test_settings_are_settings_and_leave_time_to_drain(overlay: str) -> No
     assert parse_duration(config["data"]["EXEUNT_DRAIN_BUDGET"]) == settings.drain_budget
     nats = [item["spec"]["replicas"] for item in of_kind(objects, "StatefulSet")]
     assert nats in ([], [settings.stream_replicas])
+
+
+def settings_of(objects: list[Object]) -> Object:
+    (config,) = (
+        item for item in of_kind(objects, "ConfigMap") if item["metadata"]["name"].startswith("exeunt-settings")
+    )
+    return config
 
 
 @each_overlay
@@ -181,9 +221,40 @@ async def test_production_has_no_single_point_of_failure() -> None:
         assert budgets[name]["maxUnavailable"] == 1
         assert budgets[name]["selector"] == workload["spec"]["selector"]
         assert workload["spec"]["template"]["spec"]["topologySpreadConstraints"]
-    assert workloads["nats"]["spec"]["volumeClaimTemplates"]
+    servers = workloads["nats"]["spec"]
+    assert servers["volumeClaimTemplates"]
+    (never_together,) = servers["template"]["spec"]["affinity"]["podAntiAffinity"].pop(
+        "requiredDuringSchedulingIgnoredDuringExecution"
+    )
+    assert never_together["topologyKey"] == "kubernetes.io/hostname"
+    assert never_together["labelSelector"]["matchLabels"].items() <= servers["template"]["metadata"]["labels"].items()
     (config,) = (item for item in of_kind(objects, "ConfigMap") if item["metadata"]["name"] == "exeunt-nats-config")
     assert "sync_interval: always" in config["data"]["nats-server.conf"]
+
+
+@pytest.mark.parametrize("overlay", ["evaluation", "production"])
+async def test_nats_has_room_for_its_store_and_less_heap_than_memory(overlay: str) -> None:
+    objects = await build(overlay)
+    (config,) = (item for item in of_kind(objects, "ConfigMap") if item["metadata"]["name"] == "exeunt-nats-config")
+    store = re.search(r"max_file_store: (\d+)GB", config["data"]["nats-server.conf"])  # nats-server reads 2^30 bytes
+    (servers,) = (item["spec"] for item in of_kind(objects, "StatefulSet"))
+    pod = servers["template"]["spec"]
+    if "volumeClaimTemplates" in servers:
+        (volume,) = (claim["spec"]["resources"]["requests"]["storage"] for claim in servers["volumeClaimTemplates"])
+    else:
+        (volume,) = (volume["emptyDir"]["sizeLimit"] for volume in pod["volumes"] if volume["name"] == "data")
+    assert store is not None
+    assert int(volume.removesuffix("Gi")) > int(store[1])
+    (server,) = (container for container in pod["containers"] if container["name"] == "nats")
+    (heap,) = (variable["value"] for variable in server["env"] if variable["name"] == "GOMEMLIMIT")
+    assert int(heap.removesuffix("MiB")) < int(server["resources"]["limits"]["memory"].removesuffix("Mi"))
+
+
+async def test_the_component_for_tracing_pushes_no_metrics(tmp_path: Path) -> None:
+    settings = settings_of(await build_with(tmp_path, "tracing"))["data"]
+    assert {name: value for name, value in settings.items() if name.startswith("OTEL_")} == {
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://otel-collector.monitoring.svc:4318/v1/traces"
+    }
 
 
 async def test_the_network_is_closed_but_for_what_is_needed(tmp_path: Path) -> None:
@@ -206,6 +277,7 @@ async def test_the_network_is_closed_but_for_what_is_needed(tmp_path: Path) -> N
 
 OPEN = {
     ("all", "egress", "kube-system", 53),
+    ("all", "egress", "169.254.20.10/32", 53),
     ("exeunt", "egress", "anywhere", 443),
     ("exeunt", "egress", "anywhere", 6443),
 }
@@ -237,9 +309,47 @@ def _peer(peer: Object) -> str:
     labels = {**peer.get("podSelector", {}).get("matchLabels", {})}
     if "exeunt.bubustack.io/nats-client" in labels:
         return "nats-client of any namespace"
+    if "ipBlock" in peer:
+        return str(peer["ipBlock"]["cidr"])
     if "namespaceSelector" in peer:
         return str(peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"])
     return str(labels["app.kubernetes.io/name"])
+
+
+async def test_the_kustomizations_of_the_documentation_do_what_they_say(kubectl: Kubectl, tmp_path: Path) -> None:
+    overlay, network, store = documented()
+    checkout = path_from(tmp_path, DEPLOY.parent)
+    (tmp_path / "nats-server.conf").write_text("max_file_store: 18GB")
+    written = [overlay, {"resources": ["../exeunt/deploy/overlays/evaluation"], **network}]
+    written.append({"resources": overlay["resources"], **store})
+    plain = await build("evaluation")
+    own, patched, grown = [
+        await build_own(tmp_path, json.loads(json.dumps(each).replace("../exeunt/", f"{checkout}/")))
+        for each in written
+    ]
+    images = {name: [container["image"] for container in pod["spec"]["containers"]] for name, pod in pods_of(own)}
+    assert images.pop("nats")[0] == "registry.example.com/nats:2.15.1-alpine"
+    assert [*images.values()] == [["registry.example.com/exeunt:0.1.0"]] * 3
+    assert read_settings(settings_of(own)["data"]).shutdown_timeout == timedelta(seconds=30)
+    assert of_kind(own, "PodMonitor")
+    assert edges(patched) - edges(plain) == {
+        ("exeunt", "egress", "anywhere", 8443),
+        ("all", "egress", "openshift-dns", 5353),
+    }
+    (servers,) = of_kind(grown, "StatefulSet")
+    assert servers["spec"]["volumeClaimTemplates"][0]["spec"]["resources"]["requests"]["storage"] == "20Gi"
+    configs = {item["metadata"]["name"]: item["data"] for item in of_kind(grown, "ConfigMap")}
+    assert configs["exeunt-nats-config"]["nats-server.conf"] == "max_file_store: 18GB"
+    for objects in (own, patched, grown):
+        await apply_strictly(kubectl, [item for item in objects if item["kind"] not in FOREIGN])
+
+
+def documented() -> list[Object]:
+    """The kustomizations in docs/operations.md, in its order."""
+    blocks = [
+        yaml.safe_load(block) for block in re.findall(r"^```yaml\n(.*?)^```$", OPERATIONS, re.MULTILINE | re.DOTALL)
+    ]
+    return [block for block in blocks if block.keys() & {"resources", "patches", "configMapGenerator"}]
 
 
 def test_cert_manager_makes_what_the_command_makes(tmp_path: Path) -> None:

