@@ -91,7 +91,7 @@ class Sweep:
         """A Story; None when it is missing, and also when it is refused (another's namespace) or unreadable."""
         async with slots:
             try:
-                return await self._kube.get(STORIES, *key)
+                return await self._kube.get(STORIES, *key, optional=True)
             except NotFound:
                 return None
             except (ApiError, Undecodable) as error:

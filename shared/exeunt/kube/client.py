@@ -90,8 +90,9 @@ class KubeClient:
                 log.debug("probe failed", error=str(error))
             await asyncio.sleep(_PROBE_INTERVAL * random.uniform(0.8, 1.2))  # noqa: S311 - spread, not secrecy
 
-    async def get(self, resource: Resource[T], namespace: str, name: str) -> T:
-        return resource.decode(await self._request(Call("get", resource, namespace, name)))
+    async def get(self, resource: Resource[T], namespace: str, name: str, *, optional: bool = False) -> T:
+        """One object. `optional`: being refused it is no trouble, for a reference that may lead out of our rights."""
+        return resource.decode(await self._request(Call("get", resource, namespace, name, optional=optional)))
 
     async def list(
         self,
