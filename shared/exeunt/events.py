@@ -62,7 +62,7 @@ class Decided(Struct, frozen=True, omit_defaults=True):
     why: str
     result: str = ""
     reread: Snapshot | None = None
-    """The snapshot that was decided from, when it is not the event's own. The StepRuns are in that one only."""
+    """The snapshot that was decided from, when it is not the event's own. Only the event's own has StepRuns."""
 
 
 class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -16,18 +16,18 @@ T = TypeVar("T")
 log = structlog.get_logger()
 
 
-async def insist(what: str, call: Callable[[], Awaitable[T]], *, on_try: Callable[[], None] = lambda: None) -> T:
+async def insist(what: str, call: Callable[[], Awaitable[T]], *, on_failure: Callable[[], None] = lambda: None) -> T:
     """Call until it answers. Only a dependency that is unavailable is waited for; any other error is the caller's.
 
     Each call brings its own deadline and retries; between calls lies a jittered back-off of at most 10 seconds. The
-    wait ends with the task that waits. `on_try` hears of every call: whoever waits like this is not stuck.
+    wait ends with the task that waits. `on_failure` hears of every call that failed so: whoever waits so is not stuck.
     """
     attempt = 0
     while True:
-        on_try()
         try:
             return await call()
         except (BusUnavailable, ApiUnavailable) as error:
             log.warning("still trying", what=what, error=str(error))
+            on_failure()
         attempt += 1
         await sleep(random.uniform(0.5, 1) * min(_LONGEST, 0.1 * 2 ** min(attempt, 10)))  # noqa: S311 - jitter

@@ -1,8 +1,7 @@
 """Every setting of Exeunt, in one place: environment variables with the prefix EXEUNT_.
 
 One struct for all services, so that they can share one ConfigMap. Durations are Go duration text, as everywhere in
-Kubernetes, and longer than 0s unless it says what 0s means. An unknown or malformed variable stops the start with a
-message that names it.
+Kubernetes. An unknown or malformed variable, or a senseless value, stops the start with a message that names it.
 """
 
 import os
@@ -18,8 +17,8 @@ from exeunt.errors import UsageError
 from exeunt.shutdown_timeout import LONGEST
 
 PREFIX: Final = "EXEUNT_"
-_OFF_AT_ZERO: Final = frozenset({"heartbeat_stale_after"})
-"""Durations that 0 switches off. Any other would end a wait, a retry or a memory at once, over and over."""
+_MORE_THAN_ZERO: Final = frozenset({"ack_wait", "history", "overdue_after", "retry_budget", "sweep_interval"})
+"""Durations that must not be 0: what they bound would be over before it had begun, again and again."""
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -145,7 +144,7 @@ def _typed(name: str, kind: object, text: str) -> object:
         duration = parse_duration(text)
         if duration < timedelta(0):
             raise ValueError("a negative duration makes no sense here")
-        if duration == timedelta(0) and name not in _OFF_AT_ZERO:
+        if duration == timedelta(0) and name in _MORE_THAN_ZERO:
             raise ValueError("it has to be longer than 0s")
         if name == "shutdown_timeout" and duration > LONGEST:
             raise ValueError(f"a shutdown timeout cannot be longer than a year ({format_duration(LONGEST)})")

@@ -60,7 +60,7 @@ def up(*, prepare_only: bool = False, prometheus: bool = False, folder: Path | N
 
 
 @app.command
-def nats_credentials(folder: Path, /, *, namespace: str = "exeunt", name: tuple[str, ...] = ()) -> None:
+def nats_credentials(folder: Path, /, *, namespace: str | None = None, name: tuple[str, ...] = ()) -> None:
     """Make nkeys and certificates for an installation, to be applied with `kubectl apply -k FOLDER`.
 
     Run again, it keeps the nkeys, the authority and FOLDER/kustomization.yaml, and issues the certificate of the NATS
@@ -71,7 +71,7 @@ def nats_credentials(folder: Path, /, *, namespace: str = "exeunt", name: tuple[
     folder
         Where they are written; keep it as you keep other secrets.
     namespace
-        Of the installation.
+        Of the installation: by default that of an earlier run, else "exeunt".
     name
         A further DNS name or address under which clients reach the NATS servers; may be repeated.
     """

@@ -96,12 +96,22 @@ async def redrive(*sequences: Sequence, every: All = False, where: Where = _EVER
 
     All consumers of that stream hear them; none of them does anything twice.
     """
+    left = 0
     async with connected(where) as bus:
         for letter in await _chosen(bus, sequences, where, every=every):
-            answer = await _say_again(bus, letter)
+            try:
+                answer = await _say_again(bus, letter)
+            except UsageError as error:
+                if not every:
+                    raise
+                say(str(error))
+                left += 1
+                continue
             what = "said again" if isinstance(answer, Stored) else "was said again before"
             await _take_off(bus, letter)
             console().print(f"{letter.sequence}: {what} on {letter.subject}, sequence {answer.sequence}")
+    if left:
+        raise UsageError(f"{left} of the dead letters cannot be said again, as told above")
 
 
 @deadletters.command

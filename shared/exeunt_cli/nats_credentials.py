@@ -7,6 +7,7 @@ that is also how a certificate is renewed.
 """
 
 import os
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -29,12 +30,18 @@ _SERVER_LIFETIME: Final = timedelta(days=397)
 _CLOCK_SKEW: Final = timedelta(hours=1)
 
 
-def write_credentials(folder: Path, *, namespace: str, names: Iterable[str] = ()) -> None:
+def write_credentials(folder: Path, *, namespace: str | None = None, names: Iterable[str] = ()) -> None:
     """Make what is missing in `folder`, and issue the servers' certificate anew.
 
-    `names` are further DNS names or addresses under which clients reach the servers. Everything written is readable by
-    its owner only. Raises OSError when the folder cannot be written, ValueError when a file in it cannot be used.
+    `namespace` is that of the installation: by default that of an earlier run, else "exeunt". `names` are further DNS
+    names or addresses under which clients reach the servers. Everything written is readable by its owner only. Raises
+    OSError when the folder cannot be written, ValueError when a file in it cannot be used, or is for another namespace.
     """
+    kustomization = folder / "kustomization.yaml"
+    before = _namespace_of(kustomization)
+    if before is not None and namespace not in (None, before):
+        raise ValueError(f"{kustomization} is for the namespace {before}: delete it to have it written for {namespace}")
+    namespace = namespace or before or "exeunt"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     users = {user: _public_key(folder / f"{user}.seed") for user in (*PODS, *PEOPLE)}
     lines = (f"{user.upper().replace('-', '_')}: {public_key}\n" for user, public_key in users.items())
@@ -42,8 +49,15 @@ def write_credentials(folder: Path, *, namespace: str, names: Iterable[str] = ()
     authority, authority_key = _authority(folder)
     all_names = [_general_name(name) for name in (*_server_names(namespace), *names)]
     _issue(folder, authority, authority_key, list(dict.fromkeys([*all_names, *_issued_names(folder)])))
-    if not (folder / "kustomization.yaml").exists():  # who has cert-manager takes the certificate out of it
-        _write(folder / "kustomization.yaml", _kustomization(namespace).encode())
+    if not kustomization.exists():  # who has cert-manager takes the certificate out of it
+        _write(kustomization, _kustomization(namespace).encode())
+
+
+def _namespace_of(kustomization: Path) -> str | None:
+    if not kustomization.exists():
+        return None
+    found = re.search(r"^namespace: *(\S+)", kustomization.read_text(), re.MULTILINE)
+    return found[1] if found else None
 
 
 def _public_key(seed_file: Path) -> str:

@@ -368,7 +368,10 @@ def test_run_again_it_keeps_what_it_was_told_and_what_was_edited(tmp_path: Path)
     kustomization.write_text(edited)
     seeds = [(tmp_path / f"{pod}.seed").read_text() for pod in PODS]
     certificate = (tmp_path / "tls.crt").read_text()
-    write_credentials(tmp_path, namespace="elsewhere", names=["nats.example.com"])
+    with pytest.raises(ValueError, match="for the namespace elsewhere: delete it"):
+        write_credentials(tmp_path, namespace="exeunt")
+    assert (tmp_path / "tls.crt").read_text() == certificate
+    write_credentials(tmp_path, names=["nats.example.com"])
     assert names_of(tmp_path / "tls.crt") == [*names[:12], "nats.example.com", "nats.example.org"]
     assert kustomization.read_text() == edited
     assert [(tmp_path / f"{pod}.seed").read_text() for pod in PODS] == seeds

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from exeunt.bus.connection import Bus, connect
 from exeunt.bus.delivery import Ack, DeadLetter, Delivery, Retry, Verdict
+from exeunt.bus.errors import PublishRefused
 from exeunt.bus.messages import Message, header_size
 from exeunt.bus.publisher import last_message, publish
 from exeunt.bus.pull import Handler, PullLoop
@@ -307,7 +308,7 @@ async def test_a_retry_comes_again_after_its_delay(bus: Bus, stream: Stream, unt
     assert 0.4 <= came[1] - came[0] < 5.0  # and not after the ack wait, which is 30 s
 
 
-@pytest.mark.parametrize("way", ["verdict", "poison"])
+@pytest.mark.parametrize("way", ["verdict", "poison", "refused"])
 async def test_a_dead_letter_is_copied_and_terminated_and_the_rest_goes_on(
     bus: Bus, stream: Stream, until: Until, way: str
 ) -> None:
@@ -322,6 +323,8 @@ async def test_a_dead_letter_is_copied_and_terminated_and_the_rest_goes_on(
             return await log(delivery)
         if way == "poison":
             raise PoisonEvent("it makes\nno sense")
+        if way == "refused":
+            raise PublishRefused("it makes\nno sense")
         return DeadLetter("it makes\nno sense")
 
     workqueue = replace(stream, retention="workqueue")

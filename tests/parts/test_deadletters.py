@@ -207,6 +207,16 @@ async def test_what_was_cut_is_shown_and_not_said_again(bus: Bus, server: NatsSe
     assert "`nats stream get SIGNALS 1`" in redriven.said
     assert await state_of(bus.nc) == before
 
+    # It does not keep those behind it.
+    await say_facts(bus)
+    await set_aside(bus, RUNS, "terminator", count=2, reason="the write was refused")
+    everything = await exeunt(server, "deadletters", "redrive", "--all")
+    assert everything.code == 2
+    assert [line.partition(" on ")[0] for line in everything.out.splitlines()] == ["2: said again", "3: said again"]
+    assert "only the beginning of a message" in everything.said
+    assert everything.said.endswith("1 of the dead letters cannot be said again, as told above\n")
+    assert await letters(bus) == 1
+
 
 async def test_dropping_wants_a_yes(bus: Bus, server: NatsServer) -> None:
     await say_facts(bus)

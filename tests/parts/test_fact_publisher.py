@@ -30,7 +30,7 @@ async def test_a_fact_that_is_too_large_for_the_stream_is_its_own_runs_trouble(b
     conditions = [{"type": f"C{number}", "status": "True", "message": "x" * 1000} for number in range(1200)]
     large = snapshot(uid="large", conditions=Raw(msgspec.json.encode(conditions)))
     small = snapshot(uid="small")
-    async with FactPublisher(bus, on_try=lambda: None) as facts:
+    async with FactPublisher(bus, on_failure=lambda: None) as facts:
         await (await facts.say(Fact.CANCEL_REQUESTED, large))
         await (await facts.say(Fact.CANCEL_REQUESTED, small))
     stored = [

@@ -171,4 +171,4 @@ def free_port() -> int:
                 continue
         _handed_out.add(port)
         return port
-    raise ProcessFailed(f"found no free TCP port from {_PORTS.start} to {_PORTS.stop} on 127.0.0.1")
+    raise ProcessFailed(f"found no free TCP port from {_PORTS.start} to {_PORTS.stop - 1} on 127.0.0.1")

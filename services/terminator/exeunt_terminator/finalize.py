@@ -82,7 +82,9 @@ def _canceled_conditions(run: RunState, now: str) -> list[dict[str, Any]]:
             conditions.append(written)
             continue
         if conditions[at]["status"] == "False":
-            written["lastTransitionTime"] = conditions[at].get("lastTransitionTime", now)  # a fact may lack it
+            written["lastTransitionTime"] = conditions[at].get(
+                "lastTransitionTime", now
+            )  # a fact of others may lack it
         conditions[at] = written
     return conditions
 

@@ -8,7 +8,7 @@ starts in READING instead: a run that an earlier delivery has finalized is then 
 is deleted all the same. The second look after a stop is such a redelivery, asked for. That a run is finished is never
 believed of a fact: nothing is deleted of a run that was neither written nor read.
 
-A write whose answer is lost is sent again, and loses its condition to itself. What is read then tells that it was done.
+A write whose answer is lost is sent again, and loses its condition to itself. What is read then tells so by its time.
 """
 
 from enum import StrEnum

@@ -1,6 +1,5 @@
 """The terminator's shell: a fact in, its outcome recorded, an answer to the stream. What lies between is a `walk`."""
 
-import random
 from datetime import UTC, datetime
 from typing import Final
 
@@ -9,7 +8,7 @@ from msgspec.structs import replace
 from structlog.contextvars import bind_contextvars
 
 from exeunt.bus.connection import Bus
-from exeunt.bus.delivery import Ack, DeadLetter, Delivery, Retry
+from exeunt.bus.delivery import Ack, DeadLetter, Delivery, Retry, again
 from exeunt.bus.errors import BusUnavailable, PublishRefused
 from exeunt.bus.messages import Message
 from exeunt.bus.publisher import AlreadyStored, Stored, publish
@@ -27,7 +26,6 @@ SOURCE: Final = "/exeunt/terminator"
 DURABLE: Final = "terminator"
 _PUBLISH_DEADLINE: Final = 20.0
 """Seconds to record an outcome before its fact goes back to the stream."""
-_LONGEST_RETRY: Final = 30.0
 
 log = structlog.get_logger()
 
@@ -60,7 +58,7 @@ class Terminator:
             log.warning("stop not done yet", fact=event.fact, error=str(error))
             hop.failed(error)
             if not walk.wrote:
-                return self._again(delivery, error)
+                return again(delivery.num_delivered, error)
         outcome = walk.outcome()
         hop.decided(outcome.trail)
         episode, now = event.snapshot.run.episode, datetime.now(UTC)
@@ -69,7 +67,7 @@ class Terminator:
             recorded = await self._record(message, delivery, anew=walk.wrote)
         except BusUnavailable as error:
             hop.failed(error)
-            return self._again(delivery, error)
+            return again(delivery.num_delivered, error)
         except PublishRefused as error:  # what was done is done, and the other runs' stops go on
             log.error("outcome not recorded", fact=event.fact, error=str(error))  # noqa: TRY400 - no bug of ours
             hop.failed(error)
@@ -96,14 +94,10 @@ class Terminator:
         def done(answer: Stored | AlreadyStored) -> bool:
             # What has come after the fact, when this is its first delivery, was stored by a try that got no answer.
             own = answer.sequence > delivery.stream_sequence and delivery.num_delivered == 1
-            return isinstance(answer, Stored) or own
+            return isinstance(answer, Stored) or (anew and own)
 
         answer = await publish(self._bus, message, deadline=_PUBLISH_DEADLINE)
         if anew and not done(answer):
             message = replace(message, expected_last_subject_sequence=answer.sequence)
             answer = await publish(self._bus, message, deadline=_PUBLISH_DEADLINE)
         return done(answer)
-
-    def _again(self, delivery: Delivery, error: Exception) -> Retry:
-        seconds = min(_LONGEST_RETRY, 2.0 ** min(delivery.num_delivered, 10)) * random.uniform(0.5, 1)  # noqa: S311
-        return Retry(delay=seconds, reason=str(error))

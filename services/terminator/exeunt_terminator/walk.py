@@ -135,7 +135,8 @@ class Walk:
     def _lost(self, error: ApiError, now: datetime) -> Result:
         if self._writes >= _MOST_WRITES:
             raise error
-        self._unanswered = now if error.perhaps_done else None
+        if error.perhaps_done:
+            self._unanswered = now
         return self._came(Result.CONDITION_LOST)
 
     def _ended(self, at: datetime) -> None:
@@ -161,7 +162,8 @@ class Walk:
         state = read_run(found, first_seen=first_seen, now=now, fence_wait=self._settings.fence_wait)
         self._snapshot = replace(self._snapshot, run=state)
         self._reread = replace(self._snapshot, step_runs=None)
-        if self._unanswered and state.ended_by_exeunt and leaves_leftovers(self._episode, self._snapshot):
+        # Told from another terminator's by the time that it wrote.
+        if self._unanswered and state.ended_by_exeunt and state.finished_at == format_status_time(self._unanswered):
             self._ended(self._unanswered)
             return self._came(Result.ANSWER_LOST)
         return Result.READ

@@ -4,7 +4,6 @@
 """
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -14,7 +13,7 @@ from msgspec.structs import replace
 from structlog.contextvars import bind_contextvars
 
 from exeunt.bus.connection import Bus
-from exeunt.bus.delivery import Ack, Delivery, Retry
+from exeunt.bus.delivery import Ack, Delivery, Retry, again
 from exeunt.bus.errors import BusUnavailable
 from exeunt.bus.publisher import Stored, publish
 from exeunt.bus.streams import purge_subject
@@ -73,7 +72,7 @@ class Scheduler:
                     await self._disarm(event.snapshot, hop)
             except BusUnavailable as error:
                 hop.failed(error)
-                return _again(delivery, error)
+                return again(delivery.num_delivered, error)
         return Ack()
 
     async def arm(self, snapshot: Snapshot, hop: Hop) -> bool:
@@ -104,7 +103,7 @@ class Scheduler:
             await fired.walk()
         except (ApiUnavailable, ApiError, Undecodable, BusUnavailable) as error:
             log.warning("deadline not said yet", error=str(error))
-            return _again(delivery, error)
+            return again(delivery.num_delivered, error)
         return Ack()
 
     async def say_reached(self, snapshot: Snapshot, hop: Hop, *, expected_last_sequence: int = 0) -> None:
@@ -183,8 +182,3 @@ class _Due:
     async def _say(self) -> Happening:
         await self._scheduler.say_reached(self._snapshot, self._hop)
         return Happening.SAID
-
-
-def _again(delivery: Delivery, error: Exception) -> Retry:
-    seconds = min(30.0, 2.0 ** min(delivery.num_delivered, 10)) * random.uniform(0.5, 1)  # noqa: S311 - jitter
-    return Retry(delay=seconds, reason=str(error))

@@ -34,9 +34,9 @@ log = structlog.get_logger()
 class FactPublisher:
     """Says facts, however long NATS is away; left as a context manager, it waits for those on their way."""
 
-    def __init__(self, bus: Bus, *, on_try: Callable[[], None]) -> None:
+    def __init__(self, bus: Bus, *, on_failure: Callable[[], None]) -> None:
         self._bus = bus
-        self._insist = partial(insist, on_try=on_try)
+        self._insist = partial(insist, on_failure=on_failure)
         self._window = asyncio.Semaphore(_WINDOW)
         self._saying = asyncio.TaskGroup()
 

@@ -130,7 +130,7 @@ class Projection:
 
     def remember(self, uid: str, topology: Topology) -> None:
         """Give a run the memory that the stream kept of its present life."""
-        self._remembered[uid] = topology
+        self._remembered[uid] = self._remembered.get(uid, Topology()).with_memory(topology)
 
     def signal(self, key: Key, uid: str, evidence: Evidence) -> list[Key]:
         """Somebody said that the topology of this run is gone; what it is worth shows in its next snapshot."""

@@ -26,6 +26,7 @@ from exeunt.kube.models import StoryRun
 from exeunt.kube.resources import STEP_RUNS, STORIES, STORY_RUNS, TRANSPORT_BINDINGS, Resource
 from exeunt.settings import Settings
 from exeunt.signals import read_signal
+from exeunt.snapshot import Snapshot
 from exeunt_watcher.fact_publisher import FactPublisher
 from exeunt_watcher.facts import facts_between, standing
 from exeunt_watcher.lateness import Lateness
@@ -61,7 +62,7 @@ class Watcher:
             fence_wait=settings.fence_wait,
             heartbeats_stale_after=settings.heartbeat_stale_after or None,
         )
-        self._facts = FactPublisher(bus, on_try=self._waits)
+        self._facts = FactPublisher(bus, on_failure=self._waits)
         self._memory = Memory(self._projection, self._facts)
         self._lateness = Lateness()
         self._watching: asyncio.Task[None] | None = None
@@ -130,12 +131,12 @@ class Watcher:
         match change:
             case Relisted(items=items, missing=missing):
                 touched = set()
+                fresh = [] if kind.drop else [item.metadata.key for item in items if not self._knows(item)]
                 for gone in missing:  # first, since a name may be in use again
                     if kind.drop:
                         touched.update(kind.drop(gone.key))
                     else:
                         await self._vanished(gone)
-                fresh = [] if kind.drop else [item.metadata.key for item in items if not self._knows(item)]
                 for item in items:
                     touched.update(kind.take(item))
                 if self.live.is_set():
@@ -188,20 +189,22 @@ class Watcher:
     async def _vanished(self, missing: Missing) -> None:
         """A relist does not show the run: it may be finished, which the list leaves out, or deleted."""
         read = partial(self._read, missing.key)
-        run = await insist("read a run that a list left out", read, on_try=self._waits)
+        try:
+            run = await insist("read a run that a list left out", read, on_failure=self._waits)
+        except Undecodable as error:
+            log.warning("StoryRun not usable", error=str(error))
+            self._forget(missing.key)  # until the watch shows one that is
+            return
         if run is None or run.metadata.uid != missing.uid:
             await self._deleted(missing.key, missing.uid)  # and made anew, perhaps, under the same name
         if run is not None:
             await self._touched(self._projection.story_run(run))
 
     async def _read(self, key: Key) -> StoryRun | None:
-        """The run, if there is one that can be used. Raises ApiUnavailable for any other answer: it is asked again."""
+        """The run, if it is there. Raises Undecodable, and ApiUnavailable for any refusal: then it is asked again."""
         try:
             return await self._kube.get(STORY_RUNS, *key)
         except NotFound:
-            return None
-        except Undecodable as error:
-            log.warning("StoryRun not usable", error=str(error))
             return None
         except ApiError as error:  # such as 403 while the permissions of a restarted server are on their way
             raise ApiUnavailable(str(error)) from error
@@ -210,25 +213,33 @@ class Watcher:
         known = self._projection.snapshot(key)
         if known is not None and known.run.uid != uid:
             return  # the news of an older run of this name
-        self._lateness.forget(key)
-        last = self._projection.run_gone(key)
+        last = self._forget(key)
         if last is not None and last.realtime:
             await self._facts.say(Fact.RUN_DELETED, last)
+
+    def _forget(self, key: Key) -> Snapshot | None:
+        """Know the run no more; its last snapshot, if it had one."""
+        self._lateness.forget(key)
+        return self._projection.run_gone(key)
 
     async def on_signal(self, delivery: Delivery) -> Ack | Retry:
         """Somebody says that a topology is gone; the answer to them waits until the stream has what follows from it."""
         signal, now = read_signal(delivery.subject, delivery.headers, delivery.data), datetime.now(UTC)
         key = (signal.namespace, signal.name)
         known = self._projection.peek(key, now)
-        unknown = known is None or known.run.started_at is None
-        if unknown and (delivery.num_delivered < _SIGNAL_TRIES or self.trouble is not None):
-            return Retry(delay=1.0, reason="its run is not known, or has not started yet")
+        if known is None or known.run.started_at is None:
+            blind = any(watch.error for watch in self.watches if watch.resource is STORY_RUNS)
+            if delivery.num_delivered < _SIGNAL_TRIES or blind:
+                delay = min(30.0, 2.0 ** max(0, delivery.num_delivered - _SIGNAL_TRIES))
+                return Retry(delay=delay, reason="its run is not known, or has not started yet")
         objection = "its run is not known, or finished" if known is None else signal.objection(known.run, now)
         if known is None or objection is not None:
             log.warning("signal ignored", run="/".join(key), why=objection, said=signal.evidence.detail)
             return Ack()
         if saying := await self._touched(self._projection.signal(key, known.run.uid, signal.evidence)):
-            await asyncio.wait(saying)  # given up, they go on
+            said, _ = await asyncio.wait(saying)  # given up, they go on
+            for each in said:
+                each.result()
         return Ack()
 
     async def _measure(self) -> None:

@@ -5,13 +5,17 @@ code needs neither NATS nor this package's loops.
 """
 
 import dataclasses
+import random
 from datetime import datetime
+from typing import Final
 
 import msgspec
 import nats.errors
 import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+
+_LONGEST_RETRY: Final = 30.0
 
 log = structlog.get_logger(__name__)
 
@@ -25,6 +29,12 @@ class Retry(msgspec.Struct, frozen=True):
 
     delay: float
     reason: str
+
+
+def again(num_delivered: int, reason: object) -> Retry:
+    """Not now, with a back-off: twice as long after each delivery, 30 s at the most, with jitter."""
+    seconds = min(_LONGEST_RETRY, 2.0 ** min(num_delivered, 10)) * random.uniform(0.5, 1)  # noqa: S311 - jitter
+    return Retry(delay=seconds, reason=str(reason))
 
 
 class DeadLetter(msgspec.Struct, frozen=True):

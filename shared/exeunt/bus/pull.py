@@ -19,7 +19,7 @@ from nats.aio.subscription import Subscription
 
 from exeunt.bus.connection import Bus
 from exeunt.bus.delivery import DeadLetter, Delivery, Retry, Verdict
-from exeunt.bus.errors import BusUnavailable, NoResponders
+from exeunt.bus.errors import BusUnavailable, NoResponders, PublishRefused
 from exeunt.bus.lag import report_lag
 from exeunt.bus.settle import settle
 from exeunt.errors import PoisonEvent
@@ -93,8 +93,8 @@ class PullLoop:
     async def run(self, handle: Handler) -> None:
         """Handle messages until `stop`. An exception from `handle` is a bug: the rest is cancelled.
 
-        A PoisonEvent alone is not: its message becomes a dead letter. Raises an ExceptionGroup of the bug, of
-        BusClosed, or of what `recreate` raised besides BusUnavailable.
+        PoisonEvent and PublishRefused are none: their messages become dead letters. Raises an ExceptionGroup of it, or
+        of BusClosed, or of what `recreate` raised besides BusUnavailable.
         """
         self._beat()
         self._ended.clear()
@@ -267,8 +267,8 @@ class PullLoop:
             if not hold.expired():
                 raise
             return Retry(0.0, f"the handler took longer than {self._max_hold:g} s")
-        except PoisonEvent as poison:
-            return DeadLetter(str(poison))
+        except (PoisonEvent, PublishRefused) as error:  # what follows from it can never be stored: poison, too
+            return DeadLetter(str(error))
 
     async def _keep(self) -> None:
         """Hold on to the messages that are being handled: tell the server thrice in each ack wait."""

@@ -45,7 +45,7 @@ class ApiError(ExeuntError):
 
     `status` is the HTTP code, `reason` Kubernetes' word for it ("Invalid"), `causes` are "field: message" for
     each of `details.causes`, `retry_after` is in seconds, None when the server did not say. `perhaps_done`: an earlier
-    try of the same request got no answer, so that what was asked for may have happened before this one.
+    try of the same request got no answer, or a 5xx, so that what was asked for may have happened before this one.
     """
 
     perhaps_done = False
