@@ -21,7 +21,7 @@ from nats.aio.msg import Msg
 
 from exeunt.bus.credentials import Tls, is_nkey_seed
 from exeunt.bus.errors import ApiRefused, BusClosed, BusError, BusUnavailable, NoResponders, PermissionDenied
-from exeunt.bus.messages import header_size
+from exeunt.bus.messages import MAX_HEADERS, header_size
 from exeunt.errors import UsageError
 from exeunt.metrics import NATS_ERRORS, NATS_RECONNECTS
 
@@ -114,7 +114,8 @@ class Bus:
         since = loop.time()
         await self.wait_connected(timeout)
         # nats-py looks at the body alone. The server counts headers, too, and would close the connection for good.
-        if len(payload) + header_size(headers) > self.nc.max_payload:
+        room = self.nc.max_payload - len(payload)
+        if room < MAX_HEADERS and room < header_size(headers):
             raise nats.errors.MaxPayloadError
         try:
             return await self.nc.request(
