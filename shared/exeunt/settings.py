@@ -50,8 +50,8 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     history_bytes: Annotated[int, Meta(ge=0)] = 0
     """Most bytes that the stream RUNS may take; the oldest history goes first. 0 is no limit, because only whoever runs
-    NATS knows its room. Set it to about half of the store: a full store takes nothing at all, a full RUNS forgets.
-    A stop is about 8 KB. Where RUNS is there, it is `nats stream edit RUNS --max-bytes=...`, as above."""
+    NATS knows its room. Set it to about half of the store: a full store takes nothing at all, a full RUNS forgets
+    (ADR 19). A stop is about 8 KB. Where RUNS is there, it is `nats stream edit RUNS --max-bytes=...`, as above."""
 
     namespaces: tuple[str, ...] = ()
     """Namespaces to look after, comma-separated. Empty means all, which needs ClusterRoles."""
