@@ -18,13 +18,12 @@ from exeunt.bobrapet import UNFINISHED
 from exeunt.bus.connection import Bus
 from exeunt.bus.errors import BusUnavailable, PermissionDenied, PublishRefused
 from exeunt.bus.publisher import last_message
-from exeunt.codec import read_fact
-from exeunt.errors import PoisonEvent
 from exeunt.events import Fact
 from exeunt.kube.client import KubeClient
 from exeunt.kube.errors import ApiError, ApiUnavailable, NotFound, Undecodable
 from exeunt.kube.models import Story, StoryRun
 from exeunt.kube.resources import STORIES, STORY_RUNS
+from exeunt.recall import snapshot_of
 from exeunt.settings import Settings
 from exeunt.snapshot import Snapshot, read_run, read_story, resolve_shutdown, story_key
 from exeunt.subjects import RUNS, fact_subject
@@ -141,11 +140,7 @@ class Sweep:
         except PermissionDenied as error:  # permissions of an older version; nothing else needs this one
             log.error("a run without a Story is left alone", error=str(error))  # noqa: TRY400 - no bug of ours
             return snapshot
-        if said is None:
-            return snapshot
-        try:
-            told = read_fact(said.headers, said.data).snapshot
-        except PoisonEvent as error:
-            log.warning("what was said of the cancel is no event", sequence=said.sequence, error=str(error))
+        told = snapshot_of(said)
+        if told is None:
             return snapshot
         return replace(snapshot, story=told.story, streams=told.streams, shutdown=told.shutdown)

@@ -11,12 +11,12 @@ from structlog.contextvars import bind_contextvars
 
 from exeunt.bus.connection import Bus
 from exeunt.bus.errors import BusUnavailable, PublishRefused
-from exeunt.bus.publisher import AlreadyStored, Stored, StoredMessage, last_message, message_at, publish
-from exeunt.codec import fact_message, read_fact
-from exeunt.errors import PoisonEvent
+from exeunt.bus.publisher import AlreadyStored, Stored, last_message, message_at, publish
+from exeunt.codec import fact_message
 from exeunt.events import Fact
 from exeunt.insist import insist
 from exeunt.metrics import FACTS, STOP_LATENESS
+from exeunt.recall import snapshot_of
 from exeunt.snapshot import Snapshot
 from exeunt.subjects import RUNS, fact_subject
 from exeunt.tracing import sending
@@ -82,14 +82,16 @@ class FactPublisher:
 
     async def _complete(self, sequence: int, snapshot: Snapshot) -> None:
         """Another watcher said the cancel first; when it did not know that the topology is gone, say that."""
-        winner = _read(await self._insist("see who said the cancel", partial(message_at, self._bus, RUNS, sequence)))
+        winner = snapshot_of(
+            await self._insist("see who said the cancel", partial(message_at, self._bus, RUNS, sequence))
+        )
         if winner is None or winner.topology.gone is None:
             await self._publish(Fact.TOPOLOGY_TERMINATED, snapshot)
 
     async def recall(self, fact: Fact, snapshot: Snapshot) -> Snapshot | None:
         """What was said of the run's life, if it was."""
         subject = fact_subject(snapshot.run.life_episode, fact)
-        return _read(await self._insist(f"recall {fact}", partial(last_message, self._bus, RUNS, subject)))
+        return snapshot_of(await self._insist(f"recall {fact}", partial(last_message, self._bus, RUNS, subject)))
 
     async def __aenter__(self) -> Self:
         await self._saying.__aenter__()
@@ -97,13 +99,3 @@ class FactPublisher:
 
     async def __aexit__(self, *error: object) -> None:
         await self._saying.__aexit__(*error)  # type: ignore[arg-type]  # as handed to us
-
-
-def _read(message: StoredMessage | None) -> Snapshot | None:
-    if message is None:
-        return None
-    try:
-        return read_fact(message.headers, message.data).snapshot
-    except PoisonEvent as error:
-        log.warning("what the stream remembers is no event", sequence=message.sequence, error=str(error))
-        return None
