@@ -135,12 +135,12 @@ class Sweep:
 
     async def _as_told(self, snapshot: Snapshot) -> Snapshot:
         """The same with what a watcher said at the cancel, if it did: it knew the Story, or that the run streams."""
+        subject = fact_subject(snapshot.run.episode, Fact.CANCEL_REQUESTED)
         try:
-            said = await last_message(self._bus, RUNS, fact_subject(snapshot.run.episode, Fact.CANCEL_REQUESTED))
+            told = snapshot_of(await last_message(self._bus, RUNS, subject))
         except PermissionDenied as error:  # permissions of an older version; nothing else needs this one
             log.error("a run without a Story is left alone", error=str(error))  # noqa: TRY400 - no bug of ours
             return snapshot
-        told = snapshot_of(said)
         if told is None:
             return snapshot
         return replace(snapshot, story=told.story, streams=told.streams, shutdown=told.shutdown)
