@@ -16,7 +16,9 @@ from actors.names import FENCE
 from actors.operator import Operator
 from actors.recorder import Recorder, State
 from actors.services import start_all
+from actors.tcp_proxy import TcpProxy
 from exeunt.events import Fact
+from exeunt_local.binaries import Binaries
 from exeunt_local.control_plane import ControlPlane
 from exeunt_local.mesh import Mesh
 from exeunt_local.nats_server import NatsServer
@@ -48,6 +50,36 @@ async def running_mesh(
     async with Mesh(folder, control_plane=control_plane, nats_url=nats_server.url) as mesh:
         await start_all(mesh, **getattr(request.module, "SETTINGS", {}))
         yield mesh
+
+
+@pytest.fixture
+async def own_nats(servers: Binaries, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[NatsServer]:
+    """A server of the test's own: its streams can be changed and lost, and what changes there has the test changed."""
+    async with NatsServer(tmp_path_factory.mktemp("nats"), binary=servers.nats_server) as own_nats:
+        yield own_nats
+
+
+@pytest.fixture
+async def own_mesh(
+    control_plane: ControlPlane, own_nats: NatsServer, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Mesh]:
+    """The services on that server, none started yet."""
+    async with Mesh(tmp_path_factory.mktemp("mesh"), control_plane=control_plane, nats_url=own_nats.url) as own_mesh:
+        yield own_mesh
+
+
+@pytest.fixture
+async def listener(own_nats: NatsServer) -> AsyncIterator[Bystander]:
+    """Reads the streams of that server."""
+    async with Bystander(own_nats.url) as listener:
+        yield listener
+
+
+@pytest.fixture
+async def proxy(control_plane: ControlPlane) -> AsyncIterator[TcpProxy]:
+    """A way to the kube-apiserver that can be cut."""
+    async with TcpProxy(int(control_plane.url.rpartition(":")[2])) as proxy:
+        yield proxy
 
 
 @pytest.fixture

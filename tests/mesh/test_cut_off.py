@@ -4,7 +4,7 @@ Its first instance speaks to the kube-apiserver through a proxy, which lets requ
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
 import pytest
 from aiohttp import ClientSession
@@ -23,12 +23,6 @@ from exeunt_local.nats_server import NatsServer
 pytestmark = pytest.mark.usefixtures("operator")
 
 Stopped = Callable[..., Awaitable[State]]
-
-
-@pytest.fixture
-async def proxy(control_plane: ControlPlane) -> AsyncIterator[TcpProxy]:
-    async with TcpProxy(int(control_plane.url.rpartition(":")[2])) as proxy:
-        yield proxy
 
 
 @pytest.fixture

@@ -16,36 +16,13 @@ from actors.recorder import Recorder
 from actors.services import QUICK, start_all
 from exeunt.bobrapet import SHUTDOWN_TIMEOUT
 from exeunt.events import Fact
-from exeunt_local.binaries import Binaries
 from exeunt_local.control_plane import ControlPlane
 from exeunt_local.mesh import Mesh
-from exeunt_local.nats_server import NatsServer
 
 pytestmark = pytest.mark.usefixtures("operator")
 
 NO_SWEEP = {**QUICK, "EXEUNT_SWEEP_INTERVAL": "1h"}
 SWEEP = {**QUICK, "EXEUNT_SWEEP_INTERVAL": "500ms"}
-
-
-@pytest.fixture
-async def nats(servers: Binaries, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[NatsServer]:
-    """A server of each test's own, so that its streams can be deleted."""
-    async with NatsServer(tmp_path_factory.mktemp("nats"), binary=servers.nats_server) as nats:
-        yield nats
-
-
-@pytest.fixture
-async def lonely(
-    control_plane: ControlPlane, nats: NatsServer, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Mesh]:
-    async with Mesh(tmp_path_factory.mktemp("mesh"), control_plane=control_plane, nats_url=nats.url) as mesh:
-        yield mesh
-
-
-@pytest.fixture
-async def listener(nats: NatsServer) -> AsyncIterator[Bystander]:
-    async with Bystander(nats.url) as listener:
-        yield listener
 
 
 async def assert_ended_once(call: Call, recorder: Recorder, within: float = 20) -> timedelta:
@@ -58,8 +35,8 @@ async def assert_ended_once(call: Call, recorder: Recorder, within: float = 20) 
     return end.at - end.fence
 
 
-async def test_the_watch_alone(kubernetes: Kubernetes, namespace: str, lonely: Mesh, recorder: Recorder) -> None:
-    await asyncio.gather(*(lonely.start(service, 0, **NO_SWEEP) for service in ("watcher", "terminator")))
+async def test_the_watch_alone(kubernetes: Kubernetes, namespace: str, own_mesh: Mesh, recorder: Recorder) -> None:
+    await asyncio.gather(*(own_mesh.start(service, 0, **NO_SWEEP) for service in ("watcher", "terminator")))
     call = await Call.start(kubernetes, namespace, shutdown_timeout="30s")
     await call.cancel()
     await call.hang_up()
@@ -67,21 +44,21 @@ async def test_the_watch_alone(kubernetes: Kubernetes, namespace: str, lonely: M
 
 
 async def test_the_schedule_alone(
-    kubernetes: Kubernetes, namespace: str, lonely: Mesh, listener: Bystander, recorder: Recorder
+    kubernetes: Kubernetes, namespace: str, own_mesh: Mesh, listener: Bystander, recorder: Recorder
 ) -> None:
-    await start_all(lonely, 0, **NO_SWEEP)
+    await start_all(own_mesh, 0, **NO_SWEEP)
     call = await Call.start(kubernetes, namespace, shutdown_timeout="1500ms")
     await call.cancel()
     await listener.wait_for_fact(call.uid, Fact.CANCEL_REQUESTED)
     await listener.wait_until_armed(call.uid)
-    await lonely.kill("watcher")
+    await own_mesh.kill("watcher")
     await call.hang_up()  # which nobody sees
     after = await assert_ended_once(call, recorder)
     assert timedelta(milliseconds=1500) <= after < timedelta(seconds=10)
 
 
-async def test_the_sweep_alone(kubernetes: Kubernetes, namespace: str, lonely: Mesh, recorder: Recorder) -> None:
-    await asyncio.gather(*(lonely.start(service, 0, **SWEEP) for service in ("timeout-scheduler", "terminator")))
+async def test_the_sweep_alone(kubernetes: Kubernetes, namespace: str, own_mesh: Mesh, recorder: Recorder) -> None:
+    await asyncio.gather(*(own_mesh.start(service, 0, **SWEEP) for service in ("timeout-scheduler", "terminator")))
     call = await Call.start(kubernetes, namespace, shutdown_timeout="1s")
     await call.cancel()
     after = await assert_ended_once(call, recorder)
@@ -133,10 +110,10 @@ async def odd(request: pytest.FixtureRequest, kubernetes: Kubernetes, namespace:
 
 
 async def test_a_run_that_cannot_be_looked_after_does_not_keep_the_sweep_from_the_others(
-    kubernetes: Kubernetes, namespace: str, lonely: Mesh, narrow: dict[str, str], recorder: Recorder, odd: str
+    kubernetes: Kubernetes, namespace: str, own_mesh: Mesh, narrow: dict[str, str], recorder: Recorder, odd: str
 ) -> None:
-    await lonely.start("terminator", 0, **SWEEP)
-    await lonely.start("timeout-scheduler", 0, **SWEEP, **narrow)
+    await own_mesh.start("terminator", 0, **SWEEP)
+    await own_mesh.start("timeout-scheduler", 0, **SWEEP, **narrow)
     await kubernetes.patch(STORY_RUN, namespace, odd, {"spec": {"cancelRequested": True}})
     call = await Call.start(kubernetes, namespace, shutdown_timeout="1s")
     await call.cancel()
@@ -146,9 +123,9 @@ async def test_a_run_that_cannot_be_looked_after_does_not_keep_the_sweep_from_th
 
 
 async def test_a_stop_whose_story_and_schedule_are_gone(
-    kubernetes: Kubernetes, namespace: str, lonely: Mesh, listener: Bystander, recorder: Recorder
+    kubernetes: Kubernetes, namespace: str, own_mesh: Mesh, listener: Bystander, recorder: Recorder
 ) -> None:
-    await start_all(lonely, 0, **SWEEP)
+    await start_all(own_mesh, 0, **SWEEP)
     silent = await Call.start(
         kubernetes,
         namespace,
@@ -173,14 +150,14 @@ async def test_a_stop_whose_story_and_schedule_are_gone(
 
 @pytest.mark.parametrize("watching", [True, False], ids=["with-watcher", "without-watcher"])
 async def test_the_streams_are_deleted_while_a_stop_is_pending(
-    kubernetes: Kubernetes, namespace: str, lonely: Mesh, listener: Bystander, recorder: Recorder, *, watching: bool
+    kubernetes: Kubernetes, namespace: str, own_mesh: Mesh, listener: Bystander, recorder: Recorder, *, watching: bool
 ) -> None:
-    await start_all(lonely, 0, **SWEEP)
+    await start_all(own_mesh, 0, **SWEEP)
     call = await Call.start(kubernetes, namespace, shutdown_timeout="3s")
     await call.cancel()
     await listener.wait_until_armed(call.uid)
     if not watching:
-        await lonely.kill("watcher")
+        await own_mesh.kill("watcher")
     for stream in ("RUNS", "DEADLINES"):
         await listener.streams.delete_stream(stream)
     after = await assert_ended_once(call, recorder)
@@ -188,9 +165,9 @@ async def test_the_streams_are_deleted_while_a_stop_is_pending(
 
 
 async def test_the_streams_are_deleted_and_then_everyone_leaves(
-    kubernetes: Kubernetes, namespace: str, lonely: Mesh, listener: Bystander, recorder: Recorder
+    kubernetes: Kubernetes, namespace: str, own_mesh: Mesh, listener: Bystander, recorder: Recorder
 ) -> None:
-    await start_all(lonely, 0, **SWEEP)
+    await start_all(own_mesh, 0, **SWEEP)
     call = await Call.start(kubernetes, namespace, shutdown_timeout="60s")
     await call.cancel()
     await listener.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
@@ -202,10 +179,10 @@ async def test_the_streams_are_deleted_and_then_everyone_leaves(
 
 @pytest.mark.parametrize("story", ["there", "deleted"])
 async def test_the_stop_that_follows_a_dry_run_is_recorded(
-    kubernetes: Kubernetes, namespace: str, lonely: Mesh, listener: Bystander, recorder: Recorder, story: str
+    kubernetes: Kubernetes, namespace: str, own_mesh: Mesh, listener: Bystander, recorder: Recorder, story: str
 ) -> None:
     overdue = {**SWEEP, "EXEUNT_OVERDUE_AFTER": "1s"}
-    await start_all(lonely, 0, **overdue, EXEUNT_DRY_RUN="true")
+    await start_all(own_mesh, 0, **overdue, EXEUNT_DRY_RUN="true")
     call = await Call.start(kubernetes, namespace, shutdown_timeout="500ms")
     await call.cancel()
     dry = await listener.wait_for_outcome(call.uid, Fact.DEADLINE_REACHED)
@@ -214,8 +191,8 @@ async def test_the_stop_that_follows_a_dry_run_is_recorded(
     assert recorder.terminal_transitions(call.uid) == []
     if story == "deleted":
         await kubernetes.delete(STORY, namespace, call.story)
-    await lonely.stop("terminator")
-    await lonely.start("terminator", 0, **overdue)
+    await own_mesh.stop("terminator")
+    await own_mesh.start("terminator", 0, **overdue)
     await assert_ended_once(call, recorder)
     await listener.wait_until_idle()
     outcomes = [said.outcome for said in await listener.history(call.uid) if said.outcome]
@@ -223,14 +200,14 @@ async def test_the_stop_that_follows_a_dry_run_is_recorded(
 
 
 async def test_an_overdue_run_is_stopped_although_its_deadline_was_said_and_lost(
-    kubernetes: Kubernetes, namespace: str, lonely: Mesh, listener: Bystander, recorder: Recorder
+    kubernetes: Kubernetes, namespace: str, own_mesh: Mesh, listener: Bystander, recorder: Recorder
 ) -> None:
     overdue = {**SWEEP, "EXEUNT_OVERDUE_AFTER": "1s"}
-    await asyncio.gather(*(lonely.start(service, 0, **overdue) for service in ("watcher", "timeout-scheduler")))
+    await asyncio.gather(*(own_mesh.start(service, 0, **overdue) for service in ("watcher", "timeout-scheduler")))
     call = await Call.start(kubernetes, namespace, shutdown_timeout="500ms")
     await call.cancel()
     said = await listener.wait_for_fact(call.uid, Fact.DEADLINE_REACHED)
     # Nobody has answered it yet, and now it is gone: as when it was acknowledged by a bug, or never restored.
     await listener.streams.delete_msg("RUNS", said.sequence)
-    await lonely.start("terminator", 0, **overdue)
+    await own_mesh.start("terminator", 0, **overdue)
     await assert_ended_once(call, recorder)

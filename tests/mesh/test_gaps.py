@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
 
 import pytest
 from aiohttp import ClientSession
@@ -18,12 +17,6 @@ from exeunt_local.control_plane import ControlPlane
 from exeunt_local.mesh import Mesh
 
 pytestmark = pytest.mark.usefixtures("operator")
-
-
-@pytest.fixture
-async def proxy(control_plane: ControlPlane) -> AsyncIterator[TcpProxy]:
-    async with TcpProxy(int(control_plane.url.rpartition(":")[2])) as proxy:
-        yield proxy
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -28,18 +27,6 @@ from exeunt_local.nats_server import NatsServer
 from exeunt_local.processes import free_port
 
 pytestmark = pytest.mark.usefixtures("operator")
-
-
-@pytest.fixture
-async def own_nats(servers: Binaries, tmp_path: Path) -> AsyncIterator[NatsServer]:
-    async with NatsServer(tmp_path / "nats", binary=servers.nats_server) as server:
-        yield server
-
-
-@pytest.fixture
-async def own_mesh(control_plane: ControlPlane, own_nats: NatsServer, tmp_path: Path) -> AsyncIterator[Mesh]:
-    async with Mesh(tmp_path / "mesh", control_plane=control_plane, nats_url=own_nats.url) as mesh:
-        yield mesh
 
 
 async def run_to_its_end(service: str, **env: str) -> tuple[int | None, str]:

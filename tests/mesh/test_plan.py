@@ -16,7 +16,6 @@ from actors.kubernetes import BINDING, STEP_RUN, STORY, STORY_RUN, Kubernetes
 from actors.services import QUICK, start_all
 from exeunt.bus.connection import Bus, connect
 from exeunt.events import Fact
-from exeunt_local.binaries import Binaries
 from exeunt_local.control_plane import ControlPlane
 from exeunt_local.mesh import Mesh
 from exeunt_local.nats_server import NatsServer
@@ -28,31 +27,10 @@ NOWHERE: Final = "nats://127.0.0.1:9"
 
 
 @pytest.fixture
-async def nats(servers: Binaries, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[NatsServer]:
-    """A server of each test's own: what changes there, we have changed."""
-    async with NatsServer(tmp_path_factory.mktemp("nats"), binary=servers.nats_server) as nats:
-        yield nats
-
-
-@pytest.fixture
-async def bus(nats: NatsServer) -> AsyncIterator[Bus]:
-    bus = await connect(nats.url, name="test", inbox_prefix="_INBOX_test", connect_timeout=5)
+async def bus(own_nats: NatsServer) -> AsyncIterator[Bus]:
+    bus = await connect(own_nats.url, name="test", inbox_prefix="_INBOX_test", connect_timeout=5)
     yield bus
     await bus.close(5)
-
-
-@pytest.fixture
-async def lonely(
-    control_plane: ControlPlane, nats: NatsServer, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Mesh]:
-    async with Mesh(tmp_path_factory.mktemp("mesh"), control_plane=control_plane, nats_url=nats.url) as mesh:
-        yield mesh
-
-
-@pytest.fixture
-async def listener(nats: NatsServer) -> AsyncIterator[Bystander]:
-    async with Bystander(nats.url) as listener:
-        yield listener
 
 
 async def objects(kubernetes: Kubernetes, namespace: str) -> dict[str, Any]:
@@ -69,12 +47,12 @@ async def test_a_plan_says_what_would_be_done_and_does_nothing(
     kubernetes: Kubernetes,
     control_plane: ControlPlane,
     namespace: str,
-    nats: NatsServer,
+    own_nats: NatsServer,
     bus: Bus,
-    lonely: Mesh,
+    own_mesh: Mesh,
     listener: Bystander,
 ) -> None:
-    await lonely.start("watcher", 0, **SETTINGS)
+    await own_mesh.start("watcher", 0, **SETTINGS)
 
     async def call(name: str, shutdown_timeout: str = "1m", **options: Any) -> Call:
         return await Call.start(kubernetes, namespace, name, shutdown_timeout=shutdown_timeout, **options)
@@ -94,14 +72,14 @@ async def test_a_plan_says_what_would_be_done_and_does_nothing(
     # What is edited after the cancel does not move a deadline that was captured at it.
     await up.annotate({"exeunt.bubustack.io/shutdown-timeout": "1ms"})
     # Nobody else changes anything from here on: neither the watcher nor the operator, which waits for the drain.
-    await lonely.stop("watcher")
+    await own_mesh.stop("watcher")
     for each in (told, gone, late, up, batch):
         await each.wait_draining()
     step_runs = {item["metadata"]["name"] for item in await told.step_runs()}
 
-    async def plan(*arguments: str, url: str = nats.url) -> Ran:
+    async def plan(*arguments: str, url: str = own_nats.url) -> Ran:
         kubeconfig = str(control_plane.kubeconfig)
-        return await exeunt(nats, "plan", "-n", namespace, *arguments, KUBECONFIG=kubeconfig, EXEUNT_NATS_URL=url)
+        return await exeunt(own_nats, "plan", "-n", namespace, *arguments, KUBECONFIG=kubeconfig, EXEUNT_NATS_URL=url)
 
     before = await objects(kubernetes, namespace), await state_of(bus.nc)
     ran, table, wide, forgetful = await asyncio.gather(
@@ -131,10 +109,10 @@ async def test_a_plan_says_what_would_be_done_and_does_nothing(
 
 
 async def test_a_dry_run_records_what_it_would_have_done_and_writes_nothing(
-    kubernetes: Kubernetes, namespace: str, nats: NatsServer, lonely: Mesh, listener: Bystander
+    kubernetes: Kubernetes, namespace: str, own_nats: NatsServer, own_mesh: Mesh, listener: Bystander
 ) -> None:
     impatient = {**QUICK, "EXEUNT_SWEEP_INTERVAL": "300ms", "EXEUNT_OVERDUE_AFTER": "300ms"}
-    await start_all(lonely, 0, **impatient, EXEUNT_DRY_RUN="true", EXEUNT_KUBERNETES_EVENTS="true")
+    await start_all(own_mesh, 0, **impatient, EXEUNT_DRY_RUN="true", EXEUNT_KUBERNETES_EVENTS="true")
     call = await Call.start(kubernetes, namespace, shutdown_timeout="1s")
     await call.cancel()
     await listener.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
@@ -148,14 +126,14 @@ async def test_a_dry_run_records_what_it_would_have_done_and_writes_nothing(
         assert (said.outcome.finished_at, said.outcome.stop_latency_ms) == (None, None)
         assert said.outcome.deleted_step_runs == ()
     assert await objects(kubernetes, namespace) == before
-    assert "Kubernetes Event" not in lonely.log("terminator").read_text()  # not even tried: it has no right to
-    assert await counted_as(lonely) == {"dry run"}
+    assert "Kubernetes Event" not in own_mesh.log("terminator").read_text()  # not even tried: it has no right to
+    assert await counted_as(own_mesh) == {"dry run"}
 
     run = f"{namespace}/{call.name}"
     timeline, explained, checked = await asyncio.gather(
-        exeunt(nats, "timeline", run, "-o", "json"),
-        exeunt(nats, "explain", run),
-        exeunt(nats, "replay", run, "--check"),
+        exeunt(own_nats, "timeline", run, "-o", "json"),
+        exeunt(own_nats, "explain", run),
+        exeunt(own_nats, "replay", run, "--check"),
     )
     (stop,) = json.loads(timeline.out)
     assert (stop["ending"], stop["cause"], stop["ended_at"]) == ("stopping", "deadline (dry run)", None)
@@ -164,8 +142,8 @@ async def test_a_dry_run_records_what_it_would_have_done_and_writes_nothing(
     assert checked.code == 0, checked.out
 
     # Switched off, the sweep brings it up again.
-    await lonely.stop("terminator")
-    await lonely.start("terminator", 0, **impatient)
+    await own_mesh.stop("terminator")
+    await own_mesh.start("terminator", 0, **impatient)
     assert (await call.wait_finished())["status"]["phase"] == "Finished"
 
 

@@ -1,6 +1,5 @@
 """Outcomes that the stream will not take: the stops that they tell of are done all the same."""
 
-from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import msgspec
@@ -13,8 +12,6 @@ from actors.call import Call
 from actors.kubernetes import Kubernetes
 from actors.services import start_all
 from exeunt.events import Fact
-from exeunt_local.binaries import Binaries
-from exeunt_local.control_plane import ControlPlane
 from exeunt_local.mesh import Mesh
 from exeunt_local.nats_server import NatsServer
 
@@ -24,24 +21,9 @@ FACTS: Final = "exeunt.runs.*.*.*.*.*"
 OUTCOMES: Final = "exeunt.runs.*.*.*.*.outcome.*"
 
 
-@pytest.fixture
-async def nats_server(servers: Binaries, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[NatsServer]:
-    """A server of this module's own: its streams are changed."""
-    async with NatsServer(tmp_path_factory.mktemp("nats"), binary=servers.nats_server) as nats_server:
-        yield nats_server
-
-
-@pytest.fixture
-async def mesh(
-    control_plane: ControlPlane, nats_server: NatsServer, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Mesh]:
-    async with Mesh(tmp_path_factory.mktemp("mesh"), control_plane=control_plane, nats_url=nats_server.url) as mesh:
-        yield mesh
-
-
-async def refuse_outcomes(nats_server: NatsServer) -> None:
+async def refuse_outcomes(own_nats: NatsServer) -> None:
     """They come to a stream that takes nothing above ten bytes; facts are stored as before."""
-    async with await nats.connect(nats_server.url) as connection:
+    async with await nats.connect(own_nats.url) as connection:
 
         async def api(call: str, request: dict[str, Any]) -> dict[str, Any]:
             reply = await connection.request(f"$JS.API.STREAM.{call}", msgspec.json.encode(request), timeout=5)
@@ -55,25 +37,25 @@ async def refuse_outcomes(nats_server: NatsServer) -> None:
 
 
 async def test_a_stop_is_done_although_its_outcome_is_refused(
-    kubernetes: Kubernetes, namespace: str, nats_server: NatsServer, mesh: Mesh
+    kubernetes: Kubernetes, namespace: str, own_nats: NatsServer, own_mesh: Mesh
 ) -> None:
-    await start_all(mesh, EXEUNT_SECOND_LOOK="2s")
-    await refuse_outcomes(nats_server)
-    terminator = mesh.pid("terminator")
+    await start_all(own_mesh, EXEUNT_SECOND_LOOK="2s")
+    await refuse_outcomes(own_nats)
+    terminator = own_mesh.pid("terminator")
     call, other = [await Call.start(kubernetes, namespace, name) for name in ("call", "other")]
     for each in (call, other):
         await each.hang_up()
         await each.cancel()
     await call.wait_finished()
     await hub.create_step_run(kubernetes, namespace, call.name, "late")
-    async with Bystander(nats_server.url) as bystander:
+    async with Bystander(own_nats.url) as bystander:
         for each in (call, other):
             await each.wait_finished()
             await each.wait_cleaned_up()  # by the second look, what came late
             await bystander.wait_for_fact(each.uid, Fact.RUN_TERMINAL)
         await bystander.wait_until_idle()
         assert await bystander.outcomes(call.uid) == []
-    assert mesh.pid("terminator") == terminator
-    log = [line for line in mesh.log("terminator").read_text().splitlines() if "outcome not recorded" in line]
+    assert own_mesh.pid("terminator") == terminator
+    log = [line for line in own_mesh.log("terminator").read_text().splitlines() if "outcome not recorded" in line]
     assert any(call.uid in line for line in log)
     assert all("will not take" in line for line in log)
