@@ -223,7 +223,10 @@ class Watcher:
         return self._projection.run_gone(key)
 
     async def on_signal(self, delivery: Delivery) -> Ack | Retry:
-        """Somebody says that a topology is gone; the answer to them waits until the stream has what follows from it."""
+        """Somebody says that a topology is gone; the answer to them waits until the stream has what follows from it.
+
+        Raises PoisonEvent.
+        """
         signal, now = read_signal(delivery.subject, delivery.headers, delivery.data), datetime.now(UTC)
         key = (signal.namespace, signal.name)
         known = self._projection.peek(key, now)
