@@ -5,7 +5,7 @@ rules are asked as for any other evidence, and every test of the finalizing writ
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -85,6 +85,11 @@ class Signal(Struct, frozen=True, kw_only=True):
         if not self.gone:
             return None
         return Evidence("signal", 6, self.detail, since=format_instant(self.at), traceparent=self.traceparent)
+
+
+def newest(signals: Iterable[Signal], run: RunState) -> Signal | None:
+    """Of the signals that are about this run in its present life, the one that counts."""
+    return max((signal for signal in signals if signal.counts_for(run)), key=lambda signal: signal.at, default=None)
 
 
 _BODY: Final = msgspec.json.Decoder(SignalBody)

@@ -1,8 +1,6 @@
 """What others say of a topology is evidence: it ends a canceled run, and no other, until it is taken back."""
 
 import asyncio
-import json
-import uuid
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 
@@ -15,8 +13,8 @@ from actors.kubernetes import Kubernetes
 from actors.names import TRIGGER_TOKEN
 from actors.recorder import Recorder, State
 from actors.services import QUICK, without
+from actors.signaling import a_room, send
 from exeunt.events import Fact
-from exeunt.signals import TOPOLOGY_GONE, TOPOLOGY_UP
 from exeunt_local.mesh import Mesh
 
 pytestmark = pytest.mark.usefixtures("operator", "running_mesh")
@@ -25,35 +23,6 @@ Stopped = Callable[..., Awaitable[State]]
 
 A_WHILE = 0.5
 """Seconds for which a run that must not end is looked at: a stop takes some 20 ms."""
-
-
-async def send(
-    bystander: Bystander,
-    call: Call,
-    *,
-    gone: bool = True,
-    token: str | None = None,
-    uid: str | None = None,
-    at: datetime | None = None,
-) -> None:
-    """Says that everyone has left the call, or that somebody is there; by its trigger token, where one is given."""
-    headers = {
-        "ce-specversion": "1.0",
-        "ce-id": call.uid,
-        "ce-source": "/livekit/bridge",
-        "ce-type": TOPOLOGY_GONE if gone else TOPOLOGY_UP,
-        "ce-time": (at or datetime.now(UTC)).isoformat(),
-    }
-    detail = "room_finished" if gone else "participant_joined"
-    named = {"trigger_token": token} if token else {"namespace": call.namespace, "name": call.name}
-    subject = f"exeunt.signals._trigger_token.{token}" if token else f"exeunt.signals.{call.namespace}.{call.name}"
-    body = named | {"uid": uid or ("" if token else call.uid), "detail": detail}
-    await bystander.streams.publish(subject, json.dumps(body).encode(), headers=headers)
-
-
-def a_room() -> dict[str, str]:
-    """The annotation of a run that an impulse has started for a room."""
-    return {TRIGGER_TOKEN: f"RM_{uuid.uuid4().hex[:12]}"}
 
 
 async def stays(call: Call, recorder: Recorder) -> None:
@@ -68,8 +37,8 @@ async def test_a_signal_after_the_cancel_ends_the_call(
     call = await Call.start(kubernetes, namespace, shutdown_timeout="60s")
     await call.cancel()
     await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
-    await send(bystander, call)
-    await send(bystander, call)  # said twice is the same as said once
+    await send(bystander.streams, call)
+    await send(bystander.streams, call)  # said twice is the same as said once
     assert (await stopped(call)).written_by == "exeunt-terminator"
     said = await bystander.wait_for_fact(call.uid, Fact.TOPOLOGY_TERMINATED)
     assert said.snapshot is not None
@@ -81,7 +50,7 @@ async def test_a_signal_before_the_cancel_is_remembered_also_over_a_restart(
     kubernetes: Kubernetes, namespace: str, running_mesh: Mesh, bystander: Bystander, stopped: Stopped
 ) -> None:
     call = await Call.start(kubernetes, namespace, shutdown_timeout="60s")
-    await send(bystander, call)
+    await send(bystander.streams, call)
     answer = await bystander.wait_for_outcome(call.uid, Fact.TOPOLOGY_TERMINATED)
     assert answer.outcome is not None
     assert answer.outcome.rule == "not-canceled"
@@ -95,7 +64,7 @@ async def test_a_signal_before_the_cancel_outlives_the_watcher_that_was_there(
     kubernetes: Kubernetes, namespace: str, running_mesh: Mesh, bystander: Bystander, stopped: Stopped
 ) -> None:
     call = await Call.start(kubernetes, namespace, shutdown_timeout="60s")
-    await send(bystander, call)
+    await send(bystander.streams, call)
     await bystander.wait_for_outcome(call.uid, Fact.TOPOLOGY_TERMINATED)
     await running_mesh.start("watcher", 1, **QUICK)
     await running_mesh.kill("watcher", 0)
@@ -115,7 +84,7 @@ async def test_a_room_is_known_by_its_sid_alone(
     for each in (call, again, other):
         await each.cancel()
         await bystander.wait_for_outcome(each.uid, Fact.CANCEL_REQUESTED)
-    await send(bystander, call, token=room[TRIGGER_TOKEN])
+    await send(bystander.streams, call, token=room[TRIGGER_TOKEN])
     assert (await stopped(call)).written_by == "exeunt-terminator"
     assert (await stopped(again)).written_by == "exeunt-terminator"
     assert Fact.TOPOLOGY_TERMINATED not in await bystander.facts(other.uid)
@@ -128,7 +97,7 @@ async def test_a_room_that_was_over_before_its_run_was_there(
 ) -> None:
     room = a_room()
     before = await Call.start(kubernetes, namespace, "before", shutdown_timeout="60s")
-    await send(bystander, before, token=room[TRIGGER_TOKEN])
+    await send(bystander.streams, before, token=room[TRIGGER_TOKEN])
     call = await Call.start(kubernetes, namespace, shutdown_timeout="60s", annotations=room)
     await call.cancel()
     assert (await stopped(call)).written_by == "exeunt-terminator"
@@ -151,10 +120,10 @@ async def test_somebody_is_back_before_the_cancel(
     room = a_room()
     call = await Call.start(kubernetes, namespace, shutdown_timeout="60s", annotations=room)
     left = datetime.now(UTC)
-    await send(bystander, call, token=room[TRIGGER_TOKEN], at=left)
+    await send(bystander.streams, call, token=room[TRIGGER_TOKEN], at=left)
     await bystander.wait_for_outcome(call.uid, Fact.TOPOLOGY_TERMINATED)
-    await send(bystander, call, token=room[TRIGGER_TOKEN], gone=False)
-    await send(bystander, call, token=room[TRIGGER_TOKEN], at=left)  # late, and older than what is known
+    await send(bystander.streams, call, token=room[TRIGGER_TOKEN], gone=False)
+    await send(bystander.streams, call, token=room[TRIGGER_TOKEN], at=left)  # late, and older than what is known
     if restarted:
         async with without(running_mesh, "watcher"):
             pass
@@ -163,7 +132,7 @@ async def test_somebody_is_back_before_the_cancel(
     assert answer.outcome is not None
     assert answer.outcome.rule == "topology-up"
     await stays(call, recorder)
-    await send(bystander, call, token=room[TRIGGER_TOKEN])
+    await send(bystander.streams, call, token=room[TRIGGER_TOKEN])
     assert (await stopped(call)).written_by == "exeunt-terminator"
 
 
@@ -187,12 +156,12 @@ async def test_forged_and_stale_signals_do_no_harm(
     call = await Call.start(kubernetes, namespace, shutdown_timeout="60s")
     await call.cancel()
     await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
-    await send(bystander, call, uid="somebody-else")
-    await send(bystander, call, at=datetime.now(UTC) - timedelta(days=1))
-    await send(bystander, call, at=datetime.now(UTC) + timedelta(days=1))
+    await send(bystander.streams, call, uid="somebody-else")
+    await send(bystander.streams, call, at=datetime.now(UTC) - timedelta(days=1))
+    await send(bystander.streams, call, at=datetime.now(UTC) + timedelta(days=1))
     later = await Call.start(kubernetes, namespace, "later", shutdown_timeout="60s")
     await later.cancel()
-    await send(bystander, later)
+    await send(bystander.streams, later)
     await stopped(later)
     assert recorder.terminal_transitions(call.uid) == []
     assert Fact.TOPOLOGY_TERMINATED not in await bystander.facts(call.uid)

@@ -8,6 +8,9 @@ starts in READING instead: a run that an earlier delivery has finalized is then 
 is deleted all the same. The second look after a stop is such a redelivery, asked for. That a run is finished is never
 believed of a fact: nothing is deleted of a run that was neither written nor read.
 
+Where the evidence no longer holds, the fact goes back to the stream and is looked at again: its topology may go once
+more, and a fact is said only once.
+
 A write whose answer is lost is sent again, and loses its condition to itself. What is read then tells so by its time.
 """
 
@@ -21,6 +24,8 @@ class State(StrEnum):
 
     DECIDING = "deciding"
     """The rules are asked (`decision`)."""
+    CHECKING = "checking"
+    """The evidence that the topology is gone is looked at once more (`evidence`)."""
     PATCHING = "patching"
     """The finalizing write is sent (`finalize`)."""
     READING = "reading"
@@ -37,6 +42,8 @@ class Result(StrEnum):
     """What came of it."""
 
     FINALIZE = "finalize"
+    FINALIZE_AT_DEADLINE = "finalize, its deadline has come"
+    STILL_GONE = "still gone"
     CLEAN_UP = "clean up"
     UNREAD = "by the word of the fact only"
     LEAVE = "leave"
@@ -54,12 +61,14 @@ class Result(StrEnum):
 
 TRANSITIONS: dict[State, dict[Result, State]] = {
     State.DECIDING: {
-        Result.FINALIZE: State.PATCHING,
+        Result.FINALIZE: State.CHECKING,
+        Result.FINALIZE_AT_DEADLINE: State.PATCHING,
         Result.CLEAN_UP: State.LISTING,
         Result.UNREAD: State.READING,
         Result.LEAVE: State.DONE,
         Result.DRY_RUN: State.DONE,
     },
+    State.CHECKING: {Result.STILL_GONE: State.PATCHING},
     State.PATCHING: {
         Result.WRITTEN: State.DELETING,
         Result.WRITTEN_STEP_RUNS_UNKNOWN: State.LISTING,

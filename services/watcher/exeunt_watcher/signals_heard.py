@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Final
 
-from exeunt.signals import Signal
+from exeunt.signals import Signal, newest
 from exeunt.snapshot import Evidence, RunState
 
 KEPT: Final = timedelta(days=1)
@@ -41,8 +41,8 @@ class SignalsHeard:
 
     def evidence(self, run: RunState) -> Evidence | None:
         """That the run's topology is gone, if that is the newest that was said of its present life."""
-        said = [signal for signal in self._about(run) if signal.counts_for(run)]
-        return max(said, key=lambda signal: signal.at).evidence if said else None
+        said = newest(self._about(run), run)
+        return said.evidence if said else None
 
     def forget(self, now: datetime) -> None:
         """Drop what is too old to count."""
