@@ -78,7 +78,7 @@ class RunState(Struct, frozen=True, kw_only=True, omit_defaults=True):
     has_status: bool = True
     message: str | None = None
     ended_by_exeunt: bool = False
-    """The status was last written by the terminator's field manager."""
+    """The phase was last written by the terminator's field manager."""
     started_at: str | None = None
     finished_at: str | None = None
     """Both exactly as read. Kubernetes takes times that nobody can read: whoever uses one asks `readable_instant`."""
@@ -205,13 +205,14 @@ def read_run(run: StoryRun, *, first_seen: datetime, now: datetime, fence_wait: 
 
 
 def _status_is_ours(managed_fields: Raw) -> bool:
-    """Whether the terminator wrote the status. A cancel that it passed on (sub-stories) is a write to the spec."""
+    """Whether the terminator wrote the phase. It may own other fields of a run that somebody else has ended since."""
     return _STATUS_MANAGER in bytes(managed_fields) and any(
-        written.manager == FIELD_MANAGER and written.subresource == "status"
+        written.manager == FIELD_MANAGER and written.subresource == "status" and _PHASE in bytes(written.fields_v1)
         for written in msgspec.json.decode(managed_fields, type=list[_FieldsWritten])
     )
 
 
+_PHASE: Final = b'"f:phase"'
 _CANCEL: Final = b'"f:cancelRequested"'
 _CANCEL_OR_REDRIVE: Final = (_CANCEL, *(f'"f:{observed}"'.encode() for _, observed in bobrapet.REDRIVE))
 

@@ -372,11 +372,12 @@ def test_when_no_time_of_a_cancel_can_be_read_it_counts_from_when_it_was_first_s
     assert projected(known, now=NOW + FENCE_WAIT).run.fence_overdue
 
 
-def test_a_run_was_ended_by_exeunt_if_it_wrote_the_status() -> None:
+def test_a_run_was_ended_by_exeunt_if_it_wrote_the_phase() -> None:
     """A cancel that was passed on to a sub-story is a write of the same manager, to the spec."""
     passed_on = {**written("cancelRequested", "2026-11-24T18:13:20Z"), "manager": FIELD_MANAGER}
     ended = {**written("phase", "2026-11-24T18:13:21Z"), "manager": FIELD_MANAGER, "subresource": "status"}
-    for entries, by_exeunt in (([passed_on], False), ([passed_on, ended], True)):
+    other = {**written("observedGeneration", "2026-11-24T18:13:21Z"), "manager": FIELD_MANAGER, "subresource": "status"}
+    for entries, by_exeunt in (([passed_on], False), ([passed_on, ended], True), ([passed_on, other], False)):
         run = story_run(fence=FENCE, phase="Finished", managed_fields=entries)
         assert projected(projection(), run).run.ended_by_exeunt is by_exeunt
 

@@ -231,7 +231,11 @@ class Mesh:
                     snapshot = replace(snapshot, run=self.read())
                 case State.LISTING:
                     listed = self.cluster.steps.values(), self.cluster.bindings.values()
-                    to_delete, result = step_runs_to_delete("uid-call", *listed), Result.LISTED
+                    to_delete = step_runs_to_delete("uid-call", *listed)
+                    result = Result.LISTED if to_delete else Result.NOTHING_LEFT
+                case State.CONFIRMING:
+                    ended = leaves_leftovers(event.snapshot.run.episode, replace(snapshot, run=self.read()))
+                    result = Result.STILL_ENDED if ended else Result.ENDED_NO_MORE
                 case State.DELETING:
                     for ref in to_delete:
                         self.cluster.delete_step(ref)

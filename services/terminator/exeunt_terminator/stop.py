@@ -6,7 +6,8 @@ cannot happen, and is a bug when it does. `docs/stop.md` is generated from it.
 A delivery starts in DECIDING with the snapshot that its fact carries. A redelivery, or a fact that has grown old,
 starts in READING instead: a run that an earlier delivery has finalized is then found finished, and what is left of it
 is deleted all the same. The second look after a stop is such a redelivery, asked for. That a run is finished is never
-believed of a fact: nothing is deleted of a run that was neither written nor read.
+believed of a fact: nothing is deleted of a run that was neither written nor read. And since a redrive keeps the run's
+uid, what a list shows may belong to its next life: the run is read again before anything that was listed is deleted.
 
 Where the evidence no longer holds, the fact goes back to the stream and is looked at again: its topology may go once
 more, and a fact is said only once.
@@ -32,6 +33,8 @@ class State(StrEnum):
     """The StoryRun is read again."""
     LISTING = "listing"
     """The StepRuns that have to go are looked up."""
+    CONFIRMING = "confirming"
+    """The StoryRun is read once more: what was listed is the ended run's only if no redrive has begun meanwhile."""
     DELETING = "deleting"
     """They are deleted, each by its uid and only if it is the run's."""
     DONE = "done"
@@ -56,6 +59,9 @@ class Result(StrEnum):
     NOT_FOUND = "not found (404)"
     READ = "read"
     LISTED = "listed"
+    NOTHING_LEFT = "nothing left"
+    STILL_ENDED = "still ended"
+    ENDED_NO_MORE = "redriven, or deleted"
     DELETED = "deleted"
 
 
@@ -81,7 +87,8 @@ TRANSITIONS: dict[State, dict[Result, State]] = {
         Result.ANSWER_LOST: State.LISTING,
         Result.NOT_FOUND: State.DONE,
     },
-    State.LISTING: {Result.LISTED: State.DELETING},
+    State.LISTING: {Result.LISTED: State.CONFIRMING, Result.NOTHING_LEFT: State.DONE},
+    State.CONFIRMING: {Result.STILL_ENDED: State.DELETING, Result.ENDED_NO_MORE: State.DONE},
     State.DELETING: {Result.DELETED: State.DONE},
     State.DONE: {},
 }

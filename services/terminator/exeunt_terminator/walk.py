@@ -107,6 +107,7 @@ class Walk:
             State.PATCHING: self._patch,
             State.READING: self._read,
             State.LISTING: self._list,
+            State.CONFIRMING: self._confirm,
             State.DELETING: self._delete,
         }
         grown_old = datetime.now(UTC) - self._delivery.timestamp > _FRESH
@@ -201,14 +202,12 @@ class Walk:
         return result
 
     async def _read(self) -> Result:
-        run, now = self._snapshot.run, datetime.now(UTC)
         try:
-            found = await self._kube.get(STORY_RUNS, run.namespace, run.name)
+            state = await self._run_now()
         except NotFound:
-            self._trail.append(Decided(format_instant(now), Verdict.GONE, "deleted", "the StoryRun is gone"))
+            now = format_instant(datetime.now(UTC))
+            self._trail.append(Decided(now, Verdict.GONE, "deleted", "the StoryRun is gone"))
             return Result.NOT_FOUND
-        first_seen = parse_instant(run.canceled_at) if run.canceled_at else now
-        state = read_run(found, first_seen=first_seen, now=now, fence_wait=self._settings.fence_wait)
         self._snapshot = replace(self._snapshot, run=state)
         self._reread = replace(self._snapshot, step_runs=None)
         # Told from another terminator's by the time that it wrote.
@@ -217,10 +216,24 @@ class Walk:
             return self._came(Result.ANSWER_LOST)
         return Result.READ
 
+    async def _run_now(self) -> RunState:
+        run, now = self._snapshot.run, datetime.now(UTC)
+        found = await self._kube.get(STORY_RUNS, run.namespace, run.name)
+        first_seen = parse_instant(run.canceled_at) if run.canceled_at else now
+        return read_run(found, first_seen=first_seen, now=now, fence_wait=self._settings.fence_wait)
+
     async def _list(self) -> Result:
         step_runs, bindings = await asyncio.gather(self._list_of(STEP_RUNS), self._list_of(TRANSPORT_BINDINGS))
         self._to_delete = step_runs_to_delete(self._snapshot.run.uid, step_runs.items, bindings.items)
-        return Result.LISTED
+        return Result.LISTED if self._to_delete else Result.NOTHING_LEFT
+
+    async def _confirm(self) -> Result:
+        try:
+            run = await self._run_now()
+        except NotFound:
+            return Result.ENDED_NO_MORE
+        still = leaves_leftovers(self._episode, replace(self._snapshot, run=run))
+        return Result.STILL_ENDED if still else Result.ENDED_NO_MORE
 
     async def _delete(self) -> Result:
         answers = await asyncio.gather(*map(self._delete_one, self._to_delete), return_exceptions=True)
