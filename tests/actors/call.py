@@ -177,6 +177,12 @@ class Call:
             raise AssertionError(f"not within {within:g} s; last seen: {run}") from None
         return run
 
+    async def wait_fenced(self, within: float = 10) -> str:
+        """The fence, once bobrapet has stamped it."""
+        run = await self.wait_until(lambda run: FENCE in run["metadata"].get("annotations", {}), within)
+        fence: str = run["metadata"]["annotations"][FENCE]
+        return fence
+
     async def wait_finished(self, within: float = 10) -> Object:
         """The run when it is in a terminal phase."""
         return await self.wait_until(lambda run: run.get("status", {}).get("phase") in TERMINAL, within)
