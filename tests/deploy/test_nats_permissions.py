@@ -227,7 +227,7 @@ async def test_what_is_allowed_is_what_is_said(install: Install, kubernetes: Kub
     ):
         await make_the_streams(installation, admin.client)
         early = await Call.start(kubernetes, "livekit-voice", unique("early"))
-        await early.hang_up()  # what was before, the watchers have to ask the stream
+        await early.lose_bindings()  # what was before, the watchers have to ask the stream
         await installation.start("watcher", 1, **QUICK)
         await installation.start_all(0, **QUICK, EXEUNT_SWEEP_INTERVAL="300ms")
         await early.delete()
@@ -264,7 +264,7 @@ async def stop_in_every_way(installation: Installation, kubernetes: Kubernetes) 
         for timeout in ("0s", "1s", "19s", "20s", "21s")
     }
     for timeout in ("19s", "20s", "21s"):
-        await calls[timeout].hang_up()  # several, for the watchers to race
+        await calls[timeout].lose_bindings()  # several, for the watchers to race
     for call in calls.values():
         await call.cancel()
     storyless = await Call.start(kubernetes, "livekit-voice", unique("storyless"), annotations={SHUTDOWN_TIMEOUT: "2s"})

@@ -99,7 +99,7 @@ async def test_a_deadline_on_its_way_is_dropped_when_the_call_has_ended(
     in_time: list[bool] = []
     while len(in_time) < 5 or not (any(in_time) or len(in_time) == 30):  # a busy machine may be late with many
         call = await Call.start(kubernetes, namespace, f"call-{len(in_time)}", shutdown_timeout="300ms")
-        await call.hang_up()
+        await call.lose_bindings()
         await bystander.wait_for_outcome(call.uid, Fact.TOPOLOGY_TERMINATED)
         await call.cancel()
         end = await stopped(call)  # and until the held message is answered

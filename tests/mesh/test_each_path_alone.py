@@ -39,7 +39,7 @@ async def test_the_watch_alone(kubernetes: Kubernetes, namespace: str, own_mesh:
     await asyncio.gather(*(own_mesh.start(service, 0, **NO_SWEEP) for service in ("watcher", "terminator")))
     call = await Call.start(kubernetes, namespace, shutdown_timeout="30s")
     await call.cancel()
-    await call.hang_up()
+    await call.lose_bindings()
     assert await assert_ended_once(call, recorder) < timedelta(seconds=15)
 
 
@@ -52,7 +52,7 @@ async def test_the_schedule_alone(
     await listener.wait_for_fact(call.uid, Fact.CANCEL_REQUESTED)
     await listener.wait_until_armed(call.uid)
     await own_mesh.kill("watcher")
-    await call.hang_up()  # which nobody sees
+    await call.lose_bindings()  # which nobody sees
     after = await assert_ended_once(call, recorder)
     assert timedelta(milliseconds=1500) <= after < timedelta(seconds=10)
 
@@ -173,7 +173,7 @@ async def test_the_streams_are_deleted_and_then_everyone_leaves(
     await listener.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
     for stream in ("RUNS", "DEADLINES", "DEADLETTERS", "SIGNALS"):
         await listener.streams.delete_stream(stream)
-    await call.hang_up()
+    await call.lose_bindings()
     assert await assert_ended_once(call, recorder) < timedelta(seconds=15)
 
 
