@@ -56,6 +56,11 @@ async def serve_health(health: Health, addr: str, metrics: Handler) -> web.AppRu
     app.router.add_get("/livez", livez)
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/metrics", metrics)
+    return await listen(app, addr, setting="EXEUNT_HTTP_ADDR")
+
+
+async def listen(app: web.Application, addr: str, *, setting: str) -> web.AppRunner:
+    """Serve `app` on `addr` (host:port; no host is all interfaces). Raises UsageError that names the `setting`."""
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     host, _, port = addr.rpartition(":")
@@ -64,8 +69,8 @@ async def serve_health(health: Health, addr: str, metrics: Handler) -> web.AppRu
         await site.start()
     except (ValueError, OSError) as error:
         await runner.cleanup()
-        raise UsageError(f"EXEUNT_HTTP_ADDR={addr!r} cannot be listened on: {error}") from error
-    log.info("listening", addresses=[f"{host}:{port}" for host, port, *_ in runner.addresses])
+        raise UsageError(f"{setting}={addr!r} cannot be listened on: {error}") from error
+    log.info("listening", setting=setting, addresses=[f"{host}:{port}" for host, port, *_ in runner.addresses])
     return runner
 
 

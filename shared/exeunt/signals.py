@@ -20,6 +20,10 @@ from exeunt.subjects import signal_subject
 TYPE: Final = "io.bubustack.exeunt.topology-gone.v1"
 """CloudEvents type of a signal; its subject is exeunt.signals.<namespace>.<name>, dots of the name written as "_"."""
 
+TOPOLOGY_GONE: Final = TYPE
+TOPOLOGY_UP: Final = "io.bubustack.exeunt.topology-up.v1"
+"""CloudEvents types of signals: the topology is gone; it is up (again), which takes back what was said before."""
+
 _SKEW: Final = timedelta(minutes=1)
 """How far ahead of ours a publisher's clock may be."""
 
