@@ -22,8 +22,8 @@ demo: install  ## play the call of bobrapet #87, without Exeunt and with it
 up: install  ## the same on this machine, to try by hand with kubectl
 	@$(BIN)/exeunt up
 
-test: install  ## all tests, on a real kube-apiserver, etcd, nats-server and Prometheus
-	@$(BIN)/exeunt up --prometheus --prepare-only
+test: install  ## all tests, on a real kube-apiserver, etcd, nats-server, Prometheus and LiveKit
+	@$(BIN)/exeunt up --prometheus --livekit --prepare-only
 	@$(BIN)/python -m pytest
 
 check: install  ## ruff, ruff format, mypy --strict, import-linter, generated documents
