@@ -14,6 +14,9 @@ from aiohttp import web
 from exeunt.errors import UsageError
 from exeunt.prometheus import Handler
 
+_SHUTDOWN = 5.0
+"""Seconds that requests in progress have when the listening ends."""
+
 log = structlog.get_logger()
 
 
@@ -61,7 +64,7 @@ async def serve_health(health: Health, addr: str, metrics: Handler) -> web.AppRu
 
 async def listen(app: web.Application, addr: str, *, setting: str) -> web.AppRunner:
     """Serve `app` on `addr` (host:port; no host is all interfaces). Raises UsageError that names the `setting`."""
-    runner = web.AppRunner(app, access_log=None)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN)
     await runner.setup()
     host, _, port = addr.rpartition(":")
     try:

@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from aiohttp import web
+
 from exeunt.bus.pull import PullLoop
 from exeunt.errors import UsageError
 from exeunt.health import Pulse, listen
@@ -53,7 +55,7 @@ class LiveKitBridge:
             ack_wait=settings.ack_wait.total_seconds(),
             max_deliveries=_NO_LIMIT,
         )
-        self._stopping = asyncio.Event()
+        self._listening: web.AppRunner | None = None
 
     def health(self) -> tuple[dict[str, Callable[[], str | None]], dict[str, Pulse]]:
         return (
@@ -66,23 +68,21 @@ class LiveKitBridge:
 
     async def run(self) -> None:
         await insist("make or check the consumer", self._ensure)
-        async with self._livekit, asyncio.TaskGroup() as tasks:
-            discovering = tasks.create_task(self._discovery.run())
-            listening = tasks.create_task(self._listen())
-            await self._looks.run(self._looker.handle)
-            discovering.cancel()
-            listening.cancel()
-
-    async def _listen(self) -> None:
-        runner = await listen(self._webhooks.app, self._addr, setting="EXEUNT_LIVEKIT_WEBHOOK_ADDR")
+        self._listening = await listen(self._webhooks.app, self._addr, setting="EXEUNT_LIVEKIT_WEBHOOK_ADDR")
         try:
-            await self._stopping.wait()
+            async with self._livekit, asyncio.TaskGroup() as tasks:
+                discovering = tasks.create_task(self._discovery.run())
+                await self._looks.run(self._looker.handle)
+                discovering.cancel()
         finally:
-            await runner.cleanup()
+            await self._listening.cleanup()
 
     async def stop(self, budget: float) -> None:
-        self._stopping.set()  # what comes from now on is for another instance: LiveKit tries again
-        await self._looks.stop(budget)
+        now = asyncio.get_running_loop().time
+        end = now() + budget
+        if self._listening is not None:  # LiveKit tries again, elsewhere or later, what comes from now on
+            await self._listening.cleanup()
+        await self._looks.stop(max(0.0, end - now()))
 
 
 def compose(connections: Connections) -> LiveKitBridge:

@@ -18,7 +18,6 @@ from exeunt_livekit_bridge.look import DISCOVERED, look_message, new_look
 
 INTERVAL: Final = 60.0
 """Seconds between two lists of all rooms."""
-_SHORTEST_BACKOFF: Final = 0.5
 _LONGEST_BACKOFF: Final = 10.0
 _STORE_DEADLINE: Final = 5.0
 
@@ -34,14 +33,15 @@ class Discovery:
         self.last_progress = float("inf")
 
     async def run(self) -> NoReturn:
+        failures = 0
         while True:
             self.last_progress = asyncio.get_running_loop().time()
             try:
                 await self._discover()
-                wait = INTERVAL
+                wait, failures = INTERVAL, 0
             except (LiveKitUnavailable, BusUnavailable) as error:
                 log.warning("rooms not listed", error=str(error))
-                wait = min(_LONGEST_BACKOFF, max(_SHORTEST_BACKOFF, self._livekit.away_for))
+                wait, failures = min(_LONGEST_BACKOFF, 0.5 * 2 ** min(failures, 10)), failures + 1
             await asyncio.sleep(wait * random.uniform(0.75, 1.25))  # noqa: S311 - spread, not secrecy
 
     async def _discover(self) -> None:

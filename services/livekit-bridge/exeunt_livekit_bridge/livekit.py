@@ -4,7 +4,6 @@ Both answer by name alone, and an unknown name is an empty answer (docs/livekit.
 calls tries again later, so nothing is retried here.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple, Self, TypeVar
 from urllib.parse import urlsplit
@@ -51,14 +50,7 @@ class LiveKit:
         self._host = urlsplit(self._url).netloc.rpartition("@")[2]
         self._keys = keys
         self._session: aiohttp.ClientSession | None = None
-        self._failing_since: float | None = None
         self.trouble: str | None = f"LiveKit at {self._host} was not asked yet"
-
-    @property
-    def away_for(self) -> float:
-        """Seconds since the first of the calls that have failed in a row; 0 while they do not."""
-        now = asyncio.get_running_loop().time()
-        return 0.0 if self._failing_since is None else now - self._failing_since
 
     async def rooms(self, *names: str) -> tuple[Room, ...]:
         """The rooms of these names; of no names, all. Raises LiveKitUnavailable."""
@@ -85,7 +77,7 @@ class LiveKit:
                 raise self._failed(error, key.name) from error
         if self.trouble is not None:
             log.info("LiveKit answers", server=self._host)
-        self.trouble, self._failing_since = None, None
+        self.trouble = None
         return answer
 
     def _failed(self, error: Exception, key: str) -> LiveKitUnavailable:
@@ -103,8 +95,6 @@ class LiveKit:
             case _:
                 why = f"cannot be asked: {error}"
         self.trouble = f"LiveKit at {self._host} {why}"
-        if self._failing_since is None:
-            self._failing_since = asyncio.get_running_loop().time()
         return LiveKitUnavailable(self.trouble)
 
     async def __aenter__(self) -> Self:

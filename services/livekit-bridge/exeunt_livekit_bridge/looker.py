@@ -3,9 +3,10 @@
 import asyncio
 import random
 from datetime import UTC, datetime
-from typing import Final, assert_never
+from typing import Final
 
 import structlog
+from msgspec.structs import replace
 from opentelemetry.trace import SpanKind
 from structlog.contextvars import bind_contextvars
 
@@ -13,7 +14,6 @@ from exeunt import semconv
 from exeunt.bus.connection import Bus
 from exeunt.bus.delivery import Ack, Delivery, Retry
 from exeunt.bus.errors import BusUnavailable
-from exeunt.bus.messages import Message
 from exeunt.bus.publisher import Stored, last_message, publish
 from exeunt.errors import PoisonEvent
 from exeunt.metrics import LIVEKIT_LOOKS, LIVEKIT_SIGNAL_LATENCY
@@ -21,10 +21,10 @@ from exeunt.settings import Settings
 from exeunt.subjects import SIGNALS, trigger_token_subject
 from exeunt.tracing import Hop, apart
 from exeunt_livekit_bridge.livekit import LiveKit, LiveKitUnavailable
-from exeunt_livekit_bridge.look import Look, read_look
+from exeunt_livekit_bridge.look import read_look
 from exeunt_livekit_bridge.machine import (
+    Asking,
     Begin,
-    Command,
     Done,
     Failed,
     Input,
@@ -40,6 +40,7 @@ from exeunt_livekit_bridge.machine import (
     Publish,
     Published,
     ReadLastSaid,
+    Result,
     Rooms,
 )
 from exeunt_livekit_bridge.said import Said, read_said
@@ -59,6 +60,7 @@ class Looker:
         self._bus = bus
         self._not_callers = settings.livekit_not_callers
         self._interval = settings.livekit_look_interval.total_seconds()
+        self._failing_since: float | None = None  # loop time of the first of the looks that failed in a row
 
     async def handle(self, delivery: Delivery) -> Ack | Retry:
         try:
@@ -77,45 +79,40 @@ class Looker:
         }
         with apart("look", SpanKind.CONSUMER, delivery.headers, attributes, waited=by_timer) as hop:
             looking = Looking(look, by_timer=by_timer, not_callers=self._not_callers, interval=self._interval)
-            return await _Look(self._livekit, self._bus, looking, look, hop, by_timer=by_timer).run()
-
-
-class _Look:
-    """One look on its way."""
-
-    def __init__(self, livekit: LiveKit, bus: Bus, looking: Looking, look: Look, hop: Hop, *, by_timer: bool) -> None:
-        self._livekit = livekit
-        self._bus = bus
-        self._looking = looking
-        self._look = look
-        self._hop = hop
-        self._by_timer = by_timer
-        self._result = "known"
-
-    async def run(self) -> Ack | Retry:
-        command = self._looking.receive(Begin())
-        while not isinstance(command, Done | LookAgain):
-            command = self._looking.receive(await self._answer(command))
-        LIVEKIT_LOOKS.add(result=self._result)
-        if self._by_timer and self._result == "known":
-            self._hop.drop()
+            command = await self._look(looking, hop, heard=None if by_timer else look.heard)
+            if by_timer and looking.result is Result.KNOWN:
+                hop.drop()
+        LIVEKIT_LOOKS.add(result=str(looking.result))
         if isinstance(command, Done):
             return Ack()
-        return Retry(command.after * random.uniform(0.75, 1.25), self._result)  # noqa: S311 - spread, not secrecy
+        return Retry(command.after * random.uniform(0.75, 1.25), str(looking.result))  # noqa: S311 - spread, not secrecy
 
-    async def _answer(self, command: Command) -> Input:
-        try:
-            return await self._do(command)
-        except (LiveKitUnavailable, BusUnavailable) as error:
-            self._result = "failed"
-            self._hop.failed(error)
-            log.warning("look not done", command=type(command).__name__, error=str(error))
-            return Failed(self._livekit.away_for)
+    async def _look(self, looking: Looking, hop: Hop, *, heard: datetime | None) -> Done | LookAgain:
+        """To the end of the look. `heard` is when the webhook came that led to it; None when it was the timer."""
+        command = looking.receive(Begin())
+        while not isinstance(command, Done | LookAgain):
+            try:
+                answer = await self._answer(command, hop, heard)
+            except (LiveKitUnavailable, BusUnavailable) as error:
+                hop.failed(error)
+                log.warning("look not done", command=type(command).__name__, error=str(error))
+                answer = Failed(self._failing_for())
+            command = looking.receive(answer)
+        if looking.result is not Result.FAILED:
+            self._failing_since = None
+        return command
 
-    async def _do(self, command: Command) -> Input:
+    def _failing_for(self) -> float:
+        """Seconds since the first of the looks that have failed in a row, of which there is one now."""
+        now = asyncio.get_running_loop().time()
+        self._failing_since = self._failing_since or now
+        return now - self._failing_since
+
+    async def _answer(self, command: Asking, hop: Hop, heard: datetime | None) -> Input:
         match command:
             case ReadLastSaid(sid):
-                return LastSaid(await self._last_said(sid))
+                last = await last_message(self._bus, SIGNALS, trigger_token_subject(sid))
+                return LastSaid(Said() if last is None else read_said(last.headers, last.sequence, last.timestamp))
             case ListRooms(name):
                 rooms = await self._livekit.rooms(name)
                 return Rooms(tuple(room.sid for room in rooms if room.name == name), datetime.now(UTC))
@@ -125,29 +122,16 @@ class _Look:
                 await asyncio.sleep(seconds)
                 return PauseOver()
             case Publish():
-                return await self._publish(command)
-            case Done() | LookAgain():
-                raise AssertionError("unreachable: these end a look")
-        assert_never(command)
+                return await self._publish(command, hop, heard)
 
-    async def _last_said(self, sid: str) -> Said:
-        last = await last_message(self._bus, SIGNALS, trigger_token_subject(sid))
-        return Said() if last is None else read_said(last.headers, last.sequence, last.timestamp)
-
-    async def _publish(self, command: Publish) -> Published | Overtaken:
-        message = command.message
-        traced = Message(
-            subject=message.subject,
-            payload=message.payload,
-            headers={**message.headers, **self._hop.headers},
-            expected_last_subject_sequence=message.expected_last_subject_sequence,
-        )
-        stored = await publish(self._bus, traced, deadline=_PUBLISH_DEADLINE)
+    async def _publish(self, command: Publish, hop: Hop, heard: datetime | None) -> Published | Overtaken:
+        message = replace(command.message, headers={**command.message.headers, **hop.headers})
+        stored = await publish(self._bus, message, deadline=_PUBLISH_DEADLINE)
         if not isinstance(stored, Stored):
             return Overtaken()
-        self._result = "gone" if command.gone else "up"
-        self._hop.event(self._result, **{semconv.WHY: command.detail})
-        log.info("said", what=self._result, why=command.detail)
-        if not self._by_timer and self._look.heard is not None:
-            LIVEKIT_SIGNAL_LATENCY.record(max(0.0, (datetime.now(UTC) - self._look.heard).total_seconds()))
+        what = "gone" if command.gone else "up"
+        hop.event(what, **{semconv.WHY: command.detail})
+        log.info("said", what=what, why=command.detail)
+        if heard is not None:
+            LIVEKIT_SIGNAL_LATENCY.record(max(0.0, (datetime.now(UTC) - heard).total_seconds()))
         return Published(stored.sequence)

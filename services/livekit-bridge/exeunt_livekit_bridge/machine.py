@@ -11,6 +11,7 @@ and after it has said something it looks once more: whoever came or went meanwhi
 """
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Final
 
 from msgspec import Struct
@@ -117,16 +118,32 @@ class LookAgain(Struct, frozen=True):
     after: float
 
 
-Command = ReadLastSaid | ListRooms | ListParticipants | Pause | Publish | Done | LookAgain
+Asking = ReadLastSaid | ListRooms | ListParticipants | Pause | Publish
+Command = Asking | Done | LookAgain
+
+
+class Result(StrEnum):
+    """What came of a look."""
+
+    KNOWN = "known"
+    """Nothing new."""
+    GONE = "gone"
+    """It was said that the call is over."""
+    UP = "up"
+    """It was said that the call is not over after all."""
+    FAILED = "failed"
+    """LiveKit or NATS did not answer."""
 
 
 class Looking:
-    """One look, from its delivery to Done or LookAgain. One question at a time, each command answered by an input.
+    """One look, from its delivery to Done or LookAgain. One question at a time, each command answered by an input;
+    `result` is what came of it.
 
     `by_timer` says that the look was delivered before, so its event is no news. `interval` is in seconds.
     """
 
     def __init__(self, look: Look, *, by_timer: bool, not_callers: tuple[str, ...], interval: float) -> None:
+        self.result = Result.KNOWN
         self._look = look
         self._by_timer = by_timer
         self._not_callers = not_callers
@@ -156,9 +173,11 @@ class Looking:
             case Participants():
                 return self._judge(heard)
             case Published(sequence):
+                self.result = Result.GONE if self._saying.gone else Result.UP
                 self._said = Said(sequence, self._saying.gone, self._saying.at)
                 return Done() if self._over else self._next_round()
             case Failed(away_for):
+                self.result = Result.FAILED if self.result is Result.KNOWN else self.result
                 return LookAgain(min(_LONGEST_BACKOFF, max(_SHORTEST_BACKOFF, away_for)))
 
     def _next_round(self) -> Command:
