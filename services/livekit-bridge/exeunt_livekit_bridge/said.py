@@ -20,7 +20,7 @@ SOURCE: Final = "/livekit/bridge"
 _SKEW: Final = timedelta(minutes=1)
 """How far ahead of NATS' clock a signal's may be, to be believed by watchers."""
 _MOST_NAMED: Final = 4
-_MOST_CHARACTERS: Final = 64
+_MOST_CHARACTERS: Final = 48
 """Of a name that people chose. The whole detail stays below the 512 characters that a history keeps."""
 
 
