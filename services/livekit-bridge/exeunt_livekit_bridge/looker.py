@@ -13,7 +13,7 @@ from structlog.contextvars import bind_contextvars
 from exeunt import semconv
 from exeunt.bus.connection import Bus
 from exeunt.bus.delivery import Ack, Delivery, Retry
-from exeunt.bus.errors import BusUnavailable
+from exeunt.bus.errors import BusUnavailable, PublishRefused
 from exeunt.bus.publisher import Stored, last_message, publish
 from exeunt.errors import PoisonEvent
 from exeunt.metrics import LIVEKIT_LOOKS, LIVEKIT_SIGNAL_LATENCY
@@ -93,7 +93,7 @@ class Looker:
         while not isinstance(command, Done | LookAgain):
             try:
                 answer = await self._answer(command, hop, heard)
-            except (LiveKitUnavailable, BusUnavailable) as error:
+            except (LiveKitUnavailable, BusUnavailable, PublishRefused) as error:
                 hop.failed(error)
                 log.warning("look not done", command=type(command).__name__, error=str(error))
                 answer = Failed(self._failing_for())
