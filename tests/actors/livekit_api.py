@@ -20,6 +20,8 @@ class LiveKitApi:
     def __init__(self) -> None:
         self.rooms: dict[str, tuple[str, list[str]]] = {}
         self.status = 200
+        self.body: bytes | None = None
+        """In place of its own answers."""
         self.delay = 0.0
         self.asked: list[str] = []
         """The names of the rooms whose participants were asked for."""
@@ -32,7 +34,7 @@ class LiveKitApi:
     async def start(self) -> None:
         app = web.Application()
         app.router.add_post("/twirp/livekit.RoomService/{method}", self._answer)
-        self._runner = web.AppRunner(app, shutdown_timeout=0)
+        self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
 
@@ -46,6 +48,8 @@ class LiveKitApi:
         await asyncio.sleep(self.delay)
         if self.status != 200:
             return web.json_response({"code": "internal", "msg": "told to"}, status=self.status)
+        if self.body is not None:
+            return web.Response(body=self.body)
         answer = self._rooms(body) if method == "ListRooms" else self._participants(body)
         return web.Response(body=answer, content_type="application/protobuf")
 

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import sys
 import uuid
 from datetime import timedelta
@@ -26,6 +27,7 @@ from exeunt_local.processes import Process, free_port
 KEY: Final = "devkey"
 SECRET: Final = "a secret of at least thirty-two characters"
 """Throw-away, and of no server."""
+_LOOKS: Final = re.compile(r"^exeunt_livekit_looks_total\{.*\} ([0-9.]+)", re.MULTILINE)
 _PATIENCE: Final = 30.0
 """Seconds, on a machine that has more to do."""
 
@@ -69,14 +71,10 @@ def signed(body: bytes, *, key: str = KEY, secret: str = SECRET, lifetime: timed
 class Bridge:
     """The service as a process; entered as an async context manager it is ready, left it is killed."""
 
-    def __init__(
-        self, folder: Path, *, nats_url: str, livekit_url: str, keys_file: Path | None = None, **env: str
-    ) -> None:
+    def __init__(self, folder: Path, *, nats_url: str, livekit_url: str, **env: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        if keys_file is None:
-            keys_file = folder / "keys"
-            keys_file.write_text(f"{KEY}: {SECRET}\n")
-        self.keys_file = keys_file
+        self.keys_file = folder / "keys"
+        self.keys_file.write_text(f"{KEY}: {SECRET}\n")
         self.webhook_port, http_port = free_port(), free_port()
         self.webhook_url = f"http://127.0.0.1:{self.webhook_port}/webhook"
         self.url = f"http://127.0.0.1:{http_port}"
@@ -92,7 +90,7 @@ class Bridge:
                 "EXEUNT_NATS_URL": nats_url,
                 "EXEUNT_HTTP_ADDR": f"127.0.0.1:{http_port}",
                 "EXEUNT_LIVEKIT_URL": livekit_url,
-                "EXEUNT_LIVEKIT_KEYS": str(keys_file),
+                "EXEUNT_LIVEKIT_KEYS": str(self.keys_file),
                 "EXEUNT_LIVEKIT_WEBHOOK_ADDR": f"127.0.0.1:{self.webhook_port}",
                 "EXEUNT_LIVEKIT_LOOK_INTERVAL": "1h",  # unless the timer is what is tested
                 "EXEUNT_ACK_WAIT": "2s",
@@ -118,6 +116,12 @@ class Bridge:
     async def metrics(self) -> str:
         async with aiohttp.ClientSession() as http, http.get(f"{self.url}/metrics") as response:
             return await response.text()
+
+    async def until_looked(self, times: int) -> None:
+        """Wait until it has looked so often at rooms, since it was started."""
+        async with asyncio.timeout(_PATIENCE):
+            while sum(map(float, _LOOKS.findall(await self.metrics()))) < times:  # noqa: ASYNC110 - polled
+                await asyncio.sleep(0.02)
 
     async def __aenter__(self) -> Self:
         await self.process.start()

@@ -10,7 +10,6 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import structlog
-from google.protobuf.message import DecodeError
 from livekit.api import ListParticipantsRequest, ListRoomsRequest, ServerError
 from livekit.api.room_service import RoomService
 from livekit.protocol.models import ParticipantInfo
@@ -72,7 +71,7 @@ class LiveKit:
         with calling("POST", f"/twirp/livekit.RoomService/{method}", self._host) as hop:
             try:
                 answer = await call(service)
-            except (aiohttp.ClientError, TimeoutError, ServerError, DecodeError) as error:
+            except Exception as error:  # an answer that is not LiveKit's may trip the SDK in any way
                 hop.failed(error)
                 raise self._failed(error, key.name) from error
         if self.trouble is not None:
@@ -88,12 +87,12 @@ class LiveKit:
                 )
             case ServerError(status=status):
                 why = f"answers {status} {error.code}: {error.message[:200]}"
-            case DecodeError():
-                why = "answers, but not as LiveKit does: is EXEUNT_LIVEKIT_URL right?"
             case TimeoutError():
                 why = f"does not answer within {_DEADLINE:g} s"
-            case _:
+            case aiohttp.ClientError():
                 why = f"cannot be asked: {error}"
+            case _:
+                why = f"answers, but not as LiveKit does ({error!r}): is EXEUNT_LIVEKIT_URL right?"
         self.trouble = f"LiveKit at {self._host} {why}"
         return LiveKitUnavailable(self.trouble)
 
