@@ -4,6 +4,7 @@ Both answer by name alone, and an unknown name is an empty answer (docs/livekit.
 calls tries again later, so nothing is retried here.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple, Self, TypeVar
 from urllib.parse import urlsplit
@@ -70,7 +71,8 @@ class LiveKit:
         service = RoomService(self._session, self._url, key.name, key.secret, failover=False)
         with calling("POST", f"/twirp/livekit.RoomService/{method}", self._host) as hop:
             try:
-                answer = await call(service)
+                async with asyncio.timeout(_DEADLINE):  # the SDK switches its session's off
+                    answer = await call(service)
             except Exception as error:  # an answer that is not LiveKit's may trip the SDK in any way
                 hop.failed(error)
                 raise self._failed(error, key.name) from error
@@ -97,7 +99,7 @@ class LiveKit:
         return LiveKitUnavailable(self.trouble)
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_DEADLINE))
+        self._session = aiohttp.ClientSession()
         return self
 
     async def __aexit__(self, *_: object) -> None:
