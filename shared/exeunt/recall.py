@@ -1,11 +1,16 @@
-"""What the stream RUNS has of a run: the snapshot that a fact was said with."""
+"""What the streams have of a run: the snapshot that a fact was said with, and the last signals about it."""
+
+import asyncio
 
 import structlog
 
-from exeunt.bus.publisher import StoredMessage
+from exeunt.bus.connection import Bus
+from exeunt.bus.publisher import StoredMessage, last_message
 from exeunt.codec import read_fact
 from exeunt.errors import PoisonEvent
+from exeunt.signals import Signal, read_signal
 from exeunt.snapshot import Snapshot
+from exeunt.subjects import SIGNALS, signal_subject, trigger_token_subject
 
 log = structlog.get_logger()
 
@@ -19,3 +24,24 @@ def snapshot_of(message: StoredMessage | None) -> Snapshot | None:
     except PoisonEvent as error:
         log.warning("what the stream remembers is no event", sequence=message.sequence, error=str(error))
         return None
+
+
+async def last_signals(bus: Bus, namespace: str, name: str, trigger_token: str | None) -> list[Signal]:
+    """The last signal about a run by its name, and by its trigger token, where there are any.
+
+    Raises BusUnavailable, NoResponders (no stream), PermissionDenied.
+    """
+    subjects = [signal_subject(namespace, name)]
+    if trigger_token:
+        subjects.append(trigger_token_subject(trigger_token))
+    found = await asyncio.gather(*(last_message(bus, SIGNALS, subject) for subject in subjects))
+    signals = []
+    for message in found:
+        if message is not None:
+            try:
+                signal = read_signal(message.subject, message.headers, message.data)
+            except PoisonEvent:
+                continue  # the watcher sets it aside, with the reason
+            if not signal.is_ahead_of(message.timestamp):
+                signals.append(signal)
+    return signals

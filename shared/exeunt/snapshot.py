@@ -25,24 +25,28 @@ _STATUS_MANAGER: Final = f'"{FIELD_MANAGER}"'.encode()
 EvidenceKind = Literal["hub-condition", "bindings-gone", "step-runs-done", "heartbeats-stale", "signal"]
 
 
-class Evidence(Struct, frozen=True):
-    """Why the topology counts as gone. `rank` 1 is the strongest (contract §3.5)."""
+class Evidence(Struct, frozen=True, omit_defaults=True):
+    """Why the topology counts as gone. `rank` 1 is the strongest (contract §3.5).
+
+    A signal also has `since`, when it was true (RFC 3339), and the trace context of whoever said it.
+    """
 
     kind: EvidenceKind
     rank: int
     detail: str
+    since: str | None = None
+    traceparent: str | None = None
 
 
 class Topology(Struct, frozen=True, omit_defaults=True):
     """The run's live streaming connections.
 
-    `established`: a live TransportBinding was seen in this life. `step_runs_seen`: a live StepRun was. `signal`: what
-    somebody else said of it in this life (`signals`). `gone`: the strongest evidence that all of it has ended.
+    `established`: a live TransportBinding was seen in this life. `step_runs_seen`: a live StepRun was. `gone`: the
+    strongest evidence that all of it has ended.
     """
 
     established: bool = False
     step_runs_seen: bool = False
-    signal: Evidence | None = None
     gone: Evidence | None = None
 
     def with_memory(self, remembered: "Topology") -> "Topology":
@@ -50,7 +54,6 @@ class Topology(Struct, frozen=True, omit_defaults=True):
         return Topology(
             established=self.established or remembered.established,
             step_runs_seen=self.step_runs_seen or remembered.step_runs_seen,
-            signal=self.signal or remembered.signal,
             gone=self.gone,
         )
 
@@ -75,7 +78,7 @@ class RunState(Struct, frozen=True, kw_only=True, omit_defaults=True):
     has_status: bool = True
     message: str | None = None
     ended_by_exeunt: bool = False
-    """The status was last written by the terminator's field manager."""
+    """The phase was last written by the terminator's field manager."""
     started_at: str | None = None
     finished_at: str | None = None
     """Both exactly as read. Kubernetes takes times that nobody can read: whoever uses one asks `readable_instant`."""
@@ -91,6 +94,7 @@ class RunState(Struct, frozen=True, kw_only=True, omit_defaults=True):
     fence_overdue: bool = False
     """No fence, although the cancel is older than the time granted for it (contract §2.6, "why the fence")."""
     trace: TraceInfo | None = None
+    trigger_token: str | None = None
 
     @property
     def episode(self) -> Episode:
@@ -196,17 +200,19 @@ def read_run(run: StoryRun, *, first_seen: datetime, now: datetime, fence_wait: 
         and canceled_at is not None
         and now >= parse_instant(canceled_at) + fence_wait,
         trace=status.trace if status else None,
+        trigger_token=meta.annotations.get(bobrapet.TRIGGER_TOKEN) or None,
     )
 
 
 def _status_is_ours(managed_fields: Raw) -> bool:
-    """Whether the terminator wrote the status. A cancel that it passed on (sub-stories) is a write to the spec."""
+    """Whether the terminator wrote the phase. It may own other fields of a run that somebody else has ended since."""
     return _STATUS_MANAGER in bytes(managed_fields) and any(
-        written.manager == FIELD_MANAGER and written.subresource == "status"
+        written.manager == FIELD_MANAGER and written.subresource == "status" and _PHASE in bytes(written.fields_v1)
         for written in msgspec.json.decode(managed_fields, type=list[_FieldsWritten])
     )
 
 
+_PHASE: Final = b'"f:phase"'
 _CANCEL: Final = b'"f:cancelRequested"'
 _CANCEL_OR_REDRIVE: Final = (_CANCEL, *(f'"f:{observed}"'.encode() for _, observed in bobrapet.REDRIVE))
 

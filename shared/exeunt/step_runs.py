@@ -16,6 +16,12 @@ def belongs_to(step_run: StepRun, run_uid: str) -> bool:
     return not owners or run_uid in owners
 
 
+def is_live_binding(binding: TransportBinding, run_uid: str) -> bool:
+    """Whether a TransportBinding is a live connection of this very run."""
+    ref = binding.spec.story_run_ref
+    return ref is not None and ref.uid == run_uid and binding.metadata.deletion_timestamp is None
+
+
 def step_runs_to_delete(
     run_uid: str, step_runs: Iterable[StepRun], bindings: Iterable[TransportBinding]
 ) -> tuple[StepRunRef, ...]:
@@ -23,13 +29,7 @@ def step_runs_to_delete(
 
     `step_runs` and `bindings` are those that name the run.
     """
-    streaming = {
-        binding.spec.engram_name
-        for binding in bindings
-        if binding.spec.story_run_ref is not None
-        and binding.spec.story_run_ref.uid == run_uid
-        and binding.metadata.deletion_timestamp is None
-    }
+    streaming = {binding.spec.engram_name for binding in bindings if is_live_binding(binding, run_uid)}
     return tuple(
         StepRunRef(step_run.metadata.name, step_run.metadata.uid)
         for step_run in step_runs

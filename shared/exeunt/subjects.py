@@ -66,7 +66,7 @@ def _percent_encoded(found: re.Match[str]) -> str:
     return "".join(f"%{byte:02X}" for byte in found[0].encode(errors="surrogatepass"))
 
 
-BY_TRIGGER_TOKEN: Final = "_trigger_token"  # noqa: S105 - where it stands, not what it is
+BY_TRIGGER_TOKEN: Final = "_trigger_token"  # noqa: S105 - no secret
 """Stands where a namespace would: none may begin with "_"."""
 _NOT_PLAIN: Final = re.compile(r"[^A-Za-z0-9_-]")
 

@@ -100,7 +100,7 @@ def sending(fact: Fact, snapshot: Snapshot) -> Iterator[Hop]:
     if first:
         _next_ids.set(_ids(snapshot))
     context = _run_context(snapshot) if first else _stop_context(snapshot)
-    with _hop(f"send {fact}", context, SpanKind.PRODUCER, attributes) as hop:
+    with _hop(f"send {fact}", context, SpanKind.PRODUCER, attributes, _signaled_by(snapshot)) as hop:
         yield hop
 
 
@@ -195,6 +195,15 @@ def latency(since_cause: timedelta) -> None:
     span.set_attribute(semconv.STOP_LATENCY, since_cause.total_seconds())
     if since_cause > LATE_AFTER:
         span.set_attribute(semconv.LATE, True)
+
+
+def _signaled_by(snapshot: Snapshot) -> list[Link]:
+    """A link to the hop, of a bridge for example, that said what the evidence is."""
+    gone = snapshot.topology.gone
+    if gone is None or gone.traceparent is None:
+        return []
+    said = trace.get_current_span(propagate.extract({"traceparent": gone.traceparent})).get_span_context()
+    return [Link(said)] if said.is_valid else []
 
 
 @contextmanager

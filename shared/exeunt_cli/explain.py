@@ -1,6 +1,6 @@
 """`exeunt explain`: a stop in sentences; for one that goes on, what it waits for, until when, and what would end it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
@@ -13,12 +13,13 @@ from exeunt.events import Fact, Verdict
 from exeunt.history.event import SaidOutcome
 from exeunt.history.stops import Ending, Stop
 from exeunt.history.telling import cause_in_words, deleted_step_runs, detour, in_words, why
+from exeunt.kube.models import StoryRun
 from exeunt.settings import Settings
 from exeunt.snapshot import Snapshot, Topology
-from exeunt_cli.live import look, services_settings
+from exeunt_cli.live import Remembered, look, services_settings
 from exeunt_cli.options import Run, Where
 from exeunt_cli.output import console, say, say_problems
-from exeunt_cli.source import is_file, load
+from exeunt_cli.source import connected, is_file, load, signals_about
 from exeunt_terminator.decision import RULES, decide
 
 _EVERYWHERE = Where()
@@ -33,7 +34,7 @@ async def explain(
     say_problems(told.problems)
     stop = told.stops[-1]
     settings = services_settings()
-    now = await _look(stop, settings) if live and not is_file(run) else None
+    now = await _look(stop, settings, where) if live and not is_file(run) else None
     screen = console()
     screen.soft_wrap = False  # sentences are for people: they break where the terminal ends
     for paragraph in (sentences(stop), outlook(stop, now, settings, datetime.now(UTC))):
@@ -41,11 +42,17 @@ async def explain(
             screen.print(sentence)
 
 
-async def _look(stop: Stop, settings: Settings) -> Snapshot | None:
+async def _look(stop: Stop, settings: Settings, where: Where) -> Snapshot | None:
     """The run in the cluster, when it is still this one."""
-    remembered = stop.facts[-1].snapshot.topology if stop.facts else Topology()
+    topology = stop.facts[-1].snapshot.topology if stop.facts else Topology()
+
+    async def recall(runs: Sequence[StoryRun]) -> Remembered:
+        async with connected(where) as bus:
+            signals = [signal for run in runs for signal in await signals_about(bus, run)]
+        return Remembered({stop.episode.uid: replace(topology, gone=None)}, signals)
+
     try:
-        found = await look(stop.episode.namespace, stop.episode.name, replace(remembered, gone=None), settings)
+        found = await look(stop.episode.namespace, stop.episode.name, recall, settings)
     except ExeuntError as error:
         say(f"told without the live object: {error}")
         return None

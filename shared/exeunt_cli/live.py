@@ -4,10 +4,10 @@ Read with the rights of whoever asks (KUBECONFIG).
 """
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from exeunt.bobrapet import UNFINISHED
 from exeunt.kube.client import KubeClient
@@ -15,6 +15,7 @@ from exeunt.kube.errors import NotFound, Undecodable
 from exeunt.kube.models import StoryRun
 from exeunt.kube.resources import STEP_RUNS, STORIES, STORY_RUNS, TRANSPORT_BINDINGS
 from exeunt.settings import PREFIX, Settings, read_settings
+from exeunt.signals import Signal
 from exeunt.snapshot import Snapshot, Topology, story_key
 from exeunt_cli.output import say
 from exeunt_watcher.projection import Projection
@@ -29,28 +30,36 @@ def services_settings() -> Settings:
     return read_settings({name: value for name, value in os.environ.items() if name in known})
 
 
-async def look(namespace: str, name: str, remembered: Topology, settings: Settings) -> Snapshot | None:
-    """The run of that name, or None. `remembered` is what its history knows of its topology.
+class Remembered(NamedTuple):
+    """What NATS knows of runs: their topologies, by uid, from their histories; and the last signals about them."""
+
+    topologies: Mapping[str, Topology] = {}
+    signals: Sequence[Signal] = ()
+
+
+Recall = Callable[[Sequence[StoryRun]], Awaitable[Remembered]]
+
+
+async def look(namespace: str, name: str, recall: Recall, settings: Settings) -> Snapshot | None:
+    """The run of that name, or None.
 
     Raises ConfigurationError, ApiUnavailable, ApiError.
     """
     kube = await KubeClient.connect(request_timeout=_REQUEST_TIMEOUT, retry_budget=_RETRY_BUDGET)
     try:
-        return await _look(kube, namespace, name, remembered, settings)
+        return await _look(kube, namespace, name, recall, settings)
     finally:
         await kube.close()
 
 
-async def _look(
-    kube: KubeClient, namespace: str, name: str, remembered: Topology, settings: Settings
-) -> Snapshot | None:
+async def _look(kube: KubeClient, namespace: str, name: str, recall: Recall, settings: Settings) -> Snapshot | None:
     known = _projection(settings)
     try:
         run = await kube.get(STORY_RUNS, namespace, name)
     except NotFound:
         return None
     known.story_run(run)
-    known.remember(run.metadata.uid, remembered)
+    _remember(known, await recall([run]))
     with suppress(NotFound):
         known.story(await kube.get(STORIES, *story_key(run)))
     selector = f"spec.storyRunRef.name={name}"
@@ -61,13 +70,10 @@ async def _look(
     return known.peek(run.metadata.key, datetime.now(UTC))
 
 
-async def look_at_canceled(
-    namespaces: tuple[str, ...], settings: Settings, recall: Callable[[list[StoryRun]], Awaitable[dict[str, Topology]]]
-) -> list[Snapshot]:
+async def look_at_canceled(namespaces: tuple[str, ...], settings: Settings, recall: Recall) -> list[Snapshot]:
     """All unfinished canceled runs, of all namespaces when none is named.
 
-    `recall` tells what is remembered of the topologies of runs, by uid. Raises ConfigurationError, ApiUnavailable,
-    ApiError.
+    Raises ConfigurationError, ApiUnavailable, ApiError.
     """
     kube = await KubeClient.connect(request_timeout=_REQUEST_TIMEOUT, retry_budget=_RETRY_BUDGET)
     known, canceled = _projection(settings), list[StoryRun]()
@@ -93,10 +99,16 @@ async def look_at_canceled(
         await kube.close()
     for run in canceled:
         known.story_run(run)
-    for uid, topology in (await recall(canceled)).items():
-        known.remember(uid, topology)
+    _remember(known, await recall(canceled))
     now = datetime.now(UTC)
     return [found for run in canceled if (found := known.peek(run.metadata.key, now)) is not None]
+
+
+def _remember(known: Projection, remembered: Remembered) -> None:
+    for uid, topology in remembered.topologies.items():
+        known.remember(uid, topology)
+    for signal in remembered.signals:
+        known.signal(signal)
 
 
 def _projection(settings: Settings) -> Projection:

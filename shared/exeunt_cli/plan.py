@@ -1,7 +1,8 @@
 """`exeunt plan`: what the mesh would do now about every canceled run, without doing it.
 
-The cluster is read, and what the stream RUNS remembers of it: that a topology was established, and which shutdown
-timeout was captured at the cancel. Runs that have ended are left out; so are the StepRuns that may be left of them.
+The cluster is read, and what the streams know of it: that a topology was established, which shutdown timeout was
+captured at the cancel, and what signals said last. Runs that have ended are left out; so are the StepRuns that may be
+left of them.
 """
 
 from collections.abc import Sequence
@@ -20,11 +21,12 @@ from exeunt.history.stops import Stop
 from exeunt.history.telling import in_words
 from exeunt.kube.models import StoryRun
 from exeunt.shutdown_timeout import ShutdownTimeout
-from exeunt.snapshot import Snapshot, Topology
-from exeunt_cli.live import look_at_canceled, services_settings
+from exeunt.signals import Signal
+from exeunt.snapshot import Snapshot
+from exeunt_cli.live import Remembered, look_at_canceled, services_settings
 from exeunt_cli.options import Output, Where
 from exeunt_cli.output import Columns, console, print_json, print_line, say
-from exeunt_cli.source import connected, understood
+from exeunt_cli.source import connected, signals_about, understood
 from exeunt_terminator.decision import decide
 
 _EVERYWHERE = Where()
@@ -53,14 +55,15 @@ async def plan(*, where: Where = _EVERYWHERE, output: Output = "table") -> None:
     settings = services_settings()
     captured: dict[str, ShutdownTimeout] = {}
 
-    async def recall(runs: list[StoryRun]) -> dict[str, Topology]:
-        remembered = {}
-        for uid, stop in (await _stops_of(runs, where)).items():
+    async def recall(runs: Sequence[StoryRun]) -> Remembered:
+        topologies = {}
+        stops, signals = await _known_of(runs, where)
+        for uid, stop in stops.items():
             canceled = stop.canceled
-            remembered[uid] = replace(stop.facts[-1].snapshot.topology, gone=None)
+            topologies[uid] = replace(stop.facts[-1].snapshot.topology, gone=None)
             if canceled is not None:
                 captured[str(canceled.run.episode)] = canceled.shutdown
-        return remembered
+        return Remembered(topologies, signals)
 
     namespaces = (where.namespace,) if where.namespace else settings.namespaces
     found = await look_at_canceled(namespaces, settings, recall)
@@ -96,17 +99,18 @@ def plan_for(snapshot: Snapshot, now: datetime) -> Planned:
     )
 
 
-async def _stops_of(runs: Sequence[StoryRun], where: Where) -> dict[str, Stop]:
-    """What RUNS knows of the runs' present lives, by uid; without NATS nothing, which is said."""
+async def _known_of(runs: Sequence[StoryRun], where: Where) -> tuple[dict[str, Stop], list[Signal]]:
+    """What RUNS knows of the runs' present lives, by uid, and SIGNALS of them; without NATS nothing, which is said."""
     if not runs:
-        return {}
+        return {}, []
     try:
         async with connected(where) as bus:
             found = {run.metadata.uid: await _stop_of(bus, run) for run in runs}
+            signals = [signal for run in runs for signal in await signals_about(bus, run)]
     except BusError as error:
-        say(f"planned without what the stream RUNS remembers: {error}")
-        return {}
-    return {uid: stop for uid, stop in found.items() if stop is not None}
+        say(f"planned without what NATS knows: {error}")
+        return {}, []
+    return {uid: stop for uid, stop in found.items() if stop is not None}, signals
 
 
 async def _stop_of(bus: Bus, run: StoryRun) -> Stop | None:

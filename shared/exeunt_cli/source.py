@@ -11,9 +11,10 @@ from typing import NamedTuple
 import structlog
 from msgspec.structs import replace
 
+from exeunt.bobrapet import TRIGGER_TOKEN
 from exeunt.bus.configured import connect_as
 from exeunt.bus.connection import Bus
-from exeunt.bus.errors import BusUnavailable
+from exeunt.bus.errors import BusUnavailable, NoResponders
 from exeunt.clock import parse_instant
 from exeunt.errors import UsageError
 from exeunt.history.event import understand_all
@@ -21,7 +22,10 @@ from exeunt.history.file import Header, read_history
 from exeunt.history.reading import last_record, namespace_filter, read, run_filter
 from exeunt.history.record import Problem, Record
 from exeunt.history.stops import Stop, stops
+from exeunt.kube.models import StoryRun
+from exeunt.recall import last_signals
 from exeunt.settings import PREFIX, read_settings
+from exeunt.signals import Signal
 from exeunt_cli.errors import NotFound
 from exeunt_cli.options import Where
 
@@ -91,6 +95,15 @@ async def load(run: str, where: Where) -> Told:
         return read_file(run)
     async with connected(where) as bus:
         return understood([record async for record in read(bus, await find(bus, run, where.namespace))])
+
+
+async def signals_about(bus: Bus, run: StoryRun) -> list[Signal]:
+    """The last signals about a run. Raises BusError."""
+    token = run.metadata.annotations.get(TRIGGER_TOKEN)
+    try:
+        return await last_signals(bus, run.metadata.namespace, run.metadata.name, token)
+    except NoResponders:
+        return []  # no stream, so no signal
 
 
 def is_file(run: str) -> bool:

@@ -71,23 +71,37 @@ async def _start_step(kubernetes: Kubernetes, run: Object, step: str, staging: S
     phase = (staging.step_phases or {}).get(step, "Running")
     await kubernetes.patch_status(STEP_RUN, namespace, name, {**unfinished(phase, 1, now()), "retries": 0})
     if staging.connected:
-        binding = compose_name(run_name, step, "transport")
-        await kubernetes.create(
-            BINDING,
-            namespace,
-            binding,
-            {
-                "transportRef": "voice",
-                "driver": "bobravoz-grpc",
-                "stepName": step,
-                "engramName": name,
-                "storyRunRef": {"name": run_name, "namespace": namespace, "uid": run["metadata"]["uid"]},
-                "binary": {"direction": "bidirectional"},
-            },
-            annotations={"transport.bubustack.io/routing-mode": "hub"},
-            ownerReferences=[_owner(step_run)],
-        )
-        await connector.beat(kubernetes, namespace, binding)
+        await _connect(kubernetes, run, step, step_run)
+
+
+async def connect(kubernetes: Kubernetes, run: Object, staging: Staging) -> None:
+    """Makes the TransportBindings of a run anew that has none, as bobrapet does for live StepRuns (§2.6 F)."""
+    kubernetes = kubernetes.acting_as("bobrapet")
+    metadata = run["metadata"]
+    for step in staging.steps:
+        step_run = await kubernetes.get(STEP_RUN, metadata["namespace"], compose_name(metadata["name"], step))
+        await _connect(kubernetes, run, step, step_run)
+
+
+async def _connect(kubernetes: Kubernetes, run: Object, step: str, step_run: Object) -> None:
+    namespace, run_name = run["metadata"]["namespace"], run["metadata"]["name"]
+    binding = compose_name(run_name, step, "transport")
+    await kubernetes.create(
+        BINDING,
+        namespace,
+        binding,
+        {
+            "transportRef": "voice",
+            "driver": "bobravoz-grpc",
+            "stepName": step,
+            "engramName": step_run["metadata"]["name"],
+            "storyRunRef": {"name": run_name, "namespace": namespace, "uid": run["metadata"]["uid"]},
+            "binary": {"direction": "bidirectional"},
+        },
+        annotations={"transport.bubustack.io/routing-mode": "hub"},
+        ownerReferences=[_owner(step_run)],
+    )
+    await connector.beat(kubernetes, namespace, binding)
 
 
 def _owner(item: Object) -> dict[str, Any]:

@@ -195,7 +195,8 @@ class World:
     def last_said(self) -> Said:
         if not self.said:
             return Said()
-        return read_said(self.said[-1].message.headers, len(self.said), self.now)
+        last = self.said[-1].message
+        return read_said(last.subject, last.headers, last.payload, sequence=len(self.said), stored_at=self.now)
 
 
 def steps(world: World, name: str) -> Iterator[str]:

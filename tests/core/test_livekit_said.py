@@ -3,9 +3,16 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 import pytest
 
+from exeunt.bus.messages import Message
 from exeunt_livekit_bridge.look import Look
 from exeunt_livekit_bridge.room import Participant
 from exeunt_livekit_bridge.said import Said, read_said, signal_message, told
+
+
+def read_back(message: Message, sequence: int, **headers: str) -> Said:
+    """As it is found in the stream, stored at AT."""
+    return read_said(message.subject, {**message.headers, **headers}, message.payload, sequence=sequence, stored_at=AT)
+
 
 AT = datetime(2026, 11, 30, 12, tzinfo=UTC)
 LOOK = Look(sid="RM_x", room="call-42", event="participant_left", who="alice")
@@ -18,11 +25,11 @@ def test_what_is_said_is_read_back() -> None:
     assert message.expected_last_subject_sequence == 7
     assert message.headers["ce-type"] == "io.bubustack.exeunt.topology-gone.v1"
     assert message.headers["ce-source"] == "/livekit/bridge"
-    assert read_said(message.headers, 8, AT) == Said(8, gone=True, at=AT)
+    assert read_back(message, 8) == Said(8, gone=True, at=AT)
     up = signal_message("RM_x", gone=False, at=AT, detail="why", after=Said(8))
     assert up.headers["ce-type"] == "io.bubustack.exeunt.topology-up.v1"
     assert up.headers["ce-id"] != message.headers["ce-id"]
-    assert read_said(up.headers, 9, AT) == Said(9, gone=False, at=AT)
+    assert read_back(up, 9) == Said(9, gone=False, at=AT)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +43,7 @@ def test_what_is_said_is_read_back() -> None:
 )
 def test_what_no_watcher_believes_counts_as_nothing_said(spoilt: dict[str, str]) -> None:
     message = signal_message("RM_x", gone=True, at=AT, detail="", after=Said())
-    assert read_said({**message.headers, **spoilt}, 8, AT) == Said(8)
+    assert read_back(message, 8, **spoilt) == Said(8)
 
 
 def test_what_is_said_next_is_newer_whosoever_clock_is_behind() -> None:

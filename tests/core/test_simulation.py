@@ -31,14 +31,20 @@ from core.watching import Stream, Watcher
 from exeunt import bobrapet
 from exeunt.bus.messages import Message
 from exeunt.clock import format_instant
-from exeunt.codec import fact_message, read_fact
+from exeunt.codec import FactEvent, fact_message, read_fact
 from exeunt.events import STOPPING_FACTS, Fact, Verdict
 from exeunt.kube.models import StepRun, StoryRun, TransportBinding
 from exeunt.kube.resources import STORY_RUNS
-from exeunt.snapshot import FIELD_MANAGER, RunState, Snapshot, StepRunRef, read_run
+from exeunt.snapshot import FIELD_MANAGER, EvidenceKind, RunState, Snapshot, StepRunRef, read_run
 from exeunt.step_runs import step_runs_to_delete
 from exeunt.subjects import fact_subject
 from exeunt_terminator.decision import decide, leaves_leftovers
+from exeunt_terminator.evidence import (
+    possible_evidence,
+    still_no_bindings,
+    still_no_step_runs,
+    still_said_by_the_hub,
+)
 from exeunt_terminator.finalize import finalizing_patch
 from exeunt_terminator.stop import TRANSITIONS, Result, State
 from exeunt_timeout_scheduler.deadlines import closed
@@ -202,32 +208,34 @@ class Mesh:
     def walk(self, subject: str) -> Iterator[None]:
         message = self.stream.messages[subject]
         event = read_fact(message.headers, message.payload)
-        episode, snapshot = event.snapshot.run.episode, event.snapshot
+        snapshot = event.snapshot
         to_delete = snapshot.step_runs or ()
         state = State.READING if subject in self.delivered else State.DECIDING
         self.delivered.add(subject)
         wrote = False
         while state is not State.DONE:
-            yield
+            if state is not State.PATCHING:  # what comes between the look and the write is a request's time late
+                yield
             result = Result.READ
             match state:
                 case State.DECIDING:
-                    verdict = decide(event.fact, episode, snapshot).verdict
-                    cleans = verdict is Verdict.ALREADY_TERMINAL and leaves_leftovers(episode, snapshot)
-                    result = Result.CLEAN_UP if cleans else Result.LEAVE
-                    result = Result.FINALIZE if verdict is Verdict.FINALIZE else result
+                    result = self.decided(event, snapshot)
+                case State.CHECKING:
+                    if not any(self.still_holds(kind, snapshot.run) for kind in possible_evidence(snapshot.topology)):
+                        return  # given back to the stream, to be looked at again
+                    result = Result.STILL_GONE
                 case State.PATCHING:
-                    try:
-                        self.cluster.patch_status(finalizing_patch(snapshot.run, self.cluster.now))
-                    except TestFailed:
-                        result = Result.CONDITION_LOST
-                    else:
-                        wrote, result = True, Result.WRITTEN
+                    result = self.written(snapshot)
+                    wrote = result is Result.WRITTEN
                 case State.READING:
                     snapshot = replace(snapshot, run=self.read())
                 case State.LISTING:
                     listed = self.cluster.steps.values(), self.cluster.bindings.values()
-                    to_delete, result = step_runs_to_delete("uid-call", *listed), Result.LISTED
+                    to_delete = step_runs_to_delete("uid-call", *listed)
+                    result = Result.LISTED if to_delete else Result.NOTHING_LEFT
+                case State.CONFIRMING:
+                    ended = leaves_leftovers(event.snapshot.run.episode, replace(snapshot, run=self.read()))
+                    result = Result.STILL_ENDED if ended else Result.ENDED_NO_MORE
                 case State.DELETING:
                     for ref in to_delete:
                         self.cluster.delete_step(ref)
@@ -236,6 +244,32 @@ class Mesh:
             state = TRANSITIONS[state][result]
         if not wrote:  # what wrote is delivered once more: the second look
             self.acknowledged.add(subject)
+
+    def decided(self, event: FactEvent, snapshot: Snapshot) -> Result:
+        episode = event.snapshot.run.episode
+        verdict = decide(event.fact, episode, snapshot).verdict
+        if verdict is Verdict.ALREADY_TERMINAL and leaves_leftovers(episode, snapshot):
+            return Result.CLEAN_UP
+        if verdict is not Verdict.FINALIZE:
+            return Result.LEAVE
+        return Result.FINALIZE_AT_DEADLINE if event.fact is Fact.DEADLINE_REACHED else Result.FINALIZE
+
+    def written(self, snapshot: Snapshot) -> Result:
+        try:
+            self.cluster.patch_status(finalizing_patch(snapshot.run, self.cluster.now))
+        except TestFailed:
+            return Result.CONDITION_LOST
+        return Result.WRITTEN
+
+    def still_holds(self, kind: EvidenceKind, run: RunState) -> bool:
+        match kind:
+            case "hub-condition":
+                return still_said_by_the_hub(run)
+            case "bindings-gone":
+                return still_no_bindings(run, self.cluster.bindings.values())
+            case "step-runs-done":
+                return still_no_step_runs(run, self.cluster.steps.values())
+        raise AssertionError(kind)
 
     def read(self) -> RunState:
         now = self.cluster.now
@@ -285,10 +319,15 @@ class Mesh:
             self.cluster.change("status", conditions=[*conditions, topology_terminated()])
 
     def connect(self, _: int) -> None:
-        """All connections come before the first goes: "gone" is then gone for good."""
-        if not self.cluster.established and not self.cluster.finished:
-            for name in ("listen", "speak"):
+        """Everybody connects, or whoever has left is back."""
+        if not self.cluster.finished:
+            for name in {"listen", "speak"} & set(self.cluster.steps) - set(self.cluster.bindings):
                 self.cluster.connect(name)
+
+    def hub_takes_it_back(self, number: int) -> None:
+        """Somebody writes the conditions from a copy without the hub's word."""
+        if number == 0 and not self.cluster.finished:
+            self.cluster.change("status", conditions=self.cluster.document["status"]["conditions"][:1])
 
     def disconnect(self, number: int) -> None:
         if self.cluster.bindings:
@@ -355,12 +394,12 @@ class Mesh:
                 while watcher.see(kind):
                     pass
             watcher.sweep()
-        deliveries = 0
-        while self.pending:
-            deliveries += 1
-            assert deliveries < 20, "a message is never acknowledged"
-            for _ in self.walk(self.pending[0]):
-                pass
+        for _ in range(5):
+            for subject in self.pending:
+                for _ in self.walk(subject):
+                    pass
+        waits = self.cluster.canceled and not self.cluster.finished and not self.cluster.topology_gone
+        assert waits or not self.pending, "a message is never acknowledged"
 
 
 ACTIONS: Final = (
@@ -378,6 +417,7 @@ ACTIONS: Final = (
     Mesh.restart,
     Mesh.deadline,
     Mesh.hub_says_gone,
+    Mesh.hub_takes_it_back,
     Mesh.hub_starts_late,
     Mesh.bobrapet_finishes,
 )

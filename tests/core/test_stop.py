@@ -64,9 +64,11 @@ def test_a_stop_writes_before_it_deletes_and_reads_before_it_writes_again() -> N
     into = {
         target: {state for state, row in stop.TRANSITIONS.items() if target in row.values()} for target in stop.State
     }
-    assert into[stop.State.DELETING] == {stop.State.PATCHING, stop.State.LISTING}
+    assert into[stop.State.DELETING] == {stop.State.PATCHING, stop.State.CONFIRMING}
+    assert into[stop.State.CONFIRMING] == {stop.State.LISTING}
     assert into[stop.State.LISTING] == {stop.State.PATCHING, stop.State.DECIDING, stop.State.READING}
-    assert into[stop.State.PATCHING] == {stop.State.DECIDING}
+    assert into[stop.State.PATCHING] == {stop.State.CHECKING, stop.State.DECIDING}
+    assert stop.TRANSITIONS[stop.State.DECIDING][stop.Result.FINALIZE_AT_DEADLINE] is stop.State.PATCHING
     assert stop.TRANSITIONS[stop.State.PATCHING][stop.Result.CONDITION_LOST] is stop.State.READING
 
 

@@ -20,6 +20,7 @@ from actors.installation import DEPLOY, Install, Installation
 from actors.kubernetes import STORY, Kubernetes
 from actors.operator import Operator
 from actors.services import QUICK
+from actors.signaling import send
 from exeunt.bobrapet import SHUTDOWN_TIMEOUT
 from exeunt_local.mesh import SERVICES
 from exeunt_local.processes import ProcessFailed
@@ -35,13 +36,16 @@ MAY_SAY = {
         *(f"$JS.API.STREAM.{call}.{stream}" for call in ("INFO", "CREATE") for stream in STREAMS),
         "$JS.API.DIRECT.GET.RUNS",
         f"$JS.API.DIRECT.GET.RUNS.exeunt.runs.{RUN}.topology-established",
-        f"$JS.API.DIRECT.GET.RUNS.exeunt.runs.{RUN}.topology-terminated",
-        *(f"$JS.API.CONSUMER.{call}.SIGNALS.watcher-signals" for call in ("INFO", "CREATE", "MSG.NEXT")),
+        *(f"$JS.API.CONSUMER.{call}.SIGNALS.{consumer}" for call in ("INFO", "CREATE", "MSG.NEXT") for consumer in (
+            "watcher-signals", "watcher-signals-follower-0123abcd",
+        )),
         "$JS.ACK.SIGNALS.watcher-signals.1.1.1.1.0",
+        "$JS.ACK.SIGNALS.watcher-signals-follower-0123abcd.1.1.1.1.0",
     },
     "terminator": {
         f"exeunt.runs.{RUN}.outcome.cancel-requested",
         "exeunt.deadletters.terminator",
+        "$JS.API.DIRECT.GET.SIGNALS.exeunt.signals.livekit-voice.call",
         *(f"$JS.API.STREAM.{call}.{stream}" for call in ("INFO", "CREATE") for stream in STREAMS),
         *(f"$JS.API.CONSUMER.{call}.RUNS.terminator" for call in ("INFO", "CREATE", "MSG.NEXT")),
         "$JS.ACK.RUNS.terminator.1.1.1.1.0",
@@ -71,6 +75,7 @@ MAY_SAY = {
         f"$JS.API.DIRECT.GET.RUNS.exeunt.runs.{RUN}.deadline-reached",
         f"$JS.API.DIRECT.GET.RUNS.exeunt.runs.{RUN}.cancel-requested",
         "$JS.API.DIRECT.GET.DEADLETTERS",
+        "$JS.API.DIRECT.GET.SIGNALS.exeunt.signals.livekit-voice.call",
     },
 }  # fmt: skip
 NOBODYS = {
@@ -226,7 +231,7 @@ async def test_what_is_allowed_is_what_is_said(install: Install, kubernetes: Kub
         await installation.start_all(0, **QUICK, EXEUNT_SWEEP_INTERVAL="300ms")
         await early.delete()
         await set_aside_something(installation, admin.client)
-        await stop_in_every_way(kubernetes)
+        await stop_in_every_way(installation, kubernetes)
         unsaid = {service: allow_list(service) for service in SERVICES}
         deadline = asyncio.get_running_loop().time() + 20
         while any(unsaid.values()) and asyncio.get_running_loop().time() < deadline:
@@ -252,7 +257,7 @@ async def set_aside_something(installation: Installation, admin: Client) -> None
         await admin.jetstream().publish(subject, b"no event")
 
 
-async def stop_in_every_way(kubernetes: Kubernetes) -> None:
+async def stop_in_every_way(installation: Installation, kubernetes: Kubernetes) -> None:
     calls = {
         timeout: await Call.start(kubernetes, "livekit-voice", unique(timeout), shutdown_timeout=timeout)
         for timeout in ("0s", "1s", "19s", "20s", "21s")
@@ -264,7 +269,11 @@ async def stop_in_every_way(kubernetes: Kubernetes) -> None:
     storyless = await Call.start(kubernetes, "livekit-voice", unique("storyless"), annotations={SHUTDOWN_TIMEOUT: "2s"})
     await kubernetes.delete(STORY, "livekit-voice", storyless.story)
     await storyless.cancel()
-    for call in (*calls.values(), storyless):
+    signaled = await Call.start(kubernetes, "livekit-voice", unique("signaled"))
+    await signaled.cancel()
+    async with connected(installation, "topology-signals", "_INBOX_topology_signals") as bridge:
+        await send(bridge.client.jetstream(), signaled)
+    for call in (*calls.values(), storyless, signaled):
         await call.wait_finished()
         await call.wait_cleaned_up()
 

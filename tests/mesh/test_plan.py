@@ -103,7 +103,7 @@ async def test_a_plan_says_what_would_be_done_and_does_nothing(
     assert [line.split()[1] for line in table.out.splitlines()[1:]] == sorted(planned)
     assert told.uid in wide.out
     # Without its memory, that no binding is left is no evidence.
-    assert "planned without what the stream RUNS remembers: not connected to NATS" in forgetful.said
+    assert "planned without what NATS knows: not connected to NATS" in forgetful.said
     rules = {each["name"]: each["rule"] for each in json.loads(forgetful.out)}
     assert (rules["told"], rules["gone"]) == ("topology-gone", "topology-up")
 

@@ -104,11 +104,9 @@ async def test_a_run_is_read_patched_and_deleted(client: KubeClient, admin: Cust
     run = await client.get(STORY_RUNS, namespace, "call")
     assert run.metadata.uid == created["metadata"]["uid"]
     assert run.metadata.resource_version == created["metadata"]["resourceVersion"]
-    patched = await client.patch(
+    await client.patch(
         STORY_RUNS, namespace, "call", patch(UNSTARTED, START), field_manager=MANAGER, subresource="status"
     )
-    assert patched.status is not None
-    assert patched.status.phase == "Running"
     stored = await admin.get_namespaced_custom_object(*RUNS, namespace, "storyruns", "call")
     assert stored["status"] == {"phase": "Running"}
     assert stored["metadata"]["managedFields"][-1]["manager"] == MANAGER

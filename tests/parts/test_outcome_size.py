@@ -70,7 +70,7 @@ async def test_an_outcome_names_no_more_step_runs_than_fit(
         ack_subject="",
         _nc=bus.nc,
     )
-    walk = Walk(kube, Settings(), read_fact(headers, message.payload), delivery)
+    walk = Walk(kube, bus, Settings(), read_fact(headers, message.payload), delivery)
     await walk.to_its_end()
 
     outcome = walk.outcome()

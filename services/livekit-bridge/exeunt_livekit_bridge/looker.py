@@ -112,7 +112,11 @@ class Looker:
         match command:
             case ReadLastSaid(sid):
                 last = await last_message(self._bus, SIGNALS, trigger_token_subject(sid))
-                return LastSaid(Said() if last is None else read_said(last.headers, last.sequence, last.timestamp))
+                if last is None:
+                    return LastSaid(Said())
+                return LastSaid(
+                    read_said(last.subject, last.headers, last.data, sequence=last.sequence, stored_at=last.timestamp)
+                )
             case ListRooms(name):
                 rooms = await self._livekit.rooms(name)
                 return Rooms(tuple(room.sid for room in rooms if room.name == name), datetime.now(UTC))

@@ -9,16 +9,14 @@ from msgspec import Struct
 
 from exeunt import cloudevents
 from exeunt.bus.messages import Message
-from exeunt.clock import format_instant, readable_instant
+from exeunt.clock import format_instant
 from exeunt.errors import PoisonEvent
-from exeunt.signals import TOPOLOGY_GONE, TOPOLOGY_UP
+from exeunt.signals import TOPOLOGY_GONE, TOPOLOGY_UP, SignalBody, read_signal
 from exeunt.subjects import trigger_token_subject
 from exeunt_livekit_bridge.look import Look
 from exeunt_livekit_bridge.room import Participant
 
 SOURCE: Final = "/livekit/bridge"
-_SKEW: Final = timedelta(minutes=1)
-"""How far ahead of NATS' clock a signal's may be, to be believed by watchers."""
 _MOST_NAMED: Final = 4
 _MOST_CHARACTERS: Final = 48
 """Of a name that people chose. The whole detail stays below the 512 characters that a history keeps."""
@@ -39,16 +37,13 @@ class Said(Struct, frozen=True):
         return at if self.at is None else max(at, self.at + timedelta(microseconds=1))
 
 
-def read_said(headers: Mapping[str, str], sequence: int, stored_at: datetime) -> Said:
+def read_said(subject: str, headers: Mapping[str, str], payload: bytes, *, sequence: int, stored_at: datetime) -> Said:
     """Understand what is stored as the last signal; what watchers would not believe counts as nothing said."""
     try:
-        attributes = cloudevents.from_headers(headers)
+        signal = read_signal(subject, headers, payload)
     except PoisonEvent:
         return Said(sequence)
-    at = readable_instant(attributes.time)
-    if attributes.type not in (TOPOLOGY_GONE, TOPOLOGY_UP) or at is None or at > stored_at + _SKEW:
-        return Said(sequence)
-    return Said(sequence, attributes.type == TOPOLOGY_GONE, at)
+    return Said(sequence) if signal.is_ahead_of(stored_at) else Said(sequence, signal.gone, signal.at)
 
 
 def signal_message(sid: str, *, gone: bool, at: datetime, detail: str, after: Said) -> Message:
@@ -61,7 +56,7 @@ def signal_message(sid: str, *, gone: bool, at: datetime, detail: str, after: Sa
     )
     return Message(
         subject=trigger_token_subject(sid),
-        payload=msgspec.json.encode({"trigger_token": sid, "detail": detail}),
+        payload=msgspec.json.encode(SignalBody(trigger_token=sid, detail=detail)),
         headers=cloudevents.to_headers(attributes),
         expected_last_subject_sequence=after.sequence,
     )

@@ -6,7 +6,11 @@ cannot happen, and is a bug when it does. `docs/stop.md` is generated from it.
 A delivery starts in DECIDING with the snapshot that its fact carries. A redelivery, or a fact that has grown old,
 starts in READING instead: a run that an earlier delivery has finalized is then found finished, and what is left of it
 is deleted all the same. The second look after a stop is such a redelivery, asked for. That a run is finished is never
-believed of a fact: nothing is deleted of a run that was neither written nor read.
+believed of a fact: nothing is deleted of a run that was neither written nor read. And since a redrive keeps the run's
+uid, what a list shows may belong to its next life: the run is read again before anything that was listed is deleted.
+
+Where the evidence no longer holds, the fact goes back to the stream and is looked at again: its topology may go once
+more, and a fact is said only once.
 
 A write whose answer is lost is sent again, and loses its condition to itself. What is read then tells so by its time.
 """
@@ -21,12 +25,16 @@ class State(StrEnum):
 
     DECIDING = "deciding"
     """The rules are asked (`decision`)."""
+    CHECKING = "checking"
+    """The evidence that the topology is gone is looked at once more (`evidence`)."""
     PATCHING = "patching"
     """The finalizing write is sent (`finalize`)."""
     READING = "reading"
     """The StoryRun is read again."""
     LISTING = "listing"
     """The StepRuns that have to go are looked up."""
+    CONFIRMING = "confirming"
+    """The StoryRun is read once more: what was listed is the ended run's only if no redrive has begun meanwhile."""
     DELETING = "deleting"
     """They are deleted, each by its uid and only if it is the run's."""
     DONE = "done"
@@ -37,6 +45,8 @@ class Result(StrEnum):
     """What came of it."""
 
     FINALIZE = "finalize"
+    FINALIZE_AT_DEADLINE = "finalize, its deadline has come"
+    STILL_GONE = "still gone"
     CLEAN_UP = "clean up"
     UNREAD = "by the word of the fact only"
     LEAVE = "leave"
@@ -49,17 +59,22 @@ class Result(StrEnum):
     NOT_FOUND = "not found (404)"
     READ = "read"
     LISTED = "listed"
+    NOTHING_LEFT = "nothing left"
+    STILL_ENDED = "still ended"
+    ENDED_NO_MORE = "redriven, or deleted"
     DELETED = "deleted"
 
 
 TRANSITIONS: dict[State, dict[Result, State]] = {
     State.DECIDING: {
-        Result.FINALIZE: State.PATCHING,
+        Result.FINALIZE: State.CHECKING,
+        Result.FINALIZE_AT_DEADLINE: State.PATCHING,
         Result.CLEAN_UP: State.LISTING,
         Result.UNREAD: State.READING,
         Result.LEAVE: State.DONE,
         Result.DRY_RUN: State.DONE,
     },
+    State.CHECKING: {Result.STILL_GONE: State.PATCHING},
     State.PATCHING: {
         Result.WRITTEN: State.DELETING,
         Result.WRITTEN_STEP_RUNS_UNKNOWN: State.LISTING,
@@ -72,7 +87,8 @@ TRANSITIONS: dict[State, dict[Result, State]] = {
         Result.ANSWER_LOST: State.LISTING,
         Result.NOT_FOUND: State.DONE,
     },
-    State.LISTING: {Result.LISTED: State.DELETING},
+    State.LISTING: {Result.LISTED: State.CONFIRMING, Result.NOTHING_LEFT: State.DONE},
+    State.CONFIRMING: {Result.STILL_ENDED: State.DELETING, Result.ENDED_NO_MORE: State.DONE},
     State.DELETING: {Result.DELETED: State.DONE},
     State.DONE: {},
 }

@@ -20,7 +20,7 @@ from exeunt.metrics import OUTCOMES
 from exeunt.settings import Settings
 from exeunt.tracing import Hop, processing
 from exeunt_terminator.kubernetes_events import KubernetesEvents
-from exeunt_terminator.walk import Walk
+from exeunt_terminator.walk import NoLongerGone, Walk
 
 SOURCE: Final = "/exeunt/terminator"
 DURABLE: Final = "terminator"
@@ -49,12 +49,16 @@ class Terminator:
             return await self._stop(event, delivery, hop)
 
     async def _stop(self, event: FactEvent, delivery: Delivery, hop: Hop) -> Ack | Retry | DeadLetter:
-        walk = Walk(self._kube, self._settings, event, delivery)
+        walk = Walk(self._kube, self._bus, self._settings, event, delivery)
         try:
             await walk.to_its_end()
             if self._settings.propagate_cancel and not self._settings.dry_run:
                 await walk.cancel_children()
-        except (ApiUnavailable, ApiError, Undecodable) as error:
+        except NoLongerGone as error:
+            log.info("stop not due yet", fact=event.fact, why=str(error))
+            hop.drop()
+            return again(delivery.num_delivered, error)
+        except (ApiUnavailable, ApiError, BusUnavailable, Undecodable) as error:
             log.warning("stop not done yet", fact=event.fact, error=str(error))
             hop.failed(error)
             if not walk.wrote:

@@ -1,7 +1,8 @@
 """One fact's walk through the table of `stop`: at most one finalizing write, its deletes, and what to record of it all.
 
-`decision` and `finalize` do the thinking; `terminator` starts a walk for each delivery and records its outcome. Reads
-nothing on the fast path.
+`decision`, `evidence` and `finalize` do the thinking; `terminator` starts a walk for each delivery and records its
+outcome. On the fast path nothing is read of Kubernetes but what has to be seen anew: bindings or StepRuns, where the
+evidence is that there are none.
 """
 
 import asyncio
@@ -12,17 +13,27 @@ from typing import Final
 import structlog
 from msgspec.structs import replace
 
+from exeunt.bus.connection import Bus
 from exeunt.bus.delivery import Delivery
 from exeunt.clock import format_instant, format_status_time, parse_instant
 from exeunt.codec import FactEvent
-from exeunt.events import MOST_NAMES, Decided, Outcome, Verdict
-from exeunt.kube.client import KubeClient
+from exeunt.errors import ExeuntError
+from exeunt.events import MOST_NAMES, Decided, Fact, Outcome, Verdict
+from exeunt.kube.client import KubeClient, Listing
 from exeunt.kube.errors import ApiError, Conflict, NotFound, Unprocessable
-from exeunt.kube.resources import STEP_RUNS, STORY_RUNS, TRANSPORT_BINDINGS
+from exeunt.kube.resources import STEP_RUNS, STORY_RUNS, TRANSPORT_BINDINGS, Resource, T
+from exeunt.recall import last_signals
 from exeunt.settings import Settings
-from exeunt.snapshot import FIELD_MANAGER, RunState, Snapshot, StepRunRef, read_run
+from exeunt.snapshot import FIELD_MANAGER, EvidenceKind, RunState, Snapshot, StepRunRef, read_run
 from exeunt.step_runs import step_runs_to_delete
 from exeunt_terminator.decision import decide, leaves_leftovers
+from exeunt_terminator.evidence import (
+    possible_evidence,
+    still_no_bindings,
+    still_no_step_runs,
+    still_said_by_the_hub,
+    still_signaled,
+)
 from exeunt_terminator.finalize import finalizing_patch
 from exeunt_terminator.measures import stop_ended
 from exeunt_terminator.stop import TRANSITIONS, Result, State
@@ -38,11 +49,16 @@ _LONGEST_WHY: Final = 1024
 log = structlog.get_logger()
 
 
+class NoLongerGone(ExeuntError):
+    """The topology was gone when the fact was said, and is up again."""
+
+
 class Walk:
     """One walk, with what is known on the way."""
 
-    def __init__(self, kube: KubeClient, settings: Settings, event: FactEvent, delivery: Delivery) -> None:
+    def __init__(self, kube: KubeClient, bus: Bus, settings: Settings, event: FactEvent, delivery: Delivery) -> None:
         self._kube = kube
+        self._bus = bus
         self._settings = settings
         self._event = event
         self._delivery = delivery
@@ -81,12 +97,17 @@ class Walk:
         return last.verdict is Verdict.FINALIZE or last.rule in ("topology-up", "ended-by-exeunt")
 
     async def to_its_end(self) -> None:
-        """From the first state to DONE. Raises ApiError or ApiUnavailable when the stop has to be tried again."""
+        """From the first state to DONE.
+
+        Raises ApiError, ApiUnavailable, BusUnavailable or NoLongerGone when the stop has to be tried again.
+        """
         do: dict[State, Callable[[], Awaitable[Result]]] = {
             State.DECIDING: self._decide,
+            State.CHECKING: self._check,
             State.PATCHING: self._patch,
             State.READING: self._read,
             State.LISTING: self._list,
+            State.CONFIRMING: self._confirm,
             State.DELETING: self._delete,
         }
         grown_old = datetime.now(UTC) - self._delivery.timestamp > _FRESH
@@ -104,7 +125,36 @@ class Walk:
             return self._came(Result.UNREAD)
         if self._settings.dry_run:
             return self._came(Result.DRY_RUN)
-        return Result.CLEAN_UP if leftovers else Result.FINALIZE
+        if leftovers:
+            return Result.CLEAN_UP
+        return Result.FINALIZE_AT_DEADLINE if self._event.fact is Fact.DEADLINE_REACHED else Result.FINALIZE
+
+    async def _check(self) -> Result:
+        for kind in possible_evidence(self._snapshot.topology):
+            if await self._still_holds(kind):
+                return Result.STILL_GONE
+        raise NoLongerGone(f"{self._event.fact} was said, but the topology is up again")
+
+    async def _still_holds(self, kind: EvidenceKind) -> bool:
+        run = self._snapshot.run
+        match kind:
+            case "hub-condition":
+                return still_said_by_the_hub(run)
+            case "bindings-gone":
+                return still_no_bindings(run, (await self._list_of(TRANSPORT_BINDINGS)).items)
+            case "step-runs-done":
+                return still_no_step_runs(run, (await self._list_of(STEP_RUNS)).items)
+            case "signal":
+                said = await last_signals(self._bus, run.namespace, run.name, run.trigger_token)
+                return still_signaled(run, said)
+        return True
+
+    async def _list_of(self, resource: Resource[T]) -> Listing[T]:
+        run = self._snapshot.run
+        found = await self._kube.list(resource, run.namespace, field_selector=_of(run))
+        for error in found.undecodable:
+            log.warning("object not usable", error=str(error))
+        return found
 
     async def _patch(self) -> Result:
         run, now = self._snapshot.run, datetime.now(UTC)
@@ -152,14 +202,12 @@ class Walk:
         return result
 
     async def _read(self) -> Result:
-        run, now = self._snapshot.run, datetime.now(UTC)
         try:
-            found = await self._kube.get(STORY_RUNS, run.namespace, run.name)
+            state = await self._run_now()
         except NotFound:
-            self._trail.append(Decided(format_instant(now), Verdict.GONE, "deleted", "the StoryRun is gone"))
+            now = format_instant(datetime.now(UTC))
+            self._trail.append(Decided(now, Verdict.GONE, "deleted", "the StoryRun is gone"))
             return Result.NOT_FOUND
-        first_seen = parse_instant(run.canceled_at) if run.canceled_at else now
-        state = read_run(found, first_seen=first_seen, now=now, fence_wait=self._settings.fence_wait)
         self._snapshot = replace(self._snapshot, run=state)
         self._reread = replace(self._snapshot, step_runs=None)
         # Told from another terminator's by the time that it wrote.
@@ -168,16 +216,24 @@ class Walk:
             return self._came(Result.ANSWER_LOST)
         return Result.READ
 
+    async def _run_now(self) -> RunState:
+        run, now = self._snapshot.run, datetime.now(UTC)
+        found = await self._kube.get(STORY_RUNS, run.namespace, run.name)
+        first_seen = parse_instant(run.canceled_at) if run.canceled_at else now
+        return read_run(found, first_seen=first_seen, now=now, fence_wait=self._settings.fence_wait)
+
     async def _list(self) -> Result:
-        run = self._snapshot.run
-        step_runs, bindings = await asyncio.gather(
-            self._kube.list(STEP_RUNS, run.namespace, field_selector=_of(run)),
-            self._kube.list(TRANSPORT_BINDINGS, run.namespace, field_selector=_of(run)),
-        )
-        for error in (*step_runs.undecodable, *bindings.undecodable):
-            log.warning("object not usable", error=str(error))
-        self._to_delete = step_runs_to_delete(run.uid, step_runs.items, bindings.items)
-        return Result.LISTED
+        step_runs, bindings = await asyncio.gather(self._list_of(STEP_RUNS), self._list_of(TRANSPORT_BINDINGS))
+        self._to_delete = step_runs_to_delete(self._snapshot.run.uid, step_runs.items, bindings.items)
+        return Result.LISTED if self._to_delete else Result.NOTHING_LEFT
+
+    async def _confirm(self) -> Result:
+        try:
+            run = await self._run_now()
+        except NotFound:
+            return Result.ENDED_NO_MORE
+        still = leaves_leftovers(self._episode, replace(self._snapshot, run=run))
+        return Result.STILL_ENDED if still else Result.ENDED_NO_MORE
 
     async def _delete(self) -> Result:
         answers = await asyncio.gather(*map(self._delete_one, self._to_delete), return_exceptions=True)

@@ -8,11 +8,8 @@ from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-import msgspec
-
-from exeunt import bobrapet
 from exeunt.clock import format_duration, readable_instant
-from exeunt.kube.models import Condition
+from exeunt.hub import topology_terminated
 from exeunt.snapshot import Evidence, RunState, StepRunRef, Topology
 
 
@@ -38,22 +35,10 @@ class Observed(NamedTuple):
     signal: Evidence | None = None
 
 
-_CONDITIONS = msgspec.json.Decoder(list[Condition] | None)
-
-
 def _hub_condition(seen: Observed) -> Evidence | None:
     """The hub has set the run's condition Degraded with reason TopologyTerminated, in this life."""
-    if bobrapet.TOPOLOGY_TERMINATED_REASON.encode() not in bytes(seen.run.conditions):
-        return None
-    for condition in _CONDITIONS.decode(seen.run.conditions) or []:
-        if (
-            condition.type == bobrapet.DEGRADED
-            and condition.status == "True"
-            and condition.reason == bobrapet.TOPOLOGY_TERMINATED_REASON
-            and not _is_before(condition.last_transition_time, seen.run.started_at)
-        ):
-            return Evidence("hub-condition", 1, condition.message or "the hub says that all streams have ended")
-    return None
+    message = topology_terminated(seen.run)
+    return None if message is None else Evidence("hub-condition", 1, message)
 
 
 def _bindings_gone(seen: Observed) -> Evidence | None:
@@ -84,8 +69,8 @@ def _heartbeats_stale(seen: Observed) -> Evidence | None:
 
 
 def _signal(seen: Observed) -> Evidence | None:
-    """Somebody who may has said so on `exeunt.signals.>` (docs/signals.md), in this life."""
-    return seen.signal or seen.before.signal
+    """The newest word of somebody who may say so on `exeunt.signals.>` (docs/signals.md), about this life."""
+    return seen.signal
 
 
 EVIDENCE = (_hub_condition, _bindings_gone, _step_runs_done, _heartbeats_stale, _signal)
@@ -98,12 +83,5 @@ def judge(seen: Observed) -> Topology:
     return Topology(
         established=seen.before.established or bool(seen.bindings),
         step_runs_seen=seen.before.step_runs_seen or seen.live_step_runs > 0,
-        signal=_signal(seen),
         gone=next(evidence, None),
     )
-
-
-def _is_before(text: str | None, limit_text: str | None) -> bool:
-    # The kube-apiserver takes times that nobody can read, such as year 9999 with a zone: they count as absent.
-    instant, limit = readable_instant(text), readable_instant(limit_text)
-    return instant is not None and limit is not None and instant < limit

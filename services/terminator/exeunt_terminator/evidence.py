@@ -1,0 +1,52 @@
+"""Does the evidence still hold? Looked at once more before the write (ADR 23). Pure.
+
+Bindings, StepRuns and the run come from watches of unequal age, and signals from a stream: what was true when a fact
+was said need not be so when it is acted on. Stale heartbeats are not looked at again: the silence is longer than a lag.
+"""
+
+from collections.abc import Iterable
+
+from exeunt import bobrapet
+from exeunt.hub import topology_terminated
+from exeunt.kube.models import StepRun, TransportBinding
+from exeunt.signals import Signal, newest
+from exeunt.snapshot import EvidenceKind, RunState, Topology
+from exeunt.step_runs import belongs_to, is_live_binding
+
+
+def still_said_by_the_hub(run: RunState) -> bool:
+    """Whether the conditions, as they are in the write's own test, still have the hub's word."""
+    return topology_terminated(run) is not None
+
+
+def still_no_bindings(run: RunState, bindings: Iterable[TransportBinding]) -> bool:
+    """`bindings` are those that name the run."""
+    return not any(is_live_binding(binding, run.uid) for binding in bindings)
+
+
+def still_no_step_runs(run: RunState, step_runs: Iterable[StepRun]) -> bool:
+    """`step_runs` are those that name the run."""
+    return not any(
+        belongs_to(step_run, run.uid)
+        and step_run.metadata.deletion_timestamp is None
+        and not bobrapet.is_terminal(step_run.status.phase if step_run.status else None)
+        for step_run in step_runs
+    )
+
+
+def still_signaled(run: RunState, signals: Iterable[Signal]) -> bool:
+    """`signals` are the last ones that name the run. The stream may have none left: then nobody took it back."""
+    said = newest(signals, run)
+    return said is None or said.gone
+
+
+def possible_evidence(topology: Topology) -> list[EvidenceKind]:
+    """What may show that the topology is gone: first what the fact stands on; if that is no more, what else can."""
+    if topology.gone is None:
+        return []
+    others: list[EvidenceKind] = ["hub-condition"]
+    if topology.established:
+        others.append("bindings-gone")
+    if topology.step_runs_seen:
+        others.append("step-runs-done")
+    return [topology.gone.kind, *(kind for kind in others if kind != topology.gone.kind)]
