@@ -8,6 +8,7 @@ import re
 from hashlib import sha256
 
 FENCE = "storyrun.bubustack.io/graceful-cancel-observed-at"
+TRIGGER_TOKEN = "storyrun.bubustack.io/trigger-token"
 REDRIVE_TOKEN = "storyrun.bubustack.io/redrive-token"
 REDRIVE_OBSERVED = "storyrun.bubustack.io/redrive-observed"
 STEP_TIMERS = "runs.bubustack.io/step-timers"
