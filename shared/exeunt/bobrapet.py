@@ -29,6 +29,12 @@ REDRIVE: Final = (
 )
 """Pairs of annotations: a redrive that was asked for, and the last one that was carried out (contract §4.5)."""
 
+TRIGGER_TOKEN: Final = "storyrun.bubustack.io/trigger-token"  # noqa: S105 - no secret
+"""Annotation of a StoryRun: what an impulse started it for, such as the sid of a LiveKit room."""
+
+FIRST_LIFE: Final = "first"
+"""The life of a run that was never redriven (`episodes`)."""
+
 SHUTDOWN_TIMEOUT: Final = "exeunt.bubustack.io/shutdown-timeout"
 ENABLED: Final = "exeunt.bubustack.io/enabled"
 """Exeunt's own annotations, on a StoryRun or a Story. Annotations, because unknown spec fields are pruned."""

@@ -39,7 +39,7 @@ def fence_of(annotations: Mapping[str, str]) -> str | None:
 def life_of(annotations: Mapping[str, str]) -> str:
     """A token for the run's life: "first", or one for the redrives that bobrapet has carried out."""
     observed = [annotations.get(observed, "") for _, observed in bobrapet.REDRIVE]
-    return f"redrive-{sha256(repr(observed).encode()).hexdigest()[:12]}" if any(observed) else "first"
+    return f"redrive-{sha256(repr(observed).encode()).hexdigest()[:12]}" if any(observed) else bobrapet.FIRST_LIFE
 
 
 def token_of(fence: str | None, life: str) -> str:

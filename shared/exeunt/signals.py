@@ -1,9 +1,10 @@
-"""What anyone with the right NATS credentials may say: "the topology of this run is gone". Pure.
+"""What anyone with the right NATS credentials may say of a run: its topology is gone, or it is up again. Pure.
 
 A signal is evidence, the weakest of all (contract §3.5, rank 6). It can only end a run that is canceled anyway: the
 rules are asked as for any other evidence, and every test of the finalizing write must still hold. See docs/signals.md.
 """
 
+import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Final
@@ -11,52 +12,83 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from exeunt import cloudevents
-from exeunt.clock import parse_instant, readable_instant
+from exeunt import bobrapet, cloudevents
+from exeunt.clock import format_instant, parse_instant, readable_instant
 from exeunt.errors import PoisonEvent
 from exeunt.snapshot import Evidence, RunState
-from exeunt.subjects import signal_subject
+from exeunt.subjects import signal_subject, trigger_token_subject
 
-TYPE: Final = "io.bubustack.exeunt.topology-gone.v1"
-"""CloudEvents type of a signal; its subject is exeunt.signals.<namespace>.<name>, dots of the name written as "_"."""
+TOPOLOGY_GONE: Final = "io.bubustack.exeunt.topology-gone.v1"
+TOPOLOGY_UP: Final = "io.bubustack.exeunt.topology-up.v1"
+"""CloudEvents types of signals: the topology is gone; it is up (again), which takes back what was said before."""
 
 _SKEW: Final = timedelta(minutes=1)
-"""How far ahead of ours a publisher's clock may be."""
+"""How far ahead of NATS' clock a publisher's may be."""
+_MOST_DETAIL: Final = 512
+"""Characters of a publisher's own words that go into the history."""
+_LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
+_SUBDOMAIN: Final = re.compile(rf"(?=.{{1,253}}\Z){_LABEL.pattern}(\.{_LABEL.pattern})*", re.ASCII)
+_MOST_TOKEN: Final = 256
 
 
-class SignalBody(Struct, frozen=True):
-    """A run whose topology is gone, by name and where known by uid. Since when, the CloudEvent's `time` says."""
+class SignalBody(Struct, frozen=True, omit_defaults=True):
+    """The run that a signal is about, and what its publisher has to say of it.
 
-    namespace: str
-    name: str
+    Named by `namespace` and `name`, or by `trigger_token`: the run's annotation
+    `storyrun.bubustack.io/trigger-token`, a LiveKit room's sid for example. `uid` and `detail` are optional; null and
+    "" are the same as absent.
+    """
+
+    namespace: str | None = None
+    name: str | None = None
+    trigger_token: str | None = None
     uid: str | None = None
-    detail: str = ""
+    detail: str | None = None
 
 
-class Signal(Struct, frozen=True):
-    """A run, by name and where known by uid; since when its topology is gone; and what its publisher says of it."""
+class Signal(Struct, frozen=True, kw_only=True):
+    """One signal as it was received.
 
-    namespace: str
-    name: str
+    `run` is the namespace and name that it names, or None where it names a trigger token. `at` is when it was true, the
+    CloudEvent's time. `traceparent` is W3C trace context: of the hop that said it.
+    """
+
+    run: tuple[str, str] | None
+    trigger_token: str | None
     uid: str | None
-    gone_at: datetime
-    evidence: Evidence
+    gone: bool
+    at: datetime
+    detail: str
+    traceparent: str | None = None
 
-    def objection(self, run: RunState, now: datetime) -> str | None:
-        """Why the signal says nothing about this run, or None when it counts."""
-        if self.uid is not None and self.uid != run.uid:
-            return "it is about another StoryRun of this name"
-        if self.gone_at > now + _SKEW:
-            return "it lies in the future"
+    def counts_for(self, run: RunState) -> bool:
+        """Whether it is about this run, in its present life."""
+        if self.uid not in (None, run.uid):
+            return False
+        if self.run is None:
+            if self.trigger_token != run.trigger_token:
+                return False
+            if run.life == bobrapet.FIRST_LIFE:
+                return True  # nothing else was started for the token: it may even be over before its run exists
+        elif self.run != (run.namespace, run.name):
+            return False
         started = readable_instant(run.started_at)
-        if started is None:
-            return "when its run started is not known"
-        if self.gone_at < started:
-            return "it is older than the run's start"
-        return None
+        return started is not None and started <= self.at
+
+    def is_ahead_of(self, stored: datetime) -> bool:
+        """Whether it claims to have been true long after NATS had it: nobody can know that."""
+        return self.at > stored + _SKEW
+
+    @property
+    def evidence(self) -> Evidence | None:
+        """What it proves; None when it says that the topology is up."""
+        if not self.gone:
+            return None
+        return Evidence("signal", 6, self.detail, since=format_instant(self.at), traceparent=self.traceparent)
 
 
 _BODY: Final = msgspec.json.Decoder(SignalBody)
+_GONE: Final = {TOPOLOGY_GONE: True, TOPOLOGY_UP: False}
 
 
 def read_signal(subject: str, headers: Mapping[str, str], payload: bytes) -> Signal:
@@ -65,14 +97,40 @@ def read_signal(subject: str, headers: Mapping[str, str], payload: bytes) -> Sig
     Subject and body must name the same run: who may publish on which subject is what NATS is told.
     """
     attributes = cloudevents.from_headers(headers)
-    if attributes.type != TYPE:
-        raise PoisonEvent(f"event type {attributes.type!r} is no signal; {TYPE!r} is")
+    if attributes.type not in _GONE:
+        raise PoisonEvent(f"event type {attributes.type!r} is no signal; {' and '.join(map(repr, _GONE))} are")
     try:
         body = _BODY.decode(payload)
-        gone_at = parse_instant(attributes.time)
+        at = parse_instant(attributes.time)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise PoisonEvent(f"the signal does not decode: {error}") from error
-    if subject != signal_subject(body.namespace, body.name):
-        raise PoisonEvent(f"the signal is about {body.namespace}/{body.name}, but was sent on {subject}")
+    run, about, right_subject = _named(body)
+    if subject != right_subject:
+        raise PoisonEvent(f"the signal is about {about}, but was sent on {subject}; it belongs on {right_subject}")
     detail = f"{attributes.source}: {body.detail}" if body.detail else attributes.source
-    return Signal(body.namespace, body.name, body.uid, gone_at, Evidence("signal", 6, detail[:256]))
+    return Signal(
+        run=run,
+        trigger_token=None if run else body.trigger_token,
+        uid=body.uid or None,
+        gone=_GONE[attributes.type],
+        at=at,
+        detail=detail[:_MOST_DETAIL],
+        traceparent=headers.get("traceparent"),
+    )
+
+
+def _named(body: SignalBody) -> tuple[tuple[str, str] | None, str, str]:
+    """The run's namespace and name, where they are given; whom the signal is about in words; and its subject."""
+    if body.trigger_token and not (body.namespace or body.name):
+        if len(body.trigger_token) > _MOST_TOKEN:
+            raise PoisonEvent(f"trigger_token has {len(body.trigger_token)} characters; {_MOST_TOKEN} are the most")
+        token = body.trigger_token
+        return None, f"the run with trigger token {token!r}", trigger_token_subject(token)
+    if body.trigger_token or not (body.namespace and body.name):
+        raise PoisonEvent('a signal names its run by "namespace" and "name", or by "trigger_token", and not by both')
+    if not _LABEL.fullmatch(body.namespace):
+        raise PoisonEvent(f"{body.namespace[:64]!r} can be no namespace")
+    if not _SUBDOMAIN.fullmatch(body.name):
+        raise PoisonEvent(f"{body.name[:256]!r} can be no name of a StoryRun")
+    about = f"{body.namespace}/{body.name}"
+    return (body.namespace, body.name), about, signal_subject(body.namespace, body.name)

@@ -25,24 +25,28 @@ _STATUS_MANAGER: Final = f'"{FIELD_MANAGER}"'.encode()
 EvidenceKind = Literal["hub-condition", "bindings-gone", "step-runs-done", "heartbeats-stale", "signal"]
 
 
-class Evidence(Struct, frozen=True):
-    """Why the topology counts as gone. `rank` 1 is the strongest (contract §3.5)."""
+class Evidence(Struct, frozen=True, omit_defaults=True):
+    """Why the topology counts as gone. `rank` 1 is the strongest (contract §3.5).
+
+    A signal also has `since`, when it was true (RFC 3339), and the trace context of whoever said it.
+    """
 
     kind: EvidenceKind
     rank: int
     detail: str
+    since: str | None = None
+    traceparent: str | None = None
 
 
 class Topology(Struct, frozen=True, omit_defaults=True):
     """The run's live streaming connections.
 
-    `established`: a live TransportBinding was seen in this life. `step_runs_seen`: a live StepRun was. `signal`: what
-    somebody else said of it in this life (`signals`). `gone`: the strongest evidence that all of it has ended.
+    `established`: a live TransportBinding was seen in this life. `step_runs_seen`: a live StepRun was. `gone`: the
+    strongest evidence that all of it has ended.
     """
 
     established: bool = False
     step_runs_seen: bool = False
-    signal: Evidence | None = None
     gone: Evidence | None = None
 
     def with_memory(self, remembered: "Topology") -> "Topology":
@@ -50,7 +54,6 @@ class Topology(Struct, frozen=True, omit_defaults=True):
         return Topology(
             established=self.established or remembered.established,
             step_runs_seen=self.step_runs_seen or remembered.step_runs_seen,
-            signal=self.signal or remembered.signal,
             gone=self.gone,
         )
 
@@ -91,6 +94,7 @@ class RunState(Struct, frozen=True, kw_only=True, omit_defaults=True):
     fence_overdue: bool = False
     """No fence, although the cancel is older than the time granted for it (contract §2.6, "why the fence")."""
     trace: TraceInfo | None = None
+    trigger_token: str | None = None
 
     @property
     def episode(self) -> Episode:
@@ -196,6 +200,7 @@ def read_run(run: StoryRun, *, first_seen: datetime, now: datetime, fence_wait: 
         and canceled_at is not None
         and now >= parse_instant(canceled_at) + fence_wait,
         trace=status.trace if status else None,
+        trigger_token=meta.annotations.get(bobrapet.TRIGGER_TOKEN) or None,
     )
 
 

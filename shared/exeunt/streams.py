@@ -74,17 +74,27 @@ async def ensure_streams(bus: Bus, settings: Settings) -> None:
 
 
 async def ensure_stream_and_consumer(
-    bus: Bus, settings: Settings, stream: str, durable: str, filter_subjects: tuple[str, ...]
+    bus: Bus,
+    settings: Settings,
+    stream: str,
+    consumer: str,
+    filter_subjects: tuple[str, ...],
+    *,
+    inactive_after: float = 0.0,
 ) -> None:
-    """What a pull loop needs; also what it calls when its stream or consumer seems to be gone."""
+    """What a pull loop needs; also what it calls when its stream or consumer seems to be gone.
+
+    The consumer is durable, unless it is one process' own: `inactive_after` as in `ensure_consumer`.
+    """
     await ensure_streams(bus, settings)
     await ensure_consumer(
         bus,
         stream,
-        durable,
+        consumer,
         filter_subjects,
         ack_wait=settings.ack_wait.total_seconds(),
         max_ack_pending=_MOST_PENDING,
+        inactive_after=inactive_after,
     )
 
 

@@ -7,12 +7,15 @@ must be 0" makes an event exactly-once (ADR 3), and one run's history is found w
     exeunt.runs.<namespace>.<name>.<uid>.<episode>.outcome.<fact>    what the terminator decided from that fact
     exeunt.deadlines.armed.<namespace>.<name>.<uid>.<episode>        a pending message schedule
     exeunt.deadlines.due.<namespace>.<name>.<uid>.<episode>          a schedule that has come due
-    exeunt.signals.<namespace>.<name>                                "its topology is gone", said by others (`signals`)
+    exeunt.signals.<namespace>.<name>                                said by others of its topology (`signals`)
+    exeunt.signals._trigger_token.<token>                            the same, of the runs that were started for a token
     exeunt.deadletters.<consumer>                                    messages set aside, with their reason
 
-Object names may hold dots, which separate subject tokens; they are written as "_", which no object name may hold.
+Object names may hold dots, which separate subject tokens; they are written as "_", which no object name may hold. A
+trigger token may hold anything: what is not a letter, a digit, "_" or "-" is percent-encoded.
 """
 
+import re
 from typing import Final
 
 from exeunt.episodes import Episode
@@ -51,6 +54,19 @@ def due_subject(episode: Episode) -> str:
 
 def signal_subject(namespace: str, name: str) -> str:
     return f"exeunt.signals.{namespace}.{name.replace('.', '_')}"
+
+
+def trigger_token_subject(token: str) -> str:
+    return f"exeunt.signals.{BY_TRIGGER_TOKEN}.{_NOT_PLAIN.sub(_percent_encoded, token)}"
+
+
+def _percent_encoded(found: re.Match[str]) -> str:
+    return "".join(f"%{byte:02X}" for byte in found[0].encode(errors="surrogatepass"))
+
+
+BY_TRIGGER_TOKEN: Final = "_trigger_token"  # noqa: S105 - no secret
+"""Stands where a namespace would: none may begin with "_"."""
+_NOT_PLAIN: Final = re.compile(r"[^A-Za-z0-9_-]")
 
 
 EVERY_DUE: Final = "exeunt.deadlines.due.>"

@@ -19,7 +19,7 @@ from exeunt.codec import TYPE_PREFIX, VERSION
 from exeunt.episodes import Episode
 from exeunt.events import Fact, Outcome
 from exeunt.snapshot import Snapshot
-from exeunt.subjects import armed_subject, due_subject, fact_subject, outcome_subject
+from exeunt.subjects import armed_subject, due_subject, fact_subject, outcome_subject, trigger_token_subject
 from exeunt_cli.docstrings import member_docstrings
 from exeunt_timeout_scheduler.deadlines import Deadline
 
@@ -31,6 +31,7 @@ PAYLOADS: Final[dict[str, Any]] = {
     "Deadline": Deadline,
     "Signal": signals.SignalBody,
 }
+_SIGNALS: Final = {"topology-gone": signals.TOPOLOGY_GONE, "topology-up": signals.TOPOLOGY_UP}
 _ANY: Final = Episode("{namespace}", "{name}", "{uid}", "{episode}")
 _PARAMETERS: Final = {
     "namespace": "Namespace of the StoryRun.",
@@ -38,6 +39,8 @@ _PARAMETERS: Final = {
     "uid": "uid of the StoryRun.",
     "episode": 'The fence, its dots written as "_"; before there is one, a token for the life of the run.',
     "fact": "The fact that was answered.",
+    "trigger_token": "The annotation storyrun.bubustack.io/trigger-token of the run; what is not a letter, a digit, "
+    '"_" or "-" is percent-encoded.',
     "consumer": "The durable consumer that set the message aside.",
 }
 
@@ -69,8 +72,13 @@ def asyncapi() -> Json:
         "due": _channel(due_subject(_ANY), "A schedule that has come due. Internal to the mesh.", "deadline"),
         "signal": _channel(
             "exeunt.signals.{namespace}.{name}",
-            "Anyone who may publish here says: the topology of this run is gone. See docs/signals.md.",
-            "signal",
+            "Anyone who may publish here says of a run that its topology is gone, or up again. See docs/signals.md.",
+            *_SIGNALS,
+        ),
+        "signal-by-trigger-token": _channel(
+            trigger_token_subject("").removesuffix(".") + ".{trigger_token}",
+            "The same, of the runs that were started for a trigger token, such as the sid of a LiveKit room.",
+            *_SIGNALS,
         ),
         "deadletter": _channel(
             "exeunt.deadletters.{consumer}",
@@ -79,7 +87,7 @@ def asyncapi() -> Json:
         ),
     }
     said = [*map(str, Fact), "outcome", "armed", "deadletter"]
-    heard = ["due", "signal"]
+    heard = ["due", "signal", "signal-by-trigger-token"]
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -108,13 +116,13 @@ def _fact_channel(fact: Fact, meaning: str) -> Json:
     return _channel(fact_subject(_ANY, fact), f"{meaning} Exactly one for each episode.", str(fact))
 
 
-def _channel(address: str, description: str, message: str) -> Json:
+def _channel(address: str, description: str, *messages: str) -> Json:
     parameters = [name for name in _PARAMETERS if f"{{{name}}}" in address]
     return {
         "address": address,
         "description": description,
         "parameters": {name: {"$ref": f"#/components/parameters/{name}"} for name in parameters},
-        "messages": {message: {"$ref": f"#/components/messages/{message}"}},
+        "messages": {message: {"$ref": f"#/components/messages/{message}"} for message in messages},
     }
 
 
@@ -126,7 +134,7 @@ def _messages() -> Json:
     facts = {str(fact): _message(f"{TYPE_PREFIX}{fact}.{VERSION}", "Snapshot") for fact in Fact}
     return facts | {
         "outcome": _message(f"{TYPE_PREFIX}outcome.{VERSION}", "Outcome"),
-        "signal": _message(signals.TYPE, "Signal"),
+        **{name: _message(kind, "Signal") for name, kind in _SIGNALS.items()},
         "deadline": {"name": "deadline", "payload": {"$ref": "#/components/schemas/Deadline"}},
         "deadletter": {"name": "deadletter", "payload": {}},
     }

@@ -106,6 +106,14 @@ class Call:
         """Everyone leaves, as the hub says it."""
         await hub.signal_topology_terminated(self.kubernetes, self.namespace, self.name)
 
+    async def lose_topology_terminated(self) -> None:
+        """bobrapet writes the conditions as it knew them before the hub's word: the last writer wins (§9.2)."""
+        conditions = (await self.get()).get("status", {}).get("conditions", [])
+        others = [condition for condition in conditions if condition["reason"] != "TopologyTerminated"]
+        await self.kubernetes.acting_as("bobrapet").patch_status(
+            STORY_RUN, self.namespace, self.name, {"conditions": others}
+        )
+
     async def stamp_fence(self, instant: datetime | None = None) -> str:
         """Stamps the fence by hand, where no operator is played; returns its value."""
         fence = (instant or datetime.now(UTC)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

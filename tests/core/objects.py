@@ -34,6 +34,7 @@ from exeunt.kube.models import (
     TransportBinding,
 )
 from exeunt.shutdown_timeout import DEFAULT, ShutdownTimeout
+from exeunt.signals import Signal
 from exeunt.snapshot import RunState, Snapshot, StepRunRef, StoryState, Topology, read_run
 
 NAMESPACE: Final = "voice"
@@ -178,6 +179,20 @@ def story(
             pattern=pattern,
             policy=StoryPolicy(timeouts=StoryTimeouts(graceful_shutdown_timeout=timeout)),
         ),
+    )
+
+
+def said(
+    *, gone: bool, at: datetime = NOW, run: str = "call", token: str | None = None, uid: str | None = None
+) -> Signal:
+    """A signal about `run`, or about whatever was started for the trigger token."""
+    return Signal(
+        run=None if token else (NAMESPACE, run),
+        trigger_token=token,
+        uid=uid,
+        gone=gone,
+        at=at,
+        detail="the room is closed" if gone else "somebody is back",
     )
 
 

@@ -12,6 +12,7 @@ from core.objects import (
     NAMESPACE,
     NOW,
     binding,
+    said,
     step_run,
     story,
     story_run,
@@ -22,7 +23,7 @@ from exeunt import bobrapet
 from exeunt.clock import format_instant, format_status_time, parse_instant
 from exeunt.kube.models import StoryRef, StoryRun, StoryRunSpec
 from exeunt.shutdown_timeout import DEFAULT, STORY_POLICY
-from exeunt.snapshot import FIELD_MANAGER, Evidence, Snapshot, StepRunRef, Topology
+from exeunt.snapshot import FIELD_MANAGER, Snapshot, StepRunRef, Topology
 from exeunt_watcher.projection import Projection
 
 CALL = (NAMESPACE, "call")
@@ -37,7 +38,7 @@ INDEXES = (
     "_run_of_binding",
     "_snapshots",
     "_remembered",
-    "_signals",
+    "_runs_of_token",
 )
 
 
@@ -228,18 +229,39 @@ def test_peek_changes_nothing(known: Projection) -> None:
     assert known.project((NAMESPACE, "nobody"), NOW) is None
 
 
-def test_a_signal_is_evidence_for_the_rest_of_the_life(known: Projection) -> None:
-    assert known.signal(CALL, "uid-call", Evidence("signal", 6, "the room is closed")) == [CALL]
+def test_a_signal_is_evidence_until_it_is_taken_back(known: Projection) -> None:
+    assert known.signal(said(gone=True)) == [CALL]
     first, second = projected(known), projected(known, story_run(fence=FENCE))
-    assert first.topology.gone == second.topology.gone == Evidence("signal", 6, "the room is closed")
-    assert projected(known, story_run(canceled=True, annotations=REDRIVEN)).topology.gone is None
+    assert first.topology.gone == second.topology.gone == said(gone=True).evidence
+    assert known.signal(said(gone=False, at=NOW + timedelta(seconds=1))) == [CALL]
+    assert projected(known).topology.gone is None
+    assert known.signal(said(gone=True)) == []  # late: something newer is known
+    assert projected(known).topology.gone is None
+
+
+def test_a_signal_of_before_a_redrive_says_nothing_of_the_new_life(known: Projection) -> None:
+    known.signal(said(gone=True))
+    again = story_run(canceled=True, annotations=REDRIVEN, started_at=format_status_time(NOW + timedelta(seconds=2)))
+    assert projected(known, again).topology.gone is None
 
 
 def test_a_signal_says_nothing_of_the_next_run_of_the_same_name(known: Projection) -> None:
-    known.signal(CALL, "uid-call", Evidence("signal", 6, "the room is closed"))
+    known.signal(said(gone=True, uid="uid-call"))
     projected(known)
     known.run_gone(CALL)
     assert projected(known, story_run(uid="uid-again")).topology.gone is None
+
+
+def test_a_signal_by_trigger_token_is_about_all_runs_that_were_started_for_it(known: Projection) -> None:
+    token = {bobrapet.TRIGGER_TOKEN: "RM_1"}
+    for name in ("one", "two"):
+        known.story_run(story_run(name, uid=f"uid-{name}", annotations=token))
+    assert sorted(known.signal(said(gone=True, token="RM_1"))) == [(NAMESPACE, "one"), (NAMESPACE, "two")]
+    late = story_run("three", uid="uid-three", annotations=token)  # said before the run was there
+    assert projected(known, late).topology.gone is not None
+    known.story_run(story_run("one", uid="uid-one"))  # somebody has taken the annotation away
+    back = known.signal(said(gone=False, token="RM_1", at=NOW + timedelta(seconds=1)))
+    assert sorted(back) == [(NAMESPACE, "three"), (NAMESPACE, "two")]
 
 
 # Stories.
@@ -451,7 +473,7 @@ def test_more_step_runs_than_a_fact_can_hold_are_not_told(known: Projection) -> 
 def test_nothing_is_kept_of_what_was_deleted(known: Projection) -> None:
     known.story_run(story_run("other", uid="uid-other", fence=FENCE, conditions=[topology_terminated()]))
     known.remember("uid-other", Topology(established=True))
-    known.signal((NAMESPACE, "other"), "uid-other", Evidence("signal", 6, "the room is closed"))
+    known.signal(said(gone=True, run="other", uid="uid-other"))
     known.step_run(step_run("orphan", run="nobody", owner=None))
     known.binding(binding("orphan", run="nobody", run_uid="uid-nobody"))
     known.binding(binding("call-listen-transport", run="other", run_uid="uid-other"))

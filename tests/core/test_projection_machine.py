@@ -17,6 +17,7 @@ from core.objects import (
     NOW,
     binding,
     condition,
+    said,
     step_run,
     story,
     story_run,
@@ -27,7 +28,8 @@ from exeunt import bobrapet
 from exeunt.clock import format_instant, format_status_time, parse_instant
 from exeunt.events import Fact
 from exeunt.kube.models import StepRun, StoryRun, TransportBinding
-from exeunt.snapshot import Evidence, Snapshot, StepRunRef
+from exeunt.signals import Signal
+from exeunt.snapshot import Snapshot, StepRunRef
 
 SECOND = timedelta(seconds=1)
 NAMES = ("a--b", "a-b")
@@ -52,7 +54,8 @@ class Run:
     managed_fields: list[dict[str, Any]] = field(default_factory=list)
     established: bool = False
     step_runs_seen: bool = False
-    signaled: bool = False
+    signaled: bool | None = None
+    """What the newest signal of this life says: the topology is gone, or it is up."""
 
     @property
     def live(self) -> bool:
@@ -136,6 +139,7 @@ class World(RuleBasedStateMachine):
         self.steps: dict[str, Step] = {}
         self.bindings: dict[str, Connection] = {}
         self.story_exists = True
+        self.signals: list[Signal] = []
         self.restart()
 
     # What is true.
@@ -151,24 +155,24 @@ class World(RuleBasedStateMachine):
             "hub-condition": run.hub_says_gone,
             "bindings-gone": run.established and not self.bindings_of(run),
             "step-runs-done": run.canceled and run.step_runs_seen and not self.live_steps_of(run),
-            "signal": run.signaled,
+            "signal": run.signaled is True,
         }[kind]
 
     def is_realtime(self, run: Run) -> bool:
         return run.story == "talk" and (self.story_exists or run.established)
 
-    def told(self, fact: Fact, said: Snapshot) -> None:
+    def told(self, fact: Fact, snapshot: Snapshot) -> None:
         """Nothing is said but what is true."""
-        run = self.ever[said.run.uid]
+        run = self.ever[snapshot.run.uid]
         assert run.story == "talk"
-        assert said.step_runs is not None
-        assert all(self.steps[ref.name].belongs_to(run) for ref in said.step_runs if ref.name in self.steps)
+        assert snapshot.step_runs is not None
+        assert all(self.steps[ref.name].belongs_to(run) for ref in snapshot.step_runs if ref.name in self.steps)
         if fact is Fact.RUN_DELETED:
             assert self.runs.get(run.name) is not run
             return
-        if said.topology.gone is not None:
-            assert self.is_gone(run, said.topology.gone.kind)
-        assert fact is not Fact.TOPOLOGY_TERMINATED or said.topology.gone is not None
+        if snapshot.topology.gone is not None:
+            assert self.is_gone(run, snapshot.topology.gone.kind)
+        assert fact is not Fact.TOPOLOGY_TERMINATED or snapshot.topology.gone is not None
         assert fact is not Fact.TOPOLOGY_ESTABLISHED or run.established
         assert (fact is Fact.RUN_TERMINAL) == bobrapet.is_terminal(run.phase)
         if fact is Fact.CANCEL_REQUESTED:
@@ -207,6 +211,8 @@ class World(RuleBasedStateMachine):
                 known.step_run(step.object())
         for one in self.bindings.values():
             known.binding(one.object())
+        for signal in self.signals:
+            known.signal(signal)
         known.story(story("batch", pattern="batch"))
         if self.story_exists:
             known.story(story())
@@ -320,12 +326,26 @@ class World(RuleBasedStateMachine):
             self.see(run)
 
     @rule(number=PICK)
-    def signal(self, number: int) -> None:
+    def somebody_writes_the_conditions_anew(self, number: int) -> None:
+        """The last writer wins (contract §9.2): what the hub said is gone again."""
         run = self.pick(number)
         if run is not None and run.live:
-            run.signaled = True
-            keys = self.watcher.projection.signal((NAMESPACE, run.name), run.uid, Evidence("signal", 6, "it is over"))
-            self.watcher.touched(keys, self.now)
+            run.conditions = [condition("Ready", "False", "Running")]
+            self.see(run)
+
+    @rule(number=PICK, gone=st.booleans(), late=st.booleans(), with_uid=st.booleans())
+    def signal(self, number: int, *, gone: bool, late: bool, with_uid: bool) -> None:
+        """Said now, or said before something that is known already and coming late."""
+        run = self.pick(number)
+        if run is None or not run.live or run.started_at is None:
+            return
+        newer = max((said.at for said in self.signals if said.run == (NAMESPACE, run.name)), default=None)
+        at = newer - SECOND / 4 if late and newer is not None else self.now
+        if not late or newer is None:
+            run.signaled = gone
+        signal = said(gone=gone, at=at, run=run.name, uid=run.uid if with_uid else None)
+        self.signals.append(signal)
+        self.watcher.touched(self.watcher.projection.signal(signal), self.now)
 
     @rule(number=PICK, phase=st.sampled_from(["Finished", "Failed"]))
     def finish(self, number: int, phase: str) -> None:
@@ -357,7 +377,8 @@ class World(RuleBasedStateMachine):
         run.managed_fields = [w for w in run.managed_fields if OBSERVED not in str(w)]
         run.managed_fields.append(written(OBSERVED, format_status_time(self.now)))
         run.fence = None
-        run.established = run.step_runs_seen = run.signaled = False
+        run.established = run.step_runs_seen = False
+        run.signaled = None
         self.see(run)
 
     @rule()

@@ -1,35 +1,62 @@
 """What others may say about a topology, and what it is worth."""
 
-import importlib.util
 import json
-from datetime import timedelta
-from pathlib import Path
-from types import ModuleType
+from datetime import datetime, timedelta
 
 import pytest
 
-from core.objects import NOW, STARTED, run_state, story_run
+from core.objects import NAMESPACE, NOW, STARTED, run_state, story_run
+from exeunt import bobrapet
 from exeunt.clock import format_instant
 from exeunt.errors import PoisonEvent
-from exeunt.signals import TYPE, Signal, read_signal
+from exeunt.signals import TOPOLOGY_GONE, TOPOLOGY_UP, Signal, read_signal
+from exeunt.snapshot import RunState
+from exeunt.subjects import signal_subject, trigger_token_subject
+from exeunt_watcher.signals_heard import KEPT, SignalsHeard
 
-SUBJECT = "exeunt.signals.demo.call"
-EXAMPLE = Path(__file__).parents[2] / "deploy" / "examples" / "livekit_bridge.py"
+SUBJECT = f"exeunt.signals.{NAMESPACE}.call"
+SID = "RM_cZbbficGvDFB"
+BY_SID = f"exeunt.signals._trigger_token.{SID}"
+STARTED_AT = datetime.fromisoformat(STARTED)
+SECOND = timedelta(seconds=1)
 
 
 def headers(**changes: str) -> dict[str, str]:
-    plain = {"specversion": "1.0", "id": "1", "source": "/livekit", "type": TYPE, "time": format_instant(NOW)}
+    plain = {"specversion": "1.0", "id": "1", "source": "/livekit", "type": TOPOLOGY_GONE, "time": format_instant(NOW)}
     return {f"ce-{name}": value for name, value in (plain | changes).items()}
 
 
-def signal(**body: object) -> Signal:
-    return read_signal(SUBJECT, headers(), json.dumps({"namespace": "demo", "name": "call"} | body).encode())
+def signal(*, kind: str = TOPOLOGY_GONE, at: datetime = NOW, **body: object) -> Signal:
+    """A signal about the call by its name, unless `body` names it otherwise."""
+    named = {"trigger_token": SID} if "trigger_token" in body else {"namespace": NAMESPACE, "name": "call"}
+    subject = trigger_token_subject(str(body["trigger_token"])) if "trigger_token" in body else SUBJECT
+    return read_signal(subject, headers(type=kind, time=format_instant(at)), json.dumps(named | body).encode())
+
+
+def call(*, life: str = "first", started_at: str | None = STARTED, token: str | None = SID) -> RunState:
+    """The call, started for the token; another life than the first begins with a redrive."""
+    annotations = {bobrapet.TRIGGER_TOKEN: token} if token else {}
+    if life != "first":
+        annotations |= {bobrapet.REDRIVE[0][0]: life, bobrapet.REDRIVE[0][1]: life}
+    return run_state(story_run(started_at=started_at, annotations=annotations))
+
+
+def heard(*signals: Signal) -> SignalsHeard:
+    signals_heard = SignalsHeard()
+    for each in signals:
+        signals_heard.take(each)
+    return signals_heard
 
 
 def test_a_signal_is_the_weakest_evidence_and_names_its_source() -> None:
-    said = signal(detail="room_finished")
-    assert (said.evidence.kind, said.evidence.rank) == ("signal", 6)
-    assert said.evidence.detail == "/livekit: room_finished"
+    said = signal(detail="room_finished").evidence
+    assert said is not None
+    assert (said.kind, said.rank, said.detail) == ("signal", 6, "/livekit: room_finished")
+    assert said.since == format_instant(NOW)
+
+
+def test_a_topology_that_is_up_is_no_evidence() -> None:
+    assert signal(kind=TOPOLOGY_UP).evidence is None
 
 
 @pytest.mark.parametrize(
@@ -37,11 +64,22 @@ def test_a_signal_is_the_weakest_evidence_and_names_its_source() -> None:
     [
         ({"type": "io.bubustack.exeunt.topology-terminated.v1"}, b"{}", "is no signal"),
         ({"specversion": "2.0"}, b"{}", "only 1.x"),
-        ({"time": "yesterday"}, b'{"namespace": "a", "name": "b"}', "RFC 3339"),
-        ({"time": ""}, b'{"namespace": "a", "name": "b"}', "RFC 3339"),
+        ({"time": "yesterday"}, b'{"namespace": "demo", "name": "call"}', "RFC 3339"),
+        ({"time": ""}, b'{"namespace": "demo", "name": "call"}', "RFC 3339"),
         ({}, b"not JSON", "does not decode"),
         ({}, b'{"x":' + b"[" * 200_000, "does not decode"),
-        ({}, b'{"namespace": "a"}', "name"),
+        ({}, b'{"namespace": "a"}', "names its run by"),
+        ({}, b'{"namespace": "", "name": "", "trigger_token": ""}', "names its run by"),
+        ({}, b'{"namespace": null, "name": null}', "names its run by"),
+        ({}, b'{"namespace": "demo", "name": "call", "trigger_token": "RM_1"}', "not by both"),
+        ({}, b'{"namespace": "demo", "name": "call", "uid": 7}', "does not decode"),
+        ({}, b'{"namespace": "demo.a", "name": "call"}', "can be no namespace"),
+        ({}, b'{"namespace": "_trigger_token", "name": "RM_1"}', "can be no namespace"),
+        ({}, b'{"namespace": "demo", "name": "call.*"}', "can be no name of a StoryRun"),
+        ({}, b'{"namespace": "demo", "name": "call_1"}', "can be no name of a StoryRun"),
+        ({}, b'{"namespace": "demo", "name": "call\\n"}', "can be no name of a StoryRun"),
+        ({}, b'{"trigger_token": "' + b"x" * 257 + b'"}', "256 are the most"),
+        ({}, b'{"trigger_token": "RM_1"}', "belongs on exeunt.signals._trigger_token.RM_1"),
         ({}, b'{"namespace": "demo", "name": "another"}', "is about demo/another, but was sent on"),
         ({}, b'{"namespace": "other", "name": "call"}', "is about other/call, but was sent on"),
     ],
@@ -51,43 +89,94 @@ def test_a_malformed_signal_is_poison_with_its_reason(attributes: dict[str, str]
         read_signal(SUBJECT, headers(**attributes), body)
 
 
+def test_absent_null_and_empty_are_the_same() -> None:
+    assert signal(uid=None, detail=None) == signal(uid="", detail="") == signal()
+    assert signal().uid is None
+    assert signal().detail == "/livekit"
+
+
+def test_a_run_is_named_by_its_trigger_token() -> None:
+    said = read_signal(BY_SID, headers(), json.dumps({"trigger_token": SID, "detail": "nobody is left"}).encode())
+    assert (said.run, said.trigger_token) == (None, SID)
+    assert said.counts_for(call())
+    assert not said.counts_for(call(token="RM_other"))
+    assert not said.counts_for(call(token=None))
+
+
+@pytest.mark.parametrize(
+    ("token", "written"),
+    [
+        (SID, SID),
+        ("a.b", "a%2Eb"),
+        ("*", "%2A"),
+        (">", "%3E"),
+        ("a b/c%", "a%20b%2Fc%25"),
+        ("\N{SNOWMAN}", "%E2%98%83"),
+    ],
+)
+def test_any_token_fits_into_a_subject(token: str, written: str) -> None:
+    assert trigger_token_subject(token) == f"exeunt.signals._trigger_token.{written}"
+    said = read_signal(trigger_token_subject(token), headers(), json.dumps({"trigger_token": token}).encode())
+    assert said.trigger_token == token
+
+
+def test_no_name_can_be_taken_for_another() -> None:
+    assert signal_subject("demo", "a.b") == "exeunt.signals.demo.a_b"
+    assert signal_subject("demo", "a.b") != signal_subject("demo", "a-b")
+
+
 def test_it_counts_only_for_its_own_run_and_time() -> None:
-    run = run_state(story_run(started_at=STARTED))
-    assert signal(uid=run.uid).objection(run, NOW) is None
-    assert signal().objection(run, NOW) is None
-    assert "another StoryRun" in (signal(uid="other").objection(run, NOW) or "")
-    assert "future" in (signal().objection(run, NOW - timedelta(minutes=2)) or "")
-    late_start = run_state(story_run(started_at=format_instant(NOW + timedelta(seconds=1))))
-    assert "older" in (signal().objection(late_start, NOW) or "")
+    run = call()
+    assert signal(uid=run.uid).counts_for(run)
+    assert signal().counts_for(run)
+    assert not signal(uid="other").counts_for(run)
+    assert not signal(trigger_token=SID, uid="other").counts_for(run)
+    assert not signal(at=STARTED_AT - SECOND).counts_for(run)
     for unreadable in (None, "0001-01-01T00:00:00Z", "soon"):
-        assert "not known" in (signal().objection(run_state(story_run(started_at=unreadable)), NOW) or "")
+        assert not signal().counts_for(call(started_at=unreadable))
 
 
-def livekit() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("livekit_bridge", EXAMPLE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def test_what_is_said_of_a_room_counts_for_the_run_that_is_started_for_it_later() -> None:
+    early = signal(trigger_token=SID, at=STARTED_AT - timedelta(minutes=1))
+    assert early.counts_for(call())
+    assert early.counts_for(call(started_at=None))
+    # but not for a life that a redrive began after it
+    assert not early.counts_for(call(life="again"))
+    assert signal(trigger_token=SID).counts_for(call(life="again"))
 
 
-def webhook(**changes: object) -> bytes:
-    metadata = json.dumps({"storyRun": {"namespace": "demo", "name": "call.1", "uid": "u-1"}})
-    room = {"sid": "RM_1", "name": "room", "metadata": metadata, "creationTime": "1764000000"}
-    event = {"event": "room_finished", "room": room, "id": "EV_1", "createdAt": "1764007956"}
-    return json.dumps(event | changes).encode()
+def test_nobody_knows_the_future() -> None:
+    assert not signal(at=NOW + timedelta(minutes=1)).is_ahead_of(NOW)
+    assert signal(at=NOW + timedelta(minutes=1, microseconds=1)).is_ahead_of(NOW)
 
 
-def test_livekits_room_finished_becomes_a_signal() -> None:
-    message = livekit().to_signal(webhook())
-    assert message.subject == "exeunt.signals.demo.call_1"
-    said = read_signal(message.subject, message.headers, message.payload)
-    assert (said.namespace, said.name, said.uid) == ("demo", "call.1", "u-1")
-    assert said.gone_at.timestamp() == 1764007956
+@pytest.mark.parametrize("by_token", [True, False])
+def test_the_newest_counts_in_whatever_order_it_comes(*, by_token: bool) -> None:
+    name = {"trigger_token": SID} if by_token else {}
+    gone, up = signal(at=NOW, **name), signal(kind=TOPOLOGY_UP, at=NOW + SECOND, **name)
+    assert heard(gone).evidence(call()) == gone.evidence
+    assert heard(gone, up).evidence(call()) is None
+    assert heard(up, gone).evidence(call()) is None
+    again = signal(at=NOW + 2 * SECOND, **name)
+    assert heard(again, up, gone, gone).evidence(call()) == again.evidence
 
 
-def test_other_webhooks_say_nothing() -> None:
-    assert livekit().to_signal(webhook(event="participant_left")) is None
-    assert livekit().to_signal(webhook(room={"sid": "RM_1", "metadata": "somebody else's"})) is None
-    assert livekit().to_signal(webhook(room={"sid": "RM_1"})) is None
+def test_of_two_of_the_same_time_the_later_counts() -> None:
+    assert heard(signal(), signal(kind=TOPOLOGY_UP)).evidence(call()) is None
+    assert heard(signal(kind=TOPOLOGY_UP), signal()).evidence(call()) is not None
+
+
+def test_the_newest_counts_by_whatever_name_it_was_said() -> None:
+    up = signal(kind=TOPOLOGY_UP, trigger_token=SID, at=NOW + SECOND)
+    assert heard(up, signal()).evidence(call()) is None
+    assert heard(signal(at=NOW + 2 * SECOND, uid="uid-call"), up).evidence(call()) is not None
+    # nor does what was said of another run of the name hide it
+    other = signal(kind=TOPOLOGY_UP, uid="another", at=NOW + 3 * SECOND)
+    assert heard(signal(), other).evidence(call()) is not None
+
+
+def test_what_is_old_is_forgotten() -> None:
+    signals = heard(signal(), signal(trigger_token=SID, at=NOW + SECOND))
+    signals.forget(NOW + KEPT + SECOND)
+    assert signals.evidence(call(token=None)) is None
+    assert signals.evidence(call()) is not None

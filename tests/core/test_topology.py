@@ -3,7 +3,6 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from msgspec.structs import replace
 
 from core.objects import FENCE, NOW, STARTED, condition, run_state, story_run, topology_terminated
 from exeunt.clock import format_instant
@@ -24,9 +23,10 @@ def look(
     canceled: bool = True,
     started_at: str | None = STARTED,
     stale_after: timedelta | None = None,
+    signal: Evidence | None = None,
 ) -> Topology:
     run = story_run(fence=FENCE if canceled else None, conditions=conditions, started_at=started_at)
-    return judge(Observed(run_state(run), before, bindings, step_runs, NOW, stale_after))
+    return judge(Observed(run_state(run), before, bindings, step_runs, NOW, stale_after, signal))
 
 
 def beat(seconds_ago: float) -> LiveBinding:
@@ -51,7 +51,7 @@ def test_the_strongest_evidence_wins() -> None:
     assert stale is not None
     assert (stale.kind, stale.rank) == ("heartbeats-stale", 5)
     signal = Evidence("signal", 6, "the room is closed")
-    said = look(bindings=[UP], step_runs=1, before=replace(SEEN, signal=signal))
+    said = look(bindings=[UP], step_runs=1, signal=signal)
     assert said.gone is signal
     assert len(EVIDENCE) == 5
 
@@ -93,6 +93,14 @@ def test_the_hub_condition_of_an_earlier_start_is_no_evidence(at: str, *, counts
 def test_the_hub_condition_counts_when_nobody_wrote_the_start() -> None:
     gone = look(conditions=[topology_terminated(EARLIER)], bindings=[UP], step_runs=1, started_at=None)
     assert kind_of(gone) == "hub-condition"
+
+
+def test_a_hub_condition_that_was_cleared_again_is_no_evidence() -> None:
+    before = look(conditions=[topology_terminated()], bindings=[UP], step_runs=1)
+    assert kind_of(before) == "hub-condition"
+    cleared = condition("Degraded", "False", "TopologyTerminated")
+    assert kind_of(look(conditions=[cleared], before=before, bindings=[UP], step_runs=1)) is None
+    assert kind_of(look(before=before, bindings=[UP], step_runs=1)) is None
 
 
 def test_the_hub_condition_needs_no_cancel() -> None:

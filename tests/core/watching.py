@@ -58,29 +58,18 @@ class Watcher:
             self.say(Fact.RUN_DELETED, last, now)
 
     def recall(self, now: datetime) -> None:
-        """Every kind has been listed: recall what the stream knows, then say what holds."""
-        self._recall(list(self.projection.known_runs()), now, signals_only=False)
-        self.touched(list(self.projection.known_runs()), now)
-
-    def _recall(self, keys: Iterable[Key], now: datetime, *, signals_only: bool) -> None:
-        for key in keys:
+        """Every kind has been listed and every signal heard: recall what the stream knows, then say what holds."""
+        for key in list(self.projection.known_runs()):
             seen = self.projection.peek(key, now)
             if seen is None or not (seen.realtime or seen.story.resource_version is None):
                 continue
-            life = seen.run.life_episode
-            established = not signals_only and (
-                seen.topology.established or self._stream.said(life, Fact.TOPOLOGY_ESTABLISHED) is not None
-            )
-            terminated = self._stream.said(life, Fact.TOPOLOGY_TERMINATED)
-            signal = terminated.topology.signal if terminated else None
-            if established or signal:
-                memory = Topology(established=established, step_runs_seen=established, signal=signal)
-                self.projection.remember(seen.run.uid, memory)
+            said = self._stream.said(seen.run.life_episode, Fact.TOPOLOGY_ESTABLISHED)
+            if seen.topology.established or said is not None:
+                self.projection.remember(seen.run.uid, Topology(established=True, step_runs_seen=True))
+        self.touched(list(self.projection.known_runs()), now)
 
     def sweep(self, now: datetime) -> None:
-        """Look again at what time alone changes, recall what others heard of canceled runs, and offer what holds."""
-        self.touched(self.projection.canceled(), now)
-        self._recall(self.projection.canceled(), now, signals_only=True)
+        """Look again at what time alone changes, and offer what holds."""
         self.touched(self.projection.canceled(), now)
         for key in self.projection.canceled():
             snapshot = self.projection.snapshot(key)

@@ -1,7 +1,8 @@
-"""A signal of somebody else is evidence: it ends a canceled run, and no other."""
+"""What others say of a topology is evidence: it ends a canceled run, and no other, until it is taken back."""
 
 import asyncio
 import json
+import uuid
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 
@@ -11,30 +12,54 @@ from nats.js.errors import NotFoundError
 from actors.bystander import Bystander
 from actors.call import Call
 from actors.kubernetes import Kubernetes
+from actors.names import TRIGGER_TOKEN
 from actors.recorder import Recorder, State
 from actors.services import QUICK, without
 from exeunt.events import Fact
-from exeunt.signals import TYPE
+from exeunt.signals import TOPOLOGY_GONE, TOPOLOGY_UP
 from exeunt_local.mesh import Mesh
 
 pytestmark = pytest.mark.usefixtures("operator", "running_mesh")
 
 Stopped = Callable[..., Awaitable[State]]
 
+A_WHILE = 0.5
+"""Seconds for which a run that must not end is looked at: a stop takes some 20 ms."""
 
-async def send(bystander: Bystander, call: Call, *, uid: str | None = None, at: datetime | None = None) -> None:
-    """Says that everyone has left the call."""
+
+async def send(
+    bystander: Bystander,
+    call: Call,
+    *,
+    gone: bool = True,
+    token: str | None = None,
+    uid: str | None = None,
+    at: datetime | None = None,
+) -> None:
+    """Says that everyone has left the call, or that somebody is there; by its trigger token, where one is given."""
     headers = {
         "ce-specversion": "1.0",
         "ce-id": call.uid,
         "ce-source": "/livekit/bridge",
-        "ce-type": TYPE,
+        "ce-type": TOPOLOGY_GONE if gone else TOPOLOGY_UP,
         "ce-time": (at or datetime.now(UTC)).isoformat(),
     }
-    body = {"namespace": call.namespace, "name": call.name, "uid": uid or call.uid, "detail": "room_finished"}
-    await bystander.streams.publish(
-        f"exeunt.signals.{call.namespace}.{call.name}", json.dumps(body).encode(), headers=headers
-    )
+    detail = "room_finished" if gone else "participant_joined"
+    named = {"trigger_token": token} if token else {"namespace": call.namespace, "name": call.name}
+    subject = f"exeunt.signals._trigger_token.{token}" if token else f"exeunt.signals.{call.namespace}.{call.name}"
+    body = named | {"uid": uid or ("" if token else call.uid), "detail": detail}
+    await bystander.streams.publish(subject, json.dumps(body).encode(), headers=headers)
+
+
+def a_room() -> dict[str, str]:
+    """The annotation of a run that an impulse has started for a room."""
+    return {TRIGGER_TOKEN: f"RM_{uuid.uuid4().hex[:12]}"}
+
+
+async def stays(call: Call, recorder: Recorder) -> None:
+    """Asserts that a run is not ended while somebody would have had the time to."""
+    await asyncio.sleep(A_WHILE)
+    assert recorder.terminal_transitions(call.uid) == []
 
 
 async def test_a_signal_after_the_cancel_ends_the_call(
@@ -66,26 +91,94 @@ async def test_a_signal_before_the_cancel_is_remembered_also_over_a_restart(
     assert (await stopped(call)).written_by == "exeunt-terminator"
 
 
-async def test_a_signal_before_the_cancel_outlives_the_watcher_that_heard_it(
+async def test_a_signal_before_the_cancel_outlives_the_watcher_that_was_there(
     kubernetes: Kubernetes, namespace: str, running_mesh: Mesh, bystander: Bystander, stopped: Stopped
 ) -> None:
-    await running_mesh.start("watcher", 1, **QUICK)
     call = await Call.start(kubernetes, namespace, shutdown_timeout="60s")
-    await bystander.wait_for_fact(call.uid, Fact.TOPOLOGY_ESTABLISHED)
     await send(bystander, call)
     await bystander.wait_for_outcome(call.uid, Fact.TOPOLOGY_TERMINATED)
-    (heard,) = [instance for instance in (0, 1) if await has_said(running_mesh, instance, call)]
-    await running_mesh.kill("watcher", heard)
+    await running_mesh.start("watcher", 1, **QUICK)
+    await running_mesh.kill("watcher", 0)
     await call.cancel()
     assert (await stopped(call)).written_by == "exeunt-terminator"
-    await running_mesh.start("watcher", heard, **QUICK)
+    await running_mesh.start("watcher", 0, **QUICK)
     await running_mesh.stop("watcher", 1)
 
 
-async def has_said(mesh: Mesh, instance: int, call: Call) -> bool:
-    """Whether that watcher was the one to say that the call's topology is gone."""
-    lines = map(json.loads, mesh.log("watcher", instance).read_text().splitlines())
-    return any(line["event"] == str(Fact.TOPOLOGY_TERMINATED) and call.uid in line["run"] for line in lines)
+async def test_a_room_is_known_by_its_sid_alone(
+    kubernetes: Kubernetes, namespace: str, bystander: Bystander, stopped: Stopped
+) -> None:
+    room = a_room()
+    call = await Call.start(kubernetes, namespace, shutdown_timeout="60s", annotations=room)
+    again = await Call.start(kubernetes, namespace, "again", shutdown_timeout="60s", annotations=room)
+    other = await Call.start(kubernetes, namespace, "other", shutdown_timeout="60s", annotations=a_room())
+    for each in (call, again, other):
+        await each.cancel()
+        await bystander.wait_for_outcome(each.uid, Fact.CANCEL_REQUESTED)
+    await send(bystander, call, token=room[TRIGGER_TOKEN])
+    assert (await stopped(call)).written_by == "exeunt-terminator"
+    assert (await stopped(again)).written_by == "exeunt-terminator"
+    assert Fact.TOPOLOGY_TERMINATED not in await bystander.facts(other.uid)
+    await other.hang_up()
+    await stopped(other)
+
+
+async def test_a_room_that_was_over_before_its_run_was_there(
+    kubernetes: Kubernetes, namespace: str, bystander: Bystander, stopped: Stopped
+) -> None:
+    room = a_room()
+    before = await Call.start(kubernetes, namespace, "before", shutdown_timeout="60s")
+    await send(bystander, before, token=room[TRIGGER_TOKEN])
+    call = await Call.start(kubernetes, namespace, shutdown_timeout="60s", annotations=room)
+    await call.cancel()
+    assert (await stopped(call)).written_by == "exeunt-terminator"
+    cancel = await bystander.wait_for_fact(call.uid, Fact.CANCEL_REQUESTED)
+    assert cancel.snapshot is not None
+    assert cancel.snapshot.topology.gone is not None
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_somebody_is_back_before_the_cancel(
+    kubernetes: Kubernetes,
+    namespace: str,
+    running_mesh: Mesh,
+    bystander: Bystander,
+    recorder: Recorder,
+    stopped: Stopped,
+    *,
+    restarted: bool,
+) -> None:
+    room = a_room()
+    call = await Call.start(kubernetes, namespace, shutdown_timeout="60s", annotations=room)
+    left = datetime.now(UTC)
+    await send(bystander, call, token=room[TRIGGER_TOKEN], at=left)
+    await bystander.wait_for_outcome(call.uid, Fact.TOPOLOGY_TERMINATED)
+    await send(bystander, call, token=room[TRIGGER_TOKEN], gone=False)
+    await send(bystander, call, token=room[TRIGGER_TOKEN], at=left)  # late, and older than what is known
+    if restarted:
+        async with without(running_mesh, "watcher"):
+            pass
+    await call.cancel()
+    answer = await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
+    assert answer.outcome is not None
+    assert answer.outcome.rule == "topology-up"
+    await stays(call, recorder)
+    await send(bystander, call, token=room[TRIGGER_TOKEN])
+    assert (await stopped(call)).written_by == "exeunt-terminator"
+
+
+async def test_a_hub_that_takes_its_word_back_before_the_cancel(
+    kubernetes: Kubernetes, namespace: str, bystander: Bystander, recorder: Recorder, stopped: Stopped
+) -> None:
+    call = await Call.start(kubernetes, namespace, shutdown_timeout="60s")
+    await call.signal_topology_terminated()
+    await bystander.wait_for_outcome(call.uid, Fact.TOPOLOGY_TERMINATED)
+    await call.lose_topology_terminated()
+    await call.cancel()
+    await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
+    await stays(call, recorder)
+    await call.signal_topology_terminated()
+    assert (await stopped(call)).written_by == "exeunt-terminator"
 
 
 async def test_forged_and_stale_signals_do_no_harm(

@@ -31,8 +31,8 @@ async def test_a_fact_that_is_too_large_for_the_stream_is_its_own_runs_trouble(b
     large = snapshot(uid="large", conditions=Raw(msgspec.json.encode(conditions)))
     small = snapshot(uid="small")
     async with FactPublisher(bus, on_failure=lambda: None) as facts:
-        await (await facts.say(Fact.CANCEL_REQUESTED, large))
-        await (await facts.say(Fact.CANCEL_REQUESTED, small))
+        await facts.say(Fact.CANCEL_REQUESTED, large)
+        await facts.say(Fact.CANCEL_REQUESTED, small)
     stored = [
         await last_message(bus, RUNS, fact_subject(each.run.episode, Fact.CANCEL_REQUESTED)) for each in (large, small)
     ]

@@ -1,10 +1,13 @@
 """The watcher, composed."""
 
 import asyncio
+import secrets
 from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+from exeunt.bus.errors import ApiRefused, BusUnavailable
+from exeunt.bus.lag import caught_up
 from exeunt.bus.pull import PullLoop
 from exeunt.health import Pulse
 from exeunt.insist import insist
@@ -12,9 +15,15 @@ from exeunt.metrics import expect_facts
 from exeunt.service import Connections
 from exeunt.streams import ensure_stream_and_consumer
 from exeunt.subjects import EVERY_SIGNAL, SIGNALS
+from exeunt_watcher.signal_check import check_signal
 from exeunt_watcher.watcher import Watcher
 
 SIGNALS_DURABLE: Final = "watcher-signals"
+"""The consumer that all watchers share, which gives each signal to one of them, to be checked."""
+SIGNALS_FOLLOWER: Final = "watcher-signals-follower"
+"""The consumers that give every signal to every watcher; each has one of its own, of this name and something more."""
+_FOLLOWER_KEPT: Final = 300.0
+"""Seconds for which NATS keeps the consumer of a watcher that is no more, or cut off."""
 _PULL_SILENCE = 30.0
 """Seconds: the pull loop beats every second, also while NATS is away."""
 _SILENCE = 150.0
@@ -22,22 +31,27 @@ _SILENCE = 150.0
 
 
 class WatcherService:
-    """One `Watcher`, and a pull loop for the signals of others."""
+    """One `Watcher`, which hears every signal of others, and a pull loop in which each signal is checked once."""
 
     def __init__(self, connections: Connections) -> None:
         settings, bus = connections.settings, connections.bus
         self._watcher = Watcher(connections.kube, bus, settings)
         expect_facts()
-        self._ensure = partial(ensure_stream_and_consumer, bus, settings, SIGNALS, SIGNALS_DURABLE, (EVERY_SIGNAL,))
-        self._signals = PullLoop(
+        self._bus = bus
+        self._follower = f"{SIGNALS_FOLLOWER}-{secrets.token_hex(4)}"
+        ensure = partial(ensure_stream_and_consumer, bus, settings, SIGNALS)
+        self._ensure = partial(ensure, SIGNALS_DURABLE, (EVERY_SIGNAL,))
+        self._ensure_follower = partial(ensure, self._follower, (EVERY_SIGNAL,), inactive_after=_FOLLOWER_KEPT)
+        pull = partial(
+            PullLoop,
             bus,
             SIGNALS,
-            SIGNALS_DURABLE,
             max_in_flight=settings.max_in_flight,
-            recreate=self._ensure,
             ack_wait=settings.ack_wait.total_seconds(),
             max_deliveries=settings.max_deliveries,
         )
+        self._signals = pull(SIGNALS_FOLLOWER, consumer=self._follower, recreate=self._ensure_follower)
+        self._check = pull(SIGNALS_DURABLE, recreate=self._ensure)
 
     def health(self) -> tuple[dict[str, Callable[[], str | None]], dict[str, Pulse]]:
         now = asyncio.get_running_loop().time
@@ -47,27 +61,33 @@ class WatcherService:
             return max(self._watcher.last_waited, min(w.last_progress or now() for w in self._watcher.watches))
 
         return (
-            {"watches": lambda: self._watcher.trouble, "signals": lambda: self._signals.trouble},
+            {"watches": lambda: self._watcher.trouble, "signals": lambda: self._signals.trouble or self._check.trouble},
             {
                 "watches": Pulse(last_progress, _SILENCE),
-                "signals": Pulse(lambda: self._signals.last_progress, _PULL_SILENCE),
+                "signals": Pulse(lambda: min(self._signals.last_progress, self._check.last_progress), _PULL_SILENCE),
             },
         )
 
     async def run(self) -> None:
-        await insist("make or check the consumer", self._ensure)
+        await insist("make or check the consumers", self._ensure)
+        await insist("make or check the consumers", self._ensure_follower)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._watcher.run())
-            tasks.create_task(self._listen())
+            tasks.create_task(self._check.run(check_signal))
+            tasks.create_task(self._signals.run(self._watcher.on_signal))
+            await insist("hear the signals", self._hear_all)
+            await self._watcher.signals_heard()
 
-    async def _listen(self) -> None:
-        await self._watcher.live.wait()  # or no run would be known
-        await self._signals.run(self._watcher.on_signal)
+    async def _hear_all(self) -> None:
+        try:
+            await caught_up(self._bus, SIGNALS, self._follower)
+        except ApiRefused as error:  # the loop makes stream and consumer anew
+            raise BusUnavailable(str(error)) from error
 
     async def stop(self, budget: float) -> None:
         now = asyncio.get_running_loop().time
         end = now() + budget
-        await self._signals.stop(budget)  # first: what a signal leads to is said by the watcher
+        await asyncio.gather(self._signals.stop(budget), self._check.stop(budget))
         await self._watcher.drain(max(0, end - now()))
 
 

@@ -40,15 +40,14 @@ class FactPublisher:
         self._window = asyncio.Semaphore(_WINDOW)
         self._saying = asyncio.TaskGroup()
 
-    async def say(self, fact: Fact, snapshot: Snapshot, late: Late | None = None) -> asyncio.Task[None]:
-        """Put one fact on its way; returns at once while there is room in the window. The task ends when it is said.
+    async def say(self, fact: Fact, snapshot: Snapshot, late: Late | None = None) -> None:
+        """Put one fact on its way; returns at once while there is room in the window.
 
         `late` is measured by the watcher that is the first to say the fact.
         """
         await self._window.acquire()
         task = self._saying.create_task(self._publish(fact, snapshot, late))
         task.add_done_callback(lambda _: self._window.release())
-        return task
 
     async def _publish(self, fact: Fact, snapshot: Snapshot, late: Late | None = None) -> None:
         """Say one fact, however long NATS is away; somebody else having said it is success."""

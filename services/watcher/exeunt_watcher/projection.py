@@ -1,21 +1,21 @@
 """The watched objects, joined into one snapshot for each run. Pure: no I/O; objects and the time come in as values.
 
 Indexed as the contract relates them: StepRuns by the name of their run (§3.1: the label is not the name, the ownerRef
-may be missing), bindings by the uid of their run (§3.2), runs by their Story (§4.1). Only live StepRuns and bindings
-are kept: finished history costs nothing.
+may be missing), bindings by the uid of their run (§3.2), runs by their Story (§4.1) and their trigger token. Only live
+StepRuns and bindings are kept: finished history costs nothing.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, TypeVar
 
 from exeunt import bobrapet
 from exeunt.clock import parse_instant
 from exeunt.episodes import life_of
 from exeunt.kube.models import StepRun, Story, StoryRun, TransportBinding
+from exeunt.signals import Signal
 from exeunt.snapshot import (
-    Evidence,
     Snapshot,
     StepRunRef,
     Topology,
@@ -24,10 +24,13 @@ from exeunt.snapshot import (
     resolve_shutdown,
     story_key,
 )
+from exeunt_watcher.signals_heard import SignalsHeard
 from exeunt_watcher.topology import LiveBinding, Observed, judge
 
 Key = tuple[str, str]
 """Namespace and name."""
+
+K = TypeVar("K")
 
 
 class Projection:
@@ -48,7 +51,8 @@ class Projection:
         self._run_of_binding: dict[Key, tuple[str, Key]] = {}
         self._snapshots: dict[Key, Snapshot] = {}
         self._remembered: dict[str, Topology] = {}
-        self._signals: dict[str, Evidence] = {}
+        self._runs_of_token: defaultdict[str, set[Key]] = defaultdict(set)
+        self._signals = SignalsHeard()
 
     # Each method below takes in one object and answers with the keys of the runs that it may have changed.
 
@@ -57,8 +61,12 @@ class Projection:
         known = self._runs.get(key)
         if known is not None and known.metadata.uid != run.metadata.uid:
             self.run_gone(key)  # deleted and created again, between two lists
+        elif known is not None:
+            self._unindex(known)
         self._runs[key] = run
         self._runs_of_story[story_key(run)].add(key)
+        if token := run.metadata.annotations.get(bobrapet.TRIGGER_TOKEN):
+            self._runs_of_token[token].add(key)
         return [key]
 
     def story(self, story: Story) -> list[Key]:
@@ -122,20 +130,27 @@ class Projection:
         """Forget a run; its last snapshot, if it had one."""
         run = self._runs.pop(key, None)
         if run is not None:
-            self._runs_of_story[story_key(run)].discard(key)
-            if not self._runs_of_story[story_key(run)]:
-                del self._runs_of_story[story_key(run)]
+            self._unindex(run)
             self._remembered.pop(run.metadata.uid, None)
         return self._snapshots.pop(key, None)
+
+    def _unindex(self, run: StoryRun) -> None:
+        _discard(self._runs_of_story, story_key(run), run.metadata.key)
+        _discard(self._runs_of_token, run.metadata.annotations.get(bobrapet.TRIGGER_TOKEN, ""), run.metadata.key)
 
     def remember(self, uid: str, topology: Topology) -> None:
         """Give a run the memory that the stream kept of its present life."""
         self._remembered[uid] = self._remembered.get(uid, Topology()).with_memory(topology)
 
-    def signal(self, key: Key, uid: str, evidence: Evidence) -> list[Key]:
-        """Somebody said that the topology of this run is gone; what it is worth shows in its next snapshot."""
-        self._signals[uid] = evidence
-        return [key]
+    def signal(self, signal: Signal) -> list[Key]:
+        """Somebody said something of the topology of one run, or of those that were started for a trigger token."""
+        if not self._signals.take(signal):
+            return []
+        return [signal.run] if signal.run else list(self._runs_of_token.get(signal.trigger_token or "", ()))
+
+    def forget_signals(self, now: datetime) -> None:
+        """Drop the signals that are too old to count."""
+        self._signals.forget(now)
 
     def peek(self, key: Key, now: datetime) -> Snapshot | None:
         """The run's snapshot as of now, without taking it for said; None when no such run is known."""
@@ -157,7 +172,6 @@ class Projection:
         else:
             self._snapshots[key] = current
             self._remembered.pop(current.run.uid, None)
-        self._signals.pop(current.run.uid, None)
         return previous, current
 
     def _snapshot(self, run: StoryRun, previous: Snapshot | None, now: datetime) -> Snapshot:
@@ -190,7 +204,7 @@ class Projection:
                     live_step_runs=len(step_runs),
                     now=now,
                     heartbeats_stale_after=self._stale_after,
-                    signal=self._signals.get(state.uid),
+                    signal=self._signals.evidence(state),
                 )
             ),
             streams=bool(bindings) or before.established or (previous is not None and previous.streams),
@@ -211,6 +225,13 @@ class Projection:
 
     def known_runs(self) -> Iterable[Key]:
         return self._runs.keys()
+
+
+def _discard(index: dict[K, set[Key]], at: K, key: Key) -> None:
+    runs = index.get(at, set())
+    runs.discard(key)
+    if not runs:
+        index.pop(at, None)
 
 
 _MOST_STEP_RUNS: Final = 500

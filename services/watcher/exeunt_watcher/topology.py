@@ -84,8 +84,8 @@ def _heartbeats_stale(seen: Observed) -> Evidence | None:
 
 
 def _signal(seen: Observed) -> Evidence | None:
-    """Somebody who may has said so on `exeunt.signals.>` (docs/signals.md), in this life."""
-    return seen.signal or seen.before.signal
+    """The newest word of somebody who may say so on `exeunt.signals.>` (docs/signals.md), about this life."""
+    return seen.signal
 
 
 EVIDENCE = (_hub_condition, _bindings_gone, _step_runs_done, _heartbeats_stale, _signal)
@@ -98,7 +98,6 @@ def judge(seen: Observed) -> Topology:
     return Topology(
         established=seen.before.established or bool(seen.bindings),
         step_runs_seen=seen.before.step_runs_seen or seen.live_step_runs > 0,
-        signal=_signal(seen),
         gone=next(evidence, None),
     )
 

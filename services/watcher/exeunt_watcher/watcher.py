@@ -1,13 +1,15 @@
 """The watcher's shell: objects in, facts out.
 
-Nothing is said before every kind has been listed once, because a list that has not come yet looks like "gone". What the
-stream remembers of a run (its topology was established) is given back to the projection first. From then on each change
-is projected and what begins to hold is said; and what holds of unfinished stops is offered again at every sweep, which
-the stream refuses when it has it. So a lost event, a lost stream or a lost process costs time, never a stop.
+Nothing is said before every kind has been listed once and every signal heard, because a list that has not come yet
+looks like "gone". What the stream remembers of a run (its topology was established) is given back to the projection
+first. From then on each change is projected and what begins to hold is said; and what holds of unfinished stops is
+offered again at every sweep, which the stream refuses when it has it. So a lost event, a lost stream or a lost process
+costs time, never a stop.
 """
 
 import asyncio
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -16,7 +18,8 @@ import structlog
 
 from exeunt.bobrapet import UNFINISHED
 from exeunt.bus.connection import Bus
-from exeunt.bus.delivery import Ack, Delivery, Retry
+from exeunt.bus.delivery import Ack, Delivery
+from exeunt.errors import PoisonEvent
 from exeunt.events import Fact
 from exeunt.insist import insist
 from exeunt.kube.client import KubeClient
@@ -31,11 +34,11 @@ from exeunt_watcher.fact_publisher import FactPublisher
 from exeunt_watcher.facts import facts_between, standing
 from exeunt_watcher.lateness import Lateness
 from exeunt_watcher.measures import measure_stops, observe_watches
-from exeunt_watcher.memory import Memory
+from exeunt_watcher.memory import recall
 from exeunt_watcher.projection import Key, Projection
 
-_SIGNAL_TRIES: Final = 5
-"""Deliveries, a second apart, in which the watch may catch up with a signal about a run that it does not know."""
+_SIGNALS: Final = "signals"
+"""What has to have been heard, as every watch has to have listed, before anything is said."""
 _TICK: Final = 1.0
 """Seconds between looks at what only time changes, an overdue fence or a stale heartbeat, and between measurements."""
 
@@ -63,15 +66,14 @@ class Watcher:
             heartbeats_stale_after=settings.heartbeat_stale_after or None,
         )
         self._facts = FactPublisher(bus, on_failure=self._waits)
-        self._memory = Memory(self._projection, self._facts)
         self._lateness = Lateness()
         self._watching: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()
         self._kinds = [kind for namespace in settings.namespaces or (None,) for kind in self._kinds_of(namespace)]
-        self._unlisted = {kind.watch for kind in self._kinds}
+        self._unlisted: set[object] = {_SIGNALS, *(kind.watch for kind in self._kinds)}
         observe_watches(self.watches)
         self.live = asyncio.Event()
-        """Every kind has been listed and what the stream remembers is known: facts are being said."""
+        """Every kind has been listed, and what the streams know is known: facts are being said."""
         self.last_waited = float("-inf")
         """Loop time at which a dependency that is away was last tried: whatever waits for it is not stuck."""
 
@@ -140,7 +142,7 @@ class Watcher:
                 for item in items:
                     touched.update(kind.take(item))
                 if self.live.is_set():
-                    await self._memory.recall(fresh)
+                    await recall(fresh, self._projection, self._facts)
                 await self._touched(touched)
                 await self._listed(kind.watch)
             case Changed(object=item):
@@ -158,33 +160,33 @@ class Watcher:
         known = self._projection.snapshot(run.metadata.key)
         return known is not None and known.run.uid == run.metadata.uid
 
-    async def _listed(self, watch: ListWatch[Any]) -> None:
-        """Once every kind has been listed: recall what the stream knows, then say what holds."""
-        if watch not in self._unlisted:
+    async def signals_heard(self) -> None:
+        """Every signal that is in the stream has been given to `on_signal`."""
+        await self._listed(_SIGNALS)
+
+    async def _listed(self, what: object) -> None:
+        """Once every kind has been listed, and the signals: recall what the stream knows, then say what holds."""
+        if what not in self._unlisted:
             return
-        self._unlisted.discard(watch)
+        self._unlisted.discard(what)
         if self._unlisted:
             return
-        await self._memory.recall(list(self._projection.known_runs()))
+        await recall(list(self._projection.known_runs()), self._projection, self._facts)
         self.live.set()
         runs = list(self._projection.known_runs())
         log.info("watching", unfinished_runs=len(runs))
         await self._touched(runs)
 
-    async def _touched(self, keys: Iterable[Key]) -> list[asyncio.Task[None]]:
-        """Project these runs and say what begins to hold; the tasks end when it is said."""
-        saying: list[asyncio.Task[None]] = []
+    async def _touched(self, keys: Iterable[Key]) -> None:
+        """Project these runs and say what begins to hold."""
         for key in keys if self.live.is_set() else ():
             now = datetime.now(UTC)
             projected = self._projection.project(key, now)
             if projected is not None:
                 previous, current = projected
                 late = self._lateness.see(previous, current, now)
-                saying += [
+                for fact in facts_between(previous, current):
                     await self._facts.say(fact, current, late if fact is Fact.RUN_TERMINAL else None)
-                    for fact in facts_between(previous, current)
-                ]
-        return saying
 
     async def _vanished(self, missing: Missing) -> None:
         """A relist does not show the run: it may be finished, which the list leaves out, or deleted."""
@@ -222,27 +224,15 @@ class Watcher:
         self._lateness.forget(key)
         return self._projection.run_gone(key)
 
-    async def on_signal(self, delivery: Delivery) -> Ack | Retry:
-        """Somebody says that a topology is gone; the answer to them waits until the stream has what follows from it.
+    async def on_signal(self, delivery: Delivery) -> Ack:
+        """Somebody says that a topology is gone, or up again. The stream keeps it: what follows need not be said yet.
 
-        Raises PoisonEvent.
+        What is no signal is nothing to this watcher; `signal_check` sets it aside, once for all of them.
         """
-        signal, now = read_signal(delivery.subject, delivery.headers, delivery.data), datetime.now(UTC)
-        key = (signal.namespace, signal.name)
-        known = self._projection.peek(key, now)
-        if known is None or known.run.started_at is None:
-            blind = any(watch.error for watch in self.watches if watch.resource is STORY_RUNS)
-            if delivery.num_delivered < _SIGNAL_TRIES or blind:
-                delay = min(30.0, 2.0 ** max(0, delivery.num_delivered - _SIGNAL_TRIES))
-                return Retry(delay=delay, reason="its run is not known, or has not started yet")
-        objection = "its run is not known, or finished" if known is None else signal.objection(known.run, now)
-        if known is None or objection is not None:
-            log.warning("signal ignored", run="/".join(key), why=objection, said=signal.evidence.detail)
-            return Ack()
-        if saying := await self._touched(self._projection.signal(key, known.run.uid, signal.evidence)):
-            said, _ = await asyncio.wait(saying)  # given up, they go on
-            for each in said:
-                each.result()
+        with suppress(PoisonEvent):
+            signal = read_signal(delivery.subject, delivery.headers, delivery.data)
+            if not signal.is_ahead_of(delivery.timestamp):
+                await self._touched(self._projection.signal(signal))
         return Ack()
 
     async def _measure(self) -> None:
@@ -261,9 +251,9 @@ class Watcher:
         while True:
             await asyncio.sleep(min(_TICK, sweep))
             await self._touched(self._projection.canceled())
-            await self._touched(await self._memory.recall_signals(self._projection.canceled()))
             if loop.time() >= next_sweep:
                 next_sweep = loop.time() + sweep
+                self._projection.forget_signals(datetime.now(UTC))
                 await self._offer(self._projection.canceled())
 
     async def _offer(self, keys: Iterable[Key]) -> None:

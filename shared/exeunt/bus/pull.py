@@ -38,6 +38,9 @@ Handler = Callable[[Delivery], Awaitable[Verdict]]
 class PullLoop:
     """Handles the messages of one durable consumer, at most `max_in_flight` at once. Run it once.
 
+    `consumer` is its name at the server where that is not `durable`, as for one that each process has of its own:
+    logs and metrics go by `durable`.
+
     `ack_wait` (seconds) is the consumer's; a handler that takes longer keeps its message, up to `max_hold`
     seconds, and is then cancelled and retried. A message delivered more than `max_deliveries` times is set
     aside unseen. `ack_sync` waits for the server to confirm an ack: on a workqueue that makes it survive the
@@ -59,13 +62,15 @@ class PullLoop:
         max_deliveries: int,
         max_hold: float = 600.0,
         ack_sync: bool = False,
+        consumer: str | None = None,
     ) -> None:
         self.trouble: str | None = "not started"
         self.last_progress = float("inf")
         self._bus = bus
         self._stream = stream
         self._durable = durable
-        self._next_subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"
+        self._consumer = consumer or durable
+        self._next_subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{self._consumer}"
         self._max_in_flight = max_in_flight
         self._recreate = recreate
         self._ack_wait = ack_wait
@@ -103,7 +108,7 @@ class PullLoop:
             async with asyncio.TaskGroup() as tasks:
                 puller = tasks.create_task(self._pull(tasks, handle), name=f"pull-{self._durable}")
                 keeper = tasks.create_task(self._keep(), name=f"keep-{self._durable}")
-                lag = tasks.create_task(report_lag(self._bus, self._stream, self._durable))
+                lag = tasks.create_task(report_lag(self._bus, self._stream, self._consumer, self._durable))
                 await self._stopping.wait()
                 puller.cancel()
                 await self._wind_down()

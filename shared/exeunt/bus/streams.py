@@ -185,11 +185,13 @@ async def ensure_consumer(
     *,
     ack_wait: float,
     max_ack_pending: int,
+    inactive_after: float = 0.0,
     description: str = "",
 ) -> None:
-    """Make or adjust a durable pull consumer: explicit acks, no delivery limit, from the first message on.
+    """Make or adjust a pull consumer: explicit acks, no delivery limit, from the first message on.
 
-    `ack_wait` is in seconds. A consumer whose filters or limits differ is updated in place and keeps its
+    `ack_wait` is in seconds. It is durable, unless the server is to drop it when nobody has pulled from it for
+    `inactive_after` seconds. A consumer whose filters or limits differ is updated in place and keeps its
     position. Raises StreamMisconfigured when it is of another kind, ApiRefused (10059: the stream is
     missing), BusUnavailable.
     """
@@ -200,7 +202,11 @@ async def ensure_consumer(
         "max_deliver": -1,
     }
     kind = {
-        "durable_name": durable,
+        **(
+            {"name": durable, "inactive_threshold": int(inactive_after * NANOSECONDS)}
+            if inactive_after
+            else {"durable_name": durable}
+        ),
         "ack_policy": "explicit",
         "deliver_policy": "all",
         "replay_policy": "instant",

@@ -73,7 +73,7 @@ def _snapshot(snapshot: Snapshot, names: Names) -> Snapshot:
             snapshot.shutdown,
             rejected=tuple(replace(item, value=_TEXT, why=_TEXT) for item in snapshot.shutdown.rejected),
         ),
-        topology=replace(topology, signal=_evidence(topology.signal), gone=_evidence(topology.gone)),
+        topology=replace(topology, gone=_evidence(topology.gone)),
         step_runs=None
         if snapshot.step_runs is None
         else tuple(StepRunRef(names("step-run", ref.name), ref.uid) for ref in snapshot.step_runs),
@@ -93,6 +93,7 @@ def _run(run: RunState, names: Names) -> RunState:
         message=run.message if run.message in (None, bobrapet.CANCELED_MESSAGE) else _TEXT,
         conditions=Raw(msgspec.json.encode(conditions)),
         trace=None,
+        trigger_token=run.trigger_token and names("trigger-token", run.trigger_token),
     )
 
 
@@ -117,4 +118,4 @@ def _outcome(outcome: Outcome, names: Names) -> Outcome:
 
 
 def _evidence(evidence: Evidence | None) -> Evidence | None:
-    return replace(evidence, detail=_TEXT) if evidence else None
+    return replace(evidence, detail=_TEXT, traceparent=None) if evidence else None
