@@ -16,7 +16,7 @@ install: .venv/.installed  ## make .venv/ from requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-demo: install  ## play the call of bobrapet #87, without Exeunt and with it
+demo: install  ## play the call of bobrapet #87 in a real LiveKit room, without Exeunt and with it
 	@$(BIN)/python tests/demo.py
 
 up: install  ## the same on this machine, to try by hand with kubectl
