@@ -124,7 +124,7 @@ LIVEKIT_WEBHOOKS: Final = Counter(
     "Webhooks by event (`other`: none that says who is in a room; `unverified`: nobody knows) and HTTP status of the"
     " answer: 200, 401 (not LiveKit's signature), 413 (too large), 503 (could not be stored; LiveKit repeats it).",
     services="livekit-bridge",
-    labels=("event", "answer"),
+    labels=("answer", "event"),
 )
 LIVEKIT_LOOKS: Final = Counter(
     "exeunt_livekit_looks_total",
@@ -153,13 +153,15 @@ CONSUMER_UNSETTLED: Final = Gauge(
 )
 DELIVERIES: Final = Counter(
     "exeunt_deliveries_total",
-    "Messages handled, by answer: `ack`, `retry` (one per stop is its second look), `dead-letter`.",
+    "Messages handled, by answer: `ack`, `retry` (one per stop is its second look; one per look of the LiveKit bridge"
+    " at a room that goes on), `dead-letter`.",
     services="all",
     labels=("answer", "consumer"),
 )
 REDELIVERIES: Final = Counter(
     "exeunt_redeliveries_total",
-    "Messages that had been delivered before; one per stop is its second look.",
+    "Messages that had been delivered before; one per stop is its second look, and the LiveKit bridge's timer is made"
+    " of them.",
     services="all",
     labels=("consumer",),
 )
