@@ -16,14 +16,14 @@ install: .venv/.installed  ## make .venv/ from requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-demo: install  ## play the call of bobrapet #87, without Exeunt and with it
+demo: install  ## play the call of bobrapet #87 in a real LiveKit room, without Exeunt and with it
 	@$(BIN)/python tests/demo.py
 
 up: install  ## the same on this machine, to try by hand with kubectl
 	@$(BIN)/exeunt up
 
-test: install  ## all tests, on a real kube-apiserver, etcd, nats-server and Prometheus
-	@$(BIN)/exeunt up --prometheus --prepare-only
+test: install  ## all tests, on a real kube-apiserver, etcd, nats-server, Prometheus and LiveKit
+	@$(BIN)/exeunt up --prometheus --livekit --prepare-only
 	@$(BIN)/python -m pytest
 
 check: install  ## ruff, ruff format, mypy --strict, import-linter, generated documents

@@ -14,6 +14,9 @@ from aiohttp import web
 from exeunt.errors import UsageError
 from exeunt.prometheus import Handler
 
+_SHUTDOWN = 5.0
+"""Seconds that requests in progress have when the listening ends."""
+
 log = structlog.get_logger()
 
 
@@ -56,7 +59,12 @@ async def serve_health(health: Health, addr: str, metrics: Handler) -> web.AppRu
     app.router.add_get("/livez", livez)
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/metrics", metrics)
-    runner = web.AppRunner(app, access_log=None)
+    return await listen(app, addr, setting="EXEUNT_HTTP_ADDR")
+
+
+async def listen(app: web.Application, addr: str, *, setting: str) -> web.AppRunner:
+    """Serve `app` on `addr` (host:port; no host is all interfaces). Raises UsageError that names the `setting`."""
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN)
     await runner.setup()
     host, _, port = addr.rpartition(":")
     try:
@@ -64,8 +72,8 @@ async def serve_health(health: Health, addr: str, metrics: Handler) -> web.AppRu
         await site.start()
     except (ValueError, OSError) as error:
         await runner.cleanup()
-        raise UsageError(f"EXEUNT_HTTP_ADDR={addr!r} cannot be listened on: {error}") from error
-    log.info("listening", addresses=[f"{host}:{port}" for host, port, *_ in runner.addresses])
+        raise UsageError(f"{setting}={addr!r} cannot be listened on: {error}") from error
+    log.info("listening", setting=setting, addresses=[f"{host}:{port}" for host, port, *_ in runner.addresses])
     return runner
 
 

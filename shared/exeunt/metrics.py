@@ -119,6 +119,26 @@ WATCH_INTERRUPTIONS: Final = Observed(
     kind="counter",
     labels=("resource",),
 )
+LIVEKIT_WEBHOOKS: Final = Counter(
+    "exeunt_livekit_webhooks_total",
+    "Webhooks by event (`other`: none that says who is in a room; `unverified`: nobody knows) and HTTP status of the"
+    " answer: 200, 401 (not LiveKit's signature), 413 (too large), 503 (could not be stored; LiveKit repeats it).",
+    services="livekit-bridge",
+    labels=("answer", "event"),
+)
+LIVEKIT_LOOKS: Final = Counter(
+    "exeunt_livekit_looks_total",
+    "Looks at rooms by result: `gone` (said that nobody is left), `up` (said that somebody is back), `known` (nothing"
+    " new), `failed` (LiveKit or NATS did not answer; it is looked again).",
+    services="livekit-bridge",
+    labels=("result",),
+)
+LIVEKIT_SIGNAL_LATENCY: Final = Histogram(
+    "exeunt_livekit_signal_latency_seconds",
+    "From the arrival of a webhook to when the signal that it led to was stored. What the timer finds does not count.",
+    services="livekit-bridge",
+    buckets=_LATENCY,
+)
 CONSUMER_PENDING: Final = Gauge(
     "exeunt_consumer_pending",
     "Messages not yet delivered to a durable consumer: its lag. Every instance reports the same.",
@@ -133,13 +153,15 @@ CONSUMER_UNSETTLED: Final = Gauge(
 )
 DELIVERIES: Final = Counter(
     "exeunt_deliveries_total",
-    "Messages handled, by answer: `ack`, `retry` (one per stop is its second look), `dead-letter`.",
+    "Messages handled, by answer: `ack`, `retry` (one per stop is its second look; one per look of the LiveKit bridge"
+    " at a room that goes on), `dead-letter`.",
     services="all",
     labels=("answer", "consumer"),
 )
 REDELIVERIES: Final = Counter(
     "exeunt_redeliveries_total",
-    "Messages that had been delivered before; one per stop is its second look.",
+    "Messages that had been delivered before; one per stop is its second look, and the LiveKit bridge's timer is made"
+    " of them.",
     services="all",
     labels=("consumer",),
 )
@@ -210,6 +232,17 @@ def expect_deadlines() -> None:
     DEADLINE_LATENESS.expect()
     for result in ("armed", "disarmed", "said", "dropped", "overdue"):
         DEADLINES.expect(result=result)
+
+
+def expect_looks() -> None:
+    """The LiveKit bridge's series at 0."""
+    for event in ("participant_left", "participant_joined", "other"):
+        for answer in ("200", "503"):
+            LIVEKIT_WEBHOOKS.expect(event=event, answer=answer)
+    LIVEKIT_WEBHOOKS.expect(event="unverified", answer="401")
+    for result in ("gone", "up", "known", "failed"):
+        LIVEKIT_LOOKS.expect(result=result)
+    LIVEKIT_SIGNAL_LATENCY.expect()
 
 
 def expect_deliveries(consumer: str) -> None:

@@ -27,6 +27,10 @@ SERVICE_NAME: Final = "service.name"
 SERVICE_VERSION: Final = "service.version"
 SERVICE_INSTANCE: Final = "service.instance.id"
 
+LIVEKIT_ROOM: Final = "livekit.room.name"
+LIVEKIT_SID: Final = "livekit.room.sid"
+LIVEKIT_EVENT: Final = "livekit.webhook.event"
+
 K8S_NAMESPACE: Final = "k8s.namespace.name"
 STORY_RUN_NAME: Final = "bobrapet.storyrun.name"
 STORY_RUN_PHASE: Final = "bobrapet.storyrun.phase"

@@ -9,9 +9,9 @@ import asyncio
 import gc
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, suppress
-from typing import Final, NoReturn, Protocol
+from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 
 import structlog
 from msgspec import Struct
@@ -22,12 +22,14 @@ from exeunt.bus.errors import PermissionDenied, StreamMisconfigured
 from exeunt.errors import UsageError
 from exeunt.health import Health, Pulse, serve_health
 from exeunt.insist import insist
-from exeunt.kube.client import KubeClient
 from exeunt.logs import configure_logs
 from exeunt.metrics import DEPENDENCY_UP
 from exeunt.settings import Settings, read_settings
-from exeunt.streams import ensure_streams
+from exeunt.streams import EnsureStreams, ensure_streams
 from exeunt.telemetry import configure_telemetry
+
+if TYPE_CHECKING:
+    from exeunt.kube.client import KubeClient
 
 _CONNECT_TIMEOUT = 5.0
 _CLOSE_BUDGET = 3.0
@@ -41,8 +43,15 @@ class Connections(Struct, frozen=True):
     """What a service stands on."""
 
     settings: Settings
-    kube: KubeClient
     bus: Bus
+    cluster: "KubeClient | None" = None
+
+    @property
+    def kube(self) -> "KubeClient":
+        """The kube-apiserver. Raises RuntimeError in a service that was started without."""
+        if self.cluster is None:
+            raise RuntimeError("this service was started without Kubernetes")
+        return self.cluster
 
 
 class Work(Protocol):
@@ -58,18 +67,28 @@ class Work(Protocol):
         """Take nothing new and finish what is in flight, within `budget` seconds."""
 
 
-def main(service: str, compose: Callable[[Connections], Work]) -> NoReturn:
-    """Run one service to its end and exit. There are no arguments: asked for help, or anything else, it says so."""
+def main(
+    service: str,
+    compose: Callable[[Connections], Work],
+    *,
+    ensure: EnsureStreams = ensure_streams,
+    kubernetes: bool = True,
+) -> NoReturn:
+    """Run one service to its end and exit. There are no arguments: asked for help, or anything else, it says so.
+
+    `ensure` makes or checks the streams that it stands on; without `kubernetes` no kube-apiserver is looked for.
+    """
     if sys.argv[1:]:
+        way = " KUBECONFIG or a service account leads it to the kube-apiserver." if kubernetes else ""
         sys.stderr.write(
             f"{service} runs until SIGTERM and takes no arguments. It is set by environment variables that begin with"
-            " EXEUNT_: `exeunt settings` lists them. KUBECONFIG or a service account leads it to the kube-apiserver.\n"
+            f" EXEUNT_: `exeunt settings` lists them.{way}\n"
         )
         sys.exit(0 if sys.argv[1:] in (["--help"], ["-h"]) else 2)
     try:
         settings = read_settings()
         configure_logs(settings, service=service)
-        asyncio.run(_serve(service, compose, settings))
+        asyncio.run(_serve(service, compose, settings, ensure, kubernetes=kubernetes))
     except Exception as error:
         leaves = [*_leaves(error)]
         if not all(isinstance(leaf, _SET_OTHERWISE) for leaf in leaves):
@@ -81,27 +100,40 @@ def main(service: str, compose: Callable[[Connections], Work]) -> NoReturn:
     sys.exit(0)
 
 
-async def _serve(service: str, compose: Callable[[Connections], Work], settings: Settings) -> None:
+async def _serve(
+    service: str,
+    compose: Callable[[Connections], Work],
+    settings: Settings,
+    ensure: EnsureStreams,
+    *,
+    kubernetes: bool,
+) -> None:
     stopping = asyncio.Event()
     _stop_on_signals(stopping)
     async with AsyncExitStack() as stack:
         telemetry = configure_telemetry(service)
         stack.push_async_callback(telemetry.shutdown, _CLOSE_BUDGET)
-        kube = await KubeClient.connect(retry_budget=settings.retry_budget.total_seconds())
-        stack.push_async_callback(kube.close)
+        kube = None
+        if kubernetes:
+            # Its client is half of all that a service loads: not for one that needs none.
+            from exeunt.kube.client import KubeClient  # noqa: PLC0415
+
+            kube = await KubeClient.connect(retry_budget=settings.retry_budget.total_seconds())
+            stack.push_async_callback(kube.close)
         # No patience here: without NATS, too, somebody has to answer /livez and tell on /readyz what is missing.
         bus = await connect_as(service, settings, connect_timeout=_CONNECT_TIMEOUT, patience=0)
         stack.push_async_callback(bus.close, _CLOSE_BUDGET)
-        bus.recreate_streams = lambda: ensure_streams(bus, settings)
+        bus.recreate_streams = lambda: ensure(bus, settings)
 
-        work = compose(Connections(settings, kube, bus))
+        work = compose(Connections(settings, bus, kube))
         dependencies, pulses = work.health()
-        health = Health({"nats": lambda: bus.trouble, "kubernetes": kube.reachable} | dependencies, pulses)
+        everywhere = {"nats": lambda: bus.trouble} | ({"kubernetes": kube.reachable} if kube else {})
+        health = Health(everywhere | dependencies, pulses)
         DEPENDENCY_UP.observe(lambda: {(name,): ask() is None for name, ask in health.dependencies.items()})
         runner = await serve_health(health, settings.http_addr, telemetry.endpoint)
         stack.push_async_callback(runner.cleanup)
 
-        running = asyncio.create_task(_work(work, kube, bus, settings), name=service)
+        running = asyncio.create_task(_work(work, kube, lambda: ensure(bus, settings), settings), name=service)
         stop = asyncio.create_task(stopping.wait())
         await asyncio.wait({running, stop}, return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
@@ -116,16 +148,20 @@ async def _serve(service: str, compose: Callable[[Connections], Work], settings:
         log.info("stopped")
 
 
-async def _work(work: Work, kube: KubeClient, bus: Bus, settings: Settings) -> None:
+async def _work(
+    work: Work, kube: "KubeClient | None", ensure: Callable[[], Awaitable[None]], settings: Settings
+) -> None:
     async with asyncio.TaskGroup() as tasks:
-        probing = tasks.create_task(kube.probe(settings.namespaces[0] if settings.namespaces else "default"))
-        await insist("make or check the streams", lambda: ensure_streams(bus, settings))
+        probed = settings.namespaces[0] if settings.namespaces else "default"
+        probing = tasks.create_task(kube.probe(probed)) if kube else None
+        await insist("make or check the streams", ensure)
         # What was imported is there for good: a full collection would walk it, and hold a stop up for 14 to 40 ms.
         gc.collect()
         gc.freeze()
         log.info("started")
         await work.run()
-        probing.cancel()
+        if probing:
+            probing.cancel()
 
 
 def _stop_on_signals(stopping: asyncio.Event) -> None:

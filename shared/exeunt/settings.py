@@ -17,7 +17,9 @@ from exeunt.errors import UsageError
 from exeunt.shutdown_timeout import LONGEST
 
 PREFIX: Final = "EXEUNT_"
-_MORE_THAN_ZERO: Final = frozenset({"ack_wait", "history", "overdue_after", "retry_budget", "sweep_interval"})
+_MORE_THAN_ZERO: Final = frozenset(
+    {"ack_wait", "history", "livekit_look_interval", "overdue_after", "retry_budget", "sweep_interval"}
+)
 """Durations that must not be 0: what they bound would be over before it had begun, again and again."""
 
 
@@ -111,6 +113,26 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     drain_budget: timedelta = timedelta(seconds=20)
     """How long after SIGTERM messages in flight may take. Keep terminationGracePeriodSeconds 5 s above it."""
+
+    livekit_url: str = ""
+    """Where the LiveKit bridge asks LiveKit's API who is in a room: http:// or https://; ws:// and wss:// are taken for
+    these. The LiveKit bridge needs it, the other services do without all of EXEUNT_LIVEKIT_*."""
+
+    livekit_keys: str = ""
+    """File with LiveKit's API keys, one `key: secret` a line, as LiveKit's own `key_file`. Webhooks may be signed with
+    any of them, the API is asked with the first. A file that changes is read again."""
+
+    livekit_not_callers: tuple[str, ...] = ("bubu-agent*",)
+    """Identities that hold no call open, comma-separated, with `*`, `?` and `[...]`: the bots of a call. Agents,
+    recorders and hidden participants never do."""
+
+    livekit_webhook_addr: str = ":8090"
+    """Where the LiveKit bridge listens for LiveKit's webhooks, `POST /webhook`, as host:port; without a host on all
+    interfaces. Port 0 takes a free one, which the log tells."""
+
+    livekit_look_interval: timedelta = timedelta(seconds=10)
+    """How often the LiveKit bridge looks at each room, webhook or not. It bounds the delay when webhooks were lost, and
+    costs two small requests to LiveKit's API for each room."""
 
     http_addr: str = "0.0.0.0:8080"
     """Where /livez, /readyz and /metrics listen, as host:port. Port 0 takes a free one, which the log tells."""

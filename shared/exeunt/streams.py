@@ -1,11 +1,12 @@
 """The streams of the mesh, made or checked on start and made anew when somebody has deleted them."""
 
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from exeunt.bus.connection import Bus
 from exeunt.bus.streams import UNLIMITED, Stream, ensure_consumer, ensure_stream
 from exeunt.settings import Settings
-from exeunt.subjects import DEADLETTERS, DEADLINES, EVERY_SIGNAL, RUNS, SIGNALS
+from exeunt.subjects import DEADLETTERS, DEADLINES, EVERY_LOOK, EVERY_SIGNAL, LIVEKIT, RUNS, SIGNALS
 
 _DAY: Final = 86_400.0
 _MIB: Final = 1024 * 1024
@@ -63,6 +64,32 @@ def deadletters_stream(*, max_age: float = 30 * _DAY, replicas: int = 1) -> Stre
     )
 
 
+def livekit_stream(*, replicas: int = 1) -> Stream:
+    """Rooms that the LiveKit bridge has to look at, each once: a newer reason takes the place of the one before. A room
+    that lives for more than a day is found again, as is one that found no room here.
+    """
+    return Stream(
+        name=LIVEKIT,
+        subjects=(EVERY_LOOK,),
+        description="Exeunt: rooms that the LiveKit bridge has to look at",
+        retention="workqueue",
+        max_age=_DAY,
+        max_msg_size=64 * 1024,
+        max_msgs_per_subject=1,
+        max_bytes=32 * _MIB,
+        replicas=replicas,
+    )
+
+
+EnsureStreams = Callable[[Bus, Settings], Awaitable[None]]
+"""Makes the streams of a service that are missing and checks those that are there."""
+
+
+async def ensure_livekit_stream(bus: Bus, settings: Settings) -> None:
+    """The LiveKit bridge's own stream; those of the others are not its business. Raises as `ensure_streams` does."""
+    await ensure_stream(bus, livekit_stream(replicas=settings.stream_replicas))
+
+
 async def ensure_streams(bus: Bus, settings: Settings) -> None:
     """Make what is missing and check what is there. Raises StreamMisconfigured, BusUnavailable, PermissionDenied."""
     replicas = settings.stream_replicas
@@ -81,12 +108,13 @@ async def ensure_stream_and_consumer(
     filter_subjects: tuple[str, ...],
     *,
     inactive_after: float = 0.0,
+    ensure: EnsureStreams = ensure_streams,
 ) -> None:
     """What a pull loop needs; also what it calls when its stream or consumer seems to be gone.
 
     The consumer is durable, unless it is one process' own: `inactive_after` as in `ensure_consumer`.
     """
-    await ensure_streams(bus, settings)
+    await ensure(bus, settings)
     await ensure_consumer(
         bus,
         stream,

@@ -9,6 +9,7 @@ must be 0" makes an event exactly-once (ADR 3), and one run's history is found w
     exeunt.deadlines.due.<namespace>.<name>.<uid>.<episode>          a schedule that has come due
     exeunt.signals.<namespace>.<name>                                said by others of its topology (`signals`)
     exeunt.signals._trigger_token.<token>                            the same, of the runs that were started for a token
+    exeunt.livekit.rooms.<sid>                                       a room that the LiveKit bridge has to look at
     exeunt.deadletters.<consumer>                                    messages set aside, with their reason
 
 Object names may hold dots, which separate subject tokens; they are written as "_", which no object name may hold. A
@@ -25,6 +26,7 @@ RUNS: Final = "RUNS"
 DEADLINES: Final = "DEADLINES"
 SIGNALS: Final = "SIGNALS"
 DEADLETTERS: Final = "DEADLETTERS"
+LIVEKIT: Final = "LIVEKIT"
 
 
 def _tokens(episode: Episode) -> str:
@@ -69,5 +71,10 @@ BY_TRIGGER_TOKEN: Final = "_trigger_token"  # noqa: S105 - no secret
 _NOT_PLAIN: Final = re.compile(r"[^A-Za-z0-9_-]")
 
 
+def look_subject(sid: str) -> str:
+    return f"exeunt.livekit.rooms.{_NOT_PLAIN.sub(_percent_encoded, sid)}"
+
+
 EVERY_DUE: Final = "exeunt.deadlines.due.>"
 EVERY_SIGNAL: Final = "exeunt.signals.>"
+EVERY_LOOK: Final = "exeunt.livekit.rooms.*"

@@ -156,6 +156,23 @@ def sweeping(snapshot: Snapshot) -> Iterator[Hop]:
 
 
 @contextmanager
+def apart(
+    name: str, kind: SpanKind, headers: Mapping[str, str], attributes: Mapping[str, str | int], *, waited: bool = False
+) -> Iterator[Hop]:
+    """A span of what knows no run, and so no stop: a child of the hop whose `headers` these are, or a trace of its own,
+    which links to that hop, where a wait lay between.
+    """
+    if not _is_tracing():
+        yield _UNTRACED
+        return
+    heard = propagate.extract(headers)
+    before = trace.get_current_span(heard).get_span_context()
+    links = [Link(before)] if waited and before.is_valid else []
+    with _hop(name, Context() if waited else heard, kind, attributes, links) as hop:
+        yield hop
+
+
+@contextmanager
 def calling(method: str, template: str, server: str) -> Iterator[Hop]:
     """A span around one request within a hop, and none outside of hops. `template` is the path without names."""
     if not trace.get_current_span().is_recording():

@@ -38,7 +38,9 @@ app.register_install_completion_command()
 
 
 @app.command
-def up(*, prepare_only: bool = False, prometheus: bool = False, folder: Path | None = None) -> None:
+def up(
+    *, prepare_only: bool = False, prometheus: bool = False, livekit: bool = False, folder: Path | None = None
+) -> None:
     """Run Kubernetes, NATS and the three services on this machine, without a cluster.
 
     Parameters
@@ -47,6 +49,8 @@ def up(*, prepare_only: bool = False, prometheus: bool = False, folder: Path | N
         Only find or build the servers: minutes the first time, nothing later.
     prometheus
         A Prometheus, too, that scrapes the services; it has no pages, but answers queries and Grafana.
+    livekit
+        A LiveKit server, too, and the bridge that tells the services which of its rooms are over.
     folder
         Where objects, streams and logs are kept for the next time; by default they are not.
     """
@@ -56,7 +60,7 @@ def up(*, prepare_only: bool = False, prometheus: bool = False, folder: Path | N
         if error.name not in ("trustme", "exeunt_local"):  # the image has neither
             raise
         raise UsageError(f"{error.name} is not installed: it comes with Exeunt's extra `local`") from error
-    asyncio.run(exeunt_local.up.up(prepare_only=prepare_only, prometheus=prometheus, folder=folder))
+    asyncio.run(exeunt_local.up.up(prepare_only=prepare_only, prometheus=prometheus, livekit=livekit, folder=folder))
 
 
 @app.command

@@ -71,12 +71,15 @@ class Call:
         sid = sid or f"RM_{uuid.uuid4().hex[:12]}"
         if story is None:
             story = compose_name(name, "story")
-            await kubernetes.create(
-                STORY,
+            await create_story(
+                kubernetes,
                 namespace,
                 story,
-                _story_spec(staging.steps, pattern, drain, shutdown_timeout),
-                annotations=dict(story_annotations or {}),
+                steps=staging.steps,
+                pattern=pattern,
+                drain=drain,
+                shutdown_timeout=shutdown_timeout,
+                annotations=story_annotations,
             )
         run = await kubernetes.create(
             STORY_RUN,
@@ -233,7 +236,18 @@ class Call:
         await self.kubernetes.patch(STORY_RUN, self.namespace, self.name, change)
 
 
-def _story_spec(steps: tuple[str, ...], pattern: str, drain: int, shutdown_timeout: str | None) -> dict[str, Any]:
+async def create_story(
+    kubernetes: Kubernetes,
+    namespace: str,
+    name: str,
+    *,
+    steps: tuple[str, ...] = _AS_USUAL.steps,
+    pattern: str = "realtime",
+    drain: int = 120,
+    shutdown_timeout: str | None = None,
+    annotations: Mapping[str, str] | None = None,
+) -> None:
+    """A Story as calls have it; the parameters are those of `Call.start`."""
     spec: dict[str, Any] = {
         "pattern": pattern,
         "steps": [{"name": step, "ref": {"name": step}, "transport": "voice"} for step in steps],
@@ -243,4 +257,4 @@ def _story_spec(steps: tuple[str, ...], pattern: str, drain: int, shutdown_timeo
     }
     if shutdown_timeout is not None:
         spec["policy"] = {"timeouts": {"gracefulShutdownTimeout": shutdown_timeout}}
-    return spec
+    await kubernetes.create(STORY, namespace, name, spec, annotations=dict(annotations or {}))

@@ -45,6 +45,16 @@ async def history(
     return events
 
 
+async def last_signal(nats_url: str, trigger_token: str) -> Event:
+    """The newest signal that names a run by this trigger token, `kind` without version; raises NotFoundError."""
+    connection = await nats.connect(nats_url)
+    try:
+        subject = f"exeunt.signals._trigger_token.{trigger_token}"
+        return _read(await connection.jetstream().get_last_msg("SIGNALS", subject))
+    finally:
+        await connection.close()
+
+
 def _read(message: RawStreamMsg) -> Event:
     headers, data = message.headers or {}, json.loads(message.data or b"{}")
     kind = headers["ce-type"].removeprefix("io.bubustack.exeunt.").rpartition(".")[0]

@@ -9,7 +9,9 @@ from exeunt.settings import PREFIX, Settings, read_settings
 DURATIONS = [field.name for field in msgspec.structs.fields(Settings) if field.type is timedelta]
 
 
-@pytest.mark.parametrize("name", ["ack_wait", "history", "overdue_after", "retry_budget", "sweep_interval"])
+@pytest.mark.parametrize(
+    "name", ["ack_wait", "history", "livekit_look_interval", "overdue_after", "retry_budget", "sweep_interval"]
+)
 @pytest.mark.parametrize("text", ["0s", "0", "-0s", "-1s"])
 def test_what_is_done_again_and_again_takes_longer_than_nothing(name: str, text: str) -> None:
     """A sweep every 0 seconds never rests, an ack wait of 0 seconds spins, a retry budget of 0 fails every call."""
@@ -26,6 +28,13 @@ def test_off_or_at_once_is_zero(name: str) -> None:
 
 def test_the_defaults_may_be_written_out() -> None:
     assert all(getattr(Settings(), name) > timedelta(0) for name in DURATIONS if name != "heartbeat_stale_after")
+
+
+def test_the_bots_of_a_call_are_a_list_that_may_be_empty() -> None:
+    assert Settings().livekit_not_callers == ("bubu-agent*",)
+    given = read_settings({"EXEUNT_LIVEKIT_NOT_CALLERS": "bubu-agent*, recorder-?"})
+    assert given.livekit_not_callers == ("bubu-agent*", "recorder-?")
+    assert read_settings({"EXEUNT_LIVEKIT_NOT_CALLERS": ""}).livekit_not_callers == ()
 
 
 def test_never_is_no_shutdown_timeout() -> None:

@@ -18,7 +18,14 @@ from exeunt.bus.streams import (
     purge_subject,
 )
 from exeunt.settings import read_settings
-from exeunt.streams import deadletters_stream, deadlines_stream, ensure_streams, runs_stream, signals_stream
+from exeunt.streams import (
+    deadletters_stream,
+    deadlines_stream,
+    ensure_streams,
+    livekit_stream,
+    runs_stream,
+    signals_stream,
+)
 from exeunt_local.binaries import Binaries
 from exeunt_local.nats_server import NatsServer
 
@@ -118,6 +125,16 @@ async def test_an_age_limit_on_deadlines_is_refused(bus: Bus, stream: Stream) ->
     spec = replace(deadlines_stream(), name=stream.name, subjects=stream.subjects)
     await make(bus, spec, max_age=int(86_400 * 1e9))
     with pytest.raises(StreamMisconfigured, match=r"max_age 86400 s, wanted no limit: .*--max-age=0s"):
+        await ensure_stream(bus, spec)
+
+
+@pytest.mark.parametrize("found", [-1, 2])
+async def test_a_newer_message_has_to_take_the_place_of_the_older_where_it_is_to(
+    bus: Bus, stream: Stream, found: int
+) -> None:
+    spec = replace(livekit_stream(), name=stream.name, subjects=stream.subjects)
+    await make(bus, spec, max_msgs_per_subject=found)
+    with pytest.raises(StreamMisconfigured, match=rf"max_msgs_per_subject {found}, wanted 1: .*-per-subject=1`"):
         await ensure_stream(bus, spec)
 
 

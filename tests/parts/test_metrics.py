@@ -137,15 +137,15 @@ async def test_what_is_expected_is_there_before_it_has_happened(scrape: Scrape) 
 
 def test_names_are_those_of_prometheus_and_labels_are_bounded() -> None:
     bounded = {
-        "answer", "cause", "code", "consumer", "dependency", "ended_by", "error_type", "fact", "resource", "result",
-        "stream", "verb", "verdict",
+        "answer", "cause", "code", "consumer", "dependency", "ended_by", "error_type", "event", "fact", "resource",
+        "result", "stream", "verb", "verdict",
     }  # fmt: skip
     for instrument in INSTRUMENTS:
         assert re.fullmatch(r"exeunt_[a-z_]+", instrument.name)
         assert instrument.name.endswith("_total") == (instrument.kind == "counter"), instrument.name
         assert set(instrument.labels) <= bounded
         assert list(instrument.labels) == sorted(instrument.labels)
-        assert instrument.services in ("all", "watcher", "terminator", "timeout-scheduler")
+        assert instrument.services in ("all", "watcher", "terminator", "timeout-scheduler", "livekit-bridge")
     assert len({instrument.name for instrument in INSTRUMENTS}) == len(INSTRUMENTS)
 
 

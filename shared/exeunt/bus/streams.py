@@ -37,6 +37,7 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
     max_msgs: int = UNLIMITED
     max_bytes: int = UNLIMITED
     max_msg_size: int = UNLIMITED
+    max_msgs_per_subject: int = UNLIMITED
     replicas: int = 1
     allow_msg_schedules: bool = False
     allow_msg_ttl: bool = False
@@ -54,7 +55,7 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
             "max_msgs": self.max_msgs,
             "max_bytes": self.max_bytes,
             "max_msg_size": self.max_msg_size,
-            "max_msgs_per_subject": UNLIMITED,
+            "max_msgs_per_subject": self.max_msgs_per_subject,
             "max_consumers": -1,
             "num_replicas": self.replicas,
             "allow_direct": True,
@@ -141,11 +142,13 @@ def _losses(stream: Stream, found: dict[str, Any]) -> Iterator[str]:
         ("max_msgs", stream.max_msgs),
         ("max_bytes", stream.max_bytes),
         ("max_msg_size", stream.max_msg_size),
-        ("max_msgs_per_subject", UNLIMITED),
+        ("max_msgs_per_subject", stream.max_msgs_per_subject),
     ):
-        if _tighter(found.get(field, UNLIMITED), limit):
-            wants = f"{limit} or more" if limit > 0 else "no limit"
-            yield fault(field, found[field], wants, _edit(name, f"--{field.replace('_', '-')}={limit}"))
+        # Where a message is to take the place of the one before it on its subject, more than that is as wrong as less.
+        exact = field == "max_msgs_per_subject" and limit > 0
+        if _tighter(has := found.get(field, UNLIMITED), limit) or (exact and has != limit):
+            wants = str(limit) if exact else f"{limit} or more" if limit > 0 else "no limit"
+            yield fault(field, has, wants, _edit(name, f"--{field.replace('_', '-')}={limit}"))
 
 
 def _tighter(found: float, wanted: float) -> bool:

@@ -1,0 +1,130 @@
+"""LiveKit's API, as far as the bridge asks it: which rooms there are, and who is in one. A thin shell over its SDK.
+
+Both answer by name alone, and an unknown name is an empty answer (docs/livekit.md). Each call has a deadline; whoever
+calls tries again later, so nothing is retried here.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final, NamedTuple, Self, TypeVar
+from urllib.parse import urlsplit
+
+import aiohttp
+import structlog
+from livekit.api import ListParticipantsRequest, ListRoomsRequest, ServerError
+from livekit.api.room_service import RoomService
+from livekit.protocol.models import ParticipantInfo
+
+from exeunt.errors import ExeuntError, UsageError
+from exeunt.tracing import calling
+from exeunt_livekit_bridge.keys import Keys
+from exeunt_livekit_bridge.room import Participant
+
+_DEADLINE: Final = 3.0
+"""Seconds for one call. It is LiveKit's memory that answers, so what takes longer is trouble."""
+_KINDS: Final = {number: name for name, number in ParticipantInfo.Kind.items()}
+_STATES: Final = {number: name for name, number in ParticipantInfo.State.items()}
+"""As this version of the SDK knows them; a newer server may send others."""
+_SAME: Final = {"ws": "http", "wss": "https"}
+
+T = TypeVar("T")
+log = structlog.get_logger()
+
+
+class LiveKitUnavailable(ExeuntError):
+    """LiveKit's API did not answer, or not with what was asked for; the same call may work later."""
+
+
+class Room(NamedTuple):
+    """One life of a room."""
+
+    sid: str
+    name: str
+
+
+class LiveKit:
+    """The API at `url`. Enter it to open its connections; `trouble` says why it cannot be asked, for /readyz."""
+
+    def __init__(self, url: str, keys: Keys) -> None:
+        self._url = _http(url)
+        self._host = urlsplit(self._url).netloc.rpartition("@")[2]
+        self._keys = keys
+        self._session: aiohttp.ClientSession | None = None
+        self.trouble: str | None = f"LiveKit at {self._host} was not asked yet"
+
+    async def rooms(self, *names: str) -> tuple[Room, ...]:
+        """The rooms of these names; of no names, all. Raises LiveKitUnavailable."""
+        request = ListRoomsRequest(names=names)
+        answer = await self._ask("ListRooms", lambda service: service.list_rooms(request))
+        return tuple(Room(room.sid, room.name) for room in answer.rooms)
+
+    async def participants(self, name: str) -> tuple[Participant, ...]:
+        """Who is in the room that has this name now, if there is one. Raises LiveKitUnavailable."""
+        request = ListParticipantsRequest(room=name)
+        answer = await self._ask("ListParticipants", lambda service: service.list_participants(request))
+        return tuple(_participant(listed) for listed in answer.participants)
+
+    async def _ask(self, method: str, call: Callable[[RoomService], Awaitable[T]]) -> T:
+        if self._session is None:
+            raise RuntimeError("the connections to LiveKit are not open")
+        key = self._keys.first()
+        service = RoomService(self._session, self._url, key.name, key.secret, failover=False)
+        with calling("POST", f"/twirp/livekit.RoomService/{method}", self._host) as hop:
+            try:
+                async with asyncio.timeout(_DEADLINE):  # the SDK switches its session's off
+                    answer = await call(service)
+            except Exception as error:  # an answer that is not LiveKit's may trip the SDK in any way
+                hop.failed(error)
+                raise self._failed(error, key.name) from error
+        if self.trouble is not None:
+            log.info("LiveKit answers", server=self._host)
+        self.trouble = None
+        return answer
+
+    def _failed(self, error: Exception, key: str) -> LiveKitUnavailable:
+        match error:
+            case ServerError(status=401):
+                why = (
+                    f"refuses the API key {key!r}: key and secret in EXEUNT_LIVEKIT_KEYS have to be those of its config"
+                )
+            case ServerError(status=status):
+                why = f"answers {status} {error.code}: {error.message[:200]}"
+            case TimeoutError():
+                why = f"does not answer within {_DEADLINE:g} s"
+            case aiohttp.ClientError():
+                why = f"cannot be asked: {error}"
+            case _:
+                why = f"answers, but not as LiveKit does ({error!r}): is EXEUNT_LIVEKIT_URL right?"
+        self.trouble = f"LiveKit at {self._host} {why}"
+        return LiveKitUnavailable(self.trouble)
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+
+def _http(url: str) -> str:
+    scheme, separator, rest = url.partition("://")
+    scheme = _SAME.get(scheme, scheme)
+    if not separator or scheme not in ("http", "https") or not urlsplit(f"{scheme}://{rest}").hostname:
+        raise UsageError(
+            f"EXEUNT_LIVEKIT_URL={url!r} cannot be used: it has to be like http://livekit:7880 or https://..."
+        )
+    return f"{scheme}://{rest}"
+
+
+def _participant(listed: ParticipantInfo) -> Participant:
+    grants = listed.permission
+    return Participant(
+        identity=listed.identity,
+        kind=_KINDS.get(listed.kind, str(listed.kind)),
+        state=_STATES.get(listed.state, str(listed.state)),
+        agent=grants.agent,
+        recorder=grants.recorder,
+        hidden=grants.hidden,
+    )
