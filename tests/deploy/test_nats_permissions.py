@@ -36,6 +36,7 @@ MAY_SAY = {
         *(f"$JS.API.STREAM.{call}.{stream}" for call in ("INFO", "CREATE") for stream in STREAMS),
         "$JS.API.DIRECT.GET.RUNS",
         f"$JS.API.DIRECT.GET.RUNS.exeunt.runs.{RUN}.topology-established",
+        f"$JS.API.DIRECT.GET.RUNS.exeunt.runs.{RUN}.cancel-requested",
         *(f"$JS.API.CONSUMER.{call}.SIGNALS.{consumer}" for call in ("INFO", "CREATE", "MSG.NEXT") for consumer in (
             "watcher-signals", "watcher-signals-follower-0123abcd",
         )),

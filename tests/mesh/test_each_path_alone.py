@@ -177,6 +177,25 @@ async def test_the_streams_are_deleted_and_then_everyone_leaves(
     assert await assert_ended_once(call, recorder) < timedelta(seconds=15)
 
 
+@pytest.mark.parametrize("restarted", ["watcher", "timeout-scheduler"])
+async def test_the_deadline_is_the_one_of_the_cancel_whatever_is_restarted_and_lost(
+    kubernetes: Kubernetes, namespace: str, own_mesh: Mesh, listener: Bystander, recorder: Recorder, restarted: str
+) -> None:
+    await start_all(own_mesh, 0, **SWEEP)
+    call = await Call.start(kubernetes, namespace, shutdown_timeout="6s")
+    await call.cancel()
+    await listener.wait_until_armed(call.uid)
+    await own_mesh.stop(restarted)
+    sooner = {"spec": {"policy": {"timeouts": {"gracefulShutdownTimeout": "0s"}}}}
+    await kubernetes.patch(STORY, namespace, call.story, sooner)
+    if restarted == "timeout-scheduler":
+        await listener.streams.purge_stream("DEADLINES")
+    await own_mesh.start(restarted, 0, **SWEEP)
+    assert await assert_ended_once(call, recorder) >= timedelta(seconds=6)
+    said = [each.snapshot for each in await listener.history(call.uid) if each.snapshot and each.snapshot.deadline]
+    assert {snapshot.shutdown.timeout for snapshot in said} == {"6s"}
+
+
 @pytest.mark.parametrize("story", ["there", "deleted"])
 async def test_the_stop_that_follows_a_dry_run_is_recorded(
     kubernetes: Kubernetes, namespace: str, own_mesh: Mesh, listener: Bystander, recorder: Recorder, story: str
