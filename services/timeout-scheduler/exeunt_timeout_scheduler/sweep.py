@@ -28,7 +28,7 @@ from exeunt.settings import Settings
 from exeunt.snapshot import Snapshot, read_run, read_story, resolve_shutdown, story_key
 from exeunt.subjects import RUNS, fact_subject
 from exeunt.tracing import sweeping
-from exeunt_timeout_scheduler.deadlines import closed
+from exeunt_timeout_scheduler.deadlines import closed, say_again_at
 from exeunt_timeout_scheduler.scheduler import Scheduler
 
 _AT_ONCE: Final = 16
@@ -125,7 +125,7 @@ class Sweep:
             if last is None:
                 if not await self._scheduler.arm(snapshot, hop):
                     hop.drop()
-            elif now - last.timestamp > self._settings.overdue_after:
+            elif now > say_again_at(deadline, last.timestamp, self._settings.overdue_after):
                 log.warning("overdue", said_at=last.timestamp.isoformat())
                 hop.failed("overdue")
                 await self._scheduler.say_reached(snapshot, hop, expected_last_sequence=last.sequence)
