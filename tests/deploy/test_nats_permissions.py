@@ -51,6 +51,7 @@ MAY_SAY = {
         f"exeunt.runs.{RUN}.outcome.cancel-requested",
         "exeunt.deadletters.terminator",
         "$JS.API.DIRECT.GET.SIGNALS.exeunt.signals.livekit-voice.call",
+        f"$JS.API.DIRECT.GET.SIGNALS.exeunt.signals.{ROOM}",
         *(f"$JS.API.STREAM.{call}.{stream}" for call in ("INFO", "CREATE") for stream in STREAMS),
         *(f"$JS.API.CONSUMER.{call}.RUNS.terminator" for call in ("INFO", "CREATE", "MSG.NEXT")),
         "$JS.ACK.RUNS.terminator.1.1.1.1.0",
@@ -90,6 +91,7 @@ MAY_SAY = {
         f"$JS.API.DIRECT.GET.RUNS.exeunt.runs.{RUN}.cancel-requested",
         "$JS.API.DIRECT.GET.DEADLETTERS",
         "$JS.API.DIRECT.GET.SIGNALS.exeunt.signals.livekit-voice.call",
+        f"$JS.API.DIRECT.GET.SIGNALS.exeunt.signals.{ROOM}",
     },
 }  # fmt: skip
 NOBODYS = {
@@ -111,7 +113,6 @@ NOBODYS = {
     *(f"$JS.API.CONSUMER.{call}.RUNS.terminator" for call in ("DELETE", "PAUSE", "DURABLE.CREATE")),
     *(f"$JS.API.CONSUMER.{call}.LIVEKIT.livekit-bridge" for call in ("DELETE", "PAUSE", "DURABLE.CREATE")),
     "$JS.API.DIRECT.GET.SIGNALS",
-    "$JS.API.DIRECT.GET.SIGNALS.exeunt.signals.livekit-voice.call",
     "$JS.API.CONSUMER.CREATE.RUNS",
     "$JS.API.CONSUMER.CREATE.RUNS.somebody",
     "$SYS.REQ.SERVER.PING",
