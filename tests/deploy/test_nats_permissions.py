@@ -212,7 +212,7 @@ async def test_credentials_of_before_the_bridge_go_on_and_new_ones_let_it_in(ins
         await installation.nats[0].start()
         async with connected(installation, "reader", "_INBOX_exeunt") as reader:
             await installation.start("watcher", 0, **QUICK)
-            assert await reader.client.jetstream().stream_info("RUNS")
+            assert (await reader.client.jetstream().stream_info("RUNS")).config.name == "RUNS"
 
             await installation.renew_credentials()
             (secret,) = await installation.kubectl.get("secret", "exeunt-nats-livekit-bridge", "-n", NAMESPACE)
