@@ -430,12 +430,24 @@ async def test_the_kustomizations_of_the_documentation_do_what_they_say(kubectl:
         await apply_strictly(kubectl, [item for item in objects if item["kind"] not in FOREIGN])
 
 
-def documented() -> list[Object]:
-    """The kustomizations in docs/operations.md, in its order."""
-    blocks = [
-        yaml.safe_load(block) for block in re.findall(r"^```yaml\n(.*?)^```$", OPERATIONS, re.MULTILINE | re.DOTALL)
-    ]
-    return [block for block in blocks if block.keys() & {"resources", "patches", "configMapGenerator"}]
+async def test_the_kustomization_for_livekit_does_what_it_says(kubectl: Kubectl, tmp_path: Path) -> None:
+    (written,) = documented((DEPLOY.parent / "docs" / "livekit.md").read_text())
+    text = json.dumps(written).replace("../exeunt/", f"{path_from(tmp_path, DEPLOY.parent)}/")
+    objects = await build_own(tmp_path, json.loads(text.replace("livekit-server.livekit", "mine")))
+    settings = settings_of(objects)["data"]
+    assert settings["EXEUNT_LIVEKIT_URL"] == "http://mine.svc"
+    assert {name for name, _ in pods_of(objects)} - {name for name, _ in pods_of(await build("production"))} == {
+        f"exeunt-{BRIDGE}"
+    }
+    mounts = dict(pods_of(objects))[f"exeunt-{BRIDGE}"]["spec"]["containers"][0]["volumeMounts"]
+    assert settings["EXEUNT_LIVEKIT_KEYS"].rpartition("/")[0] in {mount["mountPath"] for mount in mounts}
+    await apply_strictly(kubectl, objects)
+
+
+def documented(text: str = OPERATIONS) -> list[Object]:
+    """The kustomizations in a document, in its order."""
+    found = [yaml.safe_load(block) for block in re.findall(r"^```yaml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)]
+    return [block for block in found if block.keys() & {"resources", "patches", "configMapGenerator"}]
 
 
 def test_cert_manager_makes_what_the_command_makes(tmp_path: Path) -> None:
