@@ -434,6 +434,7 @@ async def test_the_kustomization_for_livekit_does_what_it_says(kubectl: Kubectl,
     (written,) = documented((DEPLOY.parent / "docs" / "livekit.md").read_text())
     text = json.dumps(written).replace("../exeunt/", f"{path_from(tmp_path, DEPLOY.parent)}/")
     objects = await build_own(tmp_path, json.loads(text.replace("livekit-server.livekit", "mine")))
+    await apply_strictly(kubectl, objects)
     settings = settings_of(objects)["data"]
     assert settings["EXEUNT_LIVEKIT_URL"] == "http://mine.svc"
     assert {name for name, _ in pods_of(objects)} - {name for name, _ in pods_of(await build("production"))} == {
@@ -441,7 +442,6 @@ async def test_the_kustomization_for_livekit_does_what_it_says(kubectl: Kubectl,
     }
     mounts = dict(pods_of(objects))[f"exeunt-{BRIDGE}"]["spec"]["containers"][0]["volumeMounts"]
     assert settings["EXEUNT_LIVEKIT_KEYS"].rpartition("/")[0] in {mount["mountPath"] for mount in mounts}
-    await apply_strictly(kubectl, objects)
 
 
 def documented(text: str = OPERATIONS) -> list[Object]:
