@@ -1,8 +1,11 @@
 """Each NATS user may say what it says, and nothing else; whoever is no user gets nowhere; and errors say so."""
 
 import asyncio
+import base64
 import contextlib
+import os
 import re
+import signal
 import ssl
 import uuid
 from collections.abc import AsyncIterator, Awaitable
@@ -16,7 +19,7 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
 from actors.call import Call
-from actors.installation import DEPLOY, Install, Installation
+from actors.installation import DEPLOY, NAMESPACE, Install, Installation
 from actors.kubernetes import STORY, Kubernetes
 from actors.operator import Operator
 from actors.services import QUICK
@@ -26,6 +29,7 @@ from exeunt_local.mesh import SERVICES
 from exeunt_local.processes import ProcessFailed
 
 RUN = "livekit-voice.call.3f0c6f3e-0001.2026-11-24T18:13:32_1Z"
+ROOM = "_trigger_token.RM_cZbbficGvDFB"
 STREAMS = ("RUNS", "DEADLINES", "SIGNALS", "DEADLETTERS")
 MAY_SAY = {
     "watcher": {
@@ -47,6 +51,7 @@ MAY_SAY = {
         f"exeunt.runs.{RUN}.outcome.cancel-requested",
         "exeunt.deadletters.terminator",
         "$JS.API.DIRECT.GET.SIGNALS.exeunt.signals.livekit-voice.call",
+        f"$JS.API.DIRECT.GET.SIGNALS.exeunt.signals.{ROOM}",
         *(f"$JS.API.STREAM.{call}.{stream}" for call in ("INFO", "CREATE") for stream in STREAMS),
         *(f"$JS.API.CONSUMER.{call}.RUNS.terminator" for call in ("INFO", "CREATE", "MSG.NEXT")),
         "$JS.ACK.RUNS.terminator.1.1.1.1.0",
@@ -66,7 +71,16 @@ MAY_SAY = {
         "$JS.ACK.RUNS.timeout-scheduler.1.1.1.1.0",
         "$JS.ACK.DEADLINES.timeout-scheduler-due.1.1.1.1.0",
     },
-    "topology-signals": {"exeunt.signals.livekit-voice.call"},
+    "livekit-bridge": {
+        f"exeunt.signals.{ROOM}",
+        "exeunt.livekit.rooms.RM_cZbbficGvDFB",
+        "$JS.API.STREAM.INFO.LIVEKIT",
+        "$JS.API.STREAM.CREATE.LIVEKIT",
+        f"$JS.API.DIRECT.GET.SIGNALS.exeunt.signals.{ROOM}",
+        *(f"$JS.API.CONSUMER.{call}.LIVEKIT.livekit-bridge" for call in ("INFO", "CREATE", "MSG.NEXT")),
+        "$JS.ACK.LIVEKIT.livekit-bridge.1.1.1.1.0",
+    },
+    "topology-signals": {"exeunt.signals.livekit-voice.call", f"exeunt.signals.{ROOM}"},
     "reader": {
         "$JS.API.STREAM.INFO.RUNS",
         "$JS.API.STREAM.INFO.DEADLETTERS",
@@ -77,12 +91,15 @@ MAY_SAY = {
         f"$JS.API.DIRECT.GET.RUNS.exeunt.runs.{RUN}.cancel-requested",
         "$JS.API.DIRECT.GET.DEADLETTERS",
         "$JS.API.DIRECT.GET.SIGNALS.exeunt.signals.livekit-voice.call",
+        f"$JS.API.DIRECT.GET.SIGNALS.exeunt.signals.{ROOM}",
     },
 }  # fmt: skip
 NOBODYS = {
     "anything.else",
     f"exeunt.runs.{RUN}.no-such-fact",
     "exeunt.deadletters.somebody",
+    "exeunt.deadletters.livekit-bridge",
+    "exeunt.livekit.others.RM_cZbbficGvDFB",
     "_INBOX_exeunt_watcher.x.y",
     "$JS.API.INFO",
     "$JS.API.STREAM.NAMES",
@@ -90,10 +107,12 @@ NOBODYS = {
     *(
         f"$JS.API.STREAM.{call}.{stream}"
         for call in ("UPDATE", "DELETE", "MSG.GET", "MSG.DELETE")
-        for stream in STREAMS
+        for stream in (*STREAMS, "LIVEKIT")
     ),
-    *(f"$JS.API.STREAM.PURGE.{stream}" for stream in STREAMS if stream != "DEADLINES"),
+    *(f"$JS.API.STREAM.PURGE.{stream}" for stream in (*STREAMS, "LIVEKIT") if stream != "DEADLINES"),
     *(f"$JS.API.CONSUMER.{call}.RUNS.terminator" for call in ("DELETE", "PAUSE", "DURABLE.CREATE")),
+    *(f"$JS.API.CONSUMER.{call}.LIVEKIT.livekit-bridge" for call in ("DELETE", "PAUSE", "DURABLE.CREATE")),
+    "$JS.API.DIRECT.GET.SIGNALS",
     "$JS.API.CONSUMER.CREATE.RUNS",
     "$JS.API.CONSUMER.CREATE.RUNS.somebody",
     "$SYS.REQ.SERVER.PING",
@@ -103,12 +122,16 @@ INBOXES = {
     "watcher": "_INBOX_exeunt_watcher.x.*",
     "terminator": "_INBOX_exeunt_terminator.x.*",
     "timeout-scheduler": "_INBOX_exeunt_timeout_scheduler.x.*",
+    "livekit-bridge": "_INBOX_exeunt_livekit_bridge.x.*",
     "topology-signals": "_INBOX_topology_signals.x.*",
     "reader": "_INBOX_exeunt.x.*",
 }
 MAY_HEAR = {user: {inbox} for user, inbox in INBOXES.items()}
 MAY_HEAR["reader"] |= {"exeunt.runs.>"}
-EARS = {*INBOXES.values(), "_INBOX.x.*", "exeunt.runs.>", "exeunt.signals.>", "exeunt.>", ">", "$JS.EVENT.ADVISORY.>"}
+EARS = {
+    *INBOXES.values(), "_INBOX.x.*", "exeunt.runs.>", "exeunt.signals.>", "exeunt.livekit.>", "exeunt.>", ">",
+    "$JS.EVENT.ADVISORY.>",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +199,64 @@ async def test_an_anonymous_client_and_a_stranger_get_nowhere(installation: Inst
             )
     with pytest.raises(ssl.SSLCertVerificationError):  # nor does anybody talk to a server that it cannot verify
         await nats.connect(installation.nats_urls[0], allow_reconnect=False, error_cb=ignore)
+
+
+async def test_credentials_of_before_the_bridge_go_on_and_new_ones_let_it_in(install: Install) -> None:
+    """Whoever updates the overlay first, or has no use for the bridge, has a users.conf that does not name it."""
+    async with install(DEPLOY / "overlays" / "evaluation") as installation:
+        new = installation.credentials / "livekit-bridge.seed"
+        without_the_bridge(installation.credentials)
+        await installation.apply_credentials()
+        await installation.refresh_mounts()
+        await installation.nats[0].stop()
+        await installation.nats[0].start()
+        async with connected(installation, "reader", "_INBOX_exeunt") as reader:
+            await installation.start("watcher", 0, **QUICK)
+            assert (await reader.client.jetstream().stream_info("RUNS")).config.name == "RUNS"
+
+            await installation.renew_credentials()
+            (secret,) = await installation.kubectl.get("secret", "exeunt-nats-livekit-bridge", "-n", NAMESPACE)
+            assert base64.b64decode(secret["data"]["credentials"]) == new.read_bytes()
+            await installation.refresh_mounts()
+            assert installation.nats[0].pid is not None
+            os.kill(installation.nats[0].pid, signal.SIGHUP)
+            async with asyncio.timeout(30):
+                while not await lets_in(installation, "livekit-bridge"):  # noqa: ASYNC110 - a reload sends no event
+                    await asyncio.sleep(0.1)
+            assert reader.client.is_connected
+            assert reader.client.stats["reconnects"] == 0  # and nobody was sent away for it
+
+
+def without_the_bridge(credentials: Path) -> None:
+    """The folder as `exeunt nats-credentials` wrote it before there was a bridge."""
+    (credentials / "livekit-bridge.seed").unlink()
+    for name, words in (("users.conf", r"LIVEKIT_BRIDGE: .*\n"), ("kustomization.yaml", r".*livekit-bridge.*\n")):
+        text = (credentials / name).read_text()
+        (credentials / name).write_text(re.sub(words, "", text))
+        assert (credentials / name).read_text() != text
+
+
+async def lets_in(installation: Installation, user: str) -> bool:
+    with contextlib.suppress(NatsError):
+        async with connected(installation, user):
+            return True
+    return False
+
+
+def test_nobody_can_sign_for_nobodys_key() -> None:
+    (key,) = re.findall(r"^LIVEKIT_BRIDGE: (\w+)$", (DEPLOY / "nats" / "accounts.conf").read_text(), re.MULTILINE)
+    assert not is_point(base64.b32decode(key)[1:33])
+    generated = base64.b32decode("UCFIRY65OQE7DFP5KLNS2PF2LVZMUZYJX4OZIEQ36N2IQANUB5XVZ45L")[1:33]
+    assert is_point(generated)
+
+
+def is_point(encoded: bytes) -> bool:
+    """Whether it is a public key of Ed25519 (RFC 8032, 5.1.3): whether the curve has a point at this y."""
+    prime = 2**255 - 19
+    y = int.from_bytes(encoded, "little") % 2**255
+    d = -121665 * pow(121666, -1, prime)
+    squared = (y * y - 1) * pow(d * y * y + 1, -1, prime) % prime
+    return squared == 0 or pow(squared, (prime - 1) // 2, prime) == 1
 
 
 async def ignore(_: Exception) -> None:
