@@ -15,18 +15,23 @@ from pathlib import Path
 import aiohttp
 import nats
 import pytest
+import yaml  # type: ignore[import-untyped]
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
 from actors.call import Call
-from actors.installation import DEPLOY, NAMESPACE, Install, Installation
+from actors.installation import DEPLOY, NAMESPACE, Install, Installation, Object, with_components
 from actors.kubernetes import STORY, Kubernetes
+from actors.livekit_room import LiveKitRoom
+from actors.names import TRIGGER_TOKEN
 from actors.operator import Operator
 from actors.services import QUICK
 from actors.signaling import send
 from exeunt.bobrapet import SHUTDOWN_TIMEOUT
+from exeunt_local.binaries import find_livekit
+from exeunt_local.livekit_server import LiveKitServer
 from exeunt_local.mesh import SERVICES
-from exeunt_local.processes import ProcessFailed
+from exeunt_local.processes import ProcessFailed, free_port
 
 RUN = "livekit-voice.call.3f0c6f3e-0001.2026-11-24T18:13:32_1Z"
 ROOM = "_trigger_token.RM_cZbbficGvDFB"
@@ -321,6 +326,52 @@ async def test_what_is_allowed_is_what_is_said(install: Install, kubernetes: Kub
             unsaid = {service: allow_list(service) - used(installation, service) for service in SERVICES}
     assert unsaid == {service: set() for service in SERVICES}
     assert "Violation" not in (installation.folder / "nats-0.log").read_text()
+
+
+async def test_what_the_bridge_is_allowed_is_what_it_says(
+    install: Install, kubernetes: Kubernetes, tmp_path: Path
+) -> None:
+    """The component as it is applied, with LiveKit's own key file, and LiveKit configured as docs/livekit.md says."""
+    port, bridge = free_port(), "livekit-bridge"
+    config = {"webhook": documented_webhooks(f"http://127.0.0.1:{port}/webhook")}
+    async with (
+        install(with_components(tmp_path, bridge), trace=True) as installation,
+        LiveKitServer(tmp_path / "livekit", binary=find_livekit(), config=config) as livekit,
+        LiveKitRoom(livekit, unique("room")) as room,
+        Operator(kubernetes, requeue=0.2),
+    ):
+        secret = ("secret", "generic", "livekit-keys", "-n", NAMESPACE, f"--from-file=keys.yaml={livekit.keys_file}")
+        await installation.kubectl("apply", "-f", "-", stdin=(
+            await installation.kubectl("create", *secret, "--dry-run=client", "-o", "yaml")
+        ).encode())  # fmt: skip
+        await installation.start_all(0, **QUICK)
+        address = {"EXEUNT_LIVEKIT_URL": livekit.url, "EXEUNT_LIVEKIT_WEBHOOK_ADDR": f"127.0.0.1:{port}"}
+        for instance in range(2):  # the second finds what the first has made
+            await installation.start(bridge, instance, **address)
+            await installation.mesh.stop(bridge, instance)
+        await installation.start(bridge, 2, **address)
+
+        await room.join("bubu-agent-respond-1f3a")
+        caller = await room.join("alice")
+        call = await Call.start(
+            kubernetes, "livekit-voice", unique("room"), shutdown_timeout="1h",
+            annotations={TRIGGER_TOKEN: caller.room_sid},
+        )  # fmt: skip
+        await call.cancel()
+        await caller.leave()
+        await call.wait_finished(within=30)
+        await call.wait_cleaned_up()
+        assert allow_list(bridge) - used(installation, bridge) == set()
+    assert "Violation" not in (installation.folder / "nats-0.log").read_text()
+
+
+def documented_webhooks(url: str) -> Object:
+    """What docs/livekit.md says for LiveKit's configuration, with this as the bridge's URL and no other."""
+    text = (DEPLOY.parent / "docs" / "livekit.md").read_text()
+    (block,) = re.findall(r"^```yaml\nwebhook:\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    webhook: Object = yaml.safe_load(block)
+    assert webhook["urls"][0] == "http://exeunt-livekit-bridge.exeunt.svc:8090/webhook"
+    return {**webhook, "api_key": "exeunt", "urls": [url]}
 
 
 async def make_the_streams(installation: Installation, admin: Client) -> None:
