@@ -25,9 +25,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     """What can be set. The text under each field is its documentation, also in docs/settings.md."""
 
     nats_url: str = "nats://127.0.0.1:4222"
-    """NATS servers, comma-separated, as the nats command line takes them: `tls://name:4222`; nats:// and 4222 may be left
-    out, and an IPv6 address is in brackets. In a user and password (`nats://user:password@name`) or a token / ? # % @ :
-    and the comma are percent-encoded; servers that are learned of later get them, too. One tls:// asks for TLS on all
+    """NATS servers, comma-separated, as the nats command line takes them, `tls://name:4222`; nats:// and 4222 may be
+    left out, an IPv6 address is in brackets. In a user and password (`nats://user:password@name`) or a token the comma
+    and / ? # % @ : are percent-encoded; servers that are learned of later get them, too. One tls:// asks for TLS on all
     servers, and to one without it nothing is sent. The default is a local nats-server."""
 
     nats_credentials: str = ""
