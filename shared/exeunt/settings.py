@@ -64,6 +64,17 @@ class Settings(Struct, frozen=True, kw_only=True):
     NATS knows its room. Set it to about half of the store: a full store takes nothing at all, a full RUNS forgets
     (ADR 19). A stop is about 8 KB. Where RUNS is there, it is `nats stream edit RUNS --max-bytes=...`, as above."""
 
+    deadlines_bytes: Annotated[int, Meta(ge=0)] = 0
+    """Most bytes that the stream DEADLINES may take, for accounts that demand a size of every stream; an open stop is
+    about 1 KB. 0 is no limit, which is best: in a full stream the oldest deadline makes room for the newest, and is
+    late until the next sweep. /readyz tells when 80 % are reached (ADR 21)."""
+
+    signals_bytes: Annotated[int, Meta(ge=65_536)] = 33_554_432
+    """Most bytes that the stream SIGNALS may take; the oldest go first."""
+
+    deadletters_bytes: Annotated[int, Meta(ge=1_048_576)] = 134_217_728
+    """Most bytes that the stream DEADLETTERS may take; the oldest go first."""
+
     namespaces: tuple[str, ...] = ()
     """Namespaces to look after, comma-separated. Empty means all, which needs ClusterRoles."""
 

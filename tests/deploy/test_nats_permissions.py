@@ -26,6 +26,13 @@ from exeunt_local.processes import ProcessFailed
 
 RUN = "livekit-voice.call.3f0c6f3e-0001.2026-11-24T18:13:32_1Z"
 STREAMS = ("RUNS", "DEADLINES", "SIGNALS", "DEADLETTERS")
+
+
+def acks(consumer: str) -> set[str]:
+    """Of a message of it, without and with nats-server's feature flag js_ack_fc_v2."""
+    return {f"$JS.ACK.{consumer}.1.1.1.1.1.0", f"$JS.ACK._.NUmM6cRx.{consumer}.1.1.1.1.1.0"}
+
+
 MAY_SAY = {
     "watcher": {
         *(f"exeunt.runs.{RUN}.{fact}" for fact in (
@@ -37,14 +44,14 @@ MAY_SAY = {
         f"$JS.API.DIRECT.GET.RUNS.exeunt.runs.{RUN}.topology-established",
         f"$JS.API.DIRECT.GET.RUNS.exeunt.runs.{RUN}.topology-terminated",
         *(f"$JS.API.CONSUMER.{call}.SIGNALS.watcher-signals" for call in ("INFO", "CREATE", "MSG.NEXT")),
-        "$JS.ACK.SIGNALS.watcher-signals.1.1.1.1.0",
+        *acks("SIGNALS.watcher-signals"),
     },
     "terminator": {
         f"exeunt.runs.{RUN}.outcome.cancel-requested",
         "exeunt.deadletters.terminator",
         *(f"$JS.API.STREAM.{call}.{stream}" for call in ("INFO", "CREATE") for stream in STREAMS),
         *(f"$JS.API.CONSUMER.{call}.RUNS.terminator" for call in ("INFO", "CREATE", "MSG.NEXT")),
-        "$JS.ACK.RUNS.terminator.1.1.1.1.0",
+        *acks("RUNS.terminator"),
     },
     "timeout-scheduler": {
         f"exeunt.runs.{RUN}.deadline-reached",
@@ -58,8 +65,8 @@ MAY_SAY = {
         f"$JS.API.DIRECT.GET.RUNS.exeunt.runs.{RUN}.cancel-requested",
         *(f"$JS.API.CONSUMER.{call}.RUNS.timeout-scheduler" for call in ("INFO", "CREATE", "MSG.NEXT")),
         *(f"$JS.API.CONSUMER.{call}.DEADLINES.timeout-scheduler-due" for call in ("INFO", "CREATE", "MSG.NEXT")),
-        "$JS.ACK.RUNS.timeout-scheduler.1.1.1.1.0",
-        "$JS.ACK.DEADLINES.timeout-scheduler-due.1.1.1.1.0",
+        *acks("RUNS.timeout-scheduler"),
+        *acks("DEADLINES.timeout-scheduler-due"),
     },
     "topology-signals": {"exeunt.signals.livekit-voice.call"},
     "reader": {
@@ -281,9 +288,10 @@ def allow_list(service: str) -> set[str]:
 
 
 def used(installation: Installation, service: str) -> set[str]:
-    """What accounts.conf lets a service publish, and it has published."""
+    """What accounts.conf lets a service publish, and it has published; an ack stands for both its forms."""
     log = (installation.folder / "nats-0.log").read_text()
     said = set(re.findall(rf':exeunt-{service}" - "[^"]+" - <<- \[H?PUB (\S+)', log))
+    said |= {subject.replace("$JS.ACK.", "$JS.ACK._.account.", 1) for subject in said if subject.startswith("$JS.ACK.")}
     return {pattern for pattern in allow_list(service) if any(matches(pattern, subject) for subject in said)}
 
 

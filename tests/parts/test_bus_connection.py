@@ -9,13 +9,14 @@ import trustme
 from structlog.testing import capture_logs
 
 from exeunt.bus.connection import Bus, connect
+from exeunt.bus.consumers import ensure_consumer
 from exeunt.bus.credentials import Tls
 from exeunt.bus.delivery import Ack, Delivery
 from exeunt.bus.errors import BusClosed, BusUnavailable, PermissionDenied
 from exeunt.bus.messages import Message
 from exeunt.bus.publisher import Stored, publish
 from exeunt.bus.pull import PullLoop
-from exeunt.bus.streams import Stream, ensure_consumer, ensure_stream
+from exeunt.bus.streams import Stream, ensure_stream
 from exeunt.errors import UsageError
 from exeunt_local.binaries import Binaries
 from exeunt_local.nats_server import NatsServer

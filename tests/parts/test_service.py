@@ -11,7 +11,8 @@ from typing import Final
 import pytest
 
 from exeunt.bus.connection import Bus, connect
-from exeunt.bus.streams import ensure_consumer, ensure_stream
+from exeunt.bus.consumers import ensure_consumer
+from exeunt.bus.streams import ensure_stream
 from exeunt.streams import runs_stream
 from exeunt.subjects import RUNS
 from exeunt_local.binaries import Binaries

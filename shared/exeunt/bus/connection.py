@@ -28,6 +28,7 @@ from exeunt.metrics import NATS_ERRORS, NATS_RECONNECTS
 
 PING_INTERVAL = 10  # seconds; two unanswered pings make the peer dead
 RECONNECT_CEILING = 1.0  # seconds between two attempts at the most
+VIOLATION_MEMORY = 60.0  # seconds for which a denied ack counts: by then it would be denied again
 REPEAT_SILENCE = 30.0  # seconds for which an identical error is counted, not logged
 
 log = structlog.get_logger(__name__)
@@ -154,6 +155,13 @@ class Bus:
         quoted, inbox = f'"{subject.lower()}"', self.nc.new_inbox().rpartition(".")[0].lower()
         return any(
             (when >= since and quoted in text) or f'subscription to "{inbox}' in text for when, text in self._violations
+        )
+
+    def are_acks_denied(self, stream: str, durable: str) -> bool:
+        """Whether the server forbade an ack of that consumer within the last minute. It comes again meanwhile."""
+        consumer, since = f".{stream}.{durable}.".lower(), asyncio.get_running_loop().time() - VIOLATION_MEMORY
+        return any(
+            when >= since and 'publish to "$js.ack.' in text and consumer in text for when, text in self._violations
         )
 
     async def close(self, budget: float) -> None:
