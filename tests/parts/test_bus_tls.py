@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import datetime as dt
+import importlib.metadata
+import inspect
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -15,9 +17,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from msgspec.structs import replace
+from nats.aio.client import Client
+from nats.aio.transport import TcpTransport
 
 from actors.nats_cluster import nats_cluster
 from actors.plain_nats import PlainNats
+from exeunt.bus import client
+from exeunt.bus.client import NatsClient
 from exeunt.bus.connection import Bus, connect
 from exeunt.bus.credentials import Tls
 from exeunt.errors import UsageError
@@ -261,6 +267,20 @@ async def test_an_authority_without_key_identifiers_is_taken_unless_strictness_i
         async with connected(url, Tls(ca=ca, strict=True)) as bus:
             await until(lambda: "Key Identifier" in str(bus.trouble), within=SECONDS)
             assert "EXEUNT_TLS_STRICT=false" in str(bus.trouble)
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(NatsClient, Client), (client._Transport, TcpTransport)])
+def test_what_is_overridden_is_still_there(ours: type, theirs: type) -> None:
+    """The other tests tell whether it is still called; a new nats-py is read again before it is taken."""
+    overridden = [name for name in vars(ours) if name in vars(theirs) and not name.startswith("__")]
+    for name in overridden:
+        one, other = vars(ours)[name], vars(theirs)[name]
+        if callable(one):
+            assert list(inspect.signature(one).parameters) == list(inspect.signature(other).parameters)
+    assert {"connect_tls", "readline", "write", "writelines"} <= {*overridden} or {
+        "ssl_context", "_connect_to_server", "_process_connect_init", "_connect_command", "_process_info", "_close"
+    } <= {*overridden}  # fmt: skip
+    assert importlib.metadata.version("nats-py") == "2.16.0"
 
 
 def test_files_that_are_of_no_use_are_told_with_their_setting(folder: Path, tmp_path: Path) -> None:

@@ -129,6 +129,7 @@ class NatsClient(Client):
         self._server_pool[:] = [
             srv for srv in self._server_pool if not srv.discovered or srv is current or srv.uri.netloc in told
         ]
+        self._logins = {srv.uri.netloc: self._logins.get(srv.uri.netloc) for srv in self._server_pool}
 
     async def _close(self, status: int, do_cbs: bool = True) -> None:  # noqa: FBT001, FBT002 - nats-py's
         if isinstance(self._transport, _Transport) and not self._transport.is_open:
