@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from exeunt.bus.configured import connect_as
 from exeunt.bus.connection import Bus
-from exeunt.bus.errors import ApiRefused, PermissionDenied, StreamMisconfigured
+from exeunt.bus.errors import PermissionDenied, StreamMisconfigured
 from exeunt.errors import UsageError
 from exeunt.health import Health, Pulse, serve_health
 from exeunt.insist import insist
@@ -31,7 +31,7 @@ from exeunt.telemetry import configure_telemetry
 
 _CONNECT_TIMEOUT = 5.0
 _CLOSE_BUDGET = 3.0
-_SET_OTHERWISE: Final = (UsageError, StreamMisconfigured, PermissionDenied, ApiRefused)
+_SET_OTHERWISE: Final = (UsageError, StreamMisconfigured, PermissionDenied)
 """Errors that tell whoever runs us what to change; where they came up is of no use to them."""
 
 log = structlog.get_logger()

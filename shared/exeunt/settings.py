@@ -66,7 +66,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     deadlines_bytes: Annotated[int, Meta(ge=0)] = 0
     """Most bytes that the stream DEADLINES may take, for accounts that demand a size of every stream; an open stop is
-    about 1 KB. 0 is no limit, which is best: in a full stream the oldest deadline makes room for the newest, and is
+    about 2 KB. 0 is no limit, which is best: in a full stream the oldest deadline makes room for the newest, and is
     late until the next sweep. /readyz tells when 80 % are reached (ADR 21)."""
 
     signals_bytes: Annotated[int, Meta(ge=65_536)] = 33_554_432
