@@ -52,7 +52,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tls_block(folder: Path, name: str = "localhost", more: str = "") -> str:
-    return f'tls {{ cert_file: "{folder}/{name}.pem", key_file: "{folder}/{name}.key", {more} }}\n'
+    # The server hangs up after 2 s otherwise, which is little on a busy machine.
+    return f'tls {{ cert_file: "{folder}/{name}.pem", key_file: "{folder}/{name}.key", timeout: 30, {more} }}\n'
 
 
 @contextlib.asynccontextmanager
