@@ -27,19 +27,30 @@ class Settings(Struct, frozen=True, kw_only=True):
     """What can be set. The text under each field is its documentation, also in docs/settings.md."""
 
     nats_url: str = "nats://127.0.0.1:4222"
-    """NATS servers, comma-separated. The default is a local nats-server."""
+    """NATS servers, comma-separated, as the nats command line takes them, `tls://name:4222`; nats:// and 4222 may be
+    left out, an IPv6 address is in brackets. In a user and password (`nats://user:password@name`) or a token the comma
+    and / ? # % @ : are percent-encoded; servers that are learned of later get them, too. One tls:// asks for TLS on all
+    servers, and to one without it nothing is sent. The default is a local nats-server."""
 
     nats_credentials: str = ""
     """File with NATS user credentials (`.creds`), or with an nkey seed. Empty connects without either."""
 
     nats_tls_ca: str = ""
-    """File with the CA certificates that the NATS servers are verified with. Empty: no TLS unless the URL is tls://."""
+    """File with the CA certificates (PEM) that the NATS servers are verified with, and no others. Setting it asks for
+    TLS. Empty: the system's, and no TLS unless a URL, another of these settings, or the server asks for it."""
 
     nats_tls_cert: str = ""
-    """File with the client certificate for NATS, for servers that verify clients."""
+    """File with the client certificate for NATS, for servers that verify clients. Setting it asks for TLS."""
 
     nats_tls_key: str = ""
-    """File with the key of that certificate."""
+    """File with the key of that certificate, without a passphrase."""
+
+    nats_tls_first: bool = False
+    """Whether the TLS handshake comes before anything else, for servers with `handshake_first: true`. Asks for TLS."""
+
+    tls_strict: bool = False
+    """Whether certificates are verified by all rules of RFC 5280, as Python 3.13 does by default: then a CA without an
+    Authority Key Identifier is refused, for example. Off, as for kubectl and the nats command line."""
 
     stream_replicas: Annotated[int, Meta(ge=1, le=5)] = 1
     """Replicas of the streams that are created on start: 1 for one nats-server, 3 for a cluster of three. Streams that
@@ -54,6 +65,17 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Most bytes that the stream RUNS may take; the oldest history goes first. 0 is no limit, because only whoever runs
     NATS knows its room. Set it to about half of the store: a full store takes nothing at all, a full RUNS forgets
     (ADR 19). A stop is about 8 KB. Where RUNS is there, it is `nats stream edit RUNS --max-bytes=...`, as above."""
+
+    deadlines_bytes: Annotated[int, Meta(ge=0)] = 0
+    """Most bytes that the stream DEADLINES may take, for accounts that demand a size of every stream; an open stop is
+    about 2 KB. 0 is no limit, which is best: in a full stream the oldest deadline makes room for the newest, and is
+    late until the next sweep. /readyz tells when 80 % are reached (ADR 21)."""
+
+    signals_bytes: Annotated[int, Meta(ge=65_536)] = 33_554_432
+    """Most bytes that the stream SIGNALS may take; the oldest go first."""
+
+    deadletters_bytes: Annotated[int, Meta(ge=1_048_576)] = 134_217_728
+    """Most bytes that the stream DEADLETTERS may take; the oldest go first."""
 
     namespaces: tuple[str, ...] = ()
     """Namespaces to look after, comma-separated. Empty means all, which needs ClusterRoles."""

@@ -4,12 +4,15 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from exeunt.bus.connection import Bus
-from exeunt.bus.streams import UNLIMITED, Stream, ensure_consumer, ensure_stream
+from exeunt.bus.consumers import ensure_consumer
+from exeunt.bus.errors import StreamMisconfigured
+from exeunt.bus.streams import UNLIMITED, Stream, ensure_stream
 from exeunt.settings import Settings
 from exeunt.subjects import DEADLETTERS, DEADLINES, EVERY_LOOK, EVERY_SIGNAL, LIVEKIT, RUNS, SIGNALS
 
 _DAY: Final = 86_400.0
 _MIB: Final = 1024 * 1024
+_LARGEST_SIGNAL: Final = 64 * 1024
 
 
 def runs_stream(*, max_age: float = 7 * _DAY, max_bytes: int = UNLIMITED, replicas: int = 1) -> Stream:
@@ -20,24 +23,29 @@ def runs_stream(*, max_age: float = 7 * _DAY, max_bytes: int = UNLIMITED, replic
         description="Exeunt: what happened to realtime StoryRuns, and what was decided",
         max_age=max_age,
         max_bytes=max_bytes,
+        size_setting="EXEUNT_HISTORY_BYTES",
         replicas=replicas,
     )
 
 
-def deadlines_stream(*, replicas: int = 1) -> Stream:
-    """Pending deadlines, as message schedules. No limit of any kind: limits evict pending schedules silently."""
+def deadlines_stream(*, max_bytes: int = UNLIMITED, replicas: int = 1) -> Stream:
+    """Pending deadlines, as message schedules. No limit of any kind if possible: limits evict pending schedules
+    silently, and nats-server refuses `discard: new` where messages are scheduled (ADR 21).
+    """
     return Stream(
         name=DEADLINES,
         subjects=("exeunt.deadlines.>",),
         description="Exeunt: shutdown deadlines, as message schedules",
         retention="workqueue",
+        max_bytes=max_bytes,
+        size_setting="EXEUNT_DEADLINES_BYTES",
         allow_msg_schedules=True,
         allow_msg_ttl=True,
         replicas=replicas,
     )
 
 
-def signals_stream(*, max_age: float = _DAY, replicas: int = 1) -> Stream:
+def signals_stream(*, max_age: float = _DAY, max_bytes: int = 32 * _MIB, replicas: int = 1) -> Stream:
     """What others say about topologies. A day, because a signal that nobody heard for so long is about no live call;
     no large ones, because anything above a few hundred bytes is no signal; and no more than does no harm to the store.
     """
@@ -46,20 +54,22 @@ def signals_stream(*, max_age: float = _DAY, replicas: int = 1) -> Stream:
         subjects=(EVERY_SIGNAL,),
         description="Exeunt: topologies that others say are gone",
         max_age=max_age,
-        max_msg_size=64 * 1024,
-        max_bytes=32 * _MIB,
+        max_msg_size=_LARGEST_SIGNAL,
+        max_bytes=max_bytes,
+        size_setting="EXEUNT_SIGNALS_BYTES",
         replicas=replicas,
     )
 
 
-def deadletters_stream(*, max_age: float = 30 * _DAY, replicas: int = 1) -> Stream:
+def deadletters_stream(*, max_age: float = 30 * _DAY, max_bytes: int = 128 * _MIB, replicas: int = 1) -> Stream:
     """Messages that were set aside, each with the reason in its headers. Of a flood of them the newest are kept."""
     return Stream(
         name=DEADLETTERS,
         subjects=("exeunt.deadletters.>",),
         description="Exeunt: messages set aside, with the reason",
         max_age=max_age,
-        max_bytes=128 * _MIB,
+        max_bytes=max_bytes,
+        size_setting="EXEUNT_DEADLETTERS_BYTES",
         replicas=replicas,
     )
 
@@ -91,13 +101,29 @@ async def ensure_livekit_stream(bus: Bus, settings: Settings) -> None:
 
 
 async def ensure_streams(bus: Bus, settings: Settings) -> None:
-    """Make what is missing and check what is there. Raises StreamMisconfigured, BusUnavailable, PermissionDenied."""
+    """Make what is missing and check what is there. Raises StreamMisconfigured, that tells of all streams at once,
+    BusUnavailable, PermissionDenied.
+    """
+    if 0 < bus.nc.max_payload < _LARGEST_SIGNAL:
+        raise StreamMisconfigured(
+            f"NATS takes messages of {bus.nc.max_payload} bytes at the most: have its max_payload raised, to"
+            f" {_LARGEST_SIGNAL} at the least; its default is 1 MiB"
+        )
     replicas = settings.stream_replicas
     max_age, max_bytes = settings.history.total_seconds(), settings.history_bytes or UNLIMITED
-    await ensure_stream(bus, runs_stream(max_age=max_age, max_bytes=max_bytes, replicas=replicas))
-    await ensure_stream(bus, deadlines_stream(replicas=replicas))
-    await ensure_stream(bus, signals_stream(replicas=replicas))
-    await ensure_stream(bus, deadletters_stream(replicas=replicas))
+    faults = []
+    for stream in (
+        runs_stream(max_age=max_age, max_bytes=max_bytes, replicas=replicas),
+        deadlines_stream(max_bytes=settings.deadlines_bytes or UNLIMITED, replicas=replicas),
+        signals_stream(max_bytes=settings.signals_bytes, replicas=replicas),
+        deadletters_stream(max_bytes=settings.deadletters_bytes, replicas=replicas),
+    ):
+        try:
+            await ensure_stream(bus, stream)
+        except StreamMisconfigured as error:
+            faults.append(str(error))
+    if faults:
+        raise StreamMisconfigured("; ".join(faults))
 
 
 async def ensure_stream_and_consumer(

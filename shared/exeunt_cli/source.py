@@ -46,7 +46,8 @@ class Told(NamedTuple):
 async def connected(where: Where) -> AsyncIterator[Bus]:
     """A connection for reading. Raises BusUnavailable when there is none soon, UsageError for wrong settings."""
     _log_from(logging.ERROR)  # that there is no connection, the error tells
-    settings = read_settings({name: os.environ[name] for name in os.environ if name.startswith(f"{PREFIX}NATS_")})
+    ours = (f"{PREFIX}NATS_", f"{PREFIX}TLS_")
+    settings = read_settings({name: os.environ[name] for name in os.environ if name.startswith(ours)})
     bus = await connect_as("exeunt", replace(settings, nats_url=where.nats_url), connect_timeout=_CONNECT_TIMEOUT)
     try:
         if bus.trouble is not None:

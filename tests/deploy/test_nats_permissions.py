@@ -36,6 +36,13 @@ from exeunt_local.processes import ProcessFailed, free_port
 RUN = "livekit-voice.call.3f0c6f3e-0001.2026-11-24T18:13:32_1Z"
 ROOM = "_trigger_token.RM_cZbbficGvDFB"
 STREAMS = ("RUNS", "DEADLINES", "SIGNALS", "DEADLETTERS")
+
+
+def acks(consumer: str) -> set[str]:
+    """Of a message of it, without and with nats-server's feature flag js_ack_fc_v2."""
+    return {f"$JS.ACK.{consumer}.1.1.1.1.1.0", f"$JS.ACK._.NUmM6cRx.{consumer}.1.1.1.1.1.0"}
+
+
 MAY_SAY = {
     "watcher": {
         *(f"exeunt.runs.{RUN}.{fact}" for fact in (
@@ -49,8 +56,8 @@ MAY_SAY = {
         *(f"$JS.API.CONSUMER.{call}.SIGNALS.{consumer}" for call in ("INFO", "CREATE", "MSG.NEXT") for consumer in (
             "watcher-signals", "watcher-signals-follower-0123abcd",
         )),
-        "$JS.ACK.SIGNALS.watcher-signals.1.1.1.1.0",
-        "$JS.ACK.SIGNALS.watcher-signals-follower-0123abcd.1.1.1.1.0",
+        *acks("SIGNALS.watcher-signals"),
+        *acks("SIGNALS.watcher-signals-follower-0123abcd"),
     },
     "terminator": {
         f"exeunt.runs.{RUN}.outcome.cancel-requested",
@@ -59,7 +66,7 @@ MAY_SAY = {
         f"$JS.API.DIRECT.GET.SIGNALS.exeunt.signals.{ROOM}",
         *(f"$JS.API.STREAM.{call}.{stream}" for call in ("INFO", "CREATE") for stream in STREAMS),
         *(f"$JS.API.CONSUMER.{call}.RUNS.terminator" for call in ("INFO", "CREATE", "MSG.NEXT")),
-        "$JS.ACK.RUNS.terminator.1.1.1.1.0",
+        *acks("RUNS.terminator"),
     },
     "timeout-scheduler": {
         f"exeunt.runs.{RUN}.deadline-reached",
@@ -73,8 +80,8 @@ MAY_SAY = {
         f"$JS.API.DIRECT.GET.RUNS.exeunt.runs.{RUN}.cancel-requested",
         *(f"$JS.API.CONSUMER.{call}.RUNS.timeout-scheduler" for call in ("INFO", "CREATE", "MSG.NEXT")),
         *(f"$JS.API.CONSUMER.{call}.DEADLINES.timeout-scheduler-due" for call in ("INFO", "CREATE", "MSG.NEXT")),
-        "$JS.ACK.RUNS.timeout-scheduler.1.1.1.1.0",
-        "$JS.ACK.DEADLINES.timeout-scheduler-due.1.1.1.1.0",
+        *acks("RUNS.timeout-scheduler"),
+        *acks("DEADLINES.timeout-scheduler-due"),
     },
     "livekit-bridge": {
         f"exeunt.signals.{ROOM}",
@@ -83,7 +90,7 @@ MAY_SAY = {
         "$JS.API.STREAM.CREATE.LIVEKIT",
         f"$JS.API.DIRECT.GET.SIGNALS.exeunt.signals.{ROOM}",
         *(f"$JS.API.CONSUMER.{call}.LIVEKIT.livekit-bridge" for call in ("INFO", "CREATE", "MSG.NEXT")),
-        "$JS.ACK.LIVEKIT.livekit-bridge.1.1.1.1.0",
+        *acks("LIVEKIT.livekit-bridge"),
     },
     "topology-signals": {"exeunt.signals.livekit-voice.call", f"exeunt.signals.{ROOM}"},
     "reader": {
@@ -423,9 +430,10 @@ def allow_list(service: str) -> set[str]:
 
 
 def used(installation: Installation, service: str) -> set[str]:
-    """What accounts.conf lets a service publish, and it has published."""
+    """What accounts.conf lets a service publish, and it has published; an ack stands for both its forms."""
     log = (installation.folder / "nats-0.log").read_text()
     said = set(re.findall(rf':exeunt-{service}" - "[^"]+" - <<- \[H?PUB (\S+)', log))
+    said |= {subject.replace("$JS.ACK.", "$JS.ACK._.account.", 1) for subject in said if subject.startswith("$JS.ACK.")}
     return {pattern for pattern in allow_list(service) if any(matches(pattern, subject) for subject in said)}
 
 

@@ -9,12 +9,14 @@ import trustme
 from structlog.testing import capture_logs
 
 from exeunt.bus.connection import Bus, connect
+from exeunt.bus.consumers import ensure_consumer
+from exeunt.bus.credentials import Tls
 from exeunt.bus.delivery import Ack, Delivery
 from exeunt.bus.errors import BusClosed, BusUnavailable, PermissionDenied
 from exeunt.bus.messages import Message
 from exeunt.bus.publisher import Stored, publish
 from exeunt.bus.pull import PullLoop
-from exeunt.bus.streams import Stream, ensure_consumer, ensure_stream
+from exeunt.bus.streams import Stream, ensure_stream
 from exeunt.errors import UsageError
 from exeunt_local.binaries import Binaries
 from exeunt_local.nats_server import NatsServer
@@ -82,22 +84,15 @@ async def test_closing_while_the_server_was_never_there(until: Until) -> None:
     await until(lambda: bus.trouble is not None)
 
 
-async def test_an_unusable_setting_stops_the_start(tmp_path: Path) -> None:
+async def test_an_unusable_setting_stops_the_start() -> None:
     for patience in (None, 0):
         with pytest.raises(UsageError, match=r"cannot use NATS at nats://none"):
             await connect("nats://none", name="x", inbox_prefix="_INBOX_x", connect_timeout=1, patience=patience)
-    (tmp_path / "seed").write_text("SUNOSEED")
-    with pytest.raises(UsageError, match=r"cannot use NATS at nats://x"):
-        await connect(
-            "nats://x", name="x", inbox_prefix="_INBOX_x", credentials=str(tmp_path / "seed"), connect_timeout=1
-        )
-    (tmp_path / "half").write_text("-----BEGIN USER NKEY SEED-----\nSUA\n------END USER NKEY SEED------\n")
-    with pytest.raises(UsageError, match=r"half holds neither an nkey seed nor the credentials of a NATS user"):
-        await connect("nats://x", name="x", inbox_prefix="_INBOX_x", credentials=f"{tmp_path}/half", connect_timeout=1)
-    with pytest.raises(UsageError, match=r"TLS files for NATS .*absent"):
-        await connect("nats://x", name="x", inbox_prefix="_INBOX_x", tls_ca="/absent", connect_timeout=1)
-    with pytest.raises(UsageError, match="needs its key"):
-        await connect("nats://x", name="x", inbox_prefix="_INBOX_x", tls_cert="/absent", connect_timeout=1)
+    with pytest.raises(UsageError, match=r"^EXEUNT_NATS_TLS_CA='/absent' cannot be used: .* PEM$"):
+        await connect("x", name="x", inbox_prefix="_INBOX_x", tls=Tls(ca="/absent"), connect_timeout=1)
+    for half in (Tls(cert="/absent"), Tls(key="/absent")):
+        with pytest.raises(UsageError, match="set both or neither"):
+            await connect("x", name="x", inbox_prefix="_INBOX_x", tls=half, connect_timeout=1)
 
 
 async def test_a_lost_server_is_told_and_forgotten_when_it_is_back(
@@ -218,9 +213,7 @@ async def test_keys_and_certificates_are_used_and_read_again_when_rotated(
             name="tls",
             inbox_prefix="_INBOX_tls",
             credentials=str(tmp_path / "seed"),
-            tls_ca=str(tmp_path / "ca.pem"),
-            tls_cert=str(tmp_path / "client.pem"),
-            tls_key=str(tmp_path / "client.key"),
+            tls=Tls(ca=f"{tmp_path}/ca.pem", cert=f"{tmp_path}/client.pem", key=f"{tmp_path}/client.key"),
             connect_timeout=5,
         )
         assert bus.trouble is None

@@ -12,12 +12,13 @@ import pytest
 from msgspec.structs import replace
 
 from exeunt.bus.connection import Bus, connect
+from exeunt.bus.consumers import ensure_consumer
 from exeunt.bus.delivery import Ack, DeadLetter, Delivery, Retry, Verdict
 from exeunt.bus.errors import PublishRefused
 from exeunt.bus.messages import Message, header_size
 from exeunt.bus.publisher import last_message, publish
 from exeunt.bus.pull import Handler, PullLoop
-from exeunt.bus.streams import Stream, ensure_consumer, ensure_stream
+from exeunt.bus.streams import Stream, ensure_stream
 from exeunt.errors import PoisonEvent
 from exeunt.health import Health, Pulse
 from exeunt.streams import deadletters_stream

@@ -8,12 +8,12 @@ from msgspec.structs import replace
 
 from actors.streams import subjects
 from exeunt.bus.connection import Bus, connect
+from exeunt.bus.consumers import ensure_consumer
 from exeunt.bus.errors import ApiRefused, PublishRefused, StreamMisconfigured
 from exeunt.bus.messages import Message
 from exeunt.bus.publisher import Stored, last_message, publish
 from exeunt.bus.streams import (
     Stream,
-    ensure_consumer,
     ensure_stream,
     purge_subject,
 )
@@ -108,6 +108,12 @@ async def test_what_may_only_grow_is_switched_on(bus: Bus, stream: Stream) -> No
         ({"max_msgs_per_subject": 5}, r"max_msgs_per_subject 5, wanted no limit: .*=-1`"),
         ({"discard": "new"}, r"discard new, wanted old: run `nats stream edit {name} --discard=old`"),
         ({"no_ack": True}, r"no_ack true, wanted false: run `nats stream edit {name} --ack`"),
+        ({"persist_mode": "async"}, r"persist_mode async, wanted default: .*`nats stream rm {name}`"),
+        (
+            {"subject_delete_marker_ttl": 1_000_000_000, "allow_msg_ttl": True},
+            r"subject_delete_marker_ttl 1 s, wanted none: run `nats stream edit {name} --subject-del-markers-ttl=0s`",
+        ),
+        ({"allow_msg_counter": True}, r"allow_msg_counter set, wanted none: .*`nats stream rm {name}`"),
         ({"subject_transform": {"src": ">", "dest": "x.>"}}, r"subject_transform set, wanted none: "),
     ],
 )

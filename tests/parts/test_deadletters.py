@@ -19,12 +19,13 @@ from hypothesis import strategies as st
 from actors.command import exeunt, state_of
 from actors.streams import subjects
 from exeunt.bus.connection import Bus, connect
+from exeunt.bus.consumers import ensure_consumer
 from exeunt.bus.delivery import DeadLetter as SetAside
 from exeunt.bus.delivery import Delivery
 from exeunt.bus.messages import Message, header_size
 from exeunt.bus.publisher import message_at, publish
 from exeunt.bus.pull import PullLoop
-from exeunt.bus.streams import ensure_consumer, ensure_stream
+from exeunt.bus.streams import ensure_stream
 from exeunt.clock import parse_instant
 from exeunt.errors import UsageError
 from exeunt.history.file import read_history

@@ -16,7 +16,7 @@ class NatsServer:
     `url` is for clients, `monitor_url` has the server's JSON pages (`/varz`, `/jsz`). Restarts keep it all.
     """
 
-    def __init__(self, folder: Path, *, binary: Path, config: str = "") -> None:
+    def __init__(self, folder: Path, *, binary: Path, config: str = "", jetstream: bool = True) -> None:
         folder = folder.absolute()
         folder.mkdir(parents=True, exist_ok=True)
         port, monitor_port = free_port(), free_port()
@@ -26,8 +26,8 @@ class NatsServer:
         (folder / "nats-server.conf").write_text(
             f'listen: "127.0.0.1:{port}"\n'
             f'http: "127.0.0.1:{monitor_port}"\n'
-            f'jetstream {{ store_dir: "{folder / "jetstream"}" }}\n'
-            f"{config}"
+            + (f'jetstream {{ store_dir: "{folder / "jetstream"}" }}\n' if jetstream else "")
+            + config
         )
         self._process = Process(
             [binary, "--config", folder / "nats-server.conf"],

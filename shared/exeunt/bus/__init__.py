@@ -1,7 +1,8 @@
 """Talking to NATS JetStream, in the order data flows.
 
-`connection` is one connection that survives the server, `configured` makes it as the settings say, `streams`
-makes and checks streams and consumers, `publisher` stores `messages` exactly once, `pull` takes them from a
+`servers` and `credentials` read what the settings name, `client` is nats-py kept from saying more than it may,
+`connection` is one connection that survives the server, `configured` makes it as the settings say, `streams` makes and
+checks streams, `consumers` durable consumers, `publisher` stores `messages` exactly once, `pull` takes them from a
 durable consumer, `delivery` is what a handler sees and may answer, `settle` carries the answer out, `errors`
 name what can go wrong. nats-py is the protocol; its JetStream consumers and its publish_async are not used:
 they stall or hang over a restart.

@@ -3,6 +3,7 @@
 import os
 
 from exeunt.bus.connection import Bus, connect
+from exeunt.bus.credentials import Tls
 from exeunt.settings import Settings
 
 
@@ -12,10 +13,14 @@ async def connect_as(client: str, settings: Settings, *, connect_timeout: float,
         settings.nats_url,
         name=f"{client} {os.environ.get('HOSTNAME', '')}".strip(),
         inbox_prefix=f"_INBOX_{client.replace('-', '_')}",
-        credentials=settings.nats_credentials or None,
-        tls_ca=settings.nats_tls_ca or None,
-        tls_cert=settings.nats_tls_cert or None,
-        tls_key=settings.nats_tls_key or None,
+        credentials=settings.nats_credentials,
+        tls=Tls(
+            ca=settings.nats_tls_ca,
+            cert=settings.nats_tls_cert,
+            key=settings.nats_tls_key,
+            first=settings.nats_tls_first,
+            strict=settings.tls_strict,
+        ),
         connect_timeout=connect_timeout,
         patience=patience,
     )

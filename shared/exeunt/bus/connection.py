@@ -1,7 +1,8 @@
 """One connection to NATS that survives the server, and says what is wrong while it cannot.
 
 nats-py reconnects by itself. This module sets it so that it never gives up, notices a dead peer in half a
-minute, spreads its attempts, and turns its many exceptions into the few of `exeunt.bus.errors`. `streams`,
+minute, spreads its attempts, and turns its many exceptions into the few of `exeunt.bus.errors`; what goes over the wire
+before a connection stands is `client`'s. `streams`,
 `publisher` and `pull` do all their talking through `Bus`.
 """
 
@@ -10,23 +11,24 @@ import random
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 import nats.errors
-import nkeys  # type: ignore[import-untyped]
 import structlog
-from nats.aio.client import Client, Server
+from nats.aio.client import Server
 from nats.aio.msg import Msg
 
-from exeunt.bus.credentials import Tls, is_nkey_seed
+from exeunt.bus.client import NatsClient
+from exeunt.bus.credentials import Tls, read_user
 from exeunt.bus.errors import ApiRefused, BusClosed, BusError, BusUnavailable, NoResponders, PermissionDenied
 from exeunt.bus.messages import MAX_HEADERS, header_size
+from exeunt.bus.servers import read_servers
 from exeunt.errors import UsageError
 from exeunt.metrics import NATS_ERRORS, NATS_RECONNECTS
 
 PING_INTERVAL = 10  # seconds; two unanswered pings make the peer dead
 RECONNECT_CEILING = 1.0  # seconds between two attempts at the most
+VIOLATION_MEMORY = 60.0  # seconds for which a denied ack counts: by then it would be denied again
 REPEAT_SILENCE = 30.0  # seconds for which an identical error is counted, not logged
 
 log = structlog.get_logger(__name__)
@@ -39,14 +41,13 @@ class Bus:
     `recreate_streams` is what to run when a publish finds its stream missing; None leaves streams alone.
     """
 
-    def __init__(self, url: str, tls: Tls | None, *, nkey: bool = False) -> None:
-        self.nc = Client()
+    def __init__(self, url: str, tls: Tls, credentials: str) -> None:
+        servers = read_servers(url)
+        self.nc = NatsClient(servers, tls, credentials)
         self.session = 0
         self.recreate_streams: Callable[[], Awaitable[None]] | None = None
-        self._servers = url.split(",")
-        self._where = ", ".join(_without_password(server) for server in self._servers)
-        self._tls = tls
-        self._nkey = nkey
+        self._servers = [server.url for server in servers]
+        self._where = ", ".join(self._servers)
         self._connected = asyncio.Event()
         self._on_session: list[Callable[[], None]] = []
         self._connecting: asyncio.Task[None] | None = None
@@ -156,6 +157,13 @@ class Bus:
             (when >= since and quoted in text) or f'subscription to "{inbox}' in text for when, text in self._violations
         )
 
+    def are_acks_denied(self, stream: str, durable: str) -> bool:
+        """Whether the server forbade an ack of that consumer within the last minute. It comes again meanwhile."""
+        consumer, since = f".{stream}.{durable}.".lower(), asyncio.get_running_loop().time() - VIOLATION_MEMORY
+        return any(
+            when >= since and 'publish to "$js.ack.' in text and consumer in text for when, text in self._violations
+        )
+
     async def close(self, budget: float) -> None:
         """Send what is buffered, wait for the server to have read it, and close; within `budget` seconds."""
         self._closing = True
@@ -195,7 +203,6 @@ class Bus:
                 max_reconnect_attempts=-1,
                 ping_interval=PING_INTERVAL,
                 max_outstanding_pings=2,
-                tls=self._tls.context if self._tls else None,
                 **options,
             )
         except Exception as error:
@@ -211,20 +218,9 @@ class Bus:
 
     def _next_server(self, pool: list[Server], _info: dict[str, Any]) -> tuple[Server, float]:
         """The server tried least, after a wait that doubles with its failures and is never the same twice."""
-        if self._tls is not None:
-            self._tls.reload()
-        if self._nkey:
-            self._reload_nkey()
         server = min(pool, key=lambda candidate: candidate.reconnects)
         wait = min(RECONNECT_CEILING, 0.1 * 2 ** min(server.reconnects, 10))
         return server, wait * random.uniform(0.5, 1.0)  # noqa: S311 - spread, not secrecy
-
-    def _reload_nkey(self) -> None:
-        """nats-py signs with the seed that is in the file now, but in the name of the one that was there first."""
-        try:
-            self.nc._setup_nkeys_connect()  # noqa: SLF001 - it knows no other way
-        except (OSError, nkeys.NkeysError) as error:  # half-written: the next attempt reads it again
-            log.warning("nats.nkey_reload_failed", error=repr(error))
 
     async def _on_reconnected(self) -> None:
         NATS_RECONNECTS.add()
@@ -259,10 +255,8 @@ async def connect(
     *,
     name: str,
     inbox_prefix: str,
-    credentials: str | None = None,
-    tls_ca: str | None = None,
-    tls_cert: str | None = None,
-    tls_key: str | None = None,
+    credentials: str = "",
+    tls: Tls = Tls(),  # noqa: B008 - frozen
     connect_timeout: float,
     patience: float | None = None,
 ) -> Bus:
@@ -270,19 +264,19 @@ async def connect(
     `Bus.trouble`, and go on trying. `connect_timeout` is for each attempt.
 
     `url` may list several servers, separated by commas. `credentials` (user credentials, or an nkey seed) and
-    `tls_*` are paths of files; they are read again for every new connection, so rotated ones are picked up, and a
-    file that is not there yet is waited for. Raises UsageError when the url or a file cannot be used, as far as that
-    shows so soon; otherwise `Bus.wait_connected` does.
+    those of `tls` are paths of files; they are read again for every new connection, so rotated ones are picked up, and
+    credentials that are not there yet are waited for. Raises UsageError when the url or a file cannot be used.
     """
-    tls = Tls(tls_ca, tls_cert, tls_key) if tls_ca or tls_cert else None
-    nkey = credentials is not None and is_nkey_seed(credentials)
-    bus = Bus(url, tls, nkey=nkey)
+    bus = Bus(url, tls, credentials)
+    if tls.asked_for:
+        tls.context()
+    if credentials:
+        _check_user(credentials)
     first = bus._start(  # noqa: SLF001 - this function is the constructor of a Bus
         {
             "name": name,
             "inbox_prefix": inbox_prefix,
-            "user_credentials": None if nkey else credentials,
-            "nkeys_seed": credentials if nkey else None,
+            "tls_handshake_first": tls.first,
             "connect_timeout": connect_timeout,
             # Before the first connection nats-py knows a constant wait only: let every process have another.
             "reconnect_time_wait": RECONNECT_CEILING * random.uniform(0.5, 1.0),  # noqa: S311 - spread, not secrecy
@@ -294,6 +288,10 @@ async def connect(
     return bus
 
 
-def _without_password(server: str) -> str:
-    parts = urlsplit(server if "://" in server else f"nats://{server}")
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+def _check_user(credentials: str) -> None:
+    try:
+        read_user(credentials)
+    except FileNotFoundError:
+        log.warning("nats.credentials_awaited", file=credentials)
+    except OSError as error:
+        raise UsageError(f"EXEUNT_NATS_CREDENTIALS={credentials!r} cannot be used: {error}") from error

@@ -1,8 +1,11 @@
-"""How far a consumer is behind, asked of the server: now and then, beside the loop of `pull`; or until it is not."""
+"""How a consumer stands, asked of the server: how far it is behind, and what keeps messages from it while its pulls
+look well. `pull` asks now and then, beside its loop; whoever has to have heard everything asks until it is so.
+"""
 
 import asyncio
 import random
-from typing import Final, NoReturn
+from collections.abc import Callable
+from typing import Any, Final, NoReturn
 
 import structlog
 
@@ -12,22 +15,29 @@ from exeunt.metrics import CONSUMER_PENDING, CONSUMER_UNSETTLED
 
 _INTERVAL: Final = 10.0  # seconds
 _LOOK: Final = 0.05  # seconds
+_NEARLY_FULL: Final = 0.8
 
 log = structlog.get_logger(__name__)
 
 
-async def report_lag(bus: Bus, stream: str, consumer: str, label: str) -> NoReturn:
-    """Ask for ever, and measure it as `label`. What NATS does not answer is asked again next time; the pull loop says
-    what is wrong.
+async def report_lag(bus: Bus, stream: str, consumer: str, label: str, tell: Callable[[str | None], None]) -> NoReturn:
+    """Ask for ever, measure it as `label`, and `tell` what is wrong, or None. What NATS does not answer is asked again
+    next time; the pull loop says what is wrong then.
     """
+    told: str | None = None
     while True:
         try:
             info = await bus.api(f"CONSUMER.INFO.{stream}.{consumer}")
+            CONSUMER_PENDING.set(info["num_pending"], consumer=label)
+            CONSUMER_UNSETTLED.set(info["num_ack_pending"], consumer=label)
+            trouble = _paused(info, stream, consumer) or _full(await bus.api(f"STREAM.INFO.{stream}"), stream)
         except BusError as error:
             log.debug("bus.lag_unknown", consumer=label, error=str(error))
         else:
-            CONSUMER_PENDING.set(info["num_pending"], consumer=label)
-            CONSUMER_UNSETTLED.set(info["num_ack_pending"], consumer=label)
+            tell(trouble)
+            if trouble != told:
+                log.warning("bus.consumer_stands", consumer=label, trouble=trouble)
+            told = trouble
         await asyncio.sleep(_INTERVAL * random.uniform(0.8, 1.2))  # noqa: S311 - spread, not secrecy
 
 
@@ -42,3 +52,22 @@ async def caught_up(bus: Bus, stream: str, consumer: str) -> None:
         if info["ack_floor"]["stream_seq"] >= last or not (info["num_pending"] or info["num_ack_pending"]):
             return
         await asyncio.sleep(_LOOK)
+
+
+def _paused(consumer: dict[str, Any], stream: str, name: str) -> str | None:
+    """Its pulls are answered with heartbeats, as if there were no messages."""
+    if not consumer.get("paused"):
+        return None
+    until = consumer["config"].get("pause_until", "somebody resumes it")
+    return f"consumer {name} is paused until {until}: run `nats consumer resume {stream} {name}`"
+
+
+def _full(info: dict[str, Any], stream: str) -> str | None:
+    """Of a workqueue that is full the oldest messages go, although nobody has handled them."""
+    size, room = info["state"]["bytes"], info["config"].get("max_bytes", -1)
+    if info["config"]["retention"] != "workqueue" or room <= 0 or size < _NEARLY_FULL * room:
+        return None
+    return (
+        f"stream {stream} holds {size} of {room} bytes; once it is full, its oldest messages are lost:"
+        f" run `nats stream edit {stream} --max-bytes={2 * room}`"
+    )

@@ -9,6 +9,7 @@ handlers see and say, `settle` tells the server.
 import asyncio
 import contextlib
 import random
+import re
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -46,8 +47,8 @@ class PullLoop:
     aside unseen. `ack_sync` waits for the server to confirm an ack: on a workqueue that makes it survive the
     server's death. `recreate` makes stream and consumer anew, called whenever they seem to be missing.
 
-    `trouble` says why nothing arrives, None when all is well; `last_progress` is the loop time of the last
-    sign of life, infinite before `run`: what has not begun cannot be stuck.
+    `trouble` says why nothing arrives or nothing is settled, None when all is well; `last_progress` is the loop time
+    of the last sign of life, infinite before `run`: what has not begun cannot be stuck.
     """
 
     def __init__(
@@ -64,7 +65,8 @@ class PullLoop:
         ack_sync: bool = False,
         consumer: str | None = None,
     ) -> None:
-        self.trouble: str | None = "not started"
+        self._trouble: str | None = "not started"
+        self._standing: str | None = None  # what the server says of the consumer while its pulls look well
         self.last_progress = float("inf")
         self._bus = bus
         self._stream = stream
@@ -81,6 +83,7 @@ class PullLoop:
         self._inbox = bus.nc.new_inbox()
         self._subscription: Subscription | None = None
         self._accepting = False  # whether arriving messages may still be handled
+        self._largest_pull = max_in_flight  # of messages; the server may allow fewer
         self._asked_for = 0  # messages that pulls waiting at the server may still send
         self._in_flight: dict[Delivery, asyncio.Task[None]] = {}
         # Not every message was counted: a pull that was taken for lost may deliver after all.
@@ -95,6 +98,17 @@ class PullLoop:
         self._stop_by = float("inf")
         expect_deliveries(durable)
 
+    @property
+    def trouble(self) -> str | None:
+        if self._trouble or self._standing:
+            return self._trouble or self._standing
+        if self._bus.are_acks_denied(self._stream, self._durable):
+            return (
+                f"permission denied for the acks of consumer {self._durable}: grant this user"
+                f" $JS.ACK.{self._stream}.{self._durable}.> and $JS.ACK.*.*.{self._stream}.{self._durable}.>"
+            )
+        return None
+
     async def run(self, handle: Handler) -> None:
         """Handle messages until `stop`. An exception from `handle` is a bug: the rest is cancelled.
 
@@ -108,7 +122,9 @@ class PullLoop:
             async with asyncio.TaskGroup() as tasks:
                 puller = tasks.create_task(self._pull(tasks, handle), name=f"pull-{self._durable}")
                 keeper = tasks.create_task(self._keep(), name=f"keep-{self._durable}")
-                lag = tasks.create_task(report_lag(self._bus, self._stream, self._consumer, self._durable))
+                lag = tasks.create_task(
+                    report_lag(self._bus, self._stream, self._consumer, self._durable, self._stands)
+                )
                 await self._stopping.wait()
                 puller.cancel()
                 await self._wind_down()
@@ -116,7 +132,7 @@ class PullLoop:
                 lag.cancel()
         finally:
             self._accepting = False
-            self.trouble = "stopped"
+            self._trouble, self._standing = "stopped", None
             unhook()
             await self._unsubscribe()
             self._ended.set()
@@ -142,9 +158,9 @@ class PullLoop:
                 await self._ask_while_connected()
             except BusUnavailable as trouble:
                 self._beat()
-                if str(trouble) != self.trouble:
+                if str(trouble) != self._trouble:
                     log.warning("bus.pull_interrupted", consumer=self._durable, trouble=str(trouble))
-                self.trouble = str(trouble)
+                self._trouble = str(trouble)
                 wait = min(BACKOFF_CEILING, 0.05 * 2 ** min(self._failures, 10))
                 self._failures += 1
                 await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311 - spread, not secrecy
@@ -152,7 +168,7 @@ class PullLoop:
     async def _connection(self) -> None:
         """Wait for the connection as long as it takes, with signs of life."""
         while (down := self._bus.trouble) is not None:
-            self.trouble = down
+            self._trouble = down
             self._beat()
             with contextlib.suppress(BusUnavailable):
                 await self._bus.wait_connected(1.0)
@@ -202,15 +218,13 @@ class PullLoop:
 
     async def _ask(self) -> None:
         """Ask for as many messages as there is room for, once half of the room is not asked for yet."""
-        room = self._room()
-        if room == 0:
-            return
-        pull = {"batch": room, "expires": int(PULL_EXPIRES * 1e9), "idle_heartbeat": int(HEARTBEAT * 1e9)}
-        self._asked_for += room
-        try:
-            await self._bus.nc.publish(self._next_subject, msgspec.json.encode(pull), reply=self._inbox)
-        except nats.errors.Error as error:
-            raise BusUnavailable(f"cannot pull from {self._durable}: {error}") from error
+        while room := min(self._room(), self._largest_pull):
+            pull = {"batch": room, "expires": int(PULL_EXPIRES * 1e9), "idle_heartbeat": int(HEARTBEAT * 1e9)}
+            self._asked_for += room
+            try:
+                await self._bus.nc.publish(self._next_subject, msgspec.json.encode(pull), reply=self._inbox)
+            except nats.errors.Error as error:
+                raise BusUnavailable(f"cannot pull from {self._durable}: {error}") from error
 
     def _room(self) -> int:
         free = self._max_in_flight - len(self._in_flight)
@@ -233,11 +247,18 @@ class PullLoop:
                 self._ended_pull = NoResponders(f"consumer {self._durable} is missing, or JetStream is starting")
                 self._wake.set()
             case _:
+                if most := re.search(
+                    r"Exceeded MaxRequestBatch of (\d+)", text
+                ):  # the limit of a server, or somebody's
+                    self._largest_pull = max(1, int(most[1]))
                 self._ended_pull = BusUnavailable(f"consumer {self._durable} ended a pull: {status} {text}")
                 self._wake.set()
 
     def _all_is_well(self) -> None:
-        self._heard, self._failures, self.trouble = self.last_progress, 0, None
+        self._heard, self._failures, self._trouble = self.last_progress, 0, None
+
+    def _stands(self, trouble: str | None) -> None:
+        self._standing = trouble
 
     def _beat(self) -> None:
         self.last_progress = asyncio.get_running_loop().time()

@@ -1,12 +1,12 @@
-"""Streams and consumers, made when missing and checked when present; `exeunt.streams` names those of the mesh.
+"""Streams, made when missing and checked when present; `exeunt.streams` names those of the mesh.
 
 Whoever runs NATS may have made the streams first, with replicas, placement or limits of their own. So a
 present stream is judged only by what would lose data or break us, and then the start stops with the command
 that mends it. What can only grow (subjects, direct reads, schedules) is switched on. `publisher` writes to
-these streams, `pull` reads.
+these streams, `consumers` makes what `pull` reads them by.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import msgspec
@@ -19,7 +19,12 @@ from exeunt.metrics import STREAMS_CREATED
 NANOSECONDS = 1_000_000_000
 UNLIMITED = -1
 
-CONSUMER_NOT_FOUND = 10014
+STREAMS_LIMIT = 10027
+NO_STORAGE = 10047
+REPLICAS_UNSUPPORTED = 10074
+MAX_BYTES_REQUIRED = 10113
+NO_LIMITS_FOR_REPLICAS = 10120
+MAX_BYTES_EXCEEDED = 10122
 STREAM_NAME_IN_USE = 10058
 STREAM_NOT_FOUND = 10059
 
@@ -27,7 +32,10 @@ log = structlog.get_logger(__name__)
 
 
 class Stream(msgspec.Struct, frozen=True, kw_only=True):
-    """A stream as we want it. `max_age` is in seconds, 0 for ever; the other limits are -1 for none."""
+    """A stream as we want it. `max_age` is in seconds, 0 for ever; the other limits are -1 for none.
+
+    `size_setting` is what whoever runs us sets `max_bytes` by.
+    """
 
     name: str
     subjects: tuple[str, ...]
@@ -41,6 +49,7 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
     replicas: int = 1
     allow_msg_schedules: bool = False
     allow_msg_ttl: bool = False
+    size_setting: str = ""
 
     def config(self) -> dict[str, Any]:
         """The configuration for `$JS.API.STREAM.CREATE`."""
@@ -102,11 +111,24 @@ async def _found_or_created(bus: Bus, stream: Stream) -> dict[str, Any]:
         if refused.err_code == STREAM_NAME_IN_USE:  # somebody made it meanwhile, their way
             return _config(await bus.api(f"STREAM.INFO.{stream.name}"))
         raise StreamMisconfigured(
-            f"stream {stream.name} is missing and cannot be made: {refused.description}"
+            f"stream {stream.name} is missing and cannot be made: {refused.description}{_remedy(stream, refused)}"
         ) from refused
     STREAMS_CREATED.add(stream=stream.name)
     log.info("bus.stream_created", stream=stream.name)
     return _config(created)
+
+
+def _remedy(stream: Stream, refused: ApiRefused) -> str:
+    code, size = refused.err_code, stream.size_setting or "max_bytes"
+    if code == MAX_BYTES_REQUIRED:
+        return f"; set {size}"
+    if code in {MAX_BYTES_EXCEEDED, NO_STORAGE}:
+        return f"; set a smaller {size} (now {stream.max_bytes}), or have the account given more room"
+    if code == STREAMS_LIMIT:
+        return "; have max_streams of the account raised"
+    if code in {REPLICAS_UNSUPPORTED, NO_LIMITS_FOR_REPLICAS}:
+        return f"; set EXEUNT_STREAM_REPLICAS (now {stream.replicas}) to what this account may have"
+    return ""
 
 
 def _config(info: dict[str, Any]) -> dict[str, Any]:
@@ -116,28 +138,39 @@ def _config(info: dict[str, Any]) -> dict[str, Any]:
 
 def _losses(stream: Stream, found: dict[str, Any]) -> Iterator[str]:
     """What about a present stream would lose messages or stop us, and what to run."""
+    yield from _wrong_kind(stream, found)
+    yield from _tight_limits(stream, found)
+
+
+def _wrong_kind(stream: Stream, found: dict[str, Any]) -> Iterator[str]:
     name = stream.name
-
-    def fault(field: str, has: object, wants: object, mend: str) -> str:
-        return f"stream {name} has {field} {has}, wanted {wants}: {mend}"
-
+    replace, marker = _replace(name), found.get("subject_delete_marker_ttl", 0) / NANOSECONDS
     if found["storage"] != "file":
-        yield fault("storage", found["storage"], "file", _replace(name))
+        yield _fault(name, "storage", found["storage"], "file", replace)
+    if found.get("persist_mode", "default") != "default":  # what was acknowledged is lost when the server crashes
+        yield _fault(name, "persist_mode", found["persist_mode"], "default", replace)
     if found["retention"] != stream.retention:
-        yield fault("retention", found["retention"], stream.retention, _replace(name))
-    for field in ("mirror", "sources", "subject_transform"):
+        yield _fault(name, "retention", found["retention"], stream.retention, replace)
+    for field in ("mirror", "sources", "subject_transform", "allow_msg_counter"):
         if found.get(field):
-            yield fault(field, "set", "none", _replace(name))
+            yield _fault(name, field, "set", "none", replace)
     if found.get("sealed"):
-        yield fault("sealed", "true", "false", _replace(name))
+        yield _fault(name, "sealed", "true", "false", replace)
     if found.get("no_ack"):
-        yield fault("no_ack", "true", "false", _edit(name, "--ack"))
+        yield _fault(name, "no_ack", "true", "false", _edit(name, "--ack"))
     if found["discard"] != "old":
-        yield fault("discard", found["discard"], "old", _edit(name, "--discard=old"))
-    age = found.get("max_age", 0) / NANOSECONDS
+        yield _fault(name, "discard", found["discard"], "old", _edit(name, "--discard=old"))
+    if marker:  # markers look like messages
+        yield _fault(
+            name, "subject_delete_marker_ttl", f"{marker:g} s", "none", _edit(name, "--subject-del-markers-ttl=0s")
+        )
+
+
+def _tight_limits(stream: Stream, found: dict[str, Any]) -> Iterator[str]:
+    name, age = stream.name, found.get("max_age", 0) / NANOSECONDS
     if _tighter(age, stream.max_age):
-        has, wants = f"{age:g} s", f"{stream.max_age:g} s or more" if stream.max_age else "no limit"
-        yield fault("max_age", has, wants, _edit(name, f"--max-age={stream.max_age:g}s"))
+        wants = f"{stream.max_age:g} s or more" if stream.max_age else "no limit"
+        yield _fault(name, "max_age", f"{age:g} s", wants, _edit(name, f"--max-age={stream.max_age:g}s"))
     for field, limit in (
         ("max_msgs", stream.max_msgs),
         ("max_bytes", stream.max_bytes),
@@ -148,7 +181,14 @@ def _losses(stream: Stream, found: dict[str, Any]) -> Iterator[str]:
         exact = field == "max_msgs_per_subject" and limit > 0
         if _tighter(has := found.get(field, UNLIMITED), limit) or (exact and has != limit):
             wants = str(limit) if exact else f"{limit} or more" if limit > 0 else "no limit"
-            yield fault(field, has, wants, _edit(name, f"--{field.replace('_', '-')}={limit}"))
+            mend = _edit(name, f"--{field.replace('_', '-')}={limit}")
+            if field == "max_bytes" and stream.size_setting:
+                mend += f", or set {stream.size_setting}={has}"
+            yield _fault(name, field, has, wants, mend)
+
+
+def _fault(name: str, field: str, has: object, wants: object, mend: str) -> str:
+    return f"stream {name} has {field} {has}, wanted {wants}: {mend}"
 
 
 def _tighter(found: float, wanted: float) -> bool:
@@ -178,61 +218,6 @@ def _grown(stream: Stream, found: dict[str, Any]) -> dict[str, Any]:
 
 def _difference(wanted: dict[str, Any], found: dict[str, Any]) -> str:
     return ", ".join(f"{field}={value}" for field, value in wanted.items() if found.get(field) != value)
-
-
-async def ensure_consumer(
-    bus: Bus,
-    stream: str,
-    durable: str,
-    filter_subjects: Iterable[str],
-    *,
-    ack_wait: float,
-    max_ack_pending: int,
-    inactive_after: float = 0.0,
-    description: str = "",
-) -> None:
-    """Make or adjust a pull consumer: explicit acks, no delivery limit, from the first message on.
-
-    `ack_wait` is in seconds. It is durable, unless the server is to drop it when nobody has pulled from it for
-    `inactive_after` seconds. A consumer whose filters or limits differ is updated in place and keeps its
-    position. Raises StreamMisconfigured when it is of another kind, ApiRefused (10059: the stream is
-    missing), BusUnavailable.
-    """
-    wanted = {
-        "filter_subjects": sorted(filter_subjects),
-        "ack_wait": int(ack_wait * NANOSECONDS),
-        "max_ack_pending": max_ack_pending,
-        "max_deliver": -1,
-    }
-    kind = {
-        **(
-            {"name": durable, "inactive_threshold": int(inactive_after * NANOSECONDS)}
-            if inactive_after
-            else {"durable_name": durable}
-        ),
-        "ack_policy": "explicit",
-        "deliver_policy": "all",
-        "replay_policy": "instant",
-    }
-    try:
-        found = _config(await bus.api(f"CONSUMER.INFO.{stream}.{durable}"))
-    except ApiRefused as refused:
-        if refused.err_code != CONSUMER_NOT_FOUND:
-            raise
-        config = wanted | kind | {"description": description}
-    else:
-        if found.get("deliver_subject") or found["ack_policy"] != "explicit":
-            raise StreamMisconfigured(
-                f"consumer {durable} of stream {stream} is no pull consumer with explicit acks:"
-                f" run `nats consumer rm {stream} {durable}` and start again"
-            )
-        filters = found.pop("filter_subjects", None) or [found.pop("filter_subject", "")]
-        config = found | wanted
-        if config == found | {"filter_subjects": sorted(filters)}:
-            return
-        config.pop("backoff", None)  # would override ack_wait
-    await bus.api(f"CONSUMER.CREATE.{stream}.{durable}", {"stream_name": stream, "config": config})
-    log.info("bus.consumer_set", stream=stream, consumer=durable, **wanted)
 
 
 async def purge_subject(bus: Bus, stream: str, subject: str) -> int:
