@@ -1,4 +1,4 @@
-# One image: the three services, the command for people, and what they import. It needs no shell and writes nothing.
+# One image: the services, the command for people, and what they import. It needs no shell and writes nothing.
 # Both stages have the same interpreter at the same place, so that the environment can be copied as it is.
 # A tag is a promise: append @sha256:... of the one that you have verified.
 ARG PYTHON=docker.io/library/python:3.13.9-slim-trixie

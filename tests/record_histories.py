@@ -135,7 +135,7 @@ async def cancel_then_gone(stage: Stage, name: str) -> Call:
 async def gone_then_cancel(stage: Stage, name: str) -> Call:
     """Everyone has left before anyone asks for the cancel."""
     call = await stage.call(name)
-    await call.hang_up()
+    await call.lose_bindings()
     await stage.bystander.wait_for_outcome(call.uid, Fact.TOPOLOGY_TERMINATED)
     await call.cancel()
     await stage.finished(call)
@@ -190,7 +190,7 @@ async def racing(stage: Stage, name: str) -> Call:
     async with stage.without_terminator():
         await call.cancel()
         await stage.bystander.wait_for_fact(call.uid, Fact.DEADLINE_REACHED)
-        await call.hang_up()
+        await call.lose_bindings()
         await stage.bystander.wait_for_fact(call.uid, Fact.TOPOLOGY_TERMINATED)
     await stage.finished(call)
     return call
@@ -202,12 +202,12 @@ async def redriven(stage: Stage, name: str) -> Call:
     call = await stage.call(name)
     await call.cancel()
     await stage.waiting(call)
-    await call.hang_up()
+    await call.lose_bindings()
     await stage.finished(call)
     await call.redrive(uncancel=True)
     await call.cancel()
     await call.wait_until(lambda run: FENCE in run["metadata"].get("annotations", {}))
-    await call.hang_up()
+    await call.lose_bindings()
     await stage.finished(call)
     return call
 
@@ -262,7 +262,7 @@ async def redriven_meanwhile(stage: Stage, name: str) -> Call:
     call = await stage.call(name)
     async with stage.without_terminator():
         await call.cancel()
-        await call.hang_up()
+        await call.lose_bindings()
         await stage.bystander.wait_for_fact(call.uid, Fact.TOPOLOGY_TERMINATED)
         await call.redrive(uncancel=True)
         await call.cancel()
@@ -270,7 +270,7 @@ async def redriven_meanwhile(stage: Stage, name: str) -> Call:
         fence = run["metadata"]["annotations"][FENCE]
         await stage.bystander.wait_for_fact(call.uid, Fact.CANCEL_REQUESTED, fence=fence)
     await stage.bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED, fence=fence)
-    await call.hang_up()
+    await call.lose_bindings()
     await stage.finished(call)
     return call
 

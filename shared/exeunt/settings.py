@@ -94,7 +94,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     overdue_after: timedelta = timedelta(seconds=30)
     """How long after its deadline an unfinished run is given another deadline event by the sweep, whatever became of
-    the first. Longer than any ordinary stop."""
+    the first; then after as long again, twice as long and so on, an hour at the most. Longer than any ordinary stop."""
 
     max_in_flight: Annotated[int, Meta(ge=1, le=10_000)] = 64
     """Messages that one process handles at once. Beyond what the kube-apiserver answers in parallel more only waits."""

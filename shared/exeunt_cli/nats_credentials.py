@@ -3,7 +3,8 @@
 One nkey for each user of deploy/nats/accounts.conf, a certificate authority, and the certificate of the NATS servers.
 Nothing of it is shipped and nothing leaves the folder by itself. Run again, it keeps what may live on (nkeys, the
 authority, the kustomization) and issues the servers' certificate anew, for the names it had and those that are new:
-that is also how a certificate is renewed.
+that is also how a certificate is renewed. What an older version did not know of is added: a user with its seed, and its
+Secret to the kustomization.
 """
 
 import os
@@ -20,7 +21,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-PODS: Final = ("watcher", "terminator", "timeout-scheduler")
+PODS: Final = ("watcher", "terminator", "timeout-scheduler", "livekit-bridge")
 """Users whose seeds become Secrets, each for its own pod."""
 PEOPLE: Final = ("topology-signals", "reader", "admin")
 """Users whose seeds stay in the folder, for whoever is to have them."""
@@ -43,14 +44,16 @@ def write_credentials(folder: Path, *, namespace: str | None = None, names: Iter
         raise ValueError(f"{kustomization} is for the namespace {before}: delete it to have it written for {namespace}")
     namespace = namespace or before or "exeunt"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if kustomization.exists():  # it may have been edited: who has cert-manager takes the certificate out of it
+        _add_secrets(kustomization, [pod for pod in PODS if not (folder / f"{pod}.seed").exists()])
+    else:
+        _write(kustomization, _kustomization(namespace).encode())
     users = {user: _public_key(folder / f"{user}.seed") for user in (*PODS, *PEOPLE)}
     lines = (f"{user.upper().replace('-', '_')}: {public_key}\n" for user, public_key in users.items())
     _write(folder / "users.conf", "".join(lines).encode())
     authority, authority_key = _authority(folder)
     all_names = [_general_name(name) for name in (*_server_names(namespace), *names)]
     _issue(folder, authority, authority_key, list(dict.fromkeys([*all_names, *_issued_names(folder)])))
-    if not kustomization.exists():  # who has cert-manager takes the certificate out of it
-        _write(kustomization, _kustomization(namespace).encode())
 
 
 def _namespace_of(kustomization: Path) -> str | None:
@@ -165,7 +168,7 @@ def _general_name(name: str) -> x509.GeneralName:
 
 def _kustomization(namespace: str) -> str:
     """The Secrets that deploy/ mounts. The authority's key and the seeds of people are not among them."""
-    secrets = "".join(f"  - name: exeunt-nats-{pod}\n    files: [credentials={pod}.seed]\n" for pod in PODS)
+    secrets = "".join(map(_secret, PODS))
     return f"""\
 # Made by `exeunt nats-credentials`. Keep this folder as you keep other secrets, and apply it with `kubectl apply -k`.
 apiVersion: kustomize.config.k8s.io/v1beta1
@@ -184,6 +187,19 @@ secretGenerator:
     type: kubernetes.io/tls
     files: [ca.crt, tls.crt, tls.key]
 """
+
+
+def _secret(pod: str) -> str:
+    return f"  - name: exeunt-nats-{pod}\n    files: [credentials={pod}.seed]\n"
+
+
+def _add_secrets(kustomization: Path, pods: Iterable[str]) -> None:
+    """The Secrets of those pods that it does not name, at the head of its list; without a list it stays as it is."""
+    before = kustomization.read_text()
+    missing = "".join(_secret(pod) for pod in pods if f"exeunt-nats-{pod}" not in before)
+    after = re.sub(r"^secretGenerator:\n", rf"\g<0>{missing}", before, count=1, flags=re.MULTILINE)
+    if after != before:
+        _write(kustomization, after.encode())
 
 
 def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:

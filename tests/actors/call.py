@@ -1,6 +1,8 @@
 """Plays the user of a voice call: its Story, its StoryRun, the cancel, the redrive (contract §1, 4.5).
 
-And the hand that moves the others: `engine` starts the call, `hub` says that everyone has left.
+And the hand that moves the others: `engine` starts the call, `hub` may say that its streams have ended. When everyone
+leaves, nothing of this changes (measured on a real call): the engrams and their bindings stay, the hub is silent, the
+bot sits in the room. Only somebody who asks LiveKit knows (`signaling`).
 """
 
 import asyncio
@@ -21,6 +23,7 @@ from actors.names import (
     RUN_FINALIZER,
     STEP_CANCEL_REQUESTED,
     TERMINAL,
+    TRIGGER_TOKEN,
     compose_name,
 )
 
@@ -40,6 +43,8 @@ class Call:
     uid: str
     story: str
     staging: Staging
+    sid: str = ""
+    """Of the room that an impulse has started the run for: its trigger token."""
 
     @classmethod
     async def start(
@@ -55,12 +60,15 @@ class Call:
         shutdown_timeout: str | None = None,
         story_annotations: Mapping[str, str] | None = None,
         annotations: Mapping[str, str] | None = None,
+        sid: str | None = None,
     ) -> Self:
         """Starts a call and returns when everyone is connected.
 
         `story` names an existing Story; otherwise the call gets one of its own: `drain` is its drainTimeoutSeconds,
-        `shutdown_timeout` its gracefulShutdownTimeout as written (Go duration text, or anything else).
+        `shutdown_timeout` its gracefulShutdownTimeout as written (Go duration text, or anything else). Its room is
+        a new one, unless `sid` says which.
         """
+        sid = sid or f"RM_{uuid.uuid4().hex[:12]}"
         if story is None:
             story = compose_name(name, "story")
             await create_story(
@@ -78,11 +86,11 @@ class Call:
             namespace,
             name,
             {"storyRef": {"name": story}},
-            annotations=dict(annotations or {}),
+            annotations={TRIGGER_TOKEN: sid, **(annotations or {})},
             finalizers=[RUN_FINALIZER],
         )
         await start_run(kubernetes, run, staging)
-        return cls(kubernetes, namespace, name, run["metadata"]["uid"], story, staging)
+        return cls(kubernetes, namespace, name, run["metadata"]["uid"], story, staging, sid)
 
     async def cancel(self) -> datetime:
         """Asks for the end of the call; returns the time at which it did."""
@@ -90,8 +98,8 @@ class Call:
         await self._change({"spec": {"cancelRequested": True}})
         return asked
 
-    async def hang_up(self) -> None:
-        """Everyone leaves: the call's bindings go.
+    async def lose_bindings(self) -> None:
+        """Somebody deletes the call's bindings. That is no end of a real call: they stay when everyone has left.
 
         A real bobrapet would make them anew for a living StepRun (contract §2.6 F); the played one does not.
         """
@@ -103,7 +111,7 @@ class Call:
                     raise
 
     async def signal_topology_terminated(self) -> None:
-        """Everyone leaves, as the hub says it."""
+        """The hub says that all streams have ended. When everyone has left a room, a real one is silent."""
         await hub.signal_topology_terminated(self.kubernetes, self.namespace, self.name)
 
     async def lose_topology_terminated(self) -> None:

@@ -4,13 +4,40 @@ The wire format of docs/signals.md, written down a second time, apart from `exeu
 """
 
 import json
-import uuid
 from datetime import UTC, datetime
 
 from nats.js import JetStreamContext
 
 from actors.call import Call
-from actors.names import TRIGGER_TOKEN
+
+
+async def everyone_leaves(streams: JetStreamContext, *calls: Call) -> None:
+    """The rooms of the calls are empty but for their bots, and the bridge says so: nothing else shows it."""
+    for call in calls:
+        await send(streams, call, token=call.sid)
+
+
+async def hub_says_gone(_: JetStreamContext, call: Call) -> None:
+    """Another way in which a topology may end: the hub's condition."""
+    await call.signal_topology_terminated()
+
+
+async def bindings_go(_: JetStreamContext, call: Call) -> None:
+    """And another: its bindings are deleted."""
+    await call.lose_bindings()
+
+
+EVERY_EVIDENCE = {
+    "the bridge says so": everyone_leaves,
+    "the hub says so": hub_says_gone,
+    "the bindings go": bindings_go,
+}
+"""What shows that a topology is gone, as a test's parameters; the first is what a real call has."""
+
+
+async def somebody_is_back(streams: JetStreamContext, call: Call) -> None:
+    """As a bridge says it of the call's room."""
+    await send(streams, call, gone=False, token=call.sid)
 
 
 async def send(
@@ -22,7 +49,7 @@ async def send(
     uid: str | None = None,
     at: datetime | None = None,
 ) -> None:
-    """Says that everyone has left the call, or that somebody is there; by its trigger token, where one is given."""
+    """One signal about the call, by its name, or by a trigger token."""
     headers = {
         "ce-specversion": "1.0",
         "ce-id": call.uid,
@@ -35,8 +62,3 @@ async def send(
     subject = f"exeunt.signals._trigger_token.{token}" if token else f"exeunt.signals.{call.namespace}.{call.name}"
     body = named | {"uid": uid or ("" if token else call.uid), "detail": detail}
     await streams.publish(subject, json.dumps(body).encode(), headers=headers)
-
-
-def a_room() -> dict[str, str]:
-    """The annotation of a run that an impulse has started for a room."""
-    return {TRIGGER_TOKEN: f"RM_{uuid.uuid4().hex[:12]}"}

@@ -12,6 +12,7 @@ from core.objects import (
     NAMESPACE,
     NOW,
     binding,
+    run_state,
     said,
     step_run,
     story,
@@ -21,8 +22,9 @@ from core.objects import (
 )
 from exeunt import bobrapet
 from exeunt.clock import format_instant, format_status_time, parse_instant
+from exeunt.episodes import Episode
 from exeunt.kube.models import StoryRef, StoryRun, StoryRunSpec
-from exeunt.shutdown_timeout import DEFAULT, STORY_POLICY
+from exeunt.shutdown_timeout import DEFAULT, STORY_POLICY, ShutdownTimeout
 from exeunt.snapshot import FIELD_MANAGER, Snapshot, StepRunRef, Topology
 from exeunt_watcher.projection import Projection
 
@@ -39,6 +41,7 @@ INDEXES = (
     "_snapshots",
     "_remembered",
     "_runs_of_token",
+    "_fixed",
 )
 
 
@@ -298,6 +301,19 @@ def test_a_late_edit_of_the_story_does_not_move_a_captured_timeout(known: Projec
     assert projected(known).deadline == captured.deadline
 
 
+def test_a_restarted_watcher_keeps_to_what_was_said_at_the_cancel(known: Projection) -> None:
+    known.run_gone(CALL)
+    run = story_run(fence=FENCE)
+    known.fix(run_state(run).episode, ShutdownTimeout("7s", STORY_POLICY))
+    assert projected(known, run).deadline == parse_instant(FENCE) + timedelta(seconds=7)
+    assert projected(known).deadline == parse_instant(FENCE) + timedelta(seconds=7)
+    # of this cancel, not of one before it
+    known.run_gone(CALL)
+    known.fix(run_state(run).episode, ShutdownTimeout("7s", STORY_POLICY))
+    again = projected(known, story_run(fence=LATER_FENCE))
+    assert again.deadline == parse_instant(LATER_FENCE) + timedelta(seconds=5)
+
+
 def test_a_deleted_story_does_not_move_a_captured_timeout(known: Projection) -> None:
     captured = projected(known, story_run(fence=FENCE))
     assert known.story_gone((NAMESPACE, "talk")) == [CALL]
@@ -475,6 +491,7 @@ def test_nothing_is_kept_of_what_was_deleted(known: Projection) -> None:
     known.story_run(story_run("other", uid="uid-other", fence=FENCE, conditions=[topology_terminated()]))
     known.remember("uid-other", Topology(established=True))
     known.signal(said(gone=True, run="other", uid="uid-other"))
+    known.fix(Episode(NAMESPACE, "other", "uid-other", "first"), ShutdownTimeout("7s", STORY_POLICY))
     known.step_run(step_run("orphan", run="nobody", owner=None))
     known.binding(binding("orphan", run="nobody", run_uid="uid-nobody"))
     known.binding(binding("call-listen-transport", run="other", run_uid="uid-other"))

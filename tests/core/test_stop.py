@@ -17,7 +17,7 @@ from exeunt.snapshot import Snapshot
 from exeunt.subjects import armed_subject, due_subject
 from exeunt_terminator import stop
 from exeunt_timeout_scheduler import deadlines
-from exeunt_timeout_scheduler.deadlines import LEAD, Deadline, read_deadline, schedule
+from exeunt_timeout_scheduler.deadlines import LEAD, Deadline, read_deadline, say_again_at, schedule
 
 State = TypeVar("State", bound=StrEnum)
 Cause = TypeVar("Cause", bound=StrEnum)
@@ -150,3 +150,17 @@ BODY = msgspec.json.encode(Deadline(format_instant(DEADLINE), snapshot()))
 def test_a_schedule_that_cannot_be_read_is_poison(payload: bytes) -> None:
     with pytest.raises(PoisonEvent, match=r"a fired schedule does not decode: ."):
         read_deadline(payload)
+
+
+def test_an_overdue_run_is_said_to_be_so_less_and_less_often() -> None:
+    said_at, waits = DEADLINE, list[float]()
+    while len(waits) < 12:
+        again = say_again_at(DEADLINE, said_at, timedelta(seconds=30))
+        waits.append((again - said_at) / timedelta(seconds=30))
+        said_at = again
+    assert waits == [1, 1, 2, 4, 8, 16, 32, 64, 120, 120, 120, 120]
+
+
+def test_a_deadline_that_was_said_early_by_another_clock_is_waited_for_all_the_same() -> None:
+    early = DEADLINE - timedelta(minutes=1)
+    assert say_again_at(DEADLINE, early, timedelta(seconds=30)) == early + timedelta(seconds=30)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -22,12 +23,19 @@ FOREIGN = {"PodMonitor", "PrometheusRule", "Issuer", "Certificate"}
 """Kinds of others, which the kube-apiserver of the tests does not know."""
 
 pytestmark = pytest.mark.usefixtures("cluster")
-each_overlay = pytest.mark.parametrize("overlay", OVERLAYS)
+BRIDGE = "livekit-bridge"
+each_overlay = pytest.mark.parametrize("overlay", [*OVERLAYS, *(f"{overlay} {BRIDGE}" for overlay in OVERLAYS)])
+"""Each by itself, and with the one component that brings Pods of its own."""
 OPERATIONS = (DEPLOY.parent / "docs" / "operations.md").read_text()
 
 
 async def build(overlay: str) -> list[Object]:
-    return list(yaml.safe_load_all(await kustomize(DEPLOY / "overlays" / overlay)))
+    """An overlay; with components, when their names follow."""
+    name, *components = overlay.split(" ")
+    if not components:
+        return list(yaml.safe_load_all(await kustomize(DEPLOY / "overlays" / name)))
+    with TemporaryDirectory() as folder:
+        return await build_with(Path(folder), *components, overlay=name)
 
 
 async def build_with(folder: Path, *components: str, overlay: str = "evaluation") -> list[Object]:
@@ -183,6 +191,8 @@ async def test_ships_no_secret_and_mounts_only_ones_own(overlay: str, tmp_path: 
             source for volume in pod["spec"]["volumes"] for source in volume.get("projected", {}).get("sources", [])
         ]
         secrets = {source["secret"]["name"]: source["secret"].get("items") for source in sources if "secret" in source}
+        if name == f"exeunt-{BRIDGE}":  # its users make that one
+            assert secrets.pop("livekit-keys") == [{"key": "keys.yaml", "path": "keys.yaml"}]
         for secret, items in secrets.items():
             assert {item["key"] for item in items or []} <= made["Secret", secret]
         if name == "nats":
@@ -211,8 +221,9 @@ async def test_a_single_namespace_needs_no_right_beyond_it() -> None:
         }
 
 
-async def test_production_has_no_single_point_of_failure() -> None:
-    objects = await build("production")
+@pytest.mark.parametrize("overlay", ["production", f"production {BRIDGE}"])
+async def test_production_has_no_single_point_of_failure(overlay: str) -> None:
+    objects = await build(overlay)
     workloads = {item["metadata"]["name"]: item for item in of_kind(objects, "Deployment", "StatefulSet")}
     budgets = {item["metadata"]["name"]: item["spec"] for item in of_kind(objects, "PodDisruptionBudget")}
     assert workloads.keys() == budgets.keys()
@@ -273,6 +284,77 @@ async def test_the_network_is_closed_but_for_what_is_needed(tmp_path: Path) -> N
     assert await opened("bring-your-own-nats") == OPEN | {("exeunt", "egress", "anywhere", 4222)}
     added = edges(await build_with(tmp_path, "podmonitor", "tracing")) - await opened("evaluation")
     assert added == {("exeunt", "ingress", "monitoring", "http"), ("exeunt", "egress", "monitoring", 4318)}
+    for overlay in OVERLAYS:
+        assert await opened(f"{overlay} {BRIDGE}") - await opened(overlay) == {
+            ("exeunt livekit-bridge", "ingress", "anywhere", "webhook"),
+            ("exeunt livekit-bridge", "egress", "anywhere", 7880),
+            ("exeunt livekit-bridge", "egress", "anywhere", 443),
+        }
+
+
+@each_overlay
+async def test_who_has_no_business_with_kubernetes_has_no_way_there(overlay: str) -> None:
+    objects = await build(overlay)
+    with_token = {name for name, pod in pods_of(objects) if pod["spec"]["automountServiceAccountToken"]}
+    assert with_token == {"exeunt-watcher", "exeunt-terminator", "exeunt-timeout-scheduler"}
+    assert with_token == {name for name, pod in pods_of(objects) if "serviceAccountName" in pod["spec"]}
+    (policy,) = (
+        item["spec"]
+        for item in of_kind(objects, "NetworkPolicy")
+        if item["metadata"]["name"].endswith("kube-apiserver")
+    )
+    assert with_token == {
+        name for name, pod in pods_of(objects) if selects(policy["podSelector"], pod["metadata"]["labels"])
+    }
+
+
+def selects(selector: Object, labels: Object) -> bool:
+    """Whether a label selector, as far as NetworkPolicies in here have one, selects what has these labels."""
+    unlike = [expression for expression in selector.get("matchExpressions", []) if expression["operator"] == "NotIn"]
+    assert selector.keys() <= {"matchLabels", "matchExpressions"}
+    assert unlike == selector.get("matchExpressions", [])
+    return selector.get("matchLabels", {}).items() <= labels.items() and not any(
+        labels.get(expression["key"]) in expression["values"] for expression in unlike
+    )
+
+
+async def test_webhooks_find_a_bridge_that_is_not_ready() -> None:
+    objects = await build(f"evaluation {BRIDGE}")
+    (service,) = (
+        item["spec"] for item in of_kind(objects, "Service") if item["metadata"]["name"] == f"exeunt-{BRIDGE}"
+    )
+    assert service["publishNotReadyAddresses"] is True
+    found = [(name, pod) for name, pod in pods_of(objects) if service["selector"].items() <= labels_of(pod).items()]
+    ((name, pod),) = found
+    assert name == f"exeunt-{BRIDGE}"
+    (port,) = service["ports"]
+    ports = {port["name"]: port["containerPort"] for port in pod["spec"]["containers"][0]["ports"]}
+    assert (port["port"], ports[port["targetPort"]]) == (8090, 8090)
+
+
+def labels_of(item: Object) -> Object:
+    labels: Object = item["metadata"]["labels"]
+    return labels
+
+
+async def test_the_example_of_an_ingress_is_one(kubectl: Kubectl) -> None:
+    (ingress,) = yaml.safe_load_all((DEPLOY / "examples" / "livekit-bridge-ingress.yaml").read_text())
+    await apply_strictly(kubectl, [ingress])
+    (path,) = ingress["spec"]["rules"][0]["http"]["paths"]
+    services = {
+        item["metadata"]["name"]: item["spec"] for item in of_kind(await build(f"evaluation {BRIDGE}"), "Service")
+    }
+    backend = path["backend"]["service"]
+    assert backend["port"]["name"] in {port["name"] for port in services[backend["name"]]["ports"]}
+
+
+@each_overlay
+async def test_prometheus_is_told_of_every_service(overlay: str) -> None:
+    objects = await build(f"{overlay} prometheus-annotations")
+    for deployment in of_kind(objects, "Deployment"):
+        template = deployment["spec"]["template"]
+        ports = {str(port["containerPort"]) for port in template["spec"]["containers"][0]["ports"]}
+        assert template["metadata"]["annotations"]["prometheus.io/port"] in ports
 
 
 OPEN = {
@@ -302,7 +384,11 @@ def edges(objects: list[Object]) -> set[tuple[str, str, str, Any]]:
 
 
 def _who(selector: Object) -> str:
-    return str(selector.get("matchLabels", {}).get("app.kubernetes.io/name", "all"))
+    labels = selector.get("matchLabels", {})
+    named = [
+        labels[f"app.kubernetes.io/{key}"] for key in ("name", "component") if f"app.kubernetes.io/{key}" in labels
+    ]
+    return " ".join(named) or "all"
 
 
 def _peer(peer: Object) -> str:
@@ -344,12 +430,24 @@ async def test_the_kustomizations_of_the_documentation_do_what_they_say(kubectl:
         await apply_strictly(kubectl, [item for item in objects if item["kind"] not in FOREIGN])
 
 
-def documented() -> list[Object]:
-    """The kustomizations in docs/operations.md, in its order."""
-    blocks = [
-        yaml.safe_load(block) for block in re.findall(r"^```yaml\n(.*?)^```$", OPERATIONS, re.MULTILINE | re.DOTALL)
-    ]
-    return [block for block in blocks if block.keys() & {"resources", "patches", "configMapGenerator"}]
+async def test_the_kustomization_for_livekit_does_what_it_says(kubectl: Kubectl, tmp_path: Path) -> None:
+    (written,) = documented((DEPLOY.parent / "docs" / "livekit.md").read_text())
+    text = json.dumps(written).replace("../exeunt/", f"{path_from(tmp_path, DEPLOY.parent)}/")
+    objects = await build_own(tmp_path, json.loads(text.replace("livekit-server.livekit", "mine")))
+    await apply_strictly(kubectl, objects)
+    settings = settings_of(objects)["data"]
+    assert settings["EXEUNT_LIVEKIT_URL"] == "http://mine.svc"
+    assert {name for name, _ in pods_of(objects)} - {name for name, _ in pods_of(await build("production"))} == {
+        f"exeunt-{BRIDGE}"
+    }
+    mounts = dict(pods_of(objects))[f"exeunt-{BRIDGE}"]["spec"]["containers"][0]["volumeMounts"]
+    assert settings["EXEUNT_LIVEKIT_KEYS"].rpartition("/")[0] in {mount["mountPath"] for mount in mounts}
+
+
+def documented(text: str = OPERATIONS) -> list[Object]:
+    """The kustomizations in a document, in its order."""
+    found = [yaml.safe_load(block) for block in re.findall(r"^```yaml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)]
+    return [block for block in found if block.keys() & {"resources", "patches", "configMapGenerator"}]
 
 
 def test_cert_manager_makes_what_the_command_makes(tmp_path: Path) -> None:
@@ -376,6 +474,24 @@ def test_run_again_it_keeps_what_it_was_told_and_what_was_edited(tmp_path: Path)
     assert kustomization.read_text() == edited
     assert [(tmp_path / f"{pod}.seed").read_text() for pod in PODS] == seeds
     assert (tmp_path / "tls.crt").read_text() != certificate
+
+
+def test_a_folder_of_before_the_bridge_gets_what_it_lacks(tmp_path: Path) -> None:
+    write_credentials(tmp_path)
+    kustomization, seed = tmp_path / "kustomization.yaml", tmp_path / f"{BRIDGE}.seed"
+    whole = yaml.safe_load(kustomization.read_text())
+    before = re.sub(rf".*{BRIDGE}.*\n", "", kustomization.read_text()).replace("exeunt-nats-tls", "mine")
+    kustomization.write_text(before)
+    write_credentials(tmp_path)
+    assert kustomization.read_text() == before  # what somebody has taken out of a folder that knew the user stays out
+    seed.unlink()
+    write_credentials(tmp_path)
+    after = yaml.safe_load(kustomization.read_text())
+    secrets = {secret["name"]: secret["files"] for secret in after["secretGenerator"]}
+    wanted = {secret["name"]: secret["files"] for secret in whole["secretGenerator"]}
+    assert secrets.pop("mine") == wanted.pop("exeunt-nats-tls")
+    assert secrets == wanted
+    assert seed.exists()
 
 
 def names_of(certificate: Path) -> list[str]:

@@ -1,8 +1,11 @@
 """Each NATS user may say what it says, and nothing else; whoever is no user gets nowhere; and errors say so."""
 
 import asyncio
+import base64
 import contextlib
+import os
 import re
+import signal
 import ssl
 import uuid
 from collections.abc import AsyncIterator, Awaitable
@@ -12,20 +15,26 @@ from pathlib import Path
 import aiohttp
 import nats
 import pytest
+import yaml  # type: ignore[import-untyped]
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
 from actors.call import Call
-from actors.installation import DEPLOY, Install, Installation
+from actors.installation import DEPLOY, NAMESPACE, Install, Installation, Object, with_components
 from actors.kubernetes import STORY, Kubernetes
+from actors.livekit_room import LiveKitRoom
+from actors.names import TRIGGER_TOKEN
 from actors.operator import Operator
 from actors.services import QUICK
 from actors.signaling import send
 from exeunt.bobrapet import SHUTDOWN_TIMEOUT
+from exeunt_local.binaries import find_livekit
+from exeunt_local.livekit_server import LiveKitServer
 from exeunt_local.mesh import SERVICES
-from exeunt_local.processes import ProcessFailed
+from exeunt_local.processes import ProcessFailed, free_port
 
 RUN = "livekit-voice.call.3f0c6f3e-0001.2026-11-24T18:13:32_1Z"
+ROOM = "_trigger_token.RM_cZbbficGvDFB"
 STREAMS = ("RUNS", "DEADLINES", "SIGNALS", "DEADLETTERS")
 MAY_SAY = {
     "watcher": {
@@ -36,6 +45,7 @@ MAY_SAY = {
         *(f"$JS.API.STREAM.{call}.{stream}" for call in ("INFO", "CREATE") for stream in STREAMS),
         "$JS.API.DIRECT.GET.RUNS",
         f"$JS.API.DIRECT.GET.RUNS.exeunt.runs.{RUN}.topology-established",
+        f"$JS.API.DIRECT.GET.RUNS.exeunt.runs.{RUN}.cancel-requested",
         *(f"$JS.API.CONSUMER.{call}.SIGNALS.{consumer}" for call in ("INFO", "CREATE", "MSG.NEXT") for consumer in (
             "watcher-signals", "watcher-signals-follower-0123abcd",
         )),
@@ -46,6 +56,7 @@ MAY_SAY = {
         f"exeunt.runs.{RUN}.outcome.cancel-requested",
         "exeunt.deadletters.terminator",
         "$JS.API.DIRECT.GET.SIGNALS.exeunt.signals.livekit-voice.call",
+        f"$JS.API.DIRECT.GET.SIGNALS.exeunt.signals.{ROOM}",
         *(f"$JS.API.STREAM.{call}.{stream}" for call in ("INFO", "CREATE") for stream in STREAMS),
         *(f"$JS.API.CONSUMER.{call}.RUNS.terminator" for call in ("INFO", "CREATE", "MSG.NEXT")),
         "$JS.ACK.RUNS.terminator.1.1.1.1.0",
@@ -65,7 +76,16 @@ MAY_SAY = {
         "$JS.ACK.RUNS.timeout-scheduler.1.1.1.1.0",
         "$JS.ACK.DEADLINES.timeout-scheduler-due.1.1.1.1.0",
     },
-    "topology-signals": {"exeunt.signals.livekit-voice.call"},
+    "livekit-bridge": {
+        f"exeunt.signals.{ROOM}",
+        "exeunt.livekit.rooms.RM_cZbbficGvDFB",
+        "$JS.API.STREAM.INFO.LIVEKIT",
+        "$JS.API.STREAM.CREATE.LIVEKIT",
+        f"$JS.API.DIRECT.GET.SIGNALS.exeunt.signals.{ROOM}",
+        *(f"$JS.API.CONSUMER.{call}.LIVEKIT.livekit-bridge" for call in ("INFO", "CREATE", "MSG.NEXT")),
+        "$JS.ACK.LIVEKIT.livekit-bridge.1.1.1.1.0",
+    },
+    "topology-signals": {"exeunt.signals.livekit-voice.call", f"exeunt.signals.{ROOM}"},
     "reader": {
         "$JS.API.STREAM.INFO.RUNS",
         "$JS.API.STREAM.INFO.DEADLETTERS",
@@ -76,12 +96,15 @@ MAY_SAY = {
         f"$JS.API.DIRECT.GET.RUNS.exeunt.runs.{RUN}.cancel-requested",
         "$JS.API.DIRECT.GET.DEADLETTERS",
         "$JS.API.DIRECT.GET.SIGNALS.exeunt.signals.livekit-voice.call",
+        f"$JS.API.DIRECT.GET.SIGNALS.exeunt.signals.{ROOM}",
     },
 }  # fmt: skip
 NOBODYS = {
     "anything.else",
     f"exeunt.runs.{RUN}.no-such-fact",
     "exeunt.deadletters.somebody",
+    "exeunt.deadletters.livekit-bridge",
+    "exeunt.livekit.others.RM_cZbbficGvDFB",
     "_INBOX_exeunt_watcher.x.y",
     "$JS.API.INFO",
     "$JS.API.STREAM.NAMES",
@@ -89,10 +112,12 @@ NOBODYS = {
     *(
         f"$JS.API.STREAM.{call}.{stream}"
         for call in ("UPDATE", "DELETE", "MSG.GET", "MSG.DELETE")
-        for stream in STREAMS
+        for stream in (*STREAMS, "LIVEKIT")
     ),
-    *(f"$JS.API.STREAM.PURGE.{stream}" for stream in STREAMS if stream != "DEADLINES"),
+    *(f"$JS.API.STREAM.PURGE.{stream}" for stream in (*STREAMS, "LIVEKIT") if stream != "DEADLINES"),
     *(f"$JS.API.CONSUMER.{call}.RUNS.terminator" for call in ("DELETE", "PAUSE", "DURABLE.CREATE")),
+    *(f"$JS.API.CONSUMER.{call}.LIVEKIT.livekit-bridge" for call in ("DELETE", "PAUSE", "DURABLE.CREATE")),
+    "$JS.API.DIRECT.GET.SIGNALS",
     "$JS.API.CONSUMER.CREATE.RUNS",
     "$JS.API.CONSUMER.CREATE.RUNS.somebody",
     "$SYS.REQ.SERVER.PING",
@@ -102,12 +127,16 @@ INBOXES = {
     "watcher": "_INBOX_exeunt_watcher.x.*",
     "terminator": "_INBOX_exeunt_terminator.x.*",
     "timeout-scheduler": "_INBOX_exeunt_timeout_scheduler.x.*",
+    "livekit-bridge": "_INBOX_exeunt_livekit_bridge.x.*",
     "topology-signals": "_INBOX_topology_signals.x.*",
     "reader": "_INBOX_exeunt.x.*",
 }
 MAY_HEAR = {user: {inbox} for user, inbox in INBOXES.items()}
 MAY_HEAR["reader"] |= {"exeunt.runs.>"}
-EARS = {*INBOXES.values(), "_INBOX.x.*", "exeunt.runs.>", "exeunt.signals.>", "exeunt.>", ">", "$JS.EVENT.ADVISORY.>"}
+EARS = {
+    *INBOXES.values(), "_INBOX.x.*", "exeunt.runs.>", "exeunt.signals.>", "exeunt.livekit.>", "exeunt.>", ">",
+    "$JS.EVENT.ADVISORY.>",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +206,64 @@ async def test_an_anonymous_client_and_a_stranger_get_nowhere(installation: Inst
         await nats.connect(installation.nats_urls[0], allow_reconnect=False, error_cb=ignore)
 
 
+async def test_credentials_of_before_the_bridge_go_on_and_new_ones_let_it_in(install: Install) -> None:
+    """Whoever updates the overlay first, or has no use for the bridge, has a users.conf that does not name it."""
+    async with install(DEPLOY / "overlays" / "evaluation") as installation:
+        new = installation.credentials / "livekit-bridge.seed"
+        without_the_bridge(installation.credentials)
+        await installation.apply_credentials()
+        await installation.refresh_mounts()
+        await installation.nats[0].stop()
+        await installation.nats[0].start()
+        async with connected(installation, "reader", "_INBOX_exeunt") as reader:
+            await installation.start("watcher", 0, **QUICK)
+            assert (await reader.client.jetstream().stream_info("RUNS")).config.name == "RUNS"
+
+            await installation.renew_credentials()
+            (secret,) = await installation.kubectl.get("secret", "exeunt-nats-livekit-bridge", "-n", NAMESPACE)
+            assert base64.b64decode(secret["data"]["credentials"]) == new.read_bytes()
+            await installation.refresh_mounts()
+            assert installation.nats[0].pid is not None
+            os.kill(installation.nats[0].pid, signal.SIGHUP)
+            async with asyncio.timeout(30):
+                while not await lets_in(installation, "livekit-bridge"):  # noqa: ASYNC110 - a reload sends no event
+                    await asyncio.sleep(0.1)
+            assert reader.client.is_connected
+            assert reader.client.stats["reconnects"] == 0  # and nobody was sent away for it
+
+
+def without_the_bridge(credentials: Path) -> None:
+    """The folder as `exeunt nats-credentials` wrote it before there was a bridge."""
+    (credentials / "livekit-bridge.seed").unlink()
+    for name, words in (("users.conf", r"LIVEKIT_BRIDGE: .*\n"), ("kustomization.yaml", r".*livekit-bridge.*\n")):
+        text = (credentials / name).read_text()
+        (credentials / name).write_text(re.sub(words, "", text))
+        assert (credentials / name).read_text() != text
+
+
+async def lets_in(installation: Installation, user: str) -> bool:
+    with contextlib.suppress(NatsError):
+        async with connected(installation, user):
+            return True
+    return False
+
+
+def test_nobody_can_sign_for_nobodys_key() -> None:
+    (key,) = re.findall(r"^LIVEKIT_BRIDGE: (\w+)$", (DEPLOY / "nats" / "accounts.conf").read_text(), re.MULTILINE)
+    assert not is_point(base64.b32decode(key)[1:33])
+    generated = base64.b32decode("UCFIRY65OQE7DFP5KLNS2PF2LVZMUZYJX4OZIEQ36N2IQANUB5XVZ45L")[1:33]
+    assert is_point(generated)
+
+
+def is_point(encoded: bytes) -> bool:
+    """Whether it is a public key of Ed25519 (RFC 8032, 5.1.3): whether the curve has a point at this y."""
+    prime = 2**255 - 19
+    y = int.from_bytes(encoded, "little") % 2**255
+    d = -121665 * pow(121666, -1, prime)
+    squared = (y * y - 1) * pow(d * y * y + 1, -1, prime) % prime
+    return squared == 0 or pow(squared, (prime - 1) // 2, prime) == 1
+
+
 async def ignore(_: Exception) -> None:
     pass
 
@@ -226,7 +313,7 @@ async def test_what_is_allowed_is_what_is_said(install: Install, kubernetes: Kub
     ):
         await make_the_streams(installation, admin.client)
         early = await Call.start(kubernetes, "livekit-voice", unique("early"))
-        await early.hang_up()  # what was before, the watchers have to ask the stream
+        await early.lose_bindings()  # what was before, the watchers have to ask the stream
         await installation.start("watcher", 1, **QUICK)
         await installation.start_all(0, **QUICK, EXEUNT_SWEEP_INTERVAL="300ms")
         await early.delete()
@@ -239,6 +326,52 @@ async def test_what_is_allowed_is_what_is_said(install: Install, kubernetes: Kub
             unsaid = {service: allow_list(service) - used(installation, service) for service in SERVICES}
     assert unsaid == {service: set() for service in SERVICES}
     assert "Violation" not in (installation.folder / "nats-0.log").read_text()
+
+
+async def test_what_the_bridge_is_allowed_is_what_it_says(
+    install: Install, kubernetes: Kubernetes, tmp_path: Path
+) -> None:
+    """The component as it is applied, with LiveKit's own key file, and LiveKit configured as docs/livekit.md says."""
+    port, bridge = free_port(), "livekit-bridge"
+    config = {"webhook": documented_webhooks(f"http://127.0.0.1:{port}/webhook")}
+    async with (
+        install(with_components(tmp_path, bridge), trace=True) as installation,
+        LiveKitServer(tmp_path / "livekit", binary=find_livekit(), config=config) as livekit,
+        LiveKitRoom(livekit, unique("room")) as room,
+        Operator(kubernetes, requeue=0.2),
+    ):
+        secret = ("secret", "generic", "livekit-keys", "-n", NAMESPACE, f"--from-file=keys.yaml={livekit.keys_file}")
+        await installation.kubectl("apply", "-f", "-", stdin=(
+            await installation.kubectl("create", *secret, "--dry-run=client", "-o", "yaml")
+        ).encode())  # fmt: skip
+        await installation.start_all(0, **QUICK)
+        address = {"EXEUNT_LIVEKIT_URL": livekit.url, "EXEUNT_LIVEKIT_WEBHOOK_ADDR": f"127.0.0.1:{port}"}
+        for instance in range(2):  # the second finds what the first has made
+            await installation.start(bridge, instance, **address)
+            await installation.mesh.stop(bridge, instance)
+        await installation.start(bridge, 2, **address)
+
+        await room.join("bubu-agent-respond-1f3a")
+        caller = await room.join("alice")
+        call = await Call.start(
+            kubernetes, "livekit-voice", unique("room"), shutdown_timeout="1h",
+            annotations={TRIGGER_TOKEN: caller.room_sid},
+        )  # fmt: skip
+        await call.cancel()
+        await caller.leave()
+        await call.wait_finished(within=30)
+        await call.wait_cleaned_up()
+        assert allow_list(bridge) - used(installation, bridge) == set()
+    assert "Violation" not in (installation.folder / "nats-0.log").read_text()
+
+
+def documented_webhooks(url: str) -> Object:
+    """What docs/livekit.md says for LiveKit's configuration, with this as the bridge's URL and no other."""
+    text = (DEPLOY.parent / "docs" / "livekit.md").read_text()
+    (block,) = re.findall(r"^```yaml\nwebhook:\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    webhook: Object = yaml.safe_load(block)
+    assert webhook["urls"][0] == "http://exeunt-livekit-bridge.exeunt.svc:8090/webhook"
+    return {**webhook, "api_key": "exeunt", "urls": [url]}
 
 
 async def make_the_streams(installation: Installation, admin: Client) -> None:
@@ -263,7 +396,7 @@ async def stop_in_every_way(installation: Installation, kubernetes: Kubernetes) 
         for timeout in ("0s", "1s", "19s", "20s", "21s")
     }
     for timeout in ("19s", "20s", "21s"):
-        await calls[timeout].hang_up()  # several, for the watchers to race
+        await calls[timeout].lose_bindings()  # several, for the watchers to race
     for call in calls.values():
         await call.cancel()
     storyless = await Call.start(kubernetes, "livekit-voice", unique("storyless"), annotations={SHUTDOWN_TIMEOUT: "2s"})

@@ -76,7 +76,7 @@ async def stop_in_every_way(kubernetes: Kubernetes) -> None:
         await call.cancel()
     for call in (gone, parent):
         await call.wait_until(lambda run: FENCE in run["metadata"].get("annotations", {}))
-        await call.hang_up()
+        await call.lose_bindings()
     for call in (gone, up, parent):
         run = await call.wait_finished()
         assert run["status"]["phase"] == "Finished"

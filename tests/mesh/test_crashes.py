@@ -11,6 +11,7 @@ from actors.call import Call
 from actors.kubernetes import Kubernetes
 from actors.recorder import Recorder, State
 from actors.services import QUICK, start_all
+from actors.signaling import everyone_leaves
 from exeunt.events import Fact
 from exeunt_local.binaries import Binaries
 from exeunt_local.control_plane import ControlPlane
@@ -85,7 +86,7 @@ async def test_a_service_killed_between_cancel_and_leaving(
     await call.cancel()
     await listener.wait_for_fact(call.uid, Fact.CANCEL_REQUESTED)
     await crashing.kill(service)
-    await call.hang_up()
+    await everyone_leaves(listener.streams, call)
     await start_again(crashing, service)
     assert (await once(call)).written_by == "exeunt-terminator"
 

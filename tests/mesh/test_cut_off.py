@@ -14,6 +14,7 @@ from actors.call import Call
 from actors.kubernetes import Kubernetes
 from actors.recorder import State
 from actors.services import QUICK
+from actors.signaling import everyone_leaves
 from actors.tcp_proxy import TcpProxy
 from exeunt.events import Fact, Verdict
 from exeunt_local.control_plane import ControlPlane
@@ -59,7 +60,7 @@ async def metrics(mesh: Mesh) -> Callable[[str], float]:
 async def finished_behind_the_proxy(proxy: TcpProxy, kubernetes: Kubernetes, namespace: str) -> Call:
     """A call whose end is written, and the terminator waits for the answer to that."""
     call = await Call.start(kubernetes, namespace)
-    await call.hang_up()
+    await call.lose_bindings()
     proxy.go_silent()
     await call.cancel()
     await call.wait_finished()
@@ -79,7 +80,7 @@ async def test_the_answer_to_the_write_is_lost(
 ) -> None:
     await start_all(mesh, behind)
     call = await Call.start(kubernetes, namespace)
-    await call.hang_up()
+    await everyone_leaves(bystander.streams, call)
     await bystander.wait_for_outcome(call.uid, Fact.TOPOLOGY_TERMINATED)
     proxy.lose_next_answer()
     await call.cancel()

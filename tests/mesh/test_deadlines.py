@@ -66,6 +66,21 @@ async def test_each_rule_in_turn_says_when_a_call_ends(
         await assert_ended_at_deadline(call, end, bystander, rule, timeout)
 
 
+async def test_a_story_that_asks_for_no_delay_needs_no_evidence(
+    kubernetes: Kubernetes, namespace: str, bystander: Bystander, stopped: Stopped
+) -> None:
+    """What the README tells users of LiveKit first: everything stays, and the Story says for how long."""
+    timeouts = {"0s": timedelta(0), "1s": timedelta(seconds=1)}
+    calls = [
+        await Call.start(kubernetes, namespace, f"call-{text}", story_annotations={RULE: text}, shutdown_timeout=WEAKER)
+        for text in timeouts
+    ]
+    await asyncio.gather(*(call.cancel() for call in calls))
+    ends = await asyncio.gather(*map(stopped, calls))
+    for call, end, timeout in zip(calls, ends, timeouts.values(), strict=True):
+        await assert_ended_at_deadline(call, end, bystander, "Story annotation", timeout)
+
+
 async def test_an_edit_of_the_story_moves_no_deadline(
     kubernetes: Kubernetes, namespace: str, bystander: Bystander, stopped: Stopped
 ) -> None:
@@ -99,7 +114,7 @@ async def test_a_deadline_on_its_way_is_dropped_when_the_call_has_ended(
     in_time: list[bool] = []
     while len(in_time) < 5 or not (any(in_time) or len(in_time) == 30):  # a busy machine may be late with many
         call = await Call.start(kubernetes, namespace, f"call-{len(in_time)}", shutdown_timeout="300ms")
-        await call.hang_up()
+        await call.lose_bindings()
         await bystander.wait_for_outcome(call.uid, Fact.TOPOLOGY_TERMINATED)
         await call.cancel()
         end = await stopped(call)  # and until the held message is answered

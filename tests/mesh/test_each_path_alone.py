@@ -39,7 +39,7 @@ async def test_the_watch_alone(kubernetes: Kubernetes, namespace: str, own_mesh:
     await asyncio.gather(*(own_mesh.start(service, 0, **NO_SWEEP) for service in ("watcher", "terminator")))
     call = await Call.start(kubernetes, namespace, shutdown_timeout="30s")
     await call.cancel()
-    await call.hang_up()
+    await call.lose_bindings()
     assert await assert_ended_once(call, recorder) < timedelta(seconds=15)
 
 
@@ -52,7 +52,7 @@ async def test_the_schedule_alone(
     await listener.wait_for_fact(call.uid, Fact.CANCEL_REQUESTED)
     await listener.wait_until_armed(call.uid)
     await own_mesh.kill("watcher")
-    await call.hang_up()  # which nobody sees
+    await call.lose_bindings()  # which nobody sees
     after = await assert_ended_once(call, recorder)
     assert timedelta(milliseconds=1500) <= after < timedelta(seconds=10)
 
@@ -173,8 +173,27 @@ async def test_the_streams_are_deleted_and_then_everyone_leaves(
     await listener.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
     for stream in ("RUNS", "DEADLINES", "DEADLETTERS", "SIGNALS"):
         await listener.streams.delete_stream(stream)
-    await call.hang_up()
+    await call.lose_bindings()
     assert await assert_ended_once(call, recorder) < timedelta(seconds=15)
+
+
+@pytest.mark.parametrize("restarted", ["watcher", "timeout-scheduler"])
+async def test_the_deadline_is_the_one_of_the_cancel_whatever_is_restarted_and_lost(
+    kubernetes: Kubernetes, namespace: str, own_mesh: Mesh, listener: Bystander, recorder: Recorder, restarted: str
+) -> None:
+    await start_all(own_mesh, 0, **SWEEP)
+    call = await Call.start(kubernetes, namespace, shutdown_timeout="6s")
+    await call.cancel()
+    await listener.wait_until_armed(call.uid)
+    await own_mesh.stop(restarted)
+    sooner = {"spec": {"policy": {"timeouts": {"gracefulShutdownTimeout": "0s"}}}}
+    await kubernetes.patch(STORY, namespace, call.story, sooner)
+    if restarted == "timeout-scheduler":
+        await listener.streams.purge_stream("DEADLINES")
+    await own_mesh.start(restarted, 0, **SWEEP)
+    assert await assert_ended_once(call, recorder) >= timedelta(seconds=6)
+    said = [each.snapshot for each in await listener.history(call.uid) if each.snapshot and each.snapshot.deadline]
+    assert {snapshot.shutdown.timeout for snapshot in said} == {"6s"}
 
 
 @pytest.mark.parametrize("story", ["there", "deleted"])

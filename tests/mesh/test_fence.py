@@ -14,6 +14,7 @@ from actors.kubernetes import Kubernetes
 from actors.names import FENCE
 from actors.operator import Operator
 from actors.recorder import Recorder, State
+from actors.signaling import everyone_leaves
 from exeunt.events import Fact
 
 pytestmark = pytest.mark.usefixtures("operator", "running_mesh")
@@ -38,7 +39,7 @@ async def test_a_late_fence_is_waited_for(
     kubernetes: Kubernetes, namespace: str, bystander: Bystander, recorder: Recorder, stopped: Stopped
 ) -> None:
     call = await Call.start(kubernetes, namespace)
-    await call.hang_up()
+    await everyone_leaves(bystander.streams, call)
     await call.cancel()
     answer = await bystander.wait_for_outcome(call.uid, Fact.TOPOLOGY_TERMINATED)
     assert answer.outcome is not None
@@ -70,7 +71,7 @@ async def test_a_fence_that_never_comes_is_waited_for_no_longer_than_that(
         await Call.start(kubernetes, namespace, "bare-annotated", annotations=annotated, staging=bare),
     ]
     canceled = {call.uid: await call.cancel() for call in calls}
-    await asyncio.gather(*map(Call.hang_up, calls))
+    await everyone_leaves(bystander.streams, *calls)
     for call in calls:
         end = await stopped(call)
         assert end.written_by == "exeunt-terminator"

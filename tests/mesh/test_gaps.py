@@ -77,5 +77,5 @@ async def test_a_binding_replaced_in_a_gap_is_no_topology_that_is_gone(
     assert answer.outcome is not None
     assert answer.outcome.rule == "topology-up"
     assert Fact.TOPOLOGY_TERMINATED not in await bystander.facts(call.uid)
-    await call.hang_up()
+    await call.lose_bindings()
     await call.wait_finished()

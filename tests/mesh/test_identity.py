@@ -14,6 +14,7 @@ from actors.kubernetes import STORY_RUN, Kubernetes, Object
 from actors.names import FENCE, RUN_FINALIZER
 from actors.recorder import Recorder, State
 from actors.services import without
+from actors.signaling import everyone_leaves
 from exeunt import bobrapet
 from exeunt.codec import fact_message
 from exeunt.events import Fact
@@ -95,7 +96,7 @@ async def test_a_run_that_is_deleted_while_its_end_is_on_its_way(
     held = {"metadata": {"finalizers": [RUN_FINALIZER, "example.com/hold"]}}
     await kubernetes.patch(STORY_RUN, namespace, call.name, held)
     async with without(running_mesh, "terminator"):
-        await call.hang_up()
+        await everyone_leaves(bystander.streams, call)
         await call.cancel()
         await bystander.wait_for_fact(call.uid, Fact.CANCEL_REQUESTED)
         await call.delete()
@@ -115,7 +116,7 @@ async def test_a_run_that_is_gone_when_its_end_comes(
 ) -> None:
     call = await Call.start(kubernetes, namespace)
     async with without(running_mesh, "terminator"):
-        await call.hang_up()
+        await everyone_leaves(bystander.streams, call)
         await call.cancel()
         await bystander.wait_for_fact(call.uid, Fact.CANCEL_REQUESTED)
         await call.delete()
@@ -139,7 +140,7 @@ async def test_a_namesake_is_not_meant_by_an_end_that_was_on_its_way(
     staging = Staging(phase=None) if namesake_is == "a copy" else Staging()
     call = await Call.start(kubernetes, namespace, staging=staging, shutdown_timeout="60s")
     async with without(running_mesh, "terminator"):
-        await call.hang_up()
+        await everyone_leaves(bystander.streams, call)
         await call.cancel()
         canceled = await bystander.wait_for_fact(call.uid, Fact.CANCEL_REQUESTED)
         fence = (await call.get())["metadata"]["annotations"][FENCE]
@@ -163,7 +164,7 @@ async def test_a_namesake_is_not_meant_by_an_end_that_was_on_its_way(
 
     if namesake_is == "running":
         await namesake.cancel()
-    await namesake.hang_up()
+    await everyone_leaves(bystander.streams, namesake)
     assert (await stopped(namesake)).written_by == "exeunt-terminator"
 
 
@@ -237,7 +238,7 @@ async def test_nothing_is_deleted_of_a_run_that_is_finished_by_the_word_of_an_ev
     assert answer.outcome.deleted_step_runs == ()
     assert [step.rule for step in answer.outcome.trail] == ["ended-by-exeunt", "not-canceled"]
     await assert_runs(victim)
-    await call.hang_up()
+    await everyone_leaves(bystander.streams, call)
     await stopped(call)
     await assert_runs(victim)
 
@@ -260,7 +261,7 @@ async def test_a_run_that_is_redriven_is_stopped_anew(
         fences.append(run["metadata"]["annotations"][FENCE])
         await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED, fence=fences[-1])
         await assert_runs(call)
-        await call.hang_up()
+        await everyone_leaves(bystander.streams, call)
         end = await stopped(call, times=times)
         assert end.written_by == "exeunt-terminator"
         assert end.run["metadata"]["annotations"][FENCE] == fences[-1]
@@ -276,7 +277,7 @@ async def test_a_redriven_run_is_not_ended_by_the_deadline_of_its_first_cancel(
     timeout = timedelta(seconds=4)  # half a second passes until the second cancel; more on a busy machine
     call = await Call.start(kubernetes, namespace, shutdown_timeout="4s", staging=Staging(steps=("talk",)))
     await call.cancel()
-    await call.hang_up()
+    await call.lose_bindings()
     first = await stopped(call)
     await call.redrive(uncancel=True)
     await call.cancel()
@@ -290,7 +291,7 @@ async def test_a_redrive_that_stays_canceled_is_the_operators_to_end(
 ) -> None:
     call = await Call.start(kubernetes, namespace, shutdown_timeout="500ms")
     await call.cancel()
-    await call.hang_up()
+    await everyone_leaves(bystander.streams, call)
     await stopped(call)
     await call.redrive()
     await recorder.wait_for(lambda: len(recorder.terminal_transitions(call.uid)) == 2)

@@ -11,6 +11,7 @@ from actors.call import Call
 from actors.engine import Staging
 from actors.kubernetes import STORY, STORY_RUN, Kubernetes
 from actors.recorder import State
+from actors.signaling import everyone_leaves
 from exeunt.events import Fact
 
 pytestmark = pytest.mark.usefixtures("operator", "running_mesh")
@@ -121,7 +122,7 @@ async def test_a_message_that_is_no_event_is_set_aside_with_its_reason(
     garbage = await bystander.streams.publish(subject, body, headers=headers)
     call = await Call.start(kubernetes, namespace)  # the rest goes on
     await call.cancel()
-    await call.signal_topology_terminated()
+    await everyone_leaves(bystander.streams, call)
     await stopped(call)
     for consumer in ("terminator", "timeout-scheduler"):
         letter = await _letter(bystander, consumer, garbage.seq)

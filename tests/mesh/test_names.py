@@ -12,6 +12,7 @@ from actors.kubernetes import STEP_RUN, Kubernetes
 from actors.names import label_value
 from actors.recorder import State
 from actors.services import without
+from actors.signaling import everyone_leaves
 from exeunt.events import Fact
 from exeunt_local.mesh import Mesh
 
@@ -37,7 +38,7 @@ async def test_runs_that_share_a_label_value_are_told_apart(
     other = await Call.start(kubernetes, namespace, other_name, staging=Staging(owned=False))
     await canceled.cancel()
     await bystander.wait_for_outcome(canceled.uid, Fact.CANCEL_REQUESTED)
-    await canceled.signal_topology_terminated()
+    await everyone_leaves(bystander.streams, canceled)
     assert (await stopped(canceled)).written_by == "exeunt-terminator"
     assert await taken_at_once(canceled, bystander) == {f"{name}-listen", f"{name}-speak"}
     left = await other.step_runs()
@@ -71,7 +72,7 @@ async def test_step_runs_without_an_owner_go_with_their_run(
     await hub.create_step_run(kubernetes, namespace, call.name, "answer")
     await call.cancel()
     await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
-    await call.signal_topology_terminated()
+    await everyone_leaves(bystander.streams, call)
     await stopped(call)
     assert await taken_at_once(call, bystander) == {"call-listen", "call-speak", "call-answer"}
 
@@ -83,7 +84,7 @@ async def test_a_late_step_run_without_an_owner_is_found_by_the_second_look(
     async with without(running_mesh, "terminator"):
         await call.cancel()
         await bystander.wait_for_fact(call.uid, Fact.CANCEL_REQUESTED)
-        await call.signal_topology_terminated()
+        await everyone_leaves(bystander.streams, call)
         await bystander.wait_for_fact(call.uid, Fact.TOPOLOGY_TERMINATED)
         await hub.create_step_run(kubernetes, namespace, call.name, "late")  # of which that fact cannot tell
     await stopped(call)
@@ -97,7 +98,7 @@ async def test_a_terminal_step_run_with_a_live_binding_goes_too(
     call = await Call.start(kubernetes, namespace, staging=Staging(step_phases={"speak": "Succeeded"}))
     await call.cancel()
     await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
-    await call.signal_topology_terminated()
+    await everyone_leaves(bystander.streams, call)
     await stopped(call)
     assert await taken_at_once(call, bystander) == {"call-listen", "call-speak"}
     assert await call.bindings() == []

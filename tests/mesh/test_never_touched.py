@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime, timedelta
 
 import pytest
+from nats.js import JetStreamContext
 
 from actors.bystander import Bystander
 from actors.call import Call
@@ -15,6 +16,7 @@ from actors.kubernetes import STORY, STORY_RUN, Kubernetes
 from actors.names import FENCE
 from actors.recorder import State
 from actors.services import without
+from actors.signaling import EVERY_EVIDENCE, everyone_leaves
 from exeunt.events import Fact, Verdict
 from exeunt_local.mesh import Mesh
 
@@ -62,16 +64,16 @@ async def untouched(
         await call.wait_deleted()
 
 
-@pytest.mark.parametrize("leave", [Call.signal_topology_terminated, Call.hang_up])
+@pytest.mark.parametrize("leave", EVERY_EVIDENCE.values(), ids=EVERY_EVIDENCE.keys())
 async def test_a_call_that_nobody_canceled(
     kubernetes: Kubernetes,
     namespace: str,
     bystander: Bystander,
     untouched: Untouched,
-    leave: Callable[[Call], Awaitable[None]],
+    leave: Callable[[JetStreamContext, Call], Awaitable[None]],
 ) -> None:
     call = await Call.start(kubernetes, namespace, shutdown_timeout=DEADLINE)
-    await leave(call)
+    await leave(bystander.streams, call)
     await bystander.wait_for_fact(call.uid, Fact.TOPOLOGY_TERMINATED)
     await untouched(call)
 
@@ -79,7 +81,7 @@ async def test_a_call_that_nobody_canceled(
 async def test_a_batch_run(kubernetes: Kubernetes, namespace: str, bystander: Bystander, untouched: Untouched) -> None:
     run = await Call.start(kubernetes, namespace, pattern="batch", shutdown_timeout=DEADLINE)
     await run.signal_topology_terminated()
-    await run.hang_up()
+    await run.lose_bindings()
     await untouched(run)
     assert await bystander.history(run.uid) == []
 
@@ -89,7 +91,7 @@ async def test_a_canceled_batch_run_is_ended_by_the_operator(
 ) -> None:
     run = await Call.start(kubernetes, namespace, pattern="batch", shutdown_timeout="1m", annotations=SHORT)
     await run.cancel()
-    await run.hang_up()
+    await run.lose_bindings()
     await untouched(run)
     sooner = {"spec": {"policy": {"timeouts": {"gracefulShutdownTimeout": "3s"}}}}
     await kubernetes.patch(STORY, namespace, run.story, sooner)  # or the operator might have been faster than we
@@ -105,7 +107,7 @@ async def test_a_run_that_is_over(kubernetes: Kubernetes, namespace: str, untouc
     call = await Call.start(kubernetes, namespace, shutdown_timeout=DEADLINE)
     await kubernetes.patch_status(STORY_RUN, namespace, call.name, {"phase": phase})
     await call.cancel()
-    await call.hang_up()
+    await call.lose_bindings()
     await untouched(call)
 
 
@@ -115,7 +117,7 @@ async def test_a_run_that_has_ended_by_itself_when_its_stop_comes(
 ) -> None:
     deadline = "2s"  # not before it has ended by itself
     call = await Call.start(kubernetes, namespace, shutdown_timeout=deadline)
-    await call.hang_up()
+    await everyone_leaves(bystander.streams, call)
     async with without(running_mesh, "terminator"):
         await call.cancel()
         await bystander.wait_for_fact(call.uid, Fact.CANCEL_REQUESTED)
@@ -142,6 +144,6 @@ async def test_a_call_that_opted_out(
     answer = await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
     assert answer.outcome is not None
     assert answer.outcome.rule == "opted-out"
-    await call.hang_up()
+    await everyone_leaves(bystander.streams, call)
     await bystander.wait_for_outcome(call.uid, Fact.TOPOLOGY_TERMINATED)
     await untouched(call)

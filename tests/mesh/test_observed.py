@@ -22,6 +22,7 @@ from actors.collector import Collector, Span
 from actors.engine import Staging
 from actors.kubernetes import Kubernetes
 from actors.services import start_all
+from actors.signaling import everyone_leaves
 from exeunt.events import Fact
 from exeunt.metrics import INSTRUMENTS
 from exeunt_local.control_plane import ControlPlane
@@ -65,7 +66,7 @@ async def stop_a_call(kubernetes: Kubernetes, namespace: str, bystander: Bystand
     await call.cancel()
     await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
     await bystander.wait_until_armed(call.uid)  # so that there is something to disarm
-    await call.hang_up()
+    await everyone_leaves(bystander.streams, call)
     await call.wait_finished()
     return call
 

@@ -13,6 +13,7 @@ from actors.call import Call
 from actors.collector import Collector, Manner
 from actors.kubernetes import Kubernetes
 from actors.services import QUICK, start_all, without
+from actors.signaling import everyone_leaves
 from exeunt.events import Fact
 from exeunt_local.mesh import SERVICES, Mesh
 from mesh.observing import DELETE, LIST_BINDINGS, LIST_STEP_RUNS, PATCH, READ, ROOT
@@ -38,7 +39,7 @@ async def test_a_restart_of_all_services_in_the_middle_leaves_it_one_trace(
         for service in SERVICES:
             await mesh.kill(service)
         await start_all(mesh, 0, **collector.env)
-        await call.hang_up()
+        await everyone_leaves(bystander.streams, call)
         await call.wait_finished()
         spans = await collector.wait_for_tree(
             call.uid,
@@ -68,7 +69,7 @@ async def test_a_terminator_that_is_killed_at_work_is_followed_by_another_in_the
         call = await Call.start(kubernetes, namespace)
         await mesh.kill("terminator")
         await call.cancel()
-        await call.hang_up()
+        await everyone_leaves(bystander.streams, call)
         gone = await bystander.wait_for_fact(call.uid, Fact.TOPOLOGY_TERMINATED)
         await mesh.start("terminator", 0, **QUICK, **collector.env)
         await call.wait_finished()
@@ -91,14 +92,14 @@ async def test_a_late_stop_is_kept_although_the_sampler_drops_all(
         await start_all(mesh, 0, **env)
         on_time = await Call.start(kubernetes, namespace, "on-time")
         await on_time.cancel()
-        await on_time.hang_up()
+        await everyone_leaves(bystander.streams, on_time)
         await on_time.wait_finished()
 
         late = await Call.start(kubernetes, namespace, "late")
         async with without(mesh, "terminator", **env):
             await late.cancel()
             await bystander.wait_for_fact(late.uid, Fact.CANCEL_REQUESTED)
-            await late.hang_up()
+            await everyone_leaves(bystander.streams, late)
             said = await bystander.wait_for_fact(late.uid, Fact.TOPOLOGY_TERMINATED)
             assert said.snapshot is not None
             await asyncio.sleep(1)  # what makes it late
@@ -121,7 +122,7 @@ async def test_what_is_not_exported_yet_is_flushed_at_the_end(
         call = await Call.start(kubernetes, namespace)
         await call.cancel()
         await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
-        await call.hang_up()
+        await everyone_leaves(bystander.streams, call)
         await call.wait_finished()
         await bystander.wait_for_fact(call.uid, Fact.RUN_TERMINAL)
         await bystander.wait_until_idle()
@@ -144,7 +145,7 @@ async def test_stops_go_on_whatever_becomes_of_the_collector(
         call = await Call.start(kubernetes, namespace, f"call-{number}")
         await call.cancel()
         await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
-        await call.hang_up()
+        await everyone_leaves(bystander.streams, call)
         left = datetime.now(UTC)
         await call.wait_finished()
         assert datetime.now(UTC) - left < AT_ONCE

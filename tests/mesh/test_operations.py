@@ -251,7 +251,7 @@ async def test_a_watcher_remembers_over_its_restart_that_a_topology_was_there(
     async with Bystander(own_nats.url) as bystander:
         await bystander.wait_for_fact(call.uid, Fact.TOPOLOGY_ESTABLISHED)
         await own_mesh.kill("watcher")
-        await call.hang_up()
+        await call.lose_bindings()
         await call.cancel()
         await never_connected.cancel()
         await own_mesh.start("watcher", 0, **QUICK)

@@ -11,6 +11,7 @@ from actors.engine import Staging
 from actors.kubernetes import Kubernetes
 from actors.operator import CANCELED
 from actors.recorder import State
+from actors.signaling import everyone_leaves
 from exeunt.events import Fact
 
 pytestmark = pytest.mark.usefixtures("operator", "running_mesh")
@@ -50,7 +51,7 @@ async def test_a_call_in_any_phase_ends_when_everyone_leaves(
     assert (await call.get()).get("status", {}).get("phase") == (staging.phase if staging.status else None)
     await call.cancel()
     await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
-    await call.hang_up()
+    await everyone_leaves(bystander.streams, call)
     assert_canceled(await stopped(call), staging)
 
 

@@ -66,7 +66,7 @@ async def test_a_plan_says_what_would_be_done_and_does_nothing(
     for each in (told, gone, late, up):
         await listener.wait_for_fact(each.uid, Fact.CANCEL_REQUESTED)
     await told.signal_topology_terminated()
-    await gone.hang_up()
+    await gone.lose_bindings()
     for each in (told, gone):
         await listener.wait_for_fact(each.uid, Fact.TOPOLOGY_TERMINATED)
     # What is edited after the cancel does not move a deadline that was captured at it.

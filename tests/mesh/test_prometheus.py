@@ -17,6 +17,7 @@ from actors.names import FENCE
 from actors.prometheus_rules import rules, rules_file
 from actors.promql import selectors
 from actors.services import start_all, without
+from actors.signaling import everyone_leaves
 from exeunt.events import Fact
 from exeunt_local.binaries import Binaries, PrometheusBinaries
 from exeunt_local.control_plane import ControlPlane
@@ -88,12 +89,12 @@ async def stop_for_every_cause(
         cause: await Call.start(kubernetes, NAMESPACE, cause, shutdown_timeout="1s" if cause == "deadline" else "1h")
         for cause in ("gone", "cancel", "deadline")
     }
-    await calls["cancel"].hang_up()
+    await everyone_leaves(bystander.streams, calls["cancel"])
     await bystander.wait_for_outcome(calls["cancel"].uid, Fact.TOPOLOGY_TERMINATED)  # or it might be the later one
     for call in calls.values():
         await call.cancel()
     await bystander.wait_for_outcome(calls["gone"].uid, Fact.CANCEL_REQUESTED)
-    await calls["gone"].hang_up()
+    await everyone_leaves(bystander.streams, calls["gone"])
     for call in calls.values():
         await call.wait_finished()
         await bystander.wait_for_fact(call.uid, Fact.RUN_TERMINAL)
@@ -186,7 +187,7 @@ async def test_a_stop_that_exeunt_could_not_end_is_a_late_one(observed: Observed
         call = await Call.start(kubernetes, NAMESPACE, "drained", drain=3)
         await call.cancel()
         await call.wait_until(lambda run: FENCE in run["metadata"].get("annotations", {}))  # so leaving is the cause
-        await call.hang_up()
+        await call.lose_bindings()
         await call.wait_finished()  # after its drain, by the operator
         await observed.prometheus.wait_for(f"sum(exeunt_stop_lateness_seconds_count{{{by_bobrapet}}}) == 1")
         in_time = f'exeunt_stop_lateness_seconds_bucket{{{by_bobrapet}, le="1.0"}}'

@@ -44,7 +44,7 @@ async def test_a_stop_is_done_although_its_outcome_is_refused(
     terminator = own_mesh.pid("terminator")
     call, other = [await Call.start(kubernetes, namespace, name) for name in ("call", "other")]
     for each in (call, other):
-        await each.hang_up()
+        await each.lose_bindings()
         await each.cancel()
     await call.wait_finished()
     await hub.create_step_run(kubernetes, namespace, call.name, "late")

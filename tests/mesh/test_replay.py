@@ -15,6 +15,7 @@ from actors.bystander import Bystander
 from actors.call import Call
 from actors.kubernetes import BINDING, STEP_RUN, STORY, STORY_RUN, Kubernetes
 from actors.recorder import State
+from actors.signaling import everyone_leaves
 from exeunt.events import Fact
 from exeunt_local.control_plane import ControlPlane
 from exeunt_local.nats_server import NatsServer
@@ -68,7 +69,7 @@ async def test_a_stop_is_told_explained_and_decided_again_and_nothing_changes(
     call = await Call.start(kubernetes, namespace)
     await call.cancel()
     await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
-    await call.signal_topology_terminated()
+    await everyone_leaves(bystander.streams, call)
     await stopped(call)
 
     before = await state_of(kubernetes, namespace, bystander)
@@ -107,5 +108,5 @@ async def test_a_run_that_still_stops_is_explained_by_what_it_waits_for(
 
     unseen = await exeunt("explain", f"{namespace}/{call.name}", kubeconfig=Path("/nowhere"))
     assert "As it is when it was last heard of, the terminator would wait (topology-up)" in unseen
-    await call.hang_up()
+    await everyone_leaves(bystander.streams, call)
     await stopped(call)

@@ -10,10 +10,9 @@ from nats.js.errors import NotFoundError
 from actors.bystander import Bystander
 from actors.call import Call
 from actors.kubernetes import Kubernetes
-from actors.names import TRIGGER_TOKEN
 from actors.recorder import Recorder, State
 from actors.services import QUICK, without
-from actors.signaling import a_room, send
+from actors.signaling import everyone_leaves, send, somebody_is_back
 from exeunt.events import Fact
 from exeunt_local.mesh import Mesh
 
@@ -77,28 +76,26 @@ async def test_a_signal_before_the_cancel_outlives_the_watcher_that_was_there(
 async def test_a_room_is_known_by_its_sid_alone(
     kubernetes: Kubernetes, namespace: str, bystander: Bystander, stopped: Stopped
 ) -> None:
-    room = a_room()
-    call = await Call.start(kubernetes, namespace, shutdown_timeout="60s", annotations=room)
-    again = await Call.start(kubernetes, namespace, "again", shutdown_timeout="60s", annotations=room)
-    other = await Call.start(kubernetes, namespace, "other", shutdown_timeout="60s", annotations=a_room())
+    call = await Call.start(kubernetes, namespace, shutdown_timeout="60s")
+    again = await Call.start(kubernetes, namespace, "again", shutdown_timeout="60s", sid=call.sid)
+    other = await Call.start(kubernetes, namespace, "other", shutdown_timeout="60s")
     for each in (call, again, other):
         await each.cancel()
         await bystander.wait_for_outcome(each.uid, Fact.CANCEL_REQUESTED)
-    await send(bystander.streams, call, token=room[TRIGGER_TOKEN])
+    await everyone_leaves(bystander.streams, call)
     assert (await stopped(call)).written_by == "exeunt-terminator"
     assert (await stopped(again)).written_by == "exeunt-terminator"
     assert Fact.TOPOLOGY_TERMINATED not in await bystander.facts(other.uid)
-    await other.hang_up()
+    await everyone_leaves(bystander.streams, other)
     await stopped(other)
 
 
 async def test_a_room_that_was_over_before_its_run_was_there(
     kubernetes: Kubernetes, namespace: str, bystander: Bystander, stopped: Stopped
 ) -> None:
-    room = a_room()
     before = await Call.start(kubernetes, namespace, "before", shutdown_timeout="60s")
-    await send(bystander.streams, before, token=room[TRIGGER_TOKEN])
-    call = await Call.start(kubernetes, namespace, shutdown_timeout="60s", annotations=room)
+    await everyone_leaves(bystander.streams, before)
+    call = await Call.start(kubernetes, namespace, shutdown_timeout="60s", sid=before.sid)
     await call.cancel()
     assert (await stopped(call)).written_by == "exeunt-terminator"
     cancel = await bystander.wait_for_fact(call.uid, Fact.CANCEL_REQUESTED)
@@ -117,13 +114,12 @@ async def test_somebody_is_back_before_the_cancel(
     *,
     restarted: bool,
 ) -> None:
-    room = a_room()
-    call = await Call.start(kubernetes, namespace, shutdown_timeout="60s", annotations=room)
+    call = await Call.start(kubernetes, namespace, shutdown_timeout="60s")
     left = datetime.now(UTC)
-    await send(bystander.streams, call, token=room[TRIGGER_TOKEN], at=left)
+    await send(bystander.streams, call, token=call.sid, at=left)
     await bystander.wait_for_outcome(call.uid, Fact.TOPOLOGY_TERMINATED)
-    await send(bystander.streams, call, token=room[TRIGGER_TOKEN], gone=False)
-    await send(bystander.streams, call, token=room[TRIGGER_TOKEN], at=left)  # late, and older than what is known
+    await somebody_is_back(bystander.streams, call)
+    await send(bystander.streams, call, token=call.sid, at=left)  # late, and older than what is known
     if restarted:
         async with without(running_mesh, "watcher"):
             pass
@@ -132,7 +128,7 @@ async def test_somebody_is_back_before_the_cancel(
     assert answer.outcome is not None
     assert answer.outcome.rule == "topology-up"
     await stays(call, recorder)
-    await send(bystander.streams, call, token=room[TRIGGER_TOKEN])
+    await everyone_leaves(bystander.streams, call)
     assert (await stopped(call)).written_by == "exeunt-terminator"
 
 
@@ -165,7 +161,7 @@ async def test_forged_and_stale_signals_do_no_harm(
     await stopped(later)
     assert recorder.terminal_transitions(call.uid) == []
     assert Fact.TOPOLOGY_TERMINATED not in await bystander.facts(call.uid)
-    await call.hang_up()  # leaves no deadline behind that would come while others are tested
+    await everyone_leaves(bystander.streams, call)  # leaves no deadline behind that would come while others are tested
     await stopped(call)
 
 

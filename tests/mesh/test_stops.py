@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from nats.js import JetStreamContext
 
 from actors.bystander import Bystander
 from actors.call import Call
@@ -15,6 +16,7 @@ from actors.names import FENCE
 from actors.operator import CANCELED
 from actors.recorder import Recorder, State
 from actors.services import without
+from actors.signaling import EVERY_EVIDENCE, everyone_leaves
 from actors.statuses import go_duration
 from exeunt.events import Fact, Verdict
 from exeunt_local.mesh import Mesh
@@ -25,14 +27,9 @@ SETTINGS = {"EXEUNT_ACK_WAIT": "10s"}
 AT_ONCE = timedelta(seconds=5)
 """Milliseconds in truth, which `make bench` measures. On a busy machine still no redelivery, drain or deadline."""
 
-LEAVING = {
-    "the hub says so": Call.signal_topology_terminated,
-    "the bindings go": Call.hang_up,
-}
-
-Leave = Callable[[Call], Awaitable[None]]
+Leave = Callable[[JetStreamContext, Call], Awaitable[None]]
 Stopped = Callable[..., Awaitable[State]]
-everyone_leaves = pytest.mark.parametrize("leave", LEAVING.values(), ids=LEAVING.keys())
+by_every_evidence = pytest.mark.parametrize("leave", EVERY_EVIDENCE.values(), ids=EVERY_EVIDENCE.keys())
 
 
 async def wait_fenced(call: Call) -> Object:
@@ -70,7 +67,7 @@ def assert_canceled(end: State, before: Object) -> None:
     assert timedelta(0) <= end.at - finished < timedelta(seconds=1) + AT_ONCE
 
 
-@everyone_leaves
+@by_every_evidence
 async def test_a_canceled_call_ends_when_everyone_has_left(
     kubernetes: Kubernetes, namespace: str, bystander: Bystander, stopped: Stopped, leave: Leave
 ) -> None:
@@ -83,7 +80,7 @@ async def test_a_canceled_call_ends_when_everyone_has_left(
     assert before["status"]["phase"] == "Running"
 
     left = datetime.now(UTC)
-    await leave(call)
+    await leave(bystander.streams, call)
     end = await stopped(call)
     assert end.written_by == "exeunt-terminator"
     assert end.at - left < AT_ONCE
@@ -96,12 +93,12 @@ async def test_a_canceled_call_ends_when_everyone_has_left(
     assert await bystander.armed(call.uid) == 0
 
 
-@everyone_leaves
+@by_every_evidence
 async def test_a_call_that_everyone_has_left_ends_when_it_is_canceled(
     kubernetes: Kubernetes, namespace: str, bystander: Bystander, stopped: Stopped, leave: Leave
 ) -> None:
     call = await Call.start(kubernetes, namespace)
-    await leave(call)
+    await leave(bystander.streams, call)
     before_cancel = await bystander.wait_for_outcome(call.uid, Fact.TOPOLOGY_TERMINATED)
     assert before_cancel.outcome is not None
     assert before_cancel.outcome.rule == "not-canceled"
@@ -116,25 +113,25 @@ async def test_a_call_that_everyone_has_left_ends_when_it_is_canceled(
     assert (Fact.CANCEL_REQUESTED, "topology-gone") in await bystander.outcomes(call.uid)
 
 
-@everyone_leaves
+@by_every_evidence
 async def test_a_cancel_right_after_everyone_has_left_ends_the_call(
-    kubernetes: Kubernetes, namespace: str, stopped: Stopped, leave: Leave
+    kubernetes: Kubernetes, namespace: str, bystander: Bystander, stopped: Stopped, leave: Leave
 ) -> None:
     call = await Call.start(kubernetes, namespace)
-    await leave(call)
+    await leave(bystander.streams, call)
     canceled = await call.cancel()
     end = await stopped(call)
     assert end.written_by == "exeunt-terminator"
     assert end.at - canceled < AT_ONCE
 
 
-@everyone_leaves
+@by_every_evidence
 async def test_cancel_and_leaving_at_the_same_time_end_the_call(
-    kubernetes: Kubernetes, namespace: str, stopped: Stopped, leave: Leave
+    kubernetes: Kubernetes, namespace: str, bystander: Bystander, stopped: Stopped, leave: Leave
 ) -> None:
     calls = [await Call.start(kubernetes, namespace, f"call-{number}") for number in range(5)]
     for call in calls:
-        canceled, _ = await asyncio.gather(call.cancel(), leave(call))
+        canceled, _ = await asyncio.gather(call.cancel(), leave(bystander.streams, call))
         end = await stopped(call)
         assert end.written_by == "exeunt-terminator"
         assert end.at - canceled < AT_ONCE
@@ -160,7 +157,7 @@ async def test_leaving_around_the_deadline_ends_each_call_once(
         await call.cancel()
         fence = datetime.fromisoformat((await wait_fenced(call))["metadata"]["annotations"][FENCE])
         await asyncio.sleep((fence + timeout + offset - datetime.now(UTC)).total_seconds())  # the race itself
-        await call.signal_topology_terminated()
+        await everyone_leaves(bystander.streams, call)
 
     await asyncio.gather(*map(leave_around_the_deadline, calls, offsets))
     causes = []
@@ -184,7 +181,7 @@ async def test_a_deadline_and_an_end_of_the_topology_that_come_together_end_the_
         call = await Call.start(kubernetes, namespace, shutdown_timeout="500ms")
         await call.cancel()
         await bystander.wait_for_fact(call.uid, Fact.DEADLINE_REACHED)
-        await call.hang_up()
+        await everyone_leaves(bystander.streams, call)
         await bystander.wait_for_fact(call.uid, Fact.TOPOLOGY_TERMINATED)
         assert recorder.terminal_transitions(call.uid) == []
     end = await stopped(call)

@@ -13,6 +13,7 @@ from actors.call import Call
 from actors.kubernetes import BINDING, STORY_RUN, Kubernetes
 from actors.recorder import State
 from actors.services import QUICK, start_all
+from actors.signaling import everyone_leaves
 from actors.throttle import throttled
 from exeunt.events import Fact, Verdict
 from exeunt_local.control_plane import ControlPlane
@@ -48,7 +49,7 @@ async def test_a_throttled_stop_is_done_later(
 ) -> None:
     await start_all(mesh, EXEUNT_RETRY_BUDGET="1s")
     call = await Call.start(kubernetes, namespace)
-    await call.hang_up()
+    await everyone_leaves(bystander.streams, call)
     async with throttled(control_plane, folder, "terminator", STORY_RUN):
         await call.cancel()
         await kubelet.wait_until_missing(mesh.url("terminator"), "kubernetes", "429")
@@ -93,8 +94,8 @@ async def test_a_first_list_that_is_refused_is_no_empty_one(
         assert answer.outcome is not None
         assert answer.outcome.rule == "topology-up"
         await later.cancel()
-        await later.hang_up()
+        await everyone_leaves(bystander.streams, later)
         await stopped(later)
         assert (await call.get())["status"]["phase"] == "Running"
-        await call.hang_up()
+        await everyone_leaves(bystander.streams, call)
         assert (await stopped(call)).written_by == "exeunt-terminator"

@@ -253,7 +253,7 @@ async def test_odd_calls(kubernetes: Kubernetes, namespace: str) -> None:
     fence = await bare.stamp_fence(datetime(2026, 11, 24, 18, 13, 32, tzinfo=UTC))
     assert fence_of(await bare.get()) == datetime.fromisoformat(fence)
     batch = await Call.start(kubernetes, namespace, "batch", pattern="batch")
-    await batch.hang_up()
+    await batch.lose_bindings()
     assert await batch.bindings() == []
 
 

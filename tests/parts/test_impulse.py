@@ -80,6 +80,7 @@ async def test_the_first_who_joins_starts_a_call_and_the_first_who_leaves_cancel
     await bob.leave()
     cancel = await impulse.cancel(alice.room_sid)
     assert (cancel.event, cancel.identity) == ("participant_left", "bob")
+    assert impulse.refused == 0
     assert await canceled_by(call) == "bubu-sdk-go"
     assert len(await kubernetes.list(STORY_RUN, namespace)) == 1
 
@@ -114,16 +115,33 @@ async def test_the_default_takes_the_bot_for_a_caller(impulse: Impulse, room: Li
     assert await canceled_by(call) == "bubu-sdk-go"
 
 
-@pytest.mark.parametrize("impulse", [{"self_identities": ["bubu-agent*"]}], indirect=True, ids=["a pattern"])
+KNOWS_THE_BOT = pytest.mark.parametrize(
+    "impulse", [{"self_identities": ["bubu-agent*"]}], indirect=True, ids=["knows the bot"]
+)
+
+
+@KNOWS_THE_BOT
 async def test_a_pattern_tells_it_the_bot(
     kubernetes: Kubernetes, namespace: str, impulse: Impulse, room: LiveKitRoom
 ) -> None:
-    bot = await room.join(BOT)
-    await bot.leave()
+    await (await room.join(BOT)).leave()
     alice = await room.join("alice")
     call = await impulse.call(alice.room_sid)
     assert [run["metadata"]["name"] for run in await kubernetes.list(STORY_RUN, namespace)] == [call.name]
-    assert await canceled_by(call) is None
+    await (await room.join(BOT)).leave()
+    await alice.leave()
+    assert (await impulse.cancel(alice.room_sid)).identity == "alice"
+
+
+@KNOWS_THE_BOT
+async def test_but_not_when_the_bot_unpublishes_its_microphone(impulse: Impulse, room: LiveKitRoom) -> None:
+    alice = await room.join("alice")
+    await impulse.call(alice.room_sid)
+    bot = await room.join(BOT)
+    await bot.publish_microphone()
+    await bot.unpublish_microphone()
+    cancel = await impulse.cancel(alice.room_sid)
+    assert (cancel.event, cancel.identity) == ("track_unpublished", BOT)
 
 
 async def test_who_comes_back_to_the_same_room_is_refused(

@@ -24,6 +24,9 @@ LEAD: Final = timedelta(milliseconds=300)
 """How far ahead of the deadline a schedule is armed: the server's scheduler ticks every 250 ms."""
 
 
+_LONGEST_SILENCE: Final = timedelta(hours=1)
+
+
 class State(StrEnum):
     """Where a deadline is, and what is done there."""
 
@@ -93,6 +96,15 @@ def closed(snapshot: Snapshot, armed: Snapshot | None = None) -> Decision | None
     """Why there is nothing to wait for, or None while the stop is open. `armed` is what the deadline was set for."""
     episode = (armed or snapshot).run.episode
     return first_that_applies(CLOSED, Case(Fact.DEADLINE_REACHED, episode, snapshot))
+
+
+def say_again_at(deadline: datetime, said_at: datetime, overdue_after: timedelta) -> datetime:
+    """When a run that is still unfinished is said to be overdue (again), after its deadline was said at `said_at`.
+
+    Each wait is as long as all those before together, an hour at the most: what is refused each time, by a policy of
+    the cluster for example, must not fill the history and the dead letters for as long as that takes.
+    """
+    return said_at + max(overdue_after, min(said_at - deadline, _LONGEST_SILENCE))
 
 
 def schedule(snapshot: Snapshot, deadline: datetime, now: datetime, headers: dict[str, str]) -> Message:

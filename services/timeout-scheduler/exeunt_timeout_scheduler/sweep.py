@@ -2,8 +2,8 @@
 
 On boot and at every sweep interval each open stop is armed if it is not, so an emptied stream costs nothing but time.
 A run that is still unfinished well after its deadline is said to be overdue once more, whatever became of the first
-event: it may have been lost, set aside, or etcd may have been restored from before the stop. What a Story that is
-missing cannot tell any more is taken from what the watcher said at the cancel.
+event: it may have been lost, set aside, or etcd may have been restored from before the stop. The shutdown timeout is
+what the watcher said at the cancel, whatever became of the Story since; so is what a missing Story cannot tell.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from exeunt.settings import Settings
 from exeunt.snapshot import Snapshot, read_run, read_story, resolve_shutdown, story_key
 from exeunt.subjects import RUNS, fact_subject
 from exeunt.tracing import sweeping
-from exeunt_timeout_scheduler.deadlines import closed
+from exeunt_timeout_scheduler.deadlines import closed, say_again_at
 from exeunt_timeout_scheduler.scheduler import Scheduler
 
 _AT_ONCE: Final = 16
@@ -116,8 +116,7 @@ class Sweep:
             shutdown=resolve_shutdown(run, story, self._settings.shutdown_timeout),
         )
         bind_contextvars(run=str(snapshot.run.episode))
-        if story is None:
-            snapshot = await self._as_told(snapshot)
+        snapshot = await self._as_told(snapshot)
         deadline = snapshot.deadline
         if deadline is None or closed(snapshot) is not None:
             return  # also a run without a Story of which nobody has told that it streams
@@ -126,7 +125,7 @@ class Sweep:
             if last is None:
                 if not await self._scheduler.arm(snapshot, hop):
                     hop.drop()
-            elif now - last.timestamp > self._settings.overdue_after:
+            elif now > say_again_at(deadline, last.timestamp, self._settings.overdue_after):
                 log.warning("overdue", said_at=last.timestamp.isoformat())
                 hop.failed("overdue")
                 await self._scheduler.say_reached(snapshot, hop, expected_last_sequence=last.sequence)
@@ -134,13 +133,17 @@ class Sweep:
                 hop.drop()
 
     async def _as_told(self, snapshot: Snapshot) -> Snapshot:
-        """The same with what a watcher said at the cancel, if it did: it knew the Story, or that the run streams."""
+        """The same with what a watcher said at the cancel, if it did: its shutdown timeout, and, where the Story is
+        missing, that there was one, or that the run streams.
+        """
         subject = fact_subject(snapshot.run.episode, Fact.CANCEL_REQUESTED)
         try:
             told = snapshot_of(await last_message(self._bus, RUNS, subject))
-        except PermissionDenied as error:  # permissions of an older version; nothing else needs this one
-            log.error("a run without a Story is left alone", error=str(error))  # noqa: TRY400 - no bug of ours
+        except PermissionDenied as error:  # permissions of an older version
+            log.error("what was said at the cancel is not known", error=str(error))  # noqa: TRY400 - no bug of ours
             return snapshot
         if told is None:
             return snapshot
-        return replace(snapshot, story=told.story, streams=told.streams, shutdown=told.shutdown)
+        if snapshot.story.resource_version is None:
+            snapshot = replace(snapshot, story=told.story, streams=told.streams)
+        return replace(snapshot, shutdown=told.shutdown)

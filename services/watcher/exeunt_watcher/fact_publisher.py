@@ -20,6 +20,7 @@ from exeunt.recall import snapshot_of
 from exeunt.snapshot import Snapshot
 from exeunt.subjects import RUNS, fact_subject
 from exeunt.tracing import sending
+from exeunt_watcher.facts import subject_episode
 from exeunt_watcher.lateness import Late
 
 SOURCE: Final = "/exeunt/watcher"
@@ -88,8 +89,8 @@ class FactPublisher:
             await self._publish(Fact.TOPOLOGY_TERMINATED, snapshot)
 
     async def recall(self, fact: Fact, snapshot: Snapshot) -> Snapshot | None:
-        """What was said of the run's life, if it was."""
-        subject = fact_subject(snapshot.run.life_episode, fact)
+        """What was said of the run's episode, or of its life, if it was."""
+        subject = fact_subject(subject_episode(fact, snapshot), fact)
         return snapshot_of(await self._insist(f"recall {fact}", partial(last_message, self._bus, RUNS, subject)))
 
     async def __aenter__(self) -> Self:

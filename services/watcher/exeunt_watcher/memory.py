@@ -1,6 +1,7 @@
-"""What the stream remembers of runs, for a watcher that has not seen it itself: that a topology was established.
+"""What the stream remembers of runs, for a watcher that has not seen it itself.
 
-A list does not show that once the topology is gone.
+That a topology was established, which a list does not show once it is gone; and the shutdown timeout of a canceled run,
+which was fixed at the cancel: an edit of its Story since then must not move its deadline (contract §4.1).
 """
 
 import asyncio
@@ -30,8 +31,11 @@ async def _recall(key: Key, projection: Projection, facts: FactPublisher, slots:
         return
     async with slots:
         established = seen.topology.established or await facts.recall(Fact.TOPOLOGY_ESTABLISHED, seen) is not None
+        canceled = await facts.recall(Fact.CANCEL_REQUESTED, seen) if seen.run.cancel_requested else None
     meanwhile = projection.peek(key, datetime.now(UTC))
     if meanwhile is None or meanwhile.run.life_episode != seen.run.life_episode:
         return
+    if canceled is not None:
+        projection.fix(canceled.run.episode, canceled.shutdown)
     if established:
         projection.remember(seen.run.uid, Topology(established=True, step_runs_seen=True))

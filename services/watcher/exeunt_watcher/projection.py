@@ -12,8 +12,9 @@ from typing import Final, TypeVar
 
 from exeunt import bobrapet
 from exeunt.clock import parse_instant
-from exeunt.episodes import life_of
+from exeunt.episodes import Episode, life_of
 from exeunt.kube.models import StepRun, Story, StoryRun, TransportBinding
+from exeunt.shutdown_timeout import ShutdownTimeout
 from exeunt.signals import Signal
 from exeunt.snapshot import (
     Snapshot,
@@ -51,6 +52,7 @@ class Projection:
         self._run_of_binding: dict[Key, tuple[str, Key]] = {}
         self._snapshots: dict[Key, Snapshot] = {}
         self._remembered: dict[str, Topology] = {}
+        self._fixed: dict[str, tuple[Episode, ShutdownTimeout]] = {}
         self._runs_of_token: defaultdict[str, set[Key]] = defaultdict(set)
         self._signals = SignalsHeard()
 
@@ -132,6 +134,7 @@ class Projection:
         if run is not None:
             self._unindex(run)
             self._remembered.pop(run.metadata.uid, None)
+            self._fixed.pop(run.metadata.uid, None)
         return self._snapshots.pop(key, None)
 
     def _unindex(self, run: StoryRun) -> None:
@@ -141,6 +144,10 @@ class Projection:
     def remember(self, uid: str, topology: Topology) -> None:
         """Give a run the memory that the stream kept of its present life."""
         self._remembered[uid] = self._remembered.get(uid, Topology()).with_memory(topology)
+
+    def fix(self, episode: Episode, shutdown: ShutdownTimeout) -> None:
+        """Give a canceled run the shutdown timeout that it had when its cancel was said."""
+        self._fixed[episode.uid] = episode, shutdown
 
     def signal(self, signal: Signal) -> list[Key]:
         """Somebody said something of the topology of one run, or of those that were started for a trigger token."""
@@ -172,6 +179,7 @@ class Projection:
         else:
             self._snapshots[key] = current
             self._remembered.pop(current.run.uid, None)
+            self._fixed.pop(current.run.uid, None)
         return previous, current
 
     def _snapshot(self, run: StoryRun, previous: Snapshot | None, now: datetime) -> Snapshot:
@@ -190,12 +198,17 @@ class Projection:
             and previous.run.episode == state.episode
             and (previous.story.resource_version is not None or story is None)
         )
+        episode, fixed = self._fixed.get(state.uid, (None, None))
+        if previous is not None and captured:
+            shutdown = previous.shutdown
+        elif fixed is not None and episode == state.episode:
+            shutdown = fixed
+        else:
+            shutdown = resolve_shutdown(run, story, self._default_timeout)
         return Snapshot(
             run=state,
             story=read_story(run, story),
-            shutdown=previous.shutdown
-            if previous is not None and captured
-            else resolve_shutdown(run, story, self._default_timeout),
+            shutdown=shutdown,
             topology=judge(
                 Observed(
                     run=state,
