@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from actors.collector import Collector, tree
 from actors.livekit_api import LiveKitApi
 from actors.livekit_bridge import Bridge, Signals, event, signed, webhook
 from actors.streams import subjects
@@ -314,3 +315,21 @@ async def test_what_nobody_can_read_stops_nothing(
         await it.post(webhook("participant_left", who="alice"))
         await signals.until(SID, gone=True)
         assert look_subject("RM_0") not in await looks(bus)
+
+
+async def test_a_signal_is_traced_from_its_webhook_on(signals: Signals, livekit: LiveKitApi, bridge: Start) -> None:
+    async with Collector() as collector, bridge(**collector.env) as it:
+        livekit.rooms[ROOM] = (SID, [BOT])
+        await it.post(webhook("participant_left", who="alice"))
+        said = await signals.until(SID, gone=True)
+        _, trace_id, span_id, _ = said.message.headers["traceparent"].split("-")
+        await collector.wait_for(lambda: len(collector.trace(trace_id)) >= 8, within=30)
+        assert tree(collector.trace(trace_id)) == [
+            "livekit-bridge: POST /webhook",
+            "  livekit-bridge: look",
+            *["    livekit-bridge: POST /twirp/livekit.RoomService/ListParticipants"] * 3,
+            *["    livekit-bridge: POST /twirp/livekit.RoomService/ListRooms"] * 3,
+        ]
+        (look,) = [span for span in collector.trace(trace_id) if span.name == "look"]
+        assert look.span_id == span_id
+        assert look.events == (("gone", {"exeunt.why": said.detail}),)

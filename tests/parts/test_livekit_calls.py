@@ -116,7 +116,9 @@ async def test_a_caller_who_comes_in_twice_has_not_left(bridge: Bridge, signals:
     await until_counted(bridge, 'exeunt_livekit_webhooks_total{answer="200",event="participant_left"}')
     await alice.leave()
     await signals.until(alice.room_sid, gone=True)
-    assert await told(signals) == [f"gone: participant_left alice; left: {BOT}"]
+    (said,) = await told(signals)  # once, whichever of the looks was the first to see it
+    assert said.startswith("gone: ")
+    assert said.endswith(f"; left: {BOT}")
 
 
 async def test_a_server_killed_with_a_call_going_on(

@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler, TraceIdRatioBased
-from opentelemetry.trace import TraceFlags
+from opentelemetry.trace import SpanKind, TraceFlags
 
 from exeunt import telemetry, tracing
 from exeunt.errors import UsageError
@@ -21,7 +21,7 @@ from exeunt.kube.models import TraceInfo
 from exeunt.sampling import KeepLateAndFailed, RecordAll
 from exeunt.shutdown_timeout import ShutdownTimeout
 from exeunt.snapshot import RunState, Snapshot, StoryState
-from exeunt.tracing import Hop, StopIds, calling, due, latency, processing, sending, sweeping
+from exeunt.tracing import Hop, StopIds, apart, calling, due, latency, processing, sending, sweeping
 
 CANCELED = Snapshot(
     run=RunState(
@@ -322,3 +322,19 @@ def only(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
             monkeypatch.delenv(name)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
+
+
+def test_what_knows_no_run_is_a_trace_of_its_own(exported: Exported) -> None:
+    """A webhook and the look that it leads to are one trace; a look after a wait links to it."""
+    with apart("webhook", SpanKind.SERVER, {}, {}) as webhook:
+        pass
+    with apart("look", SpanKind.CONSUMER, webhook.headers, {}) as look:
+        assert look.headers["traceparent"] != webhook.headers["traceparent"]
+    with apart("later", SpanKind.CONSUMER, webhook.headers, {}, waited=True):
+        pass
+    first, second, later = (exported.one(name) for name in ("webhook", "look", "later"))
+    assert parent(first) is None
+    assert parent(second) == ids(first)
+    assert parent(later) is None
+    assert ids(later)[0] != ids(first)[0]
+    assert [(link.context.trace_id, link.context.span_id) for link in later.links] == [ids(first)]
