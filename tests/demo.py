@@ -17,12 +17,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
-from kubernetes_asyncio import config
-from kubernetes_asyncio.client import ApiClient, Configuration
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from actors.admin import admin_client
 from actors.call import Call
 from actors.history import Event, history
 from actors.kubernetes import Kubernetes
@@ -231,9 +230,7 @@ async def demo(console: Console) -> int:
                 await control_plane.apply(
                     BASE, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
                 )
-            configuration = Configuration()
-            await config.load_kube_config(str(control_plane.kubeconfig), client_configuration=configuration)
-            kubernetes = Kubernetes(await enter(ApiClient(configuration)))
+            kubernetes = Kubernetes(await enter(admin_client(control_plane.kubeconfig)))
             await enter(Operator(kubernetes))
             stage = Stage(console, kubernetes, nats_server.url)
 

@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from kubernetes_asyncio import config
-from kubernetes_asyncio.client import ApiClient, Configuration, CustomObjectsApi
+from kubernetes_asyncio.client import CustomObjectsApi
 
+from actors.admin import admin_client
 from exeunt_local.binaries import Binaries
 
 
@@ -23,9 +23,7 @@ async def test_up_tells_how_to_reach_it_and_leaves_nothing_behind(tmp_path: Path
     async with asyncio.timeout(60):
         page = (await up.stdout.readuntil(b"Ctrl-C")).decode()
     kubeconfig = re.findall(r"export KUBECONFIG=(.*)", page)[0]
-    configuration = Configuration()
-    await config.load_kube_config(kubeconfig, client_configuration=configuration)
-    async with ApiClient(configuration) as client:
+    async with admin_client(Path(kubeconfig)) as client:
         runs = await CustomObjectsApi(client).list_cluster_custom_object("runs.bubustack.io", "v1alpha1", "storyruns")
     assert runs["items"] == []
 
