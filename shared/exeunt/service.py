@@ -87,7 +87,7 @@ async def _serve(service: str, compose: Callable[[Connections], Work], settings:
     async with AsyncExitStack() as stack:
         telemetry = configure_telemetry(service)
         stack.push_async_callback(telemetry.shutdown, _CLOSE_BUDGET)
-        kube = await KubeClient.connect(retry_budget=settings.retry_budget.total_seconds())
+        kube = await KubeClient.connect(strict=settings.tls_strict, retry_budget=settings.retry_budget.total_seconds())
         stack.push_async_callback(kube.close)
         # No patience here: without NATS, too, somebody has to answer /livez and tell on /readyz what is missing.
         bus = await connect_as(service, settings, connect_timeout=_CONNECT_TIMEOUT, patience=0)

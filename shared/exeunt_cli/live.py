@@ -34,7 +34,9 @@ async def look(namespace: str, name: str, remembered: Topology, settings: Settin
 
     Raises ConfigurationError, ApiUnavailable, ApiError.
     """
-    kube = await KubeClient.connect(request_timeout=_REQUEST_TIMEOUT, retry_budget=_RETRY_BUDGET)
+    kube = await KubeClient.connect(
+        strict=settings.tls_strict, request_timeout=_REQUEST_TIMEOUT, retry_budget=_RETRY_BUDGET
+    )
     try:
         return await _look(kube, namespace, name, remembered, settings)
     finally:
@@ -69,7 +71,9 @@ async def look_at_canceled(
     `recall` tells what is remembered of the topologies of runs, by uid. Raises ConfigurationError, ApiUnavailable,
     ApiError.
     """
-    kube = await KubeClient.connect(request_timeout=_REQUEST_TIMEOUT, retry_budget=_RETRY_BUDGET)
+    kube = await KubeClient.connect(
+        strict=settings.tls_strict, request_timeout=_REQUEST_TIMEOUT, retry_budget=_RETRY_BUDGET
+    )
     known, canceled = _projection(settings), list[StoryRun]()
     try:
         for namespace in namespaces or (None,):
