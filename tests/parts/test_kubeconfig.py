@@ -586,6 +586,58 @@ async def test_a_process_does_not_change_over_to_another_cluster(
     assert credentials.route.server == cluster.plane.url
 
 
+async def run(*command: str, stdin: int = asyncio.subprocess.DEVNULL, **environ: str) -> tuple[int | None, str]:
+    """The exit code, and what was said on stderr."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", *command),
+        stdin=stdin,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "EXEUNT_NATS_URL": "nats://127.0.0.1:9", **environ},
+    )
+    async with asyncio.timeout(60):
+        _, said = await process.communicate()
+    return process.returncode, said.decode()
+
+
+async def test_services_and_people_are_told_in_one_line_and_by_exit_code_2(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, {"config": cluster.config({"as-groups": ["x"]}), "good": cluster.config()})
+    use(monkeypatch, tmp_path / "config")
+    for command, name in {"exeunt_watcher": "exeunt-watcher", "exeunt_cli plan": "exeunt"}.items():
+        code, said = await run(*command.split())
+        assert code == 2
+        assert re.fullmatch(rf"{name}: user me in {tmp_path}/config: as-uid, .*\n", said), said
+    use(monkeypatch, tmp_path / "good")
+    config = cluster.config(None, **{"proxy-url": "socks5://user:secret@proxy.example:1080"})
+    write(tmp_path, {"good": config})
+    for command, name in {"exeunt_terminator": "exeunt-terminator", "exeunt_cli plan": "exeunt"}.items():
+        code, said = await run(*command.split())
+        assert code == 2
+        assert re.fullmatch(rf"{name}: proxy-url of cluster local in .*/good: a socks5 proxy is not .*\n", said), said
+        assert "secret" not in said
+
+
+async def test_a_plugin_may_ask_somebody_at_the_terminal(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, {"config": cluster.config(executed("./plugin", interactiveMode="Always"))})
+    answer = json.dumps({"apiVersion": EXEC, "kind": "ExecCredential", "status": {"token": "TOKEN"}})
+    script = '#!/bin/sh\necho "$KUBERNETES_EXEC_INFO" > "$(dirname "$0")/asked"\necho "Token?" >&2\nread token\n'
+    write(tmp_path, {"plugin": f"{script}sed s/TOKEN/$token/ {tmp_path}/answer\n", "answer": answer})
+    use(monkeypatch, tmp_path / "config")
+    ours_end, theirs = os.openpty()
+    os.write(ours_end, b"bob-token\n")
+    code, said = await run("exeunt_cli", "plan", stdin=theirs)
+    assert code == 1
+    assert said.startswith("Token?\n")
+    assert 'User "bob" cannot list resource' in said
+    assert asked(tmp_path)[0]["spec"]["interactive"] is True
+    os.close(ours_end)
+    os.close(theirs)
+
+
 async def test_who_is_not_known_is_told_so(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, {"config": cluster.config({"token": "stranger"})})
     use(monkeypatch, tmp_path / "config")

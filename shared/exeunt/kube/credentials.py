@@ -128,7 +128,9 @@ class Credentials:
         It looks up no proxy and no .netrc by itself, which would be a job for a thread with every request.
         """
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=self._tls(), keepalive_timeout=_KEEPALIVE),
+            # Each watch holds a connection, so a limit (aiohttp's is 100) would starve the requests of whoever watches
+            # many namespaces. Watches, lists and messages in flight are bounded where they are made.
+            connector=aiohttp.TCPConnector(ssl=self._tls(), keepalive_timeout=_KEEPALIVE, limit=0),
             read_bufsize=_LONGEST_LINE,
             skip_auto_headers=() if self.route.compressed else ("Accept-Encoding",),
         )
