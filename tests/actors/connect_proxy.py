@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ssl
 from typing import NamedTuple, Self
 
 
@@ -16,19 +17,21 @@ class Asked(NamedTuple):
 class ConnectProxy:
     """Whatever host a client names, it is led to `target_port` of the loopback interface.
 
-    With `credentials`, the value of Proxy-Authorization, everybody else is answered with 407.
+    With `credentials`, the value of Proxy-Authorization, everybody else is answered with 407. With `tls` it is one that
+    has to be talked to by TLS (https://).
     """
 
-    def __init__(self, target_port: int, *, credentials: str | None = None) -> None:
+    def __init__(self, target_port: int, *, credentials: str | None = None, tls: ssl.SSLContext | None = None) -> None:
         self.port = 0
         self.asked: list[Asked] = []
         self._target_port = target_port
         self._credentials = credentials
+        self._tls = tls
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 

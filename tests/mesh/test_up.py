@@ -11,13 +11,16 @@ from kubernetes_asyncio.client import CustomObjectsApi
 from actors.admin import admin_client
 from exeunt_local.binaries import Binaries
 
+# There is no proxy at this address, and nothing here may look for one.
+BEHIND_A_PROXY = dict.fromkeys(("HTTPS_PROXY", "HTTP_PROXY", "https_proxy", "http_proxy"), "http://127.0.0.1:9")
+
 
 @pytest.mark.usefixtures("servers")
 async def test_up_tells_how_to_reach_it_and_leaves_nothing_behind(tmp_path: Path) -> None:
     up = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "exeunt_cli", "up"),
         stdout=asyncio.subprocess.PIPE,
-        env={**os.environ, "TMPDIR": str(tmp_path)},
+        env={**os.environ, "TMPDIR": str(tmp_path), **BEHIND_A_PROXY},
     )
     assert up.stdout is not None
     async with asyncio.timeout(60):

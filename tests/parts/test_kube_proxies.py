@@ -1,12 +1,14 @@
 """Proxies on the way to a real kube-apiserver: which one is taken, what it is told, and that nobody else is told it."""
 
 import json
+import ssl
 from base64 import b64encode
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from aiohttp import web
 
 from actors.connect_proxy import ConnectProxy
@@ -86,6 +88,19 @@ async def test_the_kubeconfigs_own_proxy_comes_before_the_environments(
     url = f"http://us%40er:p%C3%A4ss%3Aw%2Frd@localhost:{proxy.port}"
     await listed(kubeconfig(tmp_path, control_plane, **{"proxy-url": url}))
     assert proxy.asked == [("CONNECT", control_plane.url.removeprefix("https://"), BASIC)]
+
+
+async def test_a_proxy_may_want_tls_itself(control_plane: ControlPlane, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(tls)
+    both = control_plane.ca.read_text() + authority.cert_pem.bytes().decode()
+    (tmp_path / "both.pem").write_text(both)
+    async with ConnectProxy(port_of(control_plane), credentials=BASIC, tls=tls) as proxy:
+        url = f"https://us%40er:p%C3%A4ss%3Aw%2Frd@localhost:{proxy.port}"
+        ca = {"certificate-authority": str(tmp_path / "both.pem")}
+        await listed(kubeconfig(tmp_path, control_plane, server=ELSEWHERE, **ca, **{"proxy-url": url}))
+        assert proxy.asked == [("CONNECT", "api.cluster.example:6443", BASIC)]
 
 
 async def test_a_server_without_tls_is_asked_for_in_plain_and_without_our_credentials(
