@@ -88,7 +88,7 @@ def write(folder: Path, files: Files) -> None:
 async def ours() -> dict[str, Any]:
     """Whom the server takes us for, by the same environment as kubectl's."""
     credentials = Credentials.find(None)
-    await credentials.reload()
+    await credentials.refresh()
     return await who(credentials)
 
 
@@ -456,6 +456,9 @@ async def test_a_plugin_may_give_a_certificate(
     write(tmp_path, {"answer": answer, "config": cluster.config(executed("cat", args=[str(tmp_path / "answer")]))})
     use(monkeypatch, tmp_path / "config")
     assert (await agreed())["username"] == "carol"
+    lines = [f"apiVersion: {EXEC}", "kind: ExecCredential", "status:", "  token: alice-token"]  # YAML is taken, too
+    write(tmp_path, {"answer": "\n".join([*lines, "  expirationTimestamp: 2999-01-01T00:00:00Z"])})
+    assert (await agreed())["username"] == "alice"
     del status["clientKeyData"]
     write(tmp_path, {"answer": json.dumps({"apiVersion": EXEC, "kind": "ExecCredential", "status": status})})
     assert "printed a certificate or a key, but not both" in await refusal()
@@ -539,7 +542,7 @@ async def test_the_home_directory_comes_before_the_pod(
     pod = tmp_path / "serviceaccount"
     write(pod, {"token": "bob-token", "ca.crt": cluster.plane.ca.read_text()})
     monkeypatch.setattr("exeunt.kube.credentials._SERVICE_ACCOUNT", pod)
-    assert "there is no kubeconfig at " in await refusal()
+    assert "there is no kubeconfig to read at " in await refusal()
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", cluster.plane.url.rpartition(":")[2])
     assert (await in_pod(pod))["username"] == "bob"
@@ -636,6 +639,15 @@ async def test_a_plugin_may_ask_somebody_at_the_terminal(
     assert asked(tmp_path)[0]["spec"]["interactive"] is True
     os.close(ours_end)
     os.close(theirs)
+
+
+async def test_a_kubeconfig_may_come_through_a_pipe(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, into = os.pipe()
+    os.write(into, json.dumps(cluster.config()).encode())
+    os.close(into)
+    use(monkeypatch, f"/dev/fd/{out}")
+    assert (await ours())["username"] == "alice"
+    os.close(out)
 
 
 async def test_who_is_not_known_is_told_so(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

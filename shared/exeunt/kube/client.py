@@ -72,7 +72,7 @@ class KubeClient:
         be used.
         """
         credentials = Credentials.find(kubeconfig, strict=strict)
-        await credentials.reload()
+        await credentials.refresh()
         return cls(credentials, request_timeout=request_timeout, retry_budget=retry_budget)
 
     async def close(self) -> None:

@@ -17,9 +17,10 @@ import structlog
 from multidict import CIMultiDict
 from yarl import URL
 
-from exeunt.kube.credentials import Credentials, Route
+from exeunt.kube.credentials import Credentials
 from exeunt.kube.errors import ApiUnavailable, ConfigurationError, api_error
 from exeunt.kube.resources import Resource
+from exeunt.kube.route import Route
 from exeunt.tls import explain
 
 JSON: Final = "application/json"

@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from exeunt.kube.errors import ConfigurationError
-from exeunt.kube.kubeconfig import Exec
+from exeunt.kube.kubeconfig import Exec, parsed
 
 _GROUP: Final = "client.authentication.k8s.io"
 _VERSIONS: Final = (f"{_GROUP}/v1", f"{_GROUP}/v1beta1")
@@ -68,8 +68,8 @@ async def ask(plugin: Exec, where: str, cluster: dict[str, Any]) -> Issued:
         raise ConfigurationError(f"{name} is not an executable file here{f': {hint}' if hint else ': install it'}")
     output = await _run([program, *(plugin.args or ())], environment, name, interactive=interactive)
     try:
-        answer = msgspec.json.decode(output, type=_Answer)
-    except msgspec.DecodeError as error:
+        answer = msgspec.convert(parsed(output), _Answer)
+    except ValueError as error:
         raise ConfigurationError(f"{name} printed no ExecCredential: {error}") from None
     if answer.kind != "ExecCredential" or answer.api_version != plugin.api_version:
         raise ConfigurationError(

@@ -9,6 +9,7 @@ those of client-go's packages tools/clientcmd and rest (v0.35), which a test com
 import os.path
 from base64 import b64decode
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, Final, Generic, TypeVar
 
@@ -157,6 +158,20 @@ def decoded(data: str | None, what: str) -> bytes | None:
         ) from None
 
 
+def parsed(raw: bytes) -> Any:
+    """YAML or JSON, of several documents the first. Raises ValueError, which shows nothing of it: it may be secret."""
+    if raw.lstrip()[:1] == b"{":  # YAML in Python has no tabs, as JSON and Go's YAML do
+        with suppress(msgspec.DecodeError):
+            return msgspec.json.decode(raw)
+    try:
+        return next(iter(yaml.load_all(raw, _Yaml)), None)
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise ValueError(f"{line}{error.problem or error.context}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError):
+        raise ValueError("it is not text, or nested without end") from None
+
+
 class _Yaml(yaml.SafeLoader):  # type: ignore[misc]
     """Without dates: Go takes them for strings."""
 
@@ -174,9 +189,9 @@ def _read(path: str) -> _File | None:
     except OSError as error:
         raise ConfigurationError(f"cannot read the kubeconfig {path}: {error.strerror}") from None
     try:
-        found = msgspec.convert(_parsed(raw), _File | None)
-    except (msgspec.ValidationError, yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigurationError(f"{path} is not a kubeconfig: {_without_content(error)}") from None
+        found = msgspec.convert(parsed(raw), _File | None)
+    except ValueError as error:
+        raise ConfigurationError(f"{path} is not a kubeconfig: {error}") from None
     if found is not None and ((found.kind or "Config") != "Config" or (found.api_version or "v1") != "v1"):
         raise ConfigurationError(
             f"{path} is not a kubeconfig: it is of kind {found.kind} and apiVersion {found.api_version},"
@@ -185,25 +200,6 @@ def _read(path: str) -> _File | None:
     if found is not None:
         _take_paths_as_beside(path, found)
     return found
-
-
-def _parsed(raw: bytes) -> Any:
-    if raw.lstrip()[:1] == b"{":  # YAML in Python has no tabs, as JSON and Go's YAML do
-        try:
-            return msgspec.json.decode(raw)
-        except msgspec.DecodeError:
-            pass
-    return next(iter(yaml.load_all(raw, _Yaml)), None)
-
-
-def _without_content(error: Exception) -> str:
-    """What is wrong, in one line: a parser shows lines of the file, in which there may be a secret."""
-    if isinstance(error, yaml.MarkedYAMLError):
-        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        return f"{line}{error.problem or error.context}"
-    if isinstance(error, yaml.YAMLError | UnicodeDecodeError):
-        return "it is not text"
-    return " ".join(str(error).split())
 
 
 def _take_paths_as_beside(path: str, found: _File) -> None:
