@@ -72,8 +72,8 @@ off. An unknown or malformed variable with this prefix stops the start with a me
 {rows}
 
 Kubernetes is found as kubectl finds it: by `KUBECONFIG`, else at `~/.kube/config`, else by the Pod's service account
-([operations](operations.md#the-way-to-the-kube-apiserver), where proxies are, too). Traces and metrics follow the standard
-`OTEL_*` variables ([tracing](tracing.md), [metrics](metrics.md)); nothing is exported without an endpoint.
+([operations](operations.md#the-way-to-the-kube-apiserver), which tells of proxies, too). Traces and metrics follow the
+standard `OTEL_*` variables ([tracing](tracing.md), [metrics](metrics.md)); nothing is exported without an endpoint.
 """
 
 
