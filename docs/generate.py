@@ -71,8 +71,9 @@ off. An unknown or malformed variable with this prefix stops the start with a me
 |---|---|---|
 {rows}
 
-Kubernetes is found in-cluster, else by `KUBECONFIG`, else at `~/.kube/config`. Traces and metrics follow the standard
-`OTEL_*` variables ([tracing](tracing.md), [metrics](metrics.md)); nothing is exported without an endpoint.
+Kubernetes is found as kubectl finds it: by `KUBECONFIG`, else at `~/.kube/config`, else by the Pod's service account
+([operations](operations.md#the-way-to-the-kube-apiserver), which tells of proxies, too). Traces and metrics follow the
+standard `OTEL_*` variables ([tracing](tracing.md), [metrics](metrics.md)); nothing is exported without an endpoint.
 """
 
 

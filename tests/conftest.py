@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from kubernetes_asyncio import config
-from kubernetes_asyncio.client import ApiClient, Configuration, CustomObjectsApi
+from kubernetes_asyncio.client import CustomObjectsApi
 
+from actors.admin import admin_client
 from exeunt_local import BASE, CRDS, binaries
 from exeunt_local.binaries import Binaries, PrometheusBinaries
 from exeunt_local.control_plane import ControlPlane
@@ -50,9 +50,7 @@ async def nats_server(servers: Binaries, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="session")
 async def admin(control_plane: ControlPlane) -> AsyncIterator[CustomObjectsApi]:
     """The cluster's admin, for everything that a user or another writer does; `.api_client` for the rest."""
-    configuration = Configuration()
-    await config.load_kube_config(str(control_plane.kubeconfig), client_configuration=configuration)
-    async with ApiClient(configuration) as client:
+    async with admin_client(control_plane.kubeconfig) as client:
         yield CustomObjectsApi(client)
 
 

@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Final
 
 import nats
-from kubernetes_asyncio import config
-from kubernetes_asyncio.client import ApiClient, Configuration
 from rich.console import Console
 
+from actors.admin import admin_client
 from actors.dashboard_drawing import draw, record
 from actors.grafana import panels, time_range
 from actors.kubernetes import Kubernetes
@@ -88,9 +87,7 @@ async def main() -> None:
         await control_plane.install_crds(CRDS)
         await control_plane.apply(BASE)
         await control_plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
-        configuration = Configuration()
-        await config.load_kube_config(str(control_plane.kubeconfig), client_configuration=configuration)
-        world = World(Kubernetes(await enter(ApiClient(configuration))))
+        world = World(Kubernetes(await enter(admin_client(control_plane.kubeconfig))))
         await world.add_story(NAMESPACE)
         mesh = await enter(Mesh(folder / "services", control_plane=control_plane, nats_url=nats_server.url))
         for service in SERVICES:

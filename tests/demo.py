@@ -18,12 +18,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
-from kubernetes_asyncio import config
-from kubernetes_asyncio.client import ApiClient, Configuration
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from actors.admin import admin_client
 from actors.call import Call, create_story
 from actors.history import Event, history, last_signal
 from actors.impulse import Impulse
@@ -264,9 +263,7 @@ async def demo(console: Console) -> int:
                 await control_plane.apply(
                     BASE, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
                 )
-            configuration = Configuration()
-            await config.load_kube_config(str(control_plane.kubeconfig), client_configuration=configuration)
-            kubernetes = Kubernetes(await enter(ApiClient(configuration)))
+            kubernetes = Kubernetes(await enter(admin_client(control_plane.kubeconfig)))
             await enter(Operator(kubernetes))
             await create_story(kubernetes, NAMESPACE, STORY, drain=DRAIN, shutdown_timeout=f"{SHUTDOWN_TIMEOUT}s")
 

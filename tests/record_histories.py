@@ -21,10 +21,9 @@ from typing import Any, Final
 
 import msgspec
 import nats
-from kubernetes_asyncio import config
-from kubernetes_asyncio.client import ApiClient, Configuration
 
 from actors import hub
+from actors.admin import admin_client
 from actors.bystander import Bystander
 from actors.call import Call
 from actors.kubernetes import STORY_RUN, Kubernetes, Refused
@@ -474,9 +473,7 @@ async def main(wanted: list[str]) -> None:
         nats_server = await enter(NatsServer(folder / "nats", binary=servers.nats_server))
         await control_plane.install_crds(CRDS)
         await control_plane.apply(BASE, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
-        configuration = Configuration()
-        await config.load_kube_config(str(control_plane.kubeconfig), client_configuration=configuration)
-        kubernetes = Kubernetes(await enter(ApiClient(configuration)))
+        kubernetes = Kubernetes(await enter(admin_client(control_plane.kubeconfig)))
         mesh = await enter(Mesh(folder / "services", control_plane=control_plane, nats_url=nats_server.url))
         await start_all(mesh, 0, **SETTINGS)
         bystander = await enter(Bystander(nats_server.url))

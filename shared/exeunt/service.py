@@ -118,7 +118,8 @@ async def _serve(
             # Its client is half of all that a service loads: not for one that needs none.
             from exeunt.kube.client import KubeClient  # noqa: PLC0415
 
-            kube = await KubeClient.connect(retry_budget=settings.retry_budget.total_seconds())
+            budget = settings.retry_budget.total_seconds()
+            kube = await KubeClient.connect(strict=settings.tls_strict, retry_budget=budget)
             stack.push_async_callback(kube.close)
         # No patience here: without NATS, too, somebody has to answer /livez and tell on /readyz what is missing.
         bus = await connect_as(service, settings, connect_timeout=_CONNECT_TIMEOUT, patience=0)

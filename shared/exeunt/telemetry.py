@@ -27,11 +27,13 @@ from exeunt import __version__, semconv
 from exeunt.errors import UsageError
 from exeunt.metrics import INSTRUMENTS
 from exeunt.prometheus import Handler, metrics_endpoint
+from exeunt.proxies import proxy_for
 from exeunt.sampling import KeepLateAndFailed, RecordAll
 from exeunt.tracing import StopIds
 
 _EXPORTERS: Final = {"traces": ("otlp", "none"), "metrics": ("otlp", "none", "prometheus")}
 _PROTOCOLS: Final = {"http/protobuf": "http", "grpc": "grpc"}
+_ENDPOINT: Final = "http://localhost:4318"  # the specification's default
 
 log = structlog.get_logger()
 
@@ -112,9 +114,20 @@ def _exporter(signal: str) -> Any:
             " or set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf and the endpoint's port for HTTP, usually 4318"
         ) from error
     try:
-        return getattr(package, f"OTLP{name}Exporter")()
+        session = {"session": _http_session(signal)} if protocol == "http/protobuf" else {}
+        return getattr(package, f"OTLP{name}Exporter")(**session)
     except ValueError as error:
         raise UsageError(f"the OTEL_EXPORTER_OTLP_* variables for {signal} cannot be used: {error}") from error
+
+
+def _http_session(signal: str) -> Any:
+    """None where the exporter is told of a session of its own. Raises UsageError for a proxy that cannot be used."""
+    credentials = f"OTEL_PYTHON_EXPORTER_OTLP_HTTP_{signal.upper()}_CREDENTIAL_PROVIDER"
+    if os.environ.get(credentials):
+        return None
+    variables = (f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+    endpoint = next((value for variable in variables if (value := os.environ.get(variable))), _ENDPOINT)
+    return importlib.import_module("exeunt.otlp_http").Session(proxy_for(endpoint, os.environ))
 
 
 async def _in_daemon_thread(call: Callable[[], object]) -> None:

@@ -21,12 +21,12 @@ _STRICTNESS: Final = (
 """Words of OpenSSL's that only strict verification finds."""
 
 
-def client_context(ca: str | None = None, *, strict: bool = False) -> ssl.SSLContext:
-    """Verifies servers by the CA certificates in the file `ca` and no others; without one, by the system's.
+def client_context(ca: str | None = None, *, pem: str | None = None, strict: bool = False) -> ssl.SSLContext:
+    """Verifies servers by the CA certificates in the file `ca`, or in `pem`, and no others; without, by the system's.
 
     Raises OSError (ssl.SSLError is one) when the file cannot be read or holds no PEM certificate.
     """
-    context = ssl.create_default_context(cafile=ca)
+    context = ssl.create_default_context(cafile=ca, cadata=pem)
     if strict:
         context.verify_flags |= ssl.VERIFY_X509_STRICT
     else:

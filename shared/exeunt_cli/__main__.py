@@ -9,6 +9,7 @@ import os
 import sys
 from pathlib import Path
 
+import structlog
 from cyclopts import App, CycloptsError
 from rich.console import Console
 from rich.markup import escape
@@ -103,6 +104,7 @@ def show_settings() -> None:
 
 def main() -> None:
     """Run the command line and exit with the code that tells how it went."""
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # beside what was asked for
     try:
         app(exit_on_error=False)
     except CycloptsError:  # told on stderr already

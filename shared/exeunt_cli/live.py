@@ -45,7 +45,9 @@ async def look(namespace: str, name: str, recall: Recall, settings: Settings) ->
 
     Raises ConfigurationError, ApiUnavailable, ApiError.
     """
-    kube = await KubeClient.connect(request_timeout=_REQUEST_TIMEOUT, retry_budget=_RETRY_BUDGET)
+    kube = await KubeClient.connect(
+        strict=settings.tls_strict, request_timeout=_REQUEST_TIMEOUT, retry_budget=_RETRY_BUDGET
+    )
     try:
         return await _look(kube, namespace, name, recall, settings)
     finally:
@@ -75,7 +77,9 @@ async def look_at_canceled(namespaces: tuple[str, ...], settings: Settings, reca
 
     Raises ConfigurationError, ApiUnavailable, ApiError.
     """
-    kube = await KubeClient.connect(request_timeout=_REQUEST_TIMEOUT, retry_budget=_RETRY_BUDGET)
+    kube = await KubeClient.connect(
+        strict=settings.tls_strict, request_timeout=_REQUEST_TIMEOUT, retry_budget=_RETRY_BUDGET
+    )
     known, canceled = _projection(settings), list[StoryRun]()
     try:
         for namespace in namespaces or (None,):

@@ -43,7 +43,7 @@ class Api(NamedTuple):
         credentials = Credentials.find(kubeconfig)
         await credentials.reload()
         async with credentials.open_session() as session:
-            yield cls(session, str(credentials.configuration.host), {"Authorization": credentials.authorization or ""})
+            yield cls(session, credentials.route.server, dict(credentials.headers))
 
     async def send(self, method: str, path: str, body: bytes, content_type: str) -> None:
         """One attempt; raises aiohttp.ClientError on anything but success."""

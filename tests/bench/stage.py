@@ -14,9 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
-from kubernetes_asyncio import config
-from kubernetes_asyncio.client import ApiClient, Configuration
-
+from actors.admin import admin_client
 from actors.bystander import Bystander
 from actors.kubernetes import Kubernetes
 from bench.floor import Api
@@ -91,9 +89,7 @@ async def stage(folder: Path, **settings: str) -> AsyncIterator[Stage]:
         nats_server = await enter(NatsServer(folder / "nats", binary=servers.nats_server))
         await control_plane.install_crds(CRDS)
         await control_plane.apply(BASE)
-        configuration = Configuration()
-        await config.load_kube_config(str(control_plane.kubeconfig), client_configuration=configuration)
-        client = await enter(ApiClient(configuration))
+        client = await enter(admin_client(control_plane.kubeconfig))
         world = World(Kubernetes(client))
         for side in SIDES:
             await control_plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": side}})

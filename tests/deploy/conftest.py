@@ -5,9 +5,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from kubernetes_asyncio import config
-from kubernetes_asyncio.client import ApiClient, Configuration
 
+from actors.admin import admin_client
 from actors.installation import DEPLOY, Install, Installation, Kubectl
 from actors.kubernetes import Kubernetes
 from exeunt_local import CRDS
@@ -42,9 +41,7 @@ def kubectl(cluster: ControlPlane) -> Kubectl:
 
 @pytest.fixture(scope="session")
 async def kubernetes(cluster: ControlPlane) -> AsyncIterator[Kubernetes]:
-    configuration = Configuration()
-    await config.load_kube_config(str(cluster.kubeconfig), client_configuration=configuration)
-    async with ApiClient(configuration) as client:
+    async with admin_client(cluster.kubeconfig) as client:
         yield Kubernetes(client)
 
 

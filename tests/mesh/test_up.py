@@ -9,12 +9,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from kubernetes_asyncio import config
-from kubernetes_asyncio.client import ApiClient, Configuration, CustomObjectsApi
+from kubernetes_asyncio.client import CustomObjectsApi
 from nats.js.errors import NotFoundError
 
+from actors.admin import admin_client
 from actors.history import Event, last_signal
 from exeunt_local.binaries import Binaries
+
+# There is no proxy at this address, and nothing here may look for one.
+BEHIND_A_PROXY = dict.fromkeys(("HTTPS_PROXY", "HTTP_PROXY", "https_proxy", "http_proxy"), "http://127.0.0.1:9")
 
 
 @pytest.mark.usefixtures("servers")
@@ -22,15 +25,13 @@ async def test_up_tells_how_to_reach_it_and_leaves_nothing_behind(tmp_path: Path
     up = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "exeunt_cli", "up"),
         stdout=asyncio.subprocess.PIPE,
-        env={**os.environ, "TMPDIR": str(tmp_path)},
+        env={**os.environ, "TMPDIR": str(tmp_path), **BEHIND_A_PROXY},
     )
     assert up.stdout is not None
     async with asyncio.timeout(60):
         page = (await up.stdout.readuntil(b"Ctrl-C")).decode()
     kubeconfig = re.findall(r"export KUBECONFIG=(.*)", page)[0]
-    configuration = Configuration()
-    await config.load_kube_config(kubeconfig, client_configuration=configuration)
-    async with ApiClient(configuration) as client:
+    async with admin_client(Path(kubeconfig)) as client:
         runs = await CustomObjectsApi(client).list_cluster_custom_object("runs.bubustack.io", "v1alpha1", "storyruns")
     assert runs["items"] == []
 

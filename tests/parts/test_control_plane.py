@@ -1,24 +1,13 @@
 from pathlib import Path
 
 import pytest
-from kubernetes_asyncio import config
-from kubernetes_asyncio.client import (
-    ApiClient,
-    Configuration,
-    CustomObjectsApi,
-    VersionApi,
-)
+from kubernetes_asyncio.client import CustomObjectsApi, VersionApi
 
+from actors.admin import admin_client
 from exeunt_local.control_plane import ControlPlane
 from exeunt_local.kubernetes_admin import RequestRefused
 
 RUNS = "runs.bubustack.io"
-
-
-async def client_for(kubeconfig: Path) -> ApiClient:
-    configuration = Configuration()
-    await config.load_kube_config(str(kubeconfig), client_configuration=configuration)
-    return ApiClient(configuration)
 
 
 async def test_tokens_are_in_files_that_others_cannot_read(control_plane: ControlPlane, tmp_path: Path) -> None:
@@ -50,7 +39,7 @@ async def test_objects_survive_a_stop_and_a_kill_of_the_apiserver(
 
 
 async def test_the_version_is_one_that_kubectl_can_read(control_plane: ControlPlane) -> None:
-    async with await client_for(control_plane.kubeconfig) as client:
+    async with admin_client(control_plane.kubeconfig) as client:
         version = await VersionApi(client).get_code()
     assert version.git_version == f"v{version.major}.{version.minor}.{version.git_version.split('.')[2]}"
 

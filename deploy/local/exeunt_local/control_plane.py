@@ -5,7 +5,6 @@ objects: no controllers (nothing collects garbage, a deleted namespace stays Ter
 kubelet. `binaries` finds the two programs; `kubernetes_admin` is what the first user does to the API.
 """
 
-import ssl
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, Self
 
 import trustme
 
+from exeunt.tls import client_context
 from exeunt_local.binaries import Binaries
 from exeunt_local.kubernetes_admin import KubernetesAdmin, write_kubeconfig, write_private
 from exeunt_local.processes import Process, free_port
@@ -46,7 +46,7 @@ class ControlPlane:
             [*_apiserver_command(binaries.kube_apiserver, folder, self.url, etcd_url), *apiserver_flags],
             log=folder / "kube-apiserver.log",
             ready_url=f"{self.url}/readyz",
-            tls=ssl.create_default_context(cafile=self.ca),
+            tls=client_context(str(self.ca)),
         )
         self._running = AsyncExitStack()
 

@@ -6,7 +6,6 @@ have their own client, with the rights of their own ServiceAccounts.
 
 import asyncio
 import json
-import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ import aiohttp
 import yaml  # type: ignore[import-untyped]
 
 from exeunt.errors import ExeuntError
+from exeunt.tls import client_context
 
 _FIELD_MANAGER = "exeunt-local"
 _CRD_DEADLINE_SECONDS = 30
@@ -31,7 +31,7 @@ class KubernetesAdmin:
 
     def __init__(self, url: str, *, ca: Path, token: str) -> None:
         self._url = url
-        self._tls = ssl.create_default_context(cafile=ca)
+        self._tls = client_context(str(ca))
         self._headers = {"Authorization": f"Bearer {token}"}
 
     async def apply(self, *manifests: Path | Mapping[str, Any]) -> None:

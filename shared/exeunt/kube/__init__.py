@@ -2,7 +2,9 @@
 
 `models` are the fields of bobrapet's kinds that Exeunt uses, `resources` say where a kind lives and how it is decoded,
 `client` sends single requests, `list_watch` follows a whole collection, `connection` keeps them authenticated with
-what `credentials` reads, `errors` name what can go wrong. kubernetes_asyncio supplies configuration and auth plugins.
-Its models, its Watch and its HTTP session are not used: they cost 200 times the decoding time, give up when a
-resourceVersion expires, and start a thread's job for every request.
+what `credentials` reads: a `kubeconfig`, which leads to a `route` and a `user`, or an `exec_plugin`'s answer. `errors`
+name what can go wrong.
+
+kubernetes_asyncio is not used. Its models cost 200 times the decoding time, its Watch gives up when a resourceVersion
+expires, its HTTP session starts a thread's job for every request, and it reads kubeconfigs otherwise than kubectl.
 """

@@ -58,15 +58,21 @@ class KubeClient:
 
     @classmethod
     async def connect(
-        cls, *, kubeconfig: str | None = None, request_timeout: float = 10, retry_budget: float = 60
+        cls,
+        *,
+        kubeconfig: str | None = None,
+        strict: bool = False,
+        request_timeout: float = 10,
+        retry_budget: float = 60,
     ) -> "KubeClient":
         """Read the configuration; the kube-apiserver need not be there yet.
 
-        Sources are an explicit kubeconfig, $KUBECONFIG (also a list of files), the pod's service account, and
-        ~/.kube/config. Raises ConfigurationError when there is none or it cannot be used.
+        Sources are an explicit kubeconfig, $KUBECONFIG (also a list of files), ~/.kube/config, and the pod's service
+        account; `strict` is how its certificate is verified. Raises ConfigurationError when there is none or it cannot
+        be used.
         """
-        credentials = Credentials.find(kubeconfig)
-        await credentials.reload()
+        credentials = Credentials.find(kubeconfig, strict=strict)
+        await credentials.refresh()
         return cls(credentials, request_timeout=request_timeout, retry_budget=retry_budget)
 
     async def close(self) -> None:

@@ -14,11 +14,14 @@ from urllib.parse import unquote
 
 import aiohttp
 import structlog
+from multidict import CIMultiDict
 from yarl import URL
 
 from exeunt.kube.credentials import Credentials
 from exeunt.kube.errors import ApiUnavailable, ConfigurationError, api_error
 from exeunt.kube.resources import Resource
+from exeunt.kube.route import Route
+from exeunt.tls import explain
 
 JSON: Final = "application/json"
 _USER_AGENT: Final = f"exeunt/{version('exeunt')}"
@@ -136,7 +139,7 @@ class Connection:
 
     def unavailable(self, call: Call, error: Exception) -> ApiUnavailable:
         """The error for a call that got no answer, or only a part of it."""
-        self.trouble = f"{call}: no answer from {self._access.host}: {error!r}"
+        self.trouble = f"{call}: no answer from {self._access.where}: {_why(error)}"
         return ApiUnavailable(self.trouble)
 
     def _hint(self, call: Call, status: int) -> str:
@@ -174,37 +177,59 @@ class _Access:
     """A session and what all calls on it have in common; replaced as a whole when credentials change."""
 
     session: aiohttp.ClientSession
-    fingerprint: tuple[object, ...]
-    host: str
-    server: str
-    headers: dict[str, str]
+    route: Route
+    headers: CIMultiDict[str]
     options: dict[str, Any]
 
     @classmethod
     def of(cls, credentials: Credentials, before: "_Access | None" = None) -> "_Access":
         """With the session that there was before, unless what it was built from has changed."""
-        reusable = before is not None and before.fingerprint == credentials.fingerprint
-        headers = {"Accept": JSON, "User-Agent": _USER_AGENT}
-        if credentials.authorization:
-            headers["Authorization"] = credentials.authorization
-        configuration = credentials.configuration
-        return cls(
-            session=before.session if before is not None and reusable else credentials.open_session(),
-            fingerprint=credentials.fingerprint,
-            host=str(configuration.host),
-            server=URL(str(configuration.host)).host or "",
-            headers=headers,
-            options={"server_hostname": configuration.tls_server_name, "proxy": credentials.proxy},
-        )
+        route, proxy = credentials.route, credentials.route.proxy
+        session = before.session if before is not None and before.route == route else credentials.open_session()
+        headers = CIMultiDict({"Accept": JSON, "User-Agent": _USER_AGENT})
+        headers.extend(credentials.headers)
+        options: dict[str, Any] = {"server_hostname": route.server_name}
+        if proxy is not None:
+            options["proxy"] = proxy.url
+            to_proxy = {"Proxy-Authorization": proxy.authorization} if proxy.authorization else {}
+            if route.server.startswith("https:"):
+                options["proxy_headers"] = to_proxy
+            else:  # there is no CONNECT, so what the proxy is to know stands in the request itself
+                headers.extend(to_proxy)
+        return cls(session, route, headers, options)
+
+    @property
+    def server(self) -> str:
+        return URL(self.route.server).host or ""
+
+    @property
+    def where(self) -> str:
+        """For people."""
+        return f"{self.route.server} through the proxy {self.route.proxy}" if self.route.proxy else self.route.server
 
     async def send(self, call: Call, limits: aiohttp.ClientTimeout) -> aiohttp.ClientResponse:
         path = call.resource.path(call.namespace, call.name, call.subresource)
+        headers = self.headers
+        if call.body is not None:
+            headers = headers.copy()
+            headers["Content-Type"] = call.content_type
         return await self.session.request(
             call.method,
-            URL(f"{self.host}{path}?{call.query}", encoded=True),
+            URL(f"{self.route.server}{path}?{call.query}", encoded=True),
             data=call.body,
-            headers=self.headers if call.body is None else self.headers | {"Content-Type": call.content_type},
+            headers=headers,
             timeout=limits,
             allow_redirects=False,
             **self.options,
         )
+
+
+def _why(error: Exception) -> str:
+    """What is wrong, for people. What aiohttp says of a proxy's refusal has in it what we have told the proxy."""
+    match error:
+        case aiohttp.ClientHttpProxyError():
+            return f"the proxy answered {error.status} {error.message}"
+        case aiohttp.ClientConnectorCertificateError(certificate_error=OSError() as flaw):
+            return explain(flaw, ca="certificate-authority")
+        case _:
+            return repr(error)

@@ -1,145 +1,171 @@
-"""Where the kube-apiserver is and how to prove who we are, as kubernetes_asyncio reads it.
+"""Where the kube-apiserver is and how to prove who we are: what a kubeconfig says, or the service account of the pod.
 
-Two sources: the service account of the pod, or a kubeconfig (client certificates, tokens, token files, OIDC,
-exec plugins). Credentials age: `refresh` is cheap and meant for every minute, `reload` starts over after a
-refusal; `client` decides when. Reading is blocking file access of a few kilobytes; an exec plugin is a child
-process.
+Credentials age: `refresh` is cheap and meant for every minute, `reload` starts over after a refusal; `connection`
+decides when. Reading is blocking file access of a few kilobytes; an exec plugin is a child process.
 """
 
-import asyncio
 import os
-import ssl
-from hashlib import sha256
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
+from typing import Any, Final
 
 import aiohttp
-from kubernetes_asyncio.client import Configuration
-from kubernetes_asyncio.config.incluster_config import InClusterConfigLoader
-from kubernetes_asyncio.config.kube_config import KubeConfigLoader, KubeConfigMerger
+import structlog
+from yarl import URL
 
+from exeunt.errors import UsageError
+from exeunt.kube import exec_plugin
 from exeunt.kube.errors import ConfigurationError
+from exeunt.kube.exec_plugin import Issued
+from exeunt.kube.kubeconfig import Chosen, Exec, choose
+from exeunt.kube.route import Route
+from exeunt.kube.user import as_told_to_plugin, authorization, bearer, data_or_file, impersonation, proxy_of, read
+from exeunt.proxies import proxy_for
 
-_DEADLINE: Final = 30.0  # seconds for an exec plugin or an OIDC issuer to answer
-_KEEPALIVE: Final = 75.0  # seconds; the kube-apiserver closes idle connections after 90
-_LONGEST_LINE: Final = 2**21  # bytes; an event of a watch is one line, etcd takes objects of up to 1.5 MiB
 _SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+_RENEWED_BEFORE: Final = timedelta(minutes=2)  # an exec plugin's credentials, which are looked at once a minute
+
+log = structlog.get_logger(__name__)
 
 
 class Credentials:
     """One source of configuration, and what was read from it last.
 
-    `kubeconfig` is a path, or several joined as in $KUBECONFIG; without one, the service account in the
-    folder `service_account` is used. Nothing is read before `reload`. A session is good for as long as
-    `fingerprint` stays the same.
+    `files` are kubeconfigs, and `chosen` is what they say when that was read already (one may be a pipe); without any,
+    the service account in the folder `service_account` is used. `refresh` comes before anything else. A session is good
+    for as long as `route` stays the same; `headers` go with every request. `strict` is as in `exeunt.tls`.
     """
 
-    def __init__(self, kubeconfig: str | None, *, service_account: Path = _SERVICE_ACCOUNT) -> None:
-        self.source = kubeconfig or f"the service account in {service_account}"
-        self.configuration = Configuration()
-        self.fingerprint: tuple[object, ...] = ()
-        self._kubeconfig = kubeconfig
+    def __init__(
+        self,
+        files: Sequence[str],
+        *,
+        chosen: Chosen | None = None,
+        service_account: Path = _SERVICE_ACCOUNT,
+        strict: bool = False,
+    ) -> None:
+        self.source = os.pathsep.join(files) or f"the service account in {service_account}"
+        self.route = Route()
+        self.headers: tuple[tuple[str, str], ...] = ()
+        self._files = files
         self._service_account = service_account
-        self._loader: KubeConfigLoader | InClusterConfigLoader | None = None
+        self._strict = strict
+        self._chosen = chosen
+        self._issued: Issued | None = None
 
     @classmethod
-    def find(cls, kubeconfig: str | None) -> "Credentials":
-        """An explicit kubeconfig, else $KUBECONFIG, else the pod's service account, else ~/.kube/config.
+    def find(cls, kubeconfig: str | None, *, strict: bool = False) -> "Credentials":
+        """An explicit kubeconfig, else the files of $KUBECONFIG, else ~/.kube/config, else the pod's service account.
 
-        Raises ConfigurationError when there is none of these.
+        As kubectl has it: the pod's service account is used when the files name no context, or are not there. Raises
+        ConfigurationError when there is nothing to use.
         """
-        kubeconfig = kubeconfig or os.environ.get("KUBECONFIG")
-        if not kubeconfig and os.environ.get("KUBERNETES_SERVICE_HOST"):
-            return cls(None)
-        kubeconfig = kubeconfig or str(Path("~/.kube/config").expanduser())
-        if not any(Path(path).expanduser().is_file() for path in kubeconfig.split(os.pathsep) if path):
-            raise ConfigurationError(
-                f"no way to the kube-apiserver: there is no kubeconfig at {kubeconfig}, and "
-                "KUBERNETES_SERVICE_HOST is not set as it is in a pod; set KUBECONFIG"
-            )
-        return cls(kubeconfig)
+        if kubeconfig:
+            return cls((kubeconfig,), strict=strict)
+        named = [path for path in os.environ.get("KUBECONFIG", "").split(os.pathsep) if path]
+        files = named or [os.path.expanduser("~/.kube/config")]  # noqa: PTH111 - a user without a home has none
+        # In a pod, the home directory may be somebody else's.
+        chosen = choose(files) if named or os.access(files[0], os.R_OK) else None
+        if chosen is not None:
+            return cls(files, chosen=chosen, strict=strict)
+        host, port = (os.environ.get(f"KUBERNETES_SERVICE_{part}") for part in ("HOST", "PORT"))
+        token = _SERVICE_ACCOUNT / "token"
+        if host and port and token.is_file():
+            if named:
+                log.warning("no kubeconfig names a context: the pod's service account is used", kubeconfig=named)
+            return cls((), strict=strict)
+        pod = f"there is no token at {token}" if host else "KUBERNETES_SERVICE_HOST is not set as it is in a pod"
+        raise ConfigurationError(
+            f"no way to the kube-apiserver: {_nothing_in(files)}, and {pod}; set KUBECONFIG to a kubeconfig with a"
+            " current-context"
+        )
 
     async def reload(self) -> None:
         """Read everything anew and run an exec plugin again.
 
         Raises ConfigurationError and keeps what was read before.
         """
-        self._loader = None
-        await self.refresh()
+        chosen, issued = self._chosen, self._issued
+        self._chosen = self._issued = None
+        try:
+            await self.refresh()
+        except ConfigurationError:
+            self._chosen, self._issued = chosen, issued
+            raise
 
     async def refresh(self) -> None:
-        """Read token files again and renew what is about to expire; errors as for `reload`."""
-        configuration = Configuration()
+        """Read files of tokens and certificates again and renew what is about to expire; errors as for `reload`."""
+        route, headers = await self._read()
         try:
-            async with asyncio.timeout(_DEADLINE):
-                if self._loader is None:
-                    self._loader = self._open()
-                if isinstance(self._loader, KubeConfigLoader):
-                    await self._loader.load_and_set(configuration)
-                else:
-                    self._loader.load_and_set(configuration)
-            self.fingerprint = _fingerprint(configuration)
-        except Exception as error:  # the loaders let out whatever YAML, files, plugins and issuers raise
-            raise ConfigurationError(f"cannot use {self.source}: {error!r}") from error
-        self.configuration = configuration
+            route = replace(route, proxy=route.proxy or proxy_for(route.server, os.environ))
+        except UsageError as error:
+            raise ConfigurationError(str(error)) from None
+        if self.route.server not in {"", route.server}:
+            raise ConfigurationError(
+                f"{self.source} now leads to {route.server}, and this process follows {self.route.server}: restart it"
+            )
+        self.route, self.headers = route, headers
+
+    def _in_cluster(self) -> tuple[Route, tuple[tuple[str, str], ...]]:
+        host, port = (os.environ.get(f"KUBERNETES_SERVICE_{part}", "") for part in ("HOST", "PORT"))
+        if not host or not port:
+            raise ConfigurationError(f"cannot use {self.source}: KUBERNETES_SERVICE_HOST and _PORT are not set")
+        server = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+        token = bearer(read(self._service_account / "token", self.source), self.source)
+        return Route(server, ca=read(self._service_account / "ca.crt", self.source)), (token,)
+
+    async def _read(self) -> tuple[Route, tuple[tuple[str, str], ...]]:
+        if not self._files:
+            return self._in_cluster()
+        self._chosen = self._chosen or choose(self._files)
+        if self._chosen is None:
+            raise ConfigurationError(f"no way to the kube-apiserver: {_nothing_in(self._files)}")
+        return await self._as_chosen(self._chosen)
 
     def open_session(self) -> aiohttp.ClientSession:
-        """A session with our CA and client certificate; raises ConfigurationError when they are no good.
+        """A session for the route; raises ConfigurationError when its certificates are no good."""
+        return self.route.open_session(self.source, strict=self._strict)
 
-        Not that of kubernetes_asyncio: it looks up proxies and .netrc in a thread for every single request.
-        """
-        configuration = self.configuration
-        try:
-            tls = ssl.create_default_context(cafile=configuration.ssl_ca_cert)
-            if configuration.cert_file:
-                tls.load_cert_chain(configuration.cert_file, configuration.key_file)
-        except OSError as error:  # ssl.SSLError is one, too
-            raise ConfigurationError(f"cannot use the certificates of {self.source}: {error!r}") from error
-        if not configuration.verify_ssl:
-            tls.check_hostname = False
-            tls.verify_mode = ssl.CERT_NONE
-        # Python 3.13 wants extensions that the CAs of many clusters lack; Kubernetes' own clients do not.
-        tls.verify_flags &= ~ssl.VERIFY_X509_STRICT
-        return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=tls, keepalive_timeout=_KEEPALIVE),
-            read_bufsize=_LONGEST_LINE,
+    async def _as_chosen(self, chosen: Chosen) -> tuple[Route, tuple[tuple[str, str], ...]]:
+        cluster, user = chosen.cluster.value, chosen.user
+        url = URL(str(cluster.server))
+        route = Route(
+            str(url.with_query(None).with_fragment(None)).rstrip("/"),
+            compressed=not cluster.disable_compression,
+            proxy=proxy_of(chosen.cluster),
         )
+        acting_as = impersonation(user) if user else ()
+        if url.scheme == "http":  # client-go, too, shows nobody its credentials without TLS
+            return route, acting_as
+        route = replace(
+            route,
+            server_name=cluster.tls_server_name or None,
+            verify=not cluster.insecure_skip_tls_verify,
+            ca=data_or_file(chosen.cluster, "certificate-authority"),
+        )
+        if user is None:
+            return route, ()
+        certificate = data_or_file(user, "client-certificate")
+        route = replace(route, certificate=certificate, key=data_or_file(user, "client-key") if certificate else None)
+        known_by = authorization(user)
+        plugin = user.value.exec
+        if plugin is not None and known_by is None and not route.certificate:
+            issued = await self._asked(plugin, user.where, as_told_to_plugin(cluster, route))
+            route = replace(route, certificate=issued.certificate, key=issued.key)
+            known_by = bearer(issued.token.encode(), f"the exec plugin of {user.where}") if issued.token else None
+        return route, ((known_by, *acting_as) if known_by else acting_as)
 
-    @property
-    def proxy(self) -> str | None:
-        """The proxy of the kubeconfig, else that of the environment ($HTTPS_PROXY, $NO_PROXY)."""
-        server = urlsplit(str(self.configuration.host))
-        configured: str | None = self.configuration.proxy
-        if configured or proxy_bypass(server.hostname or ""):
-            return configured
-        return getproxies().get(server.scheme)
-
-    def _open(self) -> KubeConfigLoader | InClusterConfigLoader:
-        if self._kubeconfig is None:
-            return InClusterConfigLoader(
-                token_filename=str(self._service_account / "token"),
-                cert_filename=str(self._service_account / "ca.crt"),
-                try_refresh_token=False,  # that is what `refresh` does
-            )
-        files = KubeConfigMerger(self._kubeconfig)
-        return KubeConfigLoader(files.config, config_base_path=None, config_persister=files.save_changes)
-
-    @property
-    def authorization(self) -> str | None:
-        """The Authorization header; None when a client certificate says it all."""
-        value: str | None = self.configuration.api_key.get("BearerToken")
-        return value.strip() if value else None  # files tend to end in a newline
+    async def _asked(self, plugin: Exec, where: str, cluster: dict[str, Any]) -> Issued:
+        issued = self._issued
+        if issued is None or (issued.expires and issued.expires - _RENEWED_BEFORE <= datetime.now(UTC)):
+            issued = self._issued = await exec_plugin.ask(plugin, where, cluster)
+        return issued
 
 
-def _fingerprint(configuration: Configuration) -> tuple[object, ...]:
-    """What a session is built from."""
-    files = (configuration.ssl_ca_cert, configuration.cert_file, configuration.key_file)
-    return (
-        configuration.host,
-        configuration.tls_server_name,
-        configuration.verify_ssl,
-        configuration.proxy,
-        *(sha256(Path(path).read_bytes()).digest() if path else None for path in files),
-    )
+def _nothing_in(files: Sequence[str]) -> str:
+    there = [path for path in files if os.access(path, os.R_OK)]
+    if there:
+        return f"no current-context is set in {os.pathsep.join(there)}"
+    return f"there is no kubeconfig to read at {os.pathsep.join(files)}"

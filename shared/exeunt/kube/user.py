@@ -1,0 +1,107 @@
+"""What the user and the cluster of a kubeconfig come to: headers, the contents of files, a proxy.
+
+All of it is read when it is asked for, since files are replaced.
+"""
+
+from base64 import b64encode
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+from exeunt.errors import UsageError
+from exeunt.kube.errors import ConfigurationError
+from exeunt.kube.kubeconfig import CLUSTER_EXTENSION, Cluster, Named, User, decoded
+from exeunt.kube.route import Route
+from exeunt.proxies import Proxy, parse_proxy
+
+_HEADER_KEY: Final = "!#$&'*+-.^_`|~"  # beside letters and digits; Kubernetes reads the rest percent-encoded
+
+
+def authorization(user: Named[User]) -> tuple[str, str] | None:
+    """The header. A token that can be read of a file comes before one that is written down, and that before a password.
+
+    Raises ConfigurationError.
+    """
+    told, where = user.value, user.where
+    if told.token_file:
+        try:
+            return bearer(read(told.token_file, f"tokenFile of {where}"), f"tokenFile {told.token_file} of {where}")
+        except ConfigurationError:
+            if not told.token:
+                raise
+    if told.token:
+        return bearer(told.token.encode(), f"token of {where}")
+    if told.username or told.password:
+        credentials = b64encode(f"{told.username or ''}:{told.password or ''}".encode())
+        return ("Authorization", f"Basic {credentials.decode()}")
+    return None
+
+
+def bearer(token: bytes, where: str) -> tuple[str, str]:
+    """The header; `where` the token is from is for the error. Raises ConfigurationError."""
+    text = token.decode(errors="replace").strip()  # files tend to end in a newline
+    if not text:
+        raise ConfigurationError(f"cannot use {where}: the token is empty")
+    return ("Authorization", f"Bearer {_header(text, where)}")
+
+
+def impersonation(user: Named[User]) -> tuple[tuple[str, str], ...]:
+    """The headers that make the server take us for `as`. Raises ConfigurationError."""
+    told, where = user.value, user.where
+    if not told.as_:
+        return ()
+    headers = [("Impersonate-User", told.as_)]
+    headers += [("Impersonate-Uid", told.as_uid)] if told.as_uid else []
+    headers += [("Impersonate-Group", group) for group in told.as_groups or ()]
+    extra = told.as_user_extra or {}
+    headers += [(f"Impersonate-Extra-{quote(key, _HEADER_KEY)}", value) for key in extra for value in extra[key]]
+    return tuple((name, _header(value, f"`as` of {where}")) for name, value in headers)
+
+
+def _header(value: str, where: str) -> str:
+    if not value.isprintable():
+        raise ConfigurationError(f"{where} has a character in it that no HTTP header can have, such as a line break")
+    return value
+
+
+def data_or_file(named: Named[Cluster] | Named[User], what: str) -> bytes | None:
+    """The data when there is some, else what the file holds now. Raises ConfigurationError."""
+    attribute = what.replace("-", "_")
+    data = decoded(getattr(named.value, f"{attribute}_data"), f"{what}-data of {named.where}")
+    file = getattr(named.value, attribute)
+    return data or (read(file, f"{what} of {named.where}") if file else None)
+
+
+def read(path: str | Path, where: str) -> bytes:
+    """A file's content; `where` it is named is for the error. Raises ConfigurationError."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"cannot use {where}: {path}: {error.strerror}") from None
+
+
+def proxy_of(cluster: Named[Cluster]) -> Proxy | None:
+    """Its own, which comes before the environment's. Raises ConfigurationError."""
+    text, where = cluster.value.proxy_url, f"proxy-url of {cluster.where}"
+    if not text:
+        return None
+    if "://" not in text:
+        raise ConfigurationError(f"{where} has no scheme: write http://host:port")
+    try:
+        return parse_proxy(text, where)
+    except UsageError as error:
+        raise ConfigurationError(str(error)) from None
+
+
+def as_told_to_plugin(cluster: Cluster, route: Route) -> dict[str, Any]:
+    """The cluster as an exec plugin is told of it."""
+    told: Mapping[str, Any] = {
+        "tls-server-name": cluster.tls_server_name,
+        "insecure-skip-tls-verify": cluster.insecure_skip_tls_verify,
+        "certificate-authority-data": b64encode(route.ca).decode() if route.ca else None,
+        "proxy-url": cluster.proxy_url,
+        "disable-compression": cluster.disable_compression,
+    }
+    config = next((each.extension for each in cluster.extensions or () if each.name == CLUSTER_EXTENSION), None)
+    return {"server": cluster.server} | {key: value for key, value in told.items() if value} | {"config": config}
