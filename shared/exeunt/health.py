@@ -11,7 +11,7 @@ from typing import NamedTuple
 import structlog
 from aiohttp import web
 
-from exeunt.errors import UsageError
+from exeunt.listening import addresses, listen
 from exeunt.prometheus import Handler
 
 log = structlog.get_logger()
@@ -44,7 +44,7 @@ class Health(NamedTuple):
 
 
 async def serve_health(health: Health, addr: str, metrics: Handler) -> web.AppRunner:
-    """Listen on `addr` (host:port; port 0 takes a free one). Raises UsageError when that is not possible."""
+    """Listen on `addr` (as `listening` reads it). Raises UsageError when that is not possible."""
 
     async def livez(_: web.Request) -> web.Response:
         return _answer(health.stuck(asyncio.get_running_loop().time()))
@@ -56,16 +56,12 @@ async def serve_health(health: Health, addr: str, metrics: Handler) -> web.AppRu
     app.router.add_get("/livez", livez)
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/metrics", metrics)
+    sockets = listen("EXEUNT_HTTP_ADDR", addr)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
-    host, _, port = addr.rpartition(":")
-    try:
-        site = web.TCPSite(runner, host.strip("[]") or None, int(port))
-        await site.start()
-    except (ValueError, OSError) as error:
-        await runner.cleanup()
-        raise UsageError(f"EXEUNT_HTTP_ADDR={addr!r} cannot be listened on: {error}") from error
-    log.info("listening", addresses=[f"{host}:{port}" for host, port, *_ in runner.addresses])
+    for listening in sockets:
+        await web.SockSite(runner, listening).start()
+    log.info("listening", addresses=addresses(sockets))
     return runner
 
 

@@ -112,8 +112,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     drain_budget: timedelta = timedelta(seconds=20)
     """How long after SIGTERM messages in flight may take. Keep terminationGracePeriodSeconds 5 s above it."""
 
-    http_addr: str = "0.0.0.0:8080"
-    """Where /livez, /readyz and /metrics listen, as host:port. Port 0 takes a free one, which the log tells."""
+    http_addr: str = ":8080"
+    """Where /livez, /readyz and /metrics listen, as host:port. Without a host it is every address, IPv4 and IPv6;
+    0.0.0.0:8080 is IPv4 alone. IPv6 stands in brackets: [::1]:8080. Port 0 takes a free one, which the log tells."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least severe log lines that are written."""
