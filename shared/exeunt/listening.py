@@ -1,8 +1,8 @@
 """Sockets that listen where an address says: `host:port`, as Go's net.Listen reads it.
 
 No host (":8080") is every address of this machine, IPv4 and IPv6, or IPv4 where there is no IPv6; "[::]:8080" is the
-same but insists on IPv6. A name is every address that it has: "localhost" often has one of each family, and where one is
-switched off the other will do. All of it is one port, also when that is 0, which takes a free one.
+same but insists on IPv6. A name is every address that it has: "localhost" often has one of each family, and where one
+is switched off the other will do. All of it is one port, also when that is 0, which takes a free one.
 """
 
 import errno
@@ -49,14 +49,14 @@ def _listen(host: str, port: int) -> list[socket.socket]:
             if host or error.errno not in _NO_SUCH_FAMILY:
                 raise
     found = socket.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_STREAM)  # noqa: S104 - what ":8080" means
-    for _ in range(_TRIES):
+    for tries_left in reversed(range(_TRIES)):
         try:
             return _bind(found, port)
         except OSError as error:
-            if port or error.errno != errno.EADDRINUSE:
+            # A free port of one family may be somebody's in the other.
+            if port or error.errno != errno.EADDRINUSE or not tries_left:
                 raise
-            refused = error  # a free port of one family may be somebody's in the other
-    raise refused
+    raise AssertionError("the last try returns or raises")
 
 
 def _bind(found: Iterable[tuple[Any, ...]], port: int) -> list[socket.socket]:

@@ -10,6 +10,7 @@
 import asyncio
 import importlib
 import os
+import re
 import threading
 import uuid
 from collections.abc import Callable, Iterable
@@ -32,6 +33,7 @@ from exeunt.tracing import StopIds
 
 _EXPORTERS: Final = {"traces": ("otlp", "none"), "metrics": ("otlp", "none", "prometheus")}
 _PROTOCOLS: Final = {"http/protobuf": "http", "grpc": "grpc"}
+_BRINGS_A_SESSION: Final = r"OTEL_PYTHON_EXPORTER_OTLP_HTTP_(TRACES_|METRICS_)?CREDENTIAL_PROVIDER"
 
 log = structlog.get_logger()
 
@@ -99,9 +101,10 @@ def _exporters(signal: str) -> Iterable[Any]:
 
 def _exporter(signal: str) -> Any:
     variables = (f"OTEL_EXPORTER_OTLP_{signal.upper()}_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
-    protocol = next((value for variable in variables if (value := os.environ.get(variable))), "http/protobuf")
+    variable = next((variable for variable in variables if os.environ.get(variable)), variables[1])
+    protocol = os.environ.get(variable) or "http/protobuf"
     if protocol not in _PROTOCOLS:
-        raise UsageError(f"{variables[1]}={protocol} is not supported; known are {', '.join(_PROTOCOLS)}")
+        raise UsageError(f"{variable}={protocol} is not supported; known are {', '.join(_PROTOCOLS)}")
     module, name = {"traces": ("trace", "Span"), "metrics": ("metric", "Metric")}[signal]
     try:
         # Imported only when it is used: 20 MiB, and twice as much with gRPC, which is an extra.
@@ -111,9 +114,12 @@ def _exporter(signal: str) -> Any:
             f"OTLP over gRPC is not installed here ({error}): install exeunt[otlp-grpc],"
             " or set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf and the endpoint's port for HTTP, usually 4318"
         ) from error
+    arguments = {}
+    if protocol == "http/protobuf" and not any(re.fullmatch(_BRINGS_A_SESSION, variable) for variable in os.environ):
+        arguments["session"] = importlib.import_module("exeunt.collector_answers").checked_session()
     try:
-        return getattr(package, f"OTLP{name}Exporter")()
-    except ValueError as error:
+        return getattr(package, f"OTLP{name}Exporter")(**arguments)
+    except (ValueError, RuntimeError) as error:
         raise UsageError(f"the OTEL_EXPORTER_OTLP_* variables for {signal} cannot be used: {error}") from error
 
 
