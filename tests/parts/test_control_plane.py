@@ -49,6 +49,17 @@ async def test_objects_survive_a_stop_and_a_kill_of_the_apiserver(
     assert await admin.get_namespaced_custom_object(RUNS, "v1alpha1", namespace, "storyruns", "call") == before
 
 
+async def test_a_stop_ends_watches_in_order(control_plane: ControlPlane, admin: CustomObjectsApi) -> None:
+    watching = admin.api_client.rest_client.pool_manager.get(
+        f"{control_plane.url}/api/v1/namespaces?watch=true", headers={"Authorization": "Bearer local-admin"}
+    )
+    async with watching as events:
+        assert await events.content.readline()
+        assert await control_plane.stop_apiserver() == 0
+        await events.content.read()  # to its end, which is no error
+    await control_plane.start_apiserver()
+
+
 async def test_the_version_is_one_that_kubectl_can_read(control_plane: ControlPlane) -> None:
     async with await client_for(control_plane.kubeconfig) as client:
         version = await VersionApi(client).get_code()

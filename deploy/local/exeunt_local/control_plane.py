@@ -64,9 +64,9 @@ class ControlPlane:
         """Starts it on the port that it had, and waits until it is ready."""
         await self._apiserver.start()
 
-    async def stop_apiserver(self) -> None:
-        """SIGTERM: it refuses new requests, ends the running ones and its watches, and goes."""
-        await self._apiserver.stop()
+    async def stop_apiserver(self) -> int:
+        """SIGTERM: it refuses new requests, ends the running ones and its watches, and goes. Returns its exit code."""
+        return await self._apiserver.stop(within=30)
 
     async def kill_apiserver(self) -> None:
         """SIGKILL, as when its machine is lost."""
@@ -150,4 +150,5 @@ def _apiserver_command(program: Path, folder: Path, url: str, etcd_url: str) -> 
         "--endpoint-reconciler-type=none",  # it would refuse a loopback address as an endpoint
         "--disable-admission-plugins=ServiceAccount",  # nobody makes the `default` accounts it wants
         "--profiling=false",
+        "--shutdown-watch-termination-grace-period=5s",  # else a watch keeps it for 60 s after SIGTERM
     ]
