@@ -46,6 +46,7 @@ class ControlPlane:
             [*_apiserver_command(binaries.kube_apiserver, folder, self.url, etcd_url), *apiserver_flags],
             log=folder / "kube-apiserver.log",
             ready_url=f"{self.url}/readyz",
+            ready_within=90,  # 3 s of a machine with nothing else to do
             tls=ssl.create_default_context(cafile=self.ca),
         )
         self._running = AsyncExitStack()
