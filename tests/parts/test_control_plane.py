@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kubernetes_asyncio import config
@@ -52,7 +53,7 @@ async def test_objects_survive_a_stop_and_a_kill_of_the_apiserver(
 
 async def test_a_stop_ends_watches_in_order(control_plane: ControlPlane) -> None:
     async with await client_for(control_plane.kubeconfig) as client:
-        watch = await CoreV1Api(client).list_namespace(watch=True, _preload_content=False)
+        watch: Any = await CoreV1Api(client).list_namespace(watch=True, _preload_content=False)
         assert await watch.content.readline()
         assert await control_plane.stop_apiserver() == 0
         await watch.content.read()  # to its end, which is no error
