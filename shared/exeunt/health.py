@@ -11,7 +11,7 @@ from typing import NamedTuple
 import structlog
 from aiohttp import web
 
-from exeunt.errors import UsageError
+from exeunt.listening import addresses, listen
 from exeunt.prometheus import Handler
 
 _SHUTDOWN = 5.0
@@ -47,7 +47,7 @@ class Health(NamedTuple):
 
 
 async def serve_health(health: Health, addr: str, metrics: Handler) -> web.AppRunner:
-    """Listen on `addr` (host:port; port 0 takes a free one). Raises UsageError when that is not possible."""
+    """Listen on `addr` (as `listening` reads it). Raises UsageError when that is not possible."""
 
     async def livez(_: web.Request) -> web.Response:
         return _answer(health.stuck(asyncio.get_running_loop().time()))
@@ -59,21 +59,17 @@ async def serve_health(health: Health, addr: str, metrics: Handler) -> web.AppRu
     app.router.add_get("/livez", livez)
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/metrics", metrics)
-    return await listen(app, addr, setting="EXEUNT_HTTP_ADDR")
+    return await serve_on(app, addr, setting="EXEUNT_HTTP_ADDR")
 
 
-async def listen(app: web.Application, addr: str, *, setting: str) -> web.AppRunner:
-    """Serve `app` on `addr` (host:port; no host is all interfaces). Raises UsageError that names the `setting`."""
+async def serve_on(app: web.Application, addr: str, *, setting: str) -> web.AppRunner:
+    """Serve `app` on `addr` (see `listening`). Raises UsageError that names the `setting`."""
+    sockets = listen(setting, addr)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN)
     await runner.setup()
-    host, _, port = addr.rpartition(":")
-    try:
-        site = web.TCPSite(runner, host.strip("[]") or None, int(port))
-        await site.start()
-    except (ValueError, OSError) as error:
-        await runner.cleanup()
-        raise UsageError(f"{setting}={addr!r} cannot be listened on: {error}") from error
-    log.info("listening", setting=setting, addresses=[f"{host}:{port}" for host, port, *_ in runner.addresses])
+    for listening in sockets:
+        await web.SockSite(runner, listening).start()
+    log.info("listening", setting=setting, addresses=addresses(sockets))
     return runner
 
 

@@ -1,4 +1,4 @@
-"""The HTTP session of the OTLP exporters: through the proxy that `exeunt.proxies` decides on.
+"""The HTTP session of the OTLP exporters: through the proxy that `exeunt.proxies` decides on, with an eye on answers.
 
 By itself requests sends to $HTTP_PROXY what is for a collector on loopback, takes a network in NO_PROXY for IPv4 alone,
 and an `example.com` there for `notexample.com` too.
@@ -9,10 +9,18 @@ from typing import Any
 import requests
 from requests.adapters import HTTPAdapter
 
+from exeunt.collector_answers import look_at_answers
 from exeunt.proxies import Proxy
 
 
-class Session(requests.Session):
+def session(proxy: Proxy | None) -> requests.Session:
+    """For one exporter."""
+    made = _Session(proxy)
+    look_at_answers(made)
+    return made
+
+
+class _Session(requests.Session):
     """One whose proxy does not depend on the environment; the rest of it (REQUESTS_CA_BUNDLE, .netrc) does."""
 
     def __init__(self, proxy: Proxy | None) -> None:

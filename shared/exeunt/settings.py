@@ -149,15 +149,15 @@ class Settings(Struct, frozen=True, kw_only=True):
     recorders and hidden participants never do."""
 
     livekit_webhook_addr: str = ":8090"
-    """Where the LiveKit bridge listens for LiveKit's webhooks, `POST /webhook`, as host:port; without a host on all
-    interfaces. Port 0 takes a free one, which the log tells."""
+    """Where the LiveKit bridge listens for LiveKit's webhooks, `POST /webhook`, written as EXEUNT_HTTP_ADDR is."""
 
     livekit_look_interval: timedelta = timedelta(seconds=10)
     """How often the LiveKit bridge looks at each room, webhook or not. It bounds the delay when webhooks were lost, and
     costs two small requests to LiveKit's API for each room."""
 
-    http_addr: str = "0.0.0.0:8080"
-    """Where /livez, /readyz and /metrics listen, as host:port. Port 0 takes a free one, which the log tells."""
+    http_addr: str = ":8080"
+    """Where /livez, /readyz and /metrics listen, as host:port. Without a host it is every address, IPv4 and IPv6;
+    0.0.0.0:8080 is IPv4 alone. IPv6 stands in brackets: [::1]:8080. Port 0 takes a free one, which the log tells."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least severe log lines that are written."""

@@ -15,6 +15,7 @@ from exeunt.clock import format_instant, parse_duration, parse_instant, readable
 from exeunt.drain import drain_of
 from exeunt.episodes import Episode, fence_of, life_of, token_of
 from exeunt.kube.models import Condition, Story, StoryRun, TraceInfo
+from exeunt.opt_out import is_enabled, unclear
 from exeunt.shutdown_timeout import ShutdownTimeout, resolve
 
 FIELD_MANAGER: Final = "exeunt-terminator"
@@ -87,6 +88,8 @@ class RunState(Struct, frozen=True, kw_only=True, omit_defaults=True):
     deleting: bool = False
     redriving: bool = False
     enabled: bool = True
+    enabled_unclear: str | None = None
+    """What the annotation `enabled` says where it is neither yes nor no (`opt_out`); that counts as absent."""
     cancel_requested: bool = False
     fence: str | None = None
     canceled_at: str | None = None
@@ -118,6 +121,8 @@ class StoryState(Struct, frozen=True, kw_only=True, omit_defaults=True):
     resource_version: str | None = None
     realtime: bool = False
     enabled: bool = True
+    enabled_unclear: str | None = None
+    """As on the run."""
     drain: float | None = None
     """For reporting only (`drain`): the seconds that bobrapet would have waited, as far as the Story says."""
 
@@ -191,7 +196,8 @@ def read_run(run: StoryRun, *, first_seen: datetime, now: datetime, fence_wait: 
         conditions=status.conditions if status else Raw(b"null"),
         deleting=meta.deletion_timestamp is not None,
         redriving=bobrapet.is_redriving(meta.annotations),
-        enabled=meta.annotations.get(bobrapet.ENABLED) != "false",
+        enabled=is_enabled(meta.annotations),
+        enabled_unclear=unclear(meta.annotations),
         cancel_requested=run.spec.cancel_requested,
         fence=fence if run.spec.cancel_requested else None,
         canceled_at=canceled_at if run.spec.cancel_requested else None,
@@ -249,7 +255,8 @@ def read_story(run: StoryRun, story: Story | None) -> StoryState:
         name=name,
         resource_version=story.metadata.resource_version,
         realtime=story.spec.pattern == "realtime",
-        enabled=story.metadata.annotations.get(bobrapet.ENABLED) != "false",
+        enabled=is_enabled(story.metadata.annotations),
+        enabled_unclear=unclear(story.metadata.annotations),
         drain=drain_of(story.spec.transports),
     )
 

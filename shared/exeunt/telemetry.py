@@ -10,6 +10,7 @@
 import asyncio
 import importlib
 import os
+import re
 import threading
 import uuid
 from collections.abc import Callable, Iterable
@@ -34,6 +35,7 @@ from exeunt.tracing import StopIds
 _EXPORTERS: Final = {"traces": ("otlp", "none"), "metrics": ("otlp", "none", "prometheus")}
 _PROTOCOLS: Final = {"http/protobuf": "http", "grpc": "grpc"}
 _ENDPOINT: Final = "http://localhost:4318"  # the specification's default
+_BRINGS_A_SESSION: Final = r"OTEL_PYTHON_EXPORTER_OTLP_HTTP_(TRACES_|METRICS_)?CREDENTIAL_PROVIDER"
 
 log = structlog.get_logger()
 
@@ -101,9 +103,10 @@ def _exporters(signal: str) -> Iterable[Any]:
 
 def _exporter(signal: str) -> Any:
     variables = (f"OTEL_EXPORTER_OTLP_{signal.upper()}_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
-    protocol = next((value for variable in variables if (value := os.environ.get(variable))), "http/protobuf")
+    variable = next((variable for variable in variables if os.environ.get(variable)), variables[1])
+    protocol = os.environ.get(variable) or "http/protobuf"
     if protocol not in _PROTOCOLS:
-        raise UsageError(f"{variables[1]}={protocol} is not supported; known are {', '.join(_PROTOCOLS)}")
+        raise UsageError(f"{variable}={protocol} is not supported; known are {', '.join(_PROTOCOLS)}")
     module, name = {"traces": ("trace", "Span"), "metrics": ("metric", "Metric")}[signal]
     try:
         # Imported only when it is used: 20 MiB, and twice as much with gRPC, which is an extra.
@@ -113,21 +116,20 @@ def _exporter(signal: str) -> Any:
             f"OTLP over gRPC is not installed here ({error}): install exeunt[otlp-grpc],"
             " or set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf and the endpoint's port for HTTP, usually 4318"
         ) from error
+    arguments = {"session": _http_session(signal)} if protocol == "http/protobuf" else {}
     try:
-        session = {"session": _http_session(signal)} if protocol == "http/protobuf" else {}
-        return getattr(package, f"OTLP{name}Exporter")(**session)
-    except ValueError as error:
+        return getattr(package, f"OTLP{name}Exporter")(**arguments)
+    except (ValueError, RuntimeError) as error:
         raise UsageError(f"the OTEL_EXPORTER_OTLP_* variables for {signal} cannot be used: {error}") from error
 
 
 def _http_session(signal: str) -> Any:
     """None where the exporter is told of a session of its own. Raises UsageError for a proxy that cannot be used."""
-    credentials = f"OTEL_PYTHON_EXPORTER_OTLP_HTTP_{signal.upper()}_CREDENTIAL_PROVIDER"
-    if os.environ.get(credentials):
+    if any(re.fullmatch(_BRINGS_A_SESSION, variable) for variable in os.environ):
         return None
     variables = (f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
     endpoint = next((value for variable in variables if (value := os.environ.get(variable))), _ENDPOINT)
-    return importlib.import_module("exeunt.otlp_http").Session(proxy_for(endpoint, os.environ))
+    return importlib.import_module("exeunt.otlp_http").session(proxy_for(endpoint, os.environ))
 
 
 async def _in_daemon_thread(call: Callable[[], object]) -> None:

@@ -18,6 +18,7 @@ from rich.padding import Padding
 import exeunt
 from exeunt.bus.errors import BusError
 from exeunt.errors import ExeuntError, UsageError
+from exeunt.telemetry_variables import check_what_imports_read, forget_empty
 from exeunt_cli.errors import NotFound
 from exeunt_cli.settings import documented
 
@@ -106,6 +107,8 @@ def main() -> None:
     """Run the command line and exit with the code that tells how it went."""
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # beside what was asked for
     try:
+        forget_empty(os.environ)
+        check_what_imports_read(os.environ)  # they are imported by some of the commands
         app(exit_on_error=False)
     except CycloptsError:  # told on stderr already
         sys.exit(2)

@@ -8,13 +8,17 @@ from typing import Any, Literal, Self
 
 from aiohttp import web
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTracePartialSuccess,
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1 import trace_pb2
 
 from exeunt_local.processes import free_port
 
-Manner = Literal["takes", "refuses", "hangs"]
+Manner = Literal["takes", "refuses", "hangs", "redirects", "shows a page", "rejects"]
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,7 @@ class Collector:
     async def _traces(self, request: web.Request) -> web.Response:
         message = ExportTraceServiceRequest()
         if not await self._took(request, message):
-            return web.Response(status=400)
+            return self._untaken()
         async with self._changed:
             for resource in message.resource_spans:
                 service = _attributes(resource.resource.attributes)["service.name"]
@@ -102,7 +106,7 @@ class Collector:
     async def _metrics(self, request: web.Request) -> web.Response:
         message = ExportMetricsServiceRequest()
         if not await self._took(request, message):
-            return web.Response(status=400)
+            return self._untaken()
         async with self._changed:
             for resource in message.resource_metrics:
                 service = _attributes(resource.resource.attributes)["service.name"]
@@ -118,13 +122,26 @@ class Collector:
         async with self._changed:
             self.requests += 1
             self._changed.notify_all()
-        if self.manner == "refuses":
+        if self.manner not in ("takes", "hangs"):
             return False
         if self.manner == "hangs":
             await self._closing.wait()
             return False
         message.ParseFromString(gzip.decompress(body) if request.headers.get("Content-Encoding") == "gzip" else body)
         return True
+
+    def _untaken(self) -> web.Response:
+        match self.manner:
+            case "redirects":
+                return web.Response(status=308, headers={"Location": "https://sign-in.example.com/"})
+            case "shows a page":
+                return web.Response(text="<html>Sign in", content_type="text/html")
+            case "rejects":  # wire format of both signals: partial_success {1: how many, 2: why}
+                told = ExportTracePartialSuccess(rejected_spans=7, error_message="quota exceeded")
+                body = ExportTraceServiceResponse(partial_success=told).SerializeToString()
+                return web.Response(body=body, content_type="application/x-protobuf")
+            case _:
+                return web.Response(status=400)
 
     def trace(self, trace_id: str) -> list[Span]:
         """The spans of one trace, in the order of their start."""

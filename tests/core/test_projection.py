@@ -344,7 +344,7 @@ def test_a_story_that_arrives_after_the_cancel_is_still_consulted() -> None:
 
 @pytest.mark.parametrize(
     ("run", "of_story", "enabled"),
-    [(None, None, True), ("false", None, False), (None, "false", False), ("true", "no", True), ("False", None, True)],
+    [(None, None, True), ("false", None, False), (None, "false", False), ("true", "no", False), ("maybe", None, True)],
 )
 def test_a_run_or_its_story_opts_out_with_false(run: str | None, of_story: str | None, *, enabled: bool) -> None:
     def says(value: str | None) -> dict[str, str]:

@@ -21,9 +21,14 @@ from exeunt_local.mesh import SERVICES
 
 SWEEPING = {**QUICK, "EXEUNT_SWEEP_INTERVAL": "300ms"}
 RUNS_LIVE_IN = "livekit-voice"
-EVERYBODY = {("authentication.k8s.io", "selfsubjectreviews"), ("authorization.k8s.io", "selfsubjectaccessreviews"),
-             ("authorization.k8s.io", "selfsubjectrulesreviews")}  # fmt: skip
-"""What Kubernetes grants to whoever is authenticated: to ask about oneself."""
+EVERYBODY = {
+    ("authentication.k8s.io", "selfsubjectreviews", "create"),
+    ("authorization.k8s.io", "selfsubjectaccessreviews", "create"),
+    ("authorization.k8s.io", "selfsubjectrulesreviews", "create"),
+    *(("certificates.k8s.io", "clustertrustbundles", verb) for verb in ("get", "list", "watch")),
+}
+"""What Kubernetes grants by itself: to ask about oneself, and since 1.37 to every ServiceAccount to read which
+authorities the cluster trusts."""
 
 
 class Right(NamedTuple):
@@ -154,7 +159,7 @@ async def everything_allowed(kubernetes: Kubernetes, service: str) -> set[Right]
     for start in range(0, len(asked), 32):
         answers += await asyncio.gather(*(is_allowed(kubernetes, right) for right in asked[start : start + 32]))
     allowed = {right for right, yes in zip(asked, answers, strict=True) if yes}
-    return {right for right in allowed if (right.group, right.resource) not in EVERYBODY}
+    return {right for right in allowed if (right.group, right.resource, right.verb) not in EVERYBODY}
 
 
 async def served(kubernetes: Kubernetes) -> list[tuple[str, str]]:

@@ -1,7 +1,8 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
-from kubernetes_asyncio.client import CustomObjectsApi, VersionApi
+from kubernetes_asyncio.client import CoreV1Api, CustomObjectsApi, VersionApi
 
 from actors.admin import admin_client
 from exeunt_local.control_plane import ControlPlane
@@ -36,6 +37,15 @@ async def test_objects_survive_a_stop_and_a_kill_of_the_apiserver(
     await control_plane.kill_apiserver()
     await control_plane.start_apiserver()
     assert await admin.get_namespaced_custom_object(RUNS, "v1alpha1", namespace, "storyruns", "call") == before
+
+
+async def test_a_stop_ends_watches_in_order(control_plane: ControlPlane) -> None:
+    async with admin_client(control_plane.kubeconfig) as client:
+        watch: Any = await CoreV1Api(client).list_namespace(watch=True, _preload_content=False)
+        assert await watch.content.readline()
+        assert await control_plane.stop_apiserver() == 0
+        await watch.content.read()  # to its end, which is no error
+    await control_plane.start_apiserver()
 
 
 async def test_the_version_is_one_that_kubectl_can_read(control_plane: ControlPlane) -> None:

@@ -1,13 +1,15 @@
 import asyncio
 import os
+import re
 import signal
 import sys
 from pathlib import Path
 
 import pytest
 
+from exeunt.errors import UsageError
 from exeunt_local import binaries, go_build
-from exeunt_local.binaries import Binaries, BinariesMissing
+from exeunt_local.binaries import DEFAULT_KUBERNETES, Binaries, BinariesMissing
 from exeunt_local.nats_server import NatsServer
 from exeunt_local.processes import Process, ProcessFailed, free_port
 
@@ -85,6 +87,7 @@ async def test_a_child_does_not_outlive_a_killed_owner(servers: Binaries, tmp_pa
 
 async def test_given_binaries_must_be_complete(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "etcd").touch(mode=0o755)
+    monkeypatch.delenv("KUBERNETES", raising=False)
     monkeypatch.setenv("KUBEBUILDER_ASSETS", str(tmp_path))
     with pytest.raises(BinariesMissing, match=r"has no executable kube-apiserver$"):
         await binaries.find()
@@ -95,3 +98,34 @@ async def test_binaries_that_are_not_built_are_asked_for(monkeypatch: pytest.Mon
     monkeypatch.setattr(go_build, "cache_folder", lambda: tmp_path)
     with pytest.raises(BinariesMissing, match="exeunt up --prepare-only"):
         await binaries.find()
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [(None, f"v{DEFAULT_KUBERNETES}"), ("", f"v{DEFAULT_KUBERNETES}"), ("1.37.2", "v1.37.2"), ("v1.34", "v1.34.")],
+)
+async def test_another_kubernetes_is_asked_for_by_its_version(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, asked: str | None, found: str
+) -> None:
+    monkeypatch.delenv("KUBEBUILDER_ASSETS", raising=False)
+    monkeypatch.delenv("KUBERNETES", raising=False)
+    monkeypatch.setattr(go_build, "cache_folder", lambda: tmp_path)
+    if asked is not None:
+        monkeypatch.setenv("KUBERNETES", asked)
+    with pytest.raises(BinariesMissing, match=rf"^kubernetes-{re.escape(found)}.* is not built yet"):
+        await binaries.find()
+
+
+async def test_a_kubernetes_that_cannot_be_built_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KUBEBUILDER_ASSETS", raising=False)
+    monkeypatch.setenv("KUBERNETES", "1.3")
+    with pytest.raises(UsageError, match=r"^KUBERNETES=1\.3 is not among .*: 1\.34.*, 1\.37"):
+        await binaries.find()
+    monkeypatch.setenv("KUBEBUILDER_ASSETS", "/somewhere")
+    with pytest.raises(UsageError, match="exclude each other"):
+        await binaries.find()
+
+
+@pytest.mark.parametrize("version", binaries.versions_of_kubernetes())
+def test_a_control_plane_is_what_its_folder_says(version: str) -> None:
+    assert go_build.pinned(binaries._CONTROL_PLANES / version, "k8s.io/kubernetes") == version

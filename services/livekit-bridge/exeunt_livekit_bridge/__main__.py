@@ -2,14 +2,12 @@
 
 from typing import NoReturn
 
-from exeunt.service import main as serve
-from exeunt.streams import ensure_livekit_stream
-from exeunt_livekit_bridge.app import compose
+from exeunt.start import start
 
 
 def main() -> NoReturn:
     """Run until SIGTERM."""
-    serve("exeunt-livekit-bridge", compose, ensure=ensure_livekit_stream, kubernetes=False)
+    start("exeunt-livekit-bridge", "exeunt_livekit_bridge.app")
 
 
 if __name__ == "__main__":

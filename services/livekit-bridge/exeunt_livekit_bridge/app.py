@@ -4,16 +4,16 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from aiohttp import web
 
 from exeunt.bus.pull import PullLoop
 from exeunt.errors import UsageError
-from exeunt.health import Pulse, listen
+from exeunt.health import Pulse, serve_on
 from exeunt.insist import insist
 from exeunt.metrics import expect_looks
-from exeunt.service import Connections
+from exeunt.service import Connections, main
 from exeunt.streams import ensure_livekit_stream, ensure_stream_and_consumer
 from exeunt.subjects import EVERY_LOOK, LIVEKIT
 from exeunt_livekit_bridge.discovery import INTERVAL, Discovery
@@ -68,7 +68,7 @@ class LiveKitBridge:
 
     async def run(self) -> None:
         await insist("make or check the consumer", self._ensure)
-        self._listening = await listen(self._webhooks.app, self._addr, setting="EXEUNT_LIVEKIT_WEBHOOK_ADDR")
+        self._listening = await serve_on(self._webhooks.app, self._addr, setting="EXEUNT_LIVEKIT_WEBHOOK_ADDR")
         try:
             async with self._livekit, asyncio.TaskGroup() as tasks:
                 discovering = tasks.create_task(self._discovery.run())
@@ -88,3 +88,8 @@ class LiveKitBridge:
 def compose(connections: Connections) -> LiveKitBridge:
     """The one place where the bridge's parts meet."""
     return LiveKitBridge(connections)
+
+
+def serve() -> NoReturn:
+    """Run it until SIGTERM."""
+    main("exeunt-livekit-bridge", compose, ensure=ensure_livekit_stream, kubernetes=False)

@@ -2,13 +2,12 @@
 
 from typing import NoReturn
 
-from exeunt.service import main as serve
-from exeunt_terminator.app import compose
+from exeunt.start import start
 
 
 def main() -> NoReturn:
     """Run until SIGTERM."""
-    serve("exeunt-terminator", compose)
+    start("exeunt-terminator", "exeunt_terminator.app")
 
 
 if __name__ == "__main__":

@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import Callable
 from functools import partial
+from typing import NoReturn
 
 from exeunt.bus.pull import PullLoop
 from exeunt.events import STOPPING_FACTS
 from exeunt.health import Pulse
 from exeunt.insist import insist
 from exeunt.metrics import expect_stops
-from exeunt.service import Connections
+from exeunt.service import Connections, main
 from exeunt.streams import ensure_stream_and_consumer
 from exeunt.subjects import RUNS, every
 from exeunt_terminator.kubernetes_events import KubernetesEvents
@@ -60,3 +61,8 @@ class TerminatorService:
 def compose(connections: Connections) -> TerminatorService:
     """The one place where the terminator's parts meet."""
     return TerminatorService(connections)
+
+
+def serve() -> NoReturn:
+    """Run it until SIGTERM."""
+    main("exeunt-terminator", compose)

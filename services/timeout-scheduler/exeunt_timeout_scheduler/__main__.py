@@ -2,13 +2,12 @@
 
 from typing import NoReturn
 
-from exeunt.service import main as serve
-from exeunt_timeout_scheduler.app import compose
+from exeunt.start import start
 
 
 def main() -> NoReturn:
     """Run until SIGTERM."""
-    serve("exeunt-timeout-scheduler", compose)
+    start("exeunt-timeout-scheduler", "exeunt_timeout_scheduler.app")
 
 
 if __name__ == "__main__":

@@ -3,13 +3,13 @@
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Final, NoReturn
 
 from exeunt.bus.pull import PullLoop
 from exeunt.health import Pulse
 from exeunt.insist import insist
 from exeunt.metrics import expect_deadlines
-from exeunt.service import Connections
+from exeunt.service import Connections, main
 from exeunt.streams import ensure_stream_and_consumer
 from exeunt.subjects import DEADLINES, EVERY_DUE, RUNS, every
 from exeunt_timeout_scheduler.deadlines import HAPPENINGS
@@ -80,3 +80,8 @@ class TimeoutSchedulerService:
 def compose(connections: Connections) -> TimeoutSchedulerService:
     """The one place where the timeout-scheduler's parts meet."""
     return TimeoutSchedulerService(connections)
+
+
+def serve() -> NoReturn:
+    """Run it until SIGTERM."""
+    main("exeunt-timeout-scheduler", compose)

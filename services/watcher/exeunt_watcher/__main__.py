@@ -2,13 +2,12 @@
 
 from typing import NoReturn
 
-from exeunt.service import main as serve
-from exeunt_watcher.app import compose
+from exeunt.start import start
 
 
 def main() -> NoReturn:
     """Run until SIGTERM."""
-    serve("exeunt-watcher", compose)
+    start("exeunt-watcher", "exeunt_watcher.app")
 
 
 if __name__ == "__main__":

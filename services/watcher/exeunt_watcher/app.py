@@ -4,7 +4,7 @@ import asyncio
 import secrets
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Final, NoReturn
 
 from exeunt.bus.errors import ApiRefused, BusUnavailable
 from exeunt.bus.lag import caught_up
@@ -12,7 +12,7 @@ from exeunt.bus.pull import PullLoop
 from exeunt.health import Pulse
 from exeunt.insist import insist
 from exeunt.metrics import expect_facts
-from exeunt.service import Connections
+from exeunt.service import Connections, main
 from exeunt.streams import ensure_stream_and_consumer
 from exeunt.subjects import EVERY_SIGNAL, SIGNALS
 from exeunt_watcher.signal_check import check_signal
@@ -94,3 +94,8 @@ class WatcherService:
 def compose(connections: Connections) -> WatcherService:
     """The one place where the watcher's parts meet."""
     return WatcherService(connections)
+
+
+def serve() -> NoReturn:
+    """Run it until SIGTERM."""
+    main("exeunt-watcher", compose)

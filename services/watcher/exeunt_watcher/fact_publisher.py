@@ -9,6 +9,7 @@ from typing import Final, Self
 import structlog
 from structlog.contextvars import bind_contextvars
 
+from exeunt import bobrapet
 from exeunt.bus.connection import Bus
 from exeunt.bus.errors import BusUnavailable, PublishRefused
 from exeunt.bus.publisher import AlreadyStored, Stored, last_message, message_at, publish
@@ -53,8 +54,6 @@ class FactPublisher:
     async def _publish(self, fact: Fact, snapshot: Snapshot, late: Late | None = None) -> None:
         """Say one fact, however long NATS is away; somebody else having said it is success."""
         bind_contextvars(run=str(snapshot.run.episode))
-        for rejected in snapshot.shutdown.rejected if fact is Fact.CANCEL_REQUESTED else ():
-            log.warning("shutdown timeout not usable", rule=rejected.rule, value=rejected.value, why=rejected.why)
         try:
             said = await self._insist(f"say {fact}", partial(self._try, fact, snapshot, late, datetime.now(UTC)))
         except PublishRefused as error:  # one run's object that is too large must not end the watcher of all
@@ -78,6 +77,8 @@ class FactPublisher:
             if late is not None:
                 STOP_LATENESS.record(late.by.total_seconds(), cause=late.cause, ended_by=late.ended_by)
             log.info(fact, sequence=said.sequence, gone=snapshot.topology.gone and snapshot.topology.gone.kind)
+            if fact is Fact.CANCEL_REQUESTED:
+                _warn(snapshot)
             return said
 
     async def _complete(self, sequence: int, snapshot: Snapshot) -> None:
@@ -99,3 +100,13 @@ class FactPublisher:
 
     async def __aexit__(self, *error: object) -> None:
         await self._saying.__aexit__(*error)  # type: ignore[arg-type]  # as handed to us
+
+
+def _warn(snapshot: Snapshot) -> None:
+    """Of what people wrote and nobody can follow: once for each stop, by the watcher that was the first to say it."""
+    for rejected in snapshot.shutdown.rejected:
+        log.warning("shutdown timeout not usable", rule=rejected.rule, value=rejected.value, why=rejected.why)
+    for said_by, value in (("StoryRun", snapshot.run.enabled_unclear), ("Story", snapshot.story.enabled_unclear)):
+        if value is not None:
+            why = f'{bobrapet.ENABLED} is neither "true" nor "false": it counts as absent'
+            log.warning("opt-out not readable", rule=f"{said_by} annotation", value=value, why=why)

@@ -68,7 +68,12 @@ def _snapshot(snapshot: Snapshot, names: Names) -> Snapshot:
     return replace(
         snapshot,
         run=_run(snapshot.run, names),
-        story=replace(story, namespace=names("namespace", story.namespace), name=names("story", story.name)),
+        story=replace(
+            story,
+            namespace=names("namespace", story.namespace),
+            name=names("story", story.name),
+            enabled_unclear=_free(story.enabled_unclear),
+        ),
         shutdown=replace(
             snapshot.shutdown,
             rejected=tuple(replace(item, value=_TEXT, why=_TEXT) for item in snapshot.shutdown.rejected),
@@ -91,6 +96,7 @@ def _run(run: RunState, names: Names) -> RunState:
         name=names("run", run.name),
         # bobrapet's words for a canceled run are constant, and decide; any other text is free.
         message=run.message if run.message in (None, bobrapet.CANCELED_MESSAGE) else _TEXT,
+        enabled_unclear=_free(run.enabled_unclear),
         conditions=Raw(msgspec.json.encode(conditions)),
         trace=None,
         trigger_token=run.trigger_token and names("trigger-token", run.trigger_token),
@@ -115,6 +121,10 @@ def _outcome(outcome: Outcome, names: Names) -> Outcome:
         deleted_step_runs=tuple(names("step-run", name) for name in outcome.deleted_step_runs),
         canceled_children=tuple(names("run", name) for name in outcome.canceled_children),
     )
+
+
+def _free(text: str | None) -> str | None:
+    return None if text is None else _TEXT
 
 
 def _evidence(evidence: Evidence | None) -> Evidence | None:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from exeunt import bobrapet
 from exeunt.clock import format_duration, format_instant
 from exeunt.events import DRY_RUN, Decided, Fact, Outcome, Verdict
 from exeunt.history.event import Event, SaidFact, SaidOutcome
@@ -138,6 +139,11 @@ def _fact_in_words(fact: Fact, snapshot: Snapshot) -> str:
     match fact:
         case Fact.CANCEL_REQUESTED:
             rejected = "".join(f"; {r.value!r} of the {r.rule} is not usable" for r in shutdown.rejected)
+            rejected += "".join(
+                f"; {bobrapet.ENABLED}: {said!r} of the {kind} is neither yes nor no"
+                for kind, said in (("StoryRun", run.enabled_unclear), ("Story", snapshot.story.enabled_unclear))
+                if said is not None
+            )
             fence = "" if run.fence else "; bobrapet has not stamped the fence"
             topology = f"gone ({gone.kind})" if gone else "up"
             return f"topology {topology}, shutdown timeout {shutdown.timeout} ({shutdown.rule}){rejected}{fence}"

@@ -1,12 +1,12 @@
-// Builds the two processes of a Kubernetes control plane, kube-apiserver and etcd, from the modules that
-// their projects publish. The replacements are those of kubernetes' own go.mod: its staging modules, released.
+// kube-apiserver 1.35.4 and etcd 3.6.5, from the modules that their projects publish. The replacements are those of
+// kubernetes' own go.mod: its staging modules, released.
 module exeunt/control-plane
 
 go 1.25.0
 
-require (
-	go.etcd.io/etcd/server/v3 v3.6.5
-	k8s.io/kubernetes v1.35.4
+tool (
+	go.etcd.io/etcd/server/v3
+	k8s.io/kubernetes/cmd/kube-apiserver
 )
 
 require (
@@ -86,6 +86,7 @@ require (
 	go.etcd.io/etcd/client/pkg/v3 v3.6.5 // indirect
 	go.etcd.io/etcd/client/v3 v3.6.5 // indirect
 	go.etcd.io/etcd/pkg/v3 v3.6.5 // indirect
+	go.etcd.io/etcd/server/v3 v3.6.5 // indirect
 	go.etcd.io/raft/v3 v3.6.0 // indirect
 	go.opentelemetry.io/auto/sdk v1.2.1 // indirect
 	go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc v0.60.0 // indirect
@@ -143,6 +144,7 @@ require (
 	k8s.io/kube-scheduler v0.0.0 // indirect
 	k8s.io/kubectl v0.0.0 // indirect
 	k8s.io/kubelet v0.35.4 // indirect
+	k8s.io/kubernetes v1.35.4 // indirect
 	k8s.io/metrics v0.35.4 // indirect
 	k8s.io/mount-utils v0.0.0 // indirect
 	k8s.io/pod-security-admission v0.0.0 // indirect
