@@ -103,7 +103,9 @@ class Credentials:
         # Python 3.13 wants extensions that the CAs of many clusters lack; Kubernetes' own clients do not.
         tls.verify_flags &= ~ssl.VERIFY_X509_STRICT
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=tls, keepalive_timeout=_KEEPALIVE),
+            # Each watch holds a connection, so a limit (aiohttp's is 100) would starve the requests of whoever watches
+            # many namespaces. Watches, lists and messages in flight are bounded where they are made.
+            connector=aiohttp.TCPConnector(ssl=tls, keepalive_timeout=_KEEPALIVE, limit=0),
             read_bufsize=_LONGEST_LINE,
         )
 
