@@ -111,17 +111,20 @@ async def test_what_happens_is_seen_although_no_watch_brings_it(
 
 
 async def test_a_watch_that_keeps_something_back_is_a_trouble_until_one_brings_something(
-    front: Front, following: Following, kubernetes: Kubernetes, namespace: str, until: Until
+    front: Front, client: KubeClient, kubernetes: Kubernetes, namespace: str, until: Until
 ) -> None:
     front.watches = accepting(stay=True)
-    await until(lambda: following.watch.synced and front.asked)
-    await create(kubernetes, namespace, "call-0")
-    await until(lambda: "call-0" in following.names)
-    asked = front.asked
-    await until(lambda: front.asked > asked)
-    assert "Timeout" in (following.watch.error or "")  # although everything is listed, and the next watch accepted
-    front.watches = None
-    await until(lambda: following.watch.error is None, within=20)
+    following = Following(ListWatch(client, STORY_RUNS, namespace=namespace, idle_timeout=4))
+    try:
+        await until(lambda: following.watch.synced and front.asked)
+        await create(kubernetes, namespace, "call")
+        await until(lambda: "call" in following.names, within=30)
+        await until(lambda: front.asked == 2)
+        assert "Timeout" in (following.watch.error or "")  # although everything is listed, and the next watch accepted
+        front.watches = None
+        await until(lambda: following.watch.error is None, within=40)
+    finally:
+        await following.stop()
 
 
 async def test_a_watch_is_silent_where_nothing_happens(front: Front, following: Following, until: Until) -> None:
