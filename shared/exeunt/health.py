@@ -1,7 +1,8 @@
 """The endpoints that others ask: /livez and /readyz the kubelet, /metrics Prometheus.
 
 `/livez`: the event loop turns (or nothing would answer) and the work moves. It fails only when a restart would help: a
-dependency that is away is waited for, not restarted over. `/readyz`: names every dependency that is missing.
+dependency that is away is waited for, not restarted over. `/readyz`: names every dependency that is missing, and stays
+200 when all that is missing is a part (`InPart`).
 """
 
 import asyncio
@@ -18,6 +19,12 @@ _SHUTDOWN = 5.0
 """Seconds that requests in progress have when the listening ends."""
 
 log = structlog.get_logger()
+
+
+class InPart(str):
+    """A trouble that leaves the service at work for everybody else: it is named, and readiness is not taken away."""
+
+    __slots__ = ()
 
 
 class Pulse(NamedTuple):
@@ -74,6 +81,8 @@ async def serve_on(app: web.Application, addr: str, *, setting: str) -> web.AppR
 
 
 def _answer(troubles: dict[str, str]) -> web.Response:
-    if troubles:
-        return web.json_response({"status": "error", "troubles": troubles}, status=503)
-    return web.json_response({"status": "ok"})
+    if not troubles:
+        return web.json_response({"status": "ok"})
+    if all(isinstance(trouble, InPart) for trouble in troubles.values()):
+        return web.json_response({"status": "degraded", "troubles": troubles})
+    return web.json_response({"status": "error", "troubles": troubles}, status=503)

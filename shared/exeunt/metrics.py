@@ -101,13 +101,14 @@ FACTS: Final = Counter(
 )
 WATCH_AGE: Final = Observed(
     "exeunt_watch_age_seconds",
-    "Time since a watch on the kube-apiserver last received anything; above 90 s the watcher is blind.",
+    "Time since an event, a bookmark or a list was last received from the kube-apiserver; above 90 s the watcher is"
+    " blind. Namespaces that refuse to be watched while others are served do not count.",
     services="watcher",
     labels=("resource",),
 )
 WATCH_RELISTS: Final = Observed(
     "exeunt_watch_relists_total",
-    "Times a watch had expired, and a new list caught up on what it missed.",
+    "Times a watch could not go on, and a new list caught up on what it may have missed.",
     services="watcher",
     kind="counter",
     labels=("resource",),
@@ -198,7 +199,7 @@ NATS_RECONNECTS: Final = Counter(
 )
 DEPENDENCY_UP: Final = Observed(
     "exeunt_dependency_up",
-    "1 while a dependency is available, 0 while /readyz reports it as missing.",
+    "1 while a dependency is available, 0 while /readyz reports trouble with it.",
     services="all",
     labels=("dependency",),
 )

@@ -7,6 +7,7 @@ the process exits 1 with its traceback in the log.
 
 import asyncio
 import gc
+import resource
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -110,6 +111,7 @@ async def _serve(
 ) -> None:
     stopping = asyncio.Event()
     _stop_on_signals(stopping)
+    _allow_open_files()
     async with AsyncExitStack() as stack:
         telemetry = configure_telemetry(service)
         stack.push_async_callback(telemetry.shutdown, _CLOSE_BUDGET)
@@ -153,7 +155,7 @@ async def _work(
     work: Work, kube: "KubeClient | None", ensure: Callable[[], Awaitable[None]], settings: Settings
 ) -> None:
     async with asyncio.TaskGroup() as tasks:
-        probed = settings.namespaces[0] if settings.namespaces else "default"
+        probed = settings.namespaces or ("default",)
         probing = tasks.create_task(kube.probe(probed)) if kube else None
         await insist("make or check the streams", ensure)
         # What was imported is there for good: a full collection would walk it, and hold a stop up for 14 to 40 ms.
@@ -163,6 +165,14 @@ async def _work(
         await work.run()
         if probing:
             probing.cancel()
+
+
+def _allow_open_files() -> None:
+    """As many as the kernel lets us, as Go's programs do: each watch is one, so 1024 are those of 250 namespaces."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        with suppress(ValueError, OSError):  # macOS says "unlimited" and means less
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _stop_on_signals(stopping: asyncio.Event) -> None:

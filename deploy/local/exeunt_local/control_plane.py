@@ -5,6 +5,7 @@ objects: no controllers (nothing collects garbage, a deleted namespace stays Ter
 kubelet. `binaries` finds the two programs; `kubernetes_admin` is what the first user does to the API.
 """
 
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -36,9 +37,10 @@ class ControlPlane:
         self.kubeconfig = folder / "admin.kubeconfig"
         self._admin = KubernetesAdmin(self.url, ca=self.ca, token=_ADMIN_TOKEN)
         write_kubeconfig(self.kubeconfig, url=self.url, ca=self.ca, user={"token": _ADMIN_TOKEN})
+        self._data = folder / "etcd"
         etcd_url = f"http://127.0.0.1:{free_port()}"
         self._etcd = Process(
-            _etcd_command(binaries.etcd, folder / "etcd", etcd_url),
+            _etcd_command(binaries.etcd, self._data, etcd_url),
             log=folder / "etcd.log",
             ready_url=f"{etcd_url}/readyz",
         )
@@ -77,6 +79,23 @@ class ControlPlane:
         """Stops and starts it."""
         await self.stop_apiserver()
         await self.start_apiserver()
+
+    async def save(self, backup: Path) -> None:
+        """Stops both servers, copies what etcd has to the folder `backup`, and starts them again."""
+        await self._apiserver.kill()
+        await self._etcd.stop()
+        shutil.copytree(self._data, backup)
+        await self._etcd.start()
+        await self._apiserver.start()
+
+    async def restore(self, backup: Path) -> None:
+        """Kills both servers, and starts them with what etcd had then: its versions go back, too."""
+        await self._apiserver.kill()
+        await self._etcd.kill()
+        shutil.rmtree(self._data)
+        shutil.copytree(backup, self._data)
+        await self._etcd.start()
+        await self._apiserver.start()
 
     async def apply(self, *manifests: Path | Mapping[str, Any]) -> None:
         """Applies objects on the server's side: given as values, as YAML files, or as folders of those."""

@@ -29,6 +29,8 @@ class Mesh:
     def __init__(self, folder: Path, *, control_plane: ControlPlane, nats_url: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
+        self.ready_within = 30.0
+        """Seconds that a service may take to become ready."""
         self._control_plane = control_plane
         self._nats_url = nats_url
         self._kubeconfigs: dict[str, Path] = {}
@@ -48,6 +50,7 @@ class Mesh:
             [sys.executable, "-m", f"exeunt_{service.replace('-', '_')}"],
             log=self.log(service, instance),
             ready_url=f"http://{address}/readyz",
+            ready_within=self.ready_within,
             env={
                 **os.environ,
                 "EXEUNT_NATS_URL": self._nats_url,

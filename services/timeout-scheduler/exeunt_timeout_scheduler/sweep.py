@@ -71,20 +71,38 @@ class Sweep:
                 tasks.create_task(self._look_after(run, stories[story_key(run)], slots))
 
     async def _canceled(self) -> list[StoryRun]:
-        """The unfinished canceled runs; what is refused in one namespace is told, and the others are looked after."""
-        canceled: list[StoryRun] = []
-        for namespace in self._settings.namespaces or (None,):
+        """The unfinished canceled runs of all namespaces. Raises ApiUnavailable when none of them can be listed."""
+        slots, listed = asyncio.Semaphore(_AT_ONCE), asyncio.Event()
+        async with asyncio.TaskGroup() as tasks:
+            lists = [
+                tasks.create_task(self._canceled_in(namespace, slots, listed))
+                for namespace in self._settings.namespaces or (None,)
+            ]
+        return [run for each in lists for run in each.result()]
+
+    async def _canceled_in(
+        self, namespace: str | None, slots: asyncio.Semaphore, listed: asyncio.Event
+    ) -> list[StoryRun]:
+        """Those of one namespace. What is refused there, or fails while others are `listed`, is told and no more: the
+        others do not wait for it, and the next sweep asks again.
+        """
+        several = len(self._settings.namespaces) > 1
+        async with slots:
             try:
-                listing = await self._kube.list(STORY_RUNS, namespace, field_selector=UNFINISHED)
-            except ApiError as error:
+                listing = await self._kube.list(
+                    STORY_RUNS, namespace, field_selector=UNFINISHED, retry=not several, optional=several
+                )
+            except (ApiError, ApiUnavailable) as error:
+                if isinstance(error, ApiUnavailable) and not listed.is_set():
+                    raise
                 log.warning("StoryRuns not listed", namespace=namespace, error=str(error))
-                continue
+                return []
             finally:
                 self._moves()
-            for undecodable in listing.undecodable:
-                log.warning("StoryRun not usable", error=str(undecodable))
-            canceled += [run for run in listing.items if run.spec.cancel_requested]
-        return canceled
+        listed.set()
+        for undecodable in listing.undecodable:
+            log.warning("StoryRun not usable", error=str(undecodable))
+        return [run for run in listing.items if run.spec.cancel_requested]
 
     async def _story(self, key: tuple[str, str], slots: asyncio.Semaphore) -> Story | None:
         """A Story; None when it is missing, and also when it is refused (another's namespace) or unreadable."""

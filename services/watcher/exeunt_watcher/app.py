@@ -27,7 +27,7 @@ _FOLLOWER_KEPT: Final = 300.0
 _PULL_SILENCE = 30.0
 """Seconds: the pull loop beats every second, also while NATS is away."""
 _SILENCE = 150.0
-"""Seconds: a watch shows a line a minute, its idle timeout is 90 s, its longest back-off 30 s."""
+"""Seconds: a watch shows a line a minute, its idle timeout is 75 s, its longest back-off 30 s."""
 
 
 class WatcherService:
@@ -58,10 +58,15 @@ class WatcherService:
 
         def last_progress() -> float:
             # Watches that wait for a dependency are not stuck: /readyz names it.
-            return max(self._watcher.last_waited, min(w.last_progress or now() for w in self._watcher.watches))
+            watches = self._watcher.coverage.watches
+            return max(self._watcher.last_waited, min(watch.last_progress or now() for watch in watches))
 
         return (
-            {"watches": lambda: self._watcher.trouble, "signals": lambda: self._signals.trouble or self._check.trouble},
+            {
+                "watches": lambda: self._watcher.coverage.trouble,
+                "namespaces": lambda: self._watcher.coverage.closed,
+                "signals": lambda: self._signals.trouble or self._check.trouble,
+            },
             {
                 "watches": Pulse(last_progress, _SILENCE),
                 "signals": Pulse(lambda: min(self._signals.last_progress, self._check.last_progress), _PULL_SILENCE),

@@ -35,7 +35,7 @@ def measure_stops(canceled: Iterable[Snapshot], lateness: Lateness, now: datetim
     STOPS_OVERDUE.set(overdue.total_seconds())
 
 
-def observe_watches(watches: list[ListWatch[Any]]) -> None:
+def observe_watches(watches: Callable[[], list[ListWatch[Any]]]) -> None:
     """Have the watches measured whenever somebody asks; those of one kind in several namespaces together."""
     now = asyncio.get_running_loop().time
 
@@ -43,7 +43,7 @@ def observe_watches(watches: list[ListWatch[Any]]) -> None:
         of: Callable[[ListWatch[Any]], float], together: Callable[[float, float], float]
     ) -> Mapping[tuple[str, ...], float]:
         values: dict[tuple[str, ...], float] = {}
-        for watch in watches:
+        for watch in watches():
             key = (watch.resource.plural,)
             values[key] = together(values.get(key, 0), of(watch))
         return values

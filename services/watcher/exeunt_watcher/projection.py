@@ -38,8 +38,14 @@ class Projection:
     """All that is known, and the last snapshot of every unfinished run."""
 
     def __init__(
-        self, *, default_timeout: timedelta, fence_wait: timedelta, heartbeats_stale_after: timedelta | None
+        self,
+        *,
+        default_timeout: timedelta,
+        fence_wait: timedelta,
+        heartbeats_stale_after: timedelta | None,
+        signals: SignalsHeard | None = None,
     ) -> None:
+        """`signals` were heard by another projection."""
         self._default_timeout = default_timeout
         self._fence_wait = fence_wait
         self._stale_after = heartbeats_stale_after
@@ -54,7 +60,7 @@ class Projection:
         self._remembered: dict[str, Topology] = {}
         self._fixed: dict[str, tuple[Episode, ShutdownTimeout]] = {}
         self._runs_of_token: defaultdict[str, set[Key]] = defaultdict(set)
-        self._signals = SignalsHeard()
+        self._signals = signals or SignalsHeard()
 
     # Each method below takes in one object and answers with the keys of the runs that it may have changed.
 
@@ -235,6 +241,11 @@ class Projection:
 
     def snapshot(self, key: Key) -> Snapshot | None:
         return self._snapshots.get(key)
+
+    def namespaces(self, key: Key) -> tuple[str, ...]:
+        """Where all that a run's snapshot is made of lives: its own namespace, and that of its Story."""
+        run = self._runs.get(key)
+        return (key[0],) if run is None else (key[0], story_key(run)[0])
 
     def known_runs(self) -> Iterable[Key]:
         return self._runs.keys()

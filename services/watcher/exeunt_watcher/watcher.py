@@ -1,10 +1,11 @@
 """The watcher's shell: objects in, facts out.
 
-Nothing is said before every kind has been listed once and every signal heard, because a list that has not come yet
-looks like "gone". What the stream remembers of a run (its topology was established) is given back to the projection
-first. From then on each change is projected and what begins to hold is said; and what holds of unfinished stops is
-offered again at every sweep, which the stream refuses when it has it. So a lost event, a lost stream or a lost process
-costs time, never a stop.
+Nothing is said of a namespace before every kind in it has been listed once and every signal heard, because a list that
+has not come yet looks like "gone" (`coverage`). What the stream remembers of a run (its topology was established) is
+given back to the projection first. From then on each change is projected and what begins to hold is said; and what
+holds of unfinished stops is offered again at every sweep, which the stream refuses when it has it. So a lost event, a
+lost stream or a lost process costs time, never a stop. When the cluster is found to be as it was before, because etcd
+was restored from a backup, the watcher starts over, as a new process would.
 """
 
 import asyncio
@@ -23,24 +24,29 @@ from exeunt.errors import PoisonEvent
 from exeunt.events import Fact
 from exeunt.insist import insist
 from exeunt.kube.client import KubeClient
-from exeunt.kube.errors import ApiError, ApiUnavailable, NotFound, Undecodable
+from exeunt.kube.errors import ApiError, ApiUnavailable, NotFound, Rewound, Undecodable
 from exeunt.kube.list_watch import Change, Changed, ListWatch, Missing, Relisted, Removed
 from exeunt.kube.models import StoryRun
 from exeunt.kube.resources import STEP_RUNS, STORIES, STORY_RUNS, TRANSPORT_BINDINGS, Resource
 from exeunt.settings import Settings
 from exeunt.signals import read_signal
 from exeunt.snapshot import Snapshot
+from exeunt_watcher.coverage import Coverage
 from exeunt_watcher.fact_publisher import FactPublisher
 from exeunt_watcher.facts import facts_between, standing
 from exeunt_watcher.lateness import Lateness
 from exeunt_watcher.measures import measure_stops, observe_watches
 from exeunt_watcher.memory import recall
 from exeunt_watcher.projection import Key, Projection
+from exeunt_watcher.signals_heard import SignalsHeard
 
 _SIGNALS: Final = "signals"
 """What has to have been heard, as every watch has to have listed, before anything is said."""
 _TICK: Final = 1.0
 """Seconds between looks at what only time changes, an overdue fence or a stale heartbeat, and between measurements."""
+
+_LISTS_AT_ONCE: Final = 16
+"""Lists fetched in parallel: hundreds of namespaces have four each, at the start and when a kube-apiserver restarts."""
 
 log = structlog.get_logger()
 
@@ -60,26 +66,36 @@ class Watcher:
         self._kube = kube
         self._bus = bus
         self._settings = settings
+        self._facts = FactPublisher(bus, on_failure=self._waits)
+        self._signals = SignalsHeard()
+        self._watching: asyncio.Task[None] | None = None
+        self._ended = asyncio.Event()
+        self._besides: tuple[object, ...] = (_SIGNALS,)
+        self._start_over()
+        observe_watches(lambda: self.coverage.served)
+        self.live = asyncio.Event()
+        """Some namespace is covered: facts are being said."""
+        self.last_waited = float("-inf")
+        """Loop time at which a dependency that is away was last tried: whatever waits for it is not stuck."""
+
+    def _start_over(self) -> None:
+        """Know nothing of the cluster."""
+        settings, turns = self._settings, asyncio.Semaphore(_LISTS_AT_ONCE)
         self._projection = Projection(
             default_timeout=settings.shutdown_timeout,
             fence_wait=settings.fence_wait,
             heartbeats_stale_after=settings.heartbeat_stale_after or None,
+            signals=self._signals,
         )
-        self._facts = FactPublisher(bus, on_failure=self._waits)
         self._lateness = Lateness()
-        self._watching: asyncio.Task[None] | None = None
-        self._ended = asyncio.Event()
-        self._kinds = [kind for namespace in settings.namespaces or (None,) for kind in self._kinds_of(namespace)]
-        self._unlisted: set[object] = {_SIGNALS, *(kind.watch for kind in self._kinds)}
-        observe_watches(self.watches)
-        self.live = asyncio.Event()
-        """Every kind has been listed, and what the streams know is known: facts are being said."""
-        self.last_waited = float("-inf")
-        """Loop time at which a dependency that is away was last tried: whatever waits for it is not stuck."""
+        self._kinds = [
+            kind for namespace in settings.namespaces or (None,) for kind in self._kinds_of(namespace, turns)
+        ]
+        self.coverage = Coverage((kind.watch for kind in self._kinds), besides=self._besides)
 
-    def _kinds_of(self, namespace: str | None) -> Iterable["_Kind"]:
+    def _kinds_of(self, namespace: str | None, turns: asyncio.Semaphore) -> Iterable["_Kind"]:
         def watch(resource: Resource[Any], selector: str | None = None) -> ListWatch[Any]:
-            return ListWatch(self._kube, resource, namespace=namespace, list_field_selector=selector)
+            return ListWatch(self._kube, resource, namespace=namespace, list_field_selector=selector, turns=turns)
 
         known = self._projection
         yield _Kind(watch(STORIES), known.story, known.story_gone)
@@ -87,20 +103,8 @@ class Watcher:
         yield _Kind(watch(STEP_RUNS, UNFINISHED), known.step_run, known.step_run_gone)
         yield _Kind(watch(STORY_RUNS, UNFINISHED), known.story_run, None)
 
-    @property
-    def watches(self) -> list[ListWatch[Any]]:
-        return [kind.watch for kind in self._kinds]
-
     def _waits(self) -> None:
         self.last_waited = asyncio.get_running_loop().time()
-
-    @property
-    def trouble(self) -> str | None:
-        """Why facts may be missed or late now, for /readyz."""
-        if not self.live.is_set():
-            waiting = ", ".join(sorted(map(str, self._unlisted.copy()))) or "what the stream remembers"
-            return f"not listed yet: {waiting}"
-        return next((f"{watch}: {watch.error}" for watch in self.watches if watch.error), None)
 
     async def run(self) -> None:
         """Watch until `drain`."""
@@ -123,11 +127,16 @@ class Watcher:
             log.warning("facts unsaid at the end", budget=budget)
 
     async def _watch(self) -> None:
-        async with asyncio.TaskGroup() as watching:
-            for kind in self._kinds:
-                watching.create_task(kind.watch.run(partial(self._changed, kind)))
-            watching.create_task(self._tick())
-            watching.create_task(self._measure())
+        while True:
+            try:
+                async with asyncio.TaskGroup() as watching:
+                    for kind in self._kinds:
+                        watching.create_task(kind.watch.run(partial(self._changed, kind)))
+                    watching.create_task(self._tick())
+                    watching.create_task(self._measure())
+            except* Rewound as rewound:
+                log.warning("etcd was restored from a backup: starting over", found=str(rewound.exceptions[0]))
+                self._start_over()
 
     async def _changed(self, kind: "_Kind", change: Change[Any]) -> None:
         match change:
@@ -137,14 +146,14 @@ class Watcher:
                 for gone in missing:  # first, since a name may be in use again
                     if kind.drop:
                         touched.update(kind.drop(gone.key))
-                    else:
+                    elif gone.key in self._projection.known_runs():  # not one that has finished
                         await self._vanished(gone)
                 for item in items:
                     touched.update(kind.take(item))
-                if self.live.is_set():
-                    await recall(fresh, self._projection, self._facts)
+                fresh = [key for key in fresh if self.coverage.covers(key[0])]
+                await recall(fresh, self._projection, self._facts)
                 await self._touched(touched)
-                await self._listed(kind.watch)
+                await self._listed(kind.watch.namespace, kind.watch)
             case Changed(object=item):
                 await self._touched(kind.take(item))
             case Removed(object=item) if kind.drop:
@@ -162,24 +171,30 @@ class Watcher:
 
     async def signals_heard(self) -> None:
         """Every signal that is in the stream has been given to `on_signal`."""
-        await self._listed(_SIGNALS)
+        self._besides = ()
+        for namespace in self.coverage.namespaces:
+            await self._listed(namespace, _SIGNALS)
 
-    async def _listed(self, what: object) -> None:
-        """Once every kind has been listed, and the signals: recall what the stream knows, then say what holds."""
-        if what not in self._unlisted:
+    async def _listed(self, namespace: str | None, what: object) -> None:
+        """Once every kind of a namespace has been listed, and the signals: recall what the stream knows, then say what
+        holds.
+        """
+        coverage, projection = self.coverage, self._projection
+        if not coverage.listed(namespace, what):
             return
-        self._unlisted.discard(what)
-        if self._unlisted:
-            return
-        await recall(list(self._projection.known_runs()), self._projection, self._facts)
+        await recall([key for key in projection.known_runs() if namespace in (None, key[0])], projection, self._facts)
+        coverage.cover(namespace)
         self.live.set()
-        runs = list(self._projection.known_runs())
-        log.info("watching", unfinished_runs=len(runs))
+        # Runs elsewhere may have waited for Stories that are here.
+        runs = [key for key in projection.known_runs() if namespace in (None, *projection.namespaces(key))]
+        log.info("watching", namespace=namespace, unfinished_runs=len(runs))
         await self._touched(runs)
 
     async def _touched(self, keys: Iterable[Key]) -> None:
         """Project these runs and say what begins to hold."""
-        for key in keys if self.live.is_set() else ():
+        for key in keys:
+            if not self.coverage.covers(*self._projection.namespaces(key)):
+                continue
             now = datetime.now(UTC)
             projected = self._projection.project(key, now)
             if projected is not None:

@@ -8,7 +8,7 @@ kinds in `resources`; `list_watch` builds on `watch`.
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from math import ceil
@@ -22,7 +22,7 @@ import structlog
 
 from exeunt.kube.connection import Call, Connection
 from exeunt.kube.credentials import Credentials
-from exeunt.kube.errors import ApiError, ApiUnavailable, Gone, NotFound, Undecodable
+from exeunt.kube.errors import ApiError, ApiUnavailable, Forbidden, Gone, NotFound, Silent, Undecodable
 from exeunt.kube.observed import observed
 from exeunt.kube.resources import STORY_RUNS, Resource, T
 
@@ -82,18 +82,24 @@ class KubeClient:
         """None, or why the latest request was not served: unreachable, throttled, not authorized."""
         return self._connection.trouble
 
-    async def probe(self, namespace: str) -> None:
+    async def probe(self, namespaces: Sequence[str]) -> None:
         """Ask now and then for a StoryRun that nobody has, for ever: "not found" shows that we are served.
 
-        It keeps `reachable` true to the moment, and a connection open for the next stop.
+        It keeps `reachable` true to the moment, and a connection open for the next stop. A namespace may be closed to
+        us without that; only when all of them are, we are not served.
         """
         while True:
-            try:
-                await self._request(Call("get", STORY_RUNS, namespace, "exeunt-probe"), retry=False)
-            except NotFound:
-                pass
-            except (ApiError, ApiUnavailable) as error:
-                log.debug("probe failed", error=str(error))
+            for namespace in namespaces:
+                call = Call("get", STORY_RUNS, namespace, "exeunt-probe", optional=namespace != namespaces[-1])
+                try:
+                    await self._request(call, retry=False)
+                except Forbidden:
+                    continue
+                except NotFound:
+                    pass
+                except (ApiError, ApiUnavailable) as error:
+                    log.debug("probe failed", error=str(error))
+                break
             await asyncio.sleep(_PROBE_INTERVAL * random.uniform(0.8, 1.2))  # noqa: S311 - spread, not secrecy
 
     async def get(self, resource: Resource[T], namespace: str, name: str, *, optional: bool = False) -> T:
@@ -109,10 +115,12 @@ class KubeClient:
         label_selector: str | None = None,
         limit: int = 500,
         retry: bool = True,
+        optional: bool = False,
     ) -> Listing[T]:
         """All objects of a namespace, or of all namespaces, fetched in pages of `limit`.
 
-        Without `retry` every page is tried once, for callers that have a back-off of their own.
+        Without `retry` every page is tried once, for callers that have a back-off of their own. `optional`: being
+        refused it is no trouble, for one namespace of several.
         """
         query = {"limit": str(limit)}
         if field_selector is not None:
@@ -120,17 +128,17 @@ class KubeClient:
         if label_selector is not None:
             query["labelSelector"] = label_selector
         try:
-            return await self._list_pages(resource, namespace, query, retry=retry)
+            return await self._list_pages(resource, namespace, query, retry=retry, optional=optional)
         except Gone:  # between two pages: the snapshot that the list began with is compacted away
-            return await self._list_pages(resource, namespace, query, retry=retry)
+            return await self._list_pages(resource, namespace, query, retry=retry, optional=optional)
 
     async def _list_pages(
-        self, resource: Resource[T], namespace: str | None, query: dict[str, str], *, retry: bool
+        self, resource: Resource[T], namespace: str | None, query: dict[str, str], *, retry: bool, optional: bool
     ) -> Listing[T]:
         items: list[T] = []
         undecodable: list[Undecodable] = []
         while True:
-            call = Call("list", resource, namespace, query=urlencode(query))
+            call = Call("list", resource, namespace, query=urlencode(query), optional=optional)
             page = _decode_page(call, await self._request(call, retry=retry))
             for item in page.items or []:
                 try:
@@ -200,8 +208,9 @@ class KubeClient:
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         """The events since `resource_version` with bookmarks, one JSON line each; one attempt, never a retry.
 
-        The server ends the watch after `timeout_seconds`. ApiUnavailable is raised when the stream breaks or
-        when nothing arrives for `idle_timeout` seconds.
+        The server ends the watch after `timeout_seconds`. ApiUnavailable is raised when the stream breaks, and Silent
+        when nothing arrives for `idle_timeout` seconds. A refusal does not count for `reachable`; whoever watches has
+        to tell.
         """
         query = {
             "watch": "true",
@@ -210,7 +219,7 @@ class KubeClient:
             "timeoutSeconds": str(ceil(timeout_seconds)),  # 0 would mean: as long as the server likes
         }
         limits = aiohttp.ClientTimeout(total=None, connect=self._limits.total, sock_read=idle_timeout)
-        call = Call("watch", resource, namespace, query=urlencode(query))
+        call = Call("watch", resource, namespace, query=urlencode(query), optional=True)
         response = await self._connection.open(call, limits)
         try:
             async with aclosing(self._lines(call, response)) as lines:
@@ -222,7 +231,9 @@ class KubeClient:
         try:
             async for line in response.content:
                 yield line
-        except (aiohttp.ClientError, TimeoutError) as error:
+        except TimeoutError as error:  # aiohttp's is a ClientError, too
+            raise Silent(str(self._connection.unavailable(call, error))) from error
+        except aiohttp.ClientError as error:
             raise self._connection.unavailable(call, error) from error
 
     async def _request(self, call: Call, *, retry: bool = True) -> bytes:
@@ -234,6 +245,7 @@ class KubeClient:
             wait_max=5,
             wait_jitter=0.5,
         )
+        last: Exception | None = None
         try:
             async with asyncio.timeout(self._retry_budget):
                 try:
@@ -242,7 +254,7 @@ class KubeClient:
                     delay = _delay(error)
                     if not retry or delay is False:
                         raise
-                    perhaps_done = _perhaps_done(error)
+                    perhaps_done, last = _perhaps_done(error), error
                 await asyncio.sleep(random.uniform(0.1, 0.6) if delay is True else delay)  # noqa: S311 - jitter
                 async for attempt in attempts:
                     with attempt:
@@ -251,11 +263,11 @@ class KubeClient:
                         except (ApiError, ApiUnavailable) as error:
                             if isinstance(error, ApiError):
                                 error.perhaps_done = perhaps_done
-                            perhaps_done = perhaps_done or _perhaps_done(error)
+                            perhaps_done, last = perhaps_done or _perhaps_done(error), error
                             raise
         except TimeoutError:
             pass
-        raise ApiUnavailable(f"{call}: no success within {self._retry_budget:g} s; last: {self._connection.trouble}")
+        raise ApiUnavailable(f"{call}: no success within {self._retry_budget:g} s; last: {last}")
 
     async def _read(self, call: Call) -> bytes:
         with observed(call, self._connection.server):

@@ -133,8 +133,10 @@ class Connection:
             raise self.unavailable(call, error) from error
         except (aiohttp.ClientError, TimeoutError) as error:
             raise self.unavailable(call, error) from error
-        if not call.optional:
-            self.trouble = str(refusal) if refusal.status in {401, 403, 429} or refusal.status >= 500 else None
+        if refusal.status not in {401, 403, 429} and refusal.status < 500:
+            self.trouble = None
+        elif not call.optional:
+            self.trouble = str(refusal)
         raise refusal
 
     def unavailable(self, call: Call, error: Exception) -> ApiUnavailable:

@@ -4,6 +4,7 @@
     ├── UsageError
     │   └── ConfigurationError  no usable in-cluster or kubeconfig configuration
     ├── ApiUnavailable          no answer, or none but 429 and 5xx, for as long as the request may be retried
+    │   └── Silent              a watch that was accepted and brings nothing
     ├── ApiError                an answer that no retry will change
     │   ├── Unauthorized        401, with freshly loaded credentials too
     │   ├── Forbidden           403: the message names the missing permission
@@ -11,9 +12,10 @@
     │   ├── Conflict            409: a delete found another uid of that name, a create a taken name, a patch a rival
     │   ├── Gone                410: a resourceVersion or continue token that expired
     │   └── Unprocessable       422: a failed `test` of a JSON Patch, or a refusal by schema or CEL rule
-    └── Undecodable             an object that does not have its kind's shape
+    ├── Undecodable             an object that does not have its kind's shape
+    └── Rewound                 the cluster is as it was before: etcd was restored from a backup
 
-`client` raises these, `list_watch` survives all but ConfigurationError.
+`client` raises these but for the last, which is `list_watch`'s; that survives all others but ConfigurationError.
 """
 
 import msgspec
@@ -27,6 +29,14 @@ class ConfigurationError(UsageError):
 
 class ApiUnavailable(ExeuntError):
     """The kube-apiserver does not answer or does not serve; what was asked for may still have happened."""
+
+
+class Silent(ApiUnavailable):
+    """A watch on which nothing arrives, not even the bookmark of each minute: it shows nothing, whatever happens."""
+
+
+class Rewound(ExeuntError):
+    """A list is older than what was seen before it, so what was seen never happened."""
 
 
 class Undecodable(ExeuntError):

@@ -1,10 +1,14 @@
-"""A collection on the kube-apiserver as a stream of changes: list once, then watch for ever.
+"""A collection on the kube-apiserver as a stream of changes: list, then watch.
 
 The list may be narrowed by a field selector, the watch never is. So finished history is not read at the
 start, yet the transition of an object out of the selection arrives as an ordinary change with its full new
 state, and a removal always means a deletion. `client` makes the requests; the caller's projection keeps the
-objects: here only their keys and uids are kept, to tell after an expired watch (410 Gone) what is no longer
-listed.
+objects: here only their keys, uids and versions are kept, to tell from a new list what is no longer there.
+
+A watch goes on where the one before it was only when that one had brought something and ended at the time that was
+asked for. Whatever else ends a watch may have been a restart, and behind a restart may be another history, in which
+the place where we were is still to come: such a watch is accepted and stays silent, or tells what follows without what
+went before (ADR 22). So everything is listed anew.
 """
 
 import asyncio
@@ -12,18 +16,20 @@ import random
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Final, Generic, NoReturn
+from math import ceil, inf
+from typing import Final, Generic, NamedTuple, NoReturn
 
 import msgspec
 import structlog
 
 from exeunt.kube.client import KubeClient, Listing
-from exeunt.kube.errors import ApiError, ApiUnavailable, Gone, Undecodable, api_error
+from exeunt.kube.errors import ApiError, ApiUnavailable, Forbidden, NotFound, Rewound, Silent, Undecodable, api_error
 from exeunt.kube.resources import Resource, T
 
 _FIRST_DELAY: Final = 0.25  # seconds; doubled after every failure in a row
 _LONGEST_DELAY: Final = 30.0
 _HEALTHY: Final = 10.0  # seconds that a watch must live for the next failure to count as the first
+_PUNCTUAL: Final = 1.0  # seconds that a watch may end before we think it was to: the server began to count first
 
 log = structlog.get_logger(__name__)
 
@@ -52,7 +58,7 @@ class Missing:
 
 @dataclass(frozen=True, slots=True)
 class Relisted(Generic[T]):
-    """The complete list, at the start and after an expired watch; never one that failed half-way.
+    """The complete list, at the start and whenever a watch cannot go on; never one that failed half-way.
 
     `missing` was known before; a name may be in both, under another uid. It is one change, because half of it is a
     state that there never was: a replaced object is gone, say.
@@ -68,20 +74,21 @@ Change = Relisted[T] | Changed[T] | Removed[T] | Missing
 class ListWatch(Generic[T]):
     """Follows one resource in one namespace, or in all of them.
 
-    `idle_timeout`: seconds without a line after which the connection counts as dead; more than a minute,
-    since bookmarks arrive about that often. (Where etcd was not told to notify progress, the first one takes two
-    minutes, measured: there, the watch of an idle resource is made anew that often, at the cost of an interruption that
-    is counted.) `watch_timeout`: the server ends a watch after one to two times
-    these seconds.
+    `idle_timeout`: seconds without a line after which a watch is given up; more than a minute, since bookmarks arrive
+    about that often (60 to 62 s, measured), and so much below 90 that a list after it still comes in time. (Where etcd
+    was not told to notify progress, the first bookmark takes two minutes, measured: there, an idle resource is listed
+    that often, at the cost of an interruption that is counted.) `watch_timeout`: the server ends a watch after one to
+    two times these seconds. `turns`: how many lists may be fetched at once, for many of us together.
 
     For health checks:
     `synced`: the first list has been handed over.
     `last_progress`: loop time of the last line, list or attempt; it stands still for at most `idle_timeout`
-    or the longest back-off (30 s), unless the handler blocks.
-    `last_heard`: loop time of the last line or list, at first that of the construction; attempts do not count.
-    `relists`: how often the watch had expired.
+    or the longest back-off (30 s), unless the handler blocks. Infinite while it waits for its turn.
+    `last_heard`: loop time of the last event, bookmark or list, at first that of the construction. That a watch was
+    accepted does not count.
+    `relists`: how often a new list caught up on what a watch may have missed.
     `interruptions`: how often the list or the watch failed.
-    `error`: what is wrong now, else None.
+    `error`: what is wrong now, else None. `refused`: it is that we may not, or that there is no such thing here.
     """
 
     def __init__(
@@ -91,9 +98,10 @@ class ListWatch(Generic[T]):
         *,
         namespace: str | None,
         list_field_selector: str | None = None,
-        idle_timeout: float = 90,
+        idle_timeout: float = 75,
         watch_timeout: float = 300,
         name: str | None = None,
+        turns: asyncio.Semaphore | None = None,
     ) -> None:
         self.synced = False
         self.last_progress = 0.0
@@ -101,24 +109,28 @@ class ListWatch(Generic[T]):
         self.relists = 0
         self.interruptions = 0
         self.error: str | None = None
+        self.refused = False
         self._client = client
         self.resource = resource
-        self._namespace = namespace
+        self.namespace = namespace
         self._selector = list_field_selector
         self._idle_timeout = idle_timeout
         self._watch_timeout = watch_timeout
+        self._turns = turns or asyncio.Semaphore()
         self._log = log.bind(list_watch=name or str(resource), namespace=namespace)
         self._resource_version = ""  # where the watch goes on from; empty: list first
-        self._known: dict[tuple[str, str], str] = {}
+        self._latest = ""  # the resourceVersion that was heard last
+        self._known: dict[tuple[str, str], _Seen] = {}
         self._reported: dict[str, str] = {}  # uid: resourceVersion of undecodable objects that were logged
 
     def __str__(self) -> str:
-        return f"{self.resource} in {self._namespace or 'all namespaces'}"
+        return f"{self.resource} in {self.namespace or 'all namespaces'}"
 
     async def run(self, handle: Callable[[Change[T]], Awaitable[None]]) -> NoReturn:
         """Hand over one change after another, for ever; the next is read when `handle` has returned.
 
-        Trouble with the kube-apiserver is waited out; what `handle` raises ends the run.
+        Trouble with the kube-apiserver is waited out; what `handle` raises ends the run. So does Rewound: all that was
+        handed over may never have happened, and whoever knows it has to forget it.
         """
         async with aclosing(self._changes()) as changes:
             async for change in changes:
@@ -128,100 +140,143 @@ class ListWatch(Generic[T]):
     async def _changes(self) -> AsyncGenerator[Change[T], None]:
         loop = asyncio.get_running_loop()
         failures = 0
+        silent = False  # the last watch was accepted and brought nothing for as long as we waited
+        deaf = False  # and there had been something to bring
         change: Change[T] | None
         while True:
             self.last_progress = loop.time()
             watching_since: float | None = None
             trouble: ApiError | ApiUnavailable | None = None
-            resumed = bool(self._resource_version)
+            lifetime = ceil(_spread(self._watch_timeout, 2 * self._watch_timeout))
             try:
-                if not resumed:
-                    yield self._relist(await self._list())
+                if not self._resource_version:
+                    listing = await self._list()
+                    deaf = silent and self._shows_more(listing)
+                    yield self._relist(listing)
+                    self.relists += self.synced  # but for the first
                     self.synced = True
-                    self.last_heard = loop.time()
+                    self.last_progress = self.last_heard = loop.time()
+                start, self._resource_version = self._resource_version, ""  # good for one watch, unless it brings more
                 async with self._client.watch(
                     self.resource,
-                    self._namespace,
-                    resource_version=self._resource_version,
-                    timeout_seconds=_spread(self._watch_timeout, 2 * self._watch_timeout),
+                    self.namespace,
+                    resource_version=start,
+                    timeout_seconds=lifetime,
                     idle_timeout=self._idle_timeout,
                 ) as lines:
-                    self.error = None
-                    self.last_progress = self.last_heard = watching_since = loop.time()
+                    self.last_progress = watching_since = loop.time()
+                    if not deaf:
+                        self._well()
                     async for line in lines:
-                        self.last_progress = self.last_heard = loop.time()
+                        self.last_progress = loop.time()
                         change = self._read(line)
                         if change is not None:
                             yield change
-            except Gone as error:
-                trouble = error
-                self._resource_version = ""
-                self.relists += 1
-                if resumed:  # the server is well, only our place in its history is gone
-                    failures = 0
+                if loop.time() - watching_since < min(lifetime - _PUNCTUAL, _HEALTHY):
+                    trouble = ApiUnavailable(f"watch {self.resource}: closed by the server at once")
             except (ApiError, ApiUnavailable) as error:
                 trouble = error
-            if watching_since is not None and loop.time() - watching_since >= _HEALTHY:
+            lived = 0.0 if watching_since is None else loop.time() - watching_since
+            silent = isinstance(trouble, Silent) and not self._resource_version
+            if trouble is not None or lived < lifetime - _PUNCTUAL:
+                self._resource_version = ""
+            if lived >= _HEALTHY:
                 failures = 0
-                if trouble is None:  # the server's timeout, in good order
+                if trouble is None:
                     continue
-            longest = min(_LONGEST_DELAY, _FIRST_DELAY * 2**failures)
-            delay = _spread(longest / 2, longest)
-            failures = min(failures + 1, 16)
-            if trouble is not None:
-                self.interruptions += 1
-                self.error = str(trouble)
-                self._log.warning("watch interrupted", error=self.error, retry_in=round(delay, 3))
-            await asyncio.sleep(delay)
+            failures = await self._wait(trouble, failures)
+
+    async def _wait(self, trouble: ApiError | ApiUnavailable | None, failures: int) -> int:
+        """Back off, visibly; returns how many failures there were in a row."""
+        longest = min(_LONGEST_DELAY, _FIRST_DELAY * 2**failures)
+        delay = _spread(longest / 2, longest)
+        if isinstance(trouble, ApiError) and trouble.retry_after:
+            delay = max(delay, _spread(1, 1.2) * min(trouble.retry_after, _LONGEST_DELAY))
+        if trouble is not None:
+            self.interruptions += 1
+            self.error = str(trouble)
+            self.refused = isinstance(trouble, (Forbidden, NotFound))
+            self._log.warning("watch interrupted", error=self.error, retry_in=round(delay, 3))
+        await asyncio.sleep(delay)
+        return min(failures + 1, 16)
+
+    def _well(self) -> None:
+        self.error, self.refused = None, False
 
     async def _list(self) -> Listing[T]:
-        return await self._client.list(self.resource, self._namespace, field_selector=self._selector, retry=False)
+        self.last_progress = inf  # whoever waits for others is not stuck
+        async with self._turns:
+            self.last_progress = asyncio.get_running_loop().time()
+            return await self._client.list(
+                self.resource, self.namespace, field_selector=self._selector, retry=False, optional=True
+            )
+
+    def _shows_more(self, listing: Listing[T]) -> bool:
+        """Than what we know."""
+        listed = ((item.metadata.key, item.metadata.resource_version) for item in listing.items)
+        return any(key not in self._known or self._known[key].version != version for key, version in listed)
 
     def _relist(self, listing: Listing[T]) -> Relisted[T]:
-        listed = {item.metadata.key: item.metadata.uid for item in listing.items}
-        listed |= {(error.namespace, error.name): error.uid for error in listing.undecodable}
-        missing = tuple(Missing(key, uid) for key, uid in self._known.items() if listed.get(key) != uid)
+        """Raises Rewound."""
+        listed = {item.metadata.key: _Seen(item.metadata.uid, item.metadata.resource_version) for item in listing.items}
+        listed |= {(error.namespace, error.name): _Seen.of(error) for error in listing.undecodable}
+        if _is_older(listing.resource_version, self._latest):
+            raise Rewound(f"{self}: listed at version {listing.resource_version} after {self._latest} was seen")
+        missing = []
+        for key, known in self._known.items():
+            now = listed.get(key)
+            if now is None or now.uid != known.uid:
+                missing.append(Missing(key, known.uid))
+            elif _is_older(now.version, known.version):
+                raise Rewound(f"{self}: {'/'.join(key)} is at version {now.version} after {known.version} was seen")
         self._known = listed
         self._reported = {error.uid: self._reported.get(error.uid, "") for error in listing.undecodable}
         for error in listing.undecodable:
             self._report(error)
-        self._resource_version = listing.resource_version
-        return Relisted(listing.items, missing)
+        self._resource_version = self._latest = listing.resource_version
+        return Relisted(listing.items, tuple(missing))
 
     def _read(self, line: bytes) -> Change[T] | None:
         """What a line of a watch says, if it says anything; raises the error that an ERROR event carries."""
         try:
             event = _EVENT.decode(line)
+            if event.type == "BOOKMARK":
+                self._go_on_from(_BOOKMARK.decode(event.object).metadata.resource_version)
+                return None
         except msgspec.DecodeError as error:
             raise ApiUnavailable(f"watch {self.resource}: the stream broke within a line") from error
         if event.type == "ERROR":
             raise api_error(event.object, action=f"watch {self.resource}")
-        if event.type == "BOOKMARK":
-            self._resource_version = _BOOKMARK.decode(event.object).metadata.resource_version
-            return None
         deleted = event.type == "DELETED"
         try:
             item = self.resource.decode(event.object)
         except Undecodable as error:
             return self._skip(error, deleted=deleted)
-        key, uid = item.metadata.key, item.metadata.uid
-        self._resource_version = item.metadata.resource_version
+        key = item.metadata.key
+        self._go_on_from(item.metadata.resource_version)
         if deleted:
             self._known.pop(key, None)
             return Removed(item)
-        self._known[key] = uid
+        self._known[key] = _Seen(item.metadata.uid, item.metadata.resource_version)
         return Changed(item)
 
     def _skip(self, error: Undecodable, *, deleted: bool) -> Missing | None:
         """Go on after an undecodable object; its deletion can still be told, though not its last state."""
-        self._resource_version = error.resource_version or self._resource_version
+        self._go_on_from(error.resource_version)
         key = (error.namespace, error.name)
         if deleted:
             self._reported.pop(error.uid, None)
-            return Missing(key, self._known.pop(key, error.uid))
-        self._known[key] = error.uid
+            return Missing(key, self._known.pop(key, _Seen.of(error)).uid)
+        self._known[key] = _Seen.of(error)
         self._report(error)
         return None
+
+    def _go_on_from(self, version: str) -> None:
+        """A line of a watch has told us where we are: that is what shows that it brings something."""
+        if version:
+            self._resource_version = self._latest = version
+            self.last_heard = asyncio.get_running_loop().time()
+            self._well()
 
     def _report(self, error: Undecodable) -> None:
         if self._reported.get(error.uid) != error.resource_version:
@@ -233,6 +288,26 @@ class ListWatch(Generic[T]):
                 resource_version=error.resource_version,
                 error=str(error),
             )
+
+
+class _Seen(NamedTuple):
+    """An object as it was last."""
+
+    uid: str
+    version: str
+
+    @classmethod
+    def of(cls, error: Undecodable) -> "_Seen":
+        return cls(error.uid, error.resource_version)
+
+
+def _is_older(version: str, than: str) -> bool:
+    """Whether a resourceVersion is older than another one of the same collection.
+
+    Kubernetes lets its clients compare them as numbers since 1.35 (KEP-5504), and on etcd they always were. What is not
+    such a number is not compared: then only what is missing from a list tells.
+    """
+    return version.isdecimal() and than.isdecimal() and int(version) < int(than)
 
 
 def _spread(least: float, most: float) -> float:

@@ -30,7 +30,7 @@ class OwnerReference(_Model, frozen=True, kw_only=True):
 class ObjectMeta(_Model, frozen=True, kw_only=True):
     """Identity and history of an object.
 
-    `resource_version` is opaque: compare it only for equality. `managed_fields` is the JSON array as read
+    `resource_version` is compared by `list_watch` alone (ADR 22). `managed_fields` is the JSON array as read
     (empty when there is none): it tells who set `spec.cancelRequested` and when, as long as the fence does
     not (contract §4.4).
     """
