@@ -24,8 +24,9 @@ class Participant:
     Every method raises AssertionError, with the end of the log, when the process says something else than expected.
     """
 
-    def __init__(self, identity: str, process: asyncio.subprocess.Process, log: Path) -> None:
+    def __init__(self, room: "LiveKitRoom", identity: str, process: asyncio.subprocess.Process, log: Path) -> None:
         self.identity = identity
+        self._room = room
         self.room_sid = ""
         self._process = process
         self._log = log
@@ -36,7 +37,11 @@ class Participant:
         return self._process.pid
 
     async def publish_microphone(self) -> None:
+        """Returns when LiveKit lists the microphone: the SDK is done before it has heard anything of it."""
         await self._do("publish")
+        async with asyncio.timeout(_PATIENCE):
+            while not (await self._room.listed())[self.identity].tracks:  # noqa: ASYNC110 - LiveKit tells it nowhere else
+                await asyncio.sleep(0.05)
 
     async def unpublish_microphone(self) -> datetime:
         """Returns the time at which that was asked for."""
@@ -96,7 +101,7 @@ class LiveKitRoom:
                 stderr=errors,
                 process_group=0,
             )
-        participant = Participant(identity, process, log)
+        participant = Participant(self, identity, process, log)
         self._people.append(participant)
         participant.room_sid = (await participant.hear("joined"))["room"]
         return participant
