@@ -64,7 +64,7 @@ def test_nobody_is_left_is_said_when_it_was_seen_twice_and_the_room_is_still_the
     assert isinstance(said, Publish)
     assert said.gone
     assert said.message.expected_last_subject_sequence == 0
-    assert said.detail == "room call-42 (RM_1): participant_left alice; left: bubu-agent-1"
+    assert said.detail == "room call-42 (RM_1): participant_left alice; still there: bubu-agent-1"
     # And whoever came while it was said is not missed.
     assert [look.receive(heard) for heard in (Published(5), HERE, listed(BOT))] == [ROOMS, WHO, AGAIN]
     assert look.result is Result.GONE

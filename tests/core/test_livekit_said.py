@@ -57,9 +57,12 @@ def test_people_read_the_room_the_event_and_who_was_there() -> None:
     bot = Participant("bubu-agent-listen-1")
     assert (
         told(LOOK, by_timer=False, left=(bot,), gone=True)
-        == "room call-42 (RM_x): participant_left alice; left: bubu-agent-listen-1"
+        == "room call-42 (RM_x): participant_left alice; still there: bubu-agent-listen-1"
     )
-    assert told(LOOK, by_timer=False, left=(), gone=True) == "room call-42 (RM_x): participant_left alice; left: nobody"
+    assert (
+        told(LOOK, by_timer=False, left=(), gone=True)
+        == "room call-42 (RM_x): participant_left alice; still there: nobody"
+    )
     assert (
         told(Look(sid="RM_x", room="call-42", event="room_finished"), by_timer=False, left=None, gone=True)
         == "room call-42 (RM_x): room_finished; the room is no more"

@@ -93,7 +93,7 @@ async def test_a_call_from_its_first_to_its_last_word(
         await signals.until(SID, gone=True)
         await until_no_look(bus)
         assert [said.detail for said in await signals.all()] == [
-            "room call-42 (RM_1): participant_left bob; left: bubu-agent-listen-1",
+            "room call-42 (RM_1): participant_left bob; still there: bubu-agent-listen-1",
             "room call-42 (RM_1): participant_joined bob; there: bob",
             "room call-42 (RM_1): room_finished; the room is no more",
         ]
@@ -179,7 +179,8 @@ async def test_without_webhooks_the_timer_finds_it(signals: Signals, livekit: Li
         livekit.rooms[ROOM] = (SID, [BOT])
         said = await signals.until(SID, gone=True)
         assert said.detail == (
-            "room call-42 (RM_1): looked again some time after participant_joined alice; left: bubu-agent-listen-1"
+            "room call-42 (RM_1): looked again some time after participant_joined alice;"
+            " still there: bubu-agent-listen-1"
         )
         livekit.rooms[ROOM] = (SID, [BOT, "alice"])
         await signals.until(SID, gone=False)
@@ -197,7 +198,7 @@ async def test_a_call_that_began_before_the_bridge_is_found(
         assert await signals.last(SID) is None
         livekit.rooms[ROOM] = (SID, [])
         said = await signals.until(SID, gone=True)
-        assert said.detail == "room call-42 (RM_1): looked again some time after discovered; left: nobody"
+        assert said.detail == "room call-42 (RM_1): looked again some time after discovered; still there: nobody"
 
 
 async def test_what_a_killed_bridge_knew_the_next_one_knows(

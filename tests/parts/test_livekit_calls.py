@@ -94,8 +94,8 @@ async def test_the_last_caller_ends_the_call(bridge: Bridge, signals: Signals, r
     assert await signals.last(alice.room_sid) is None
     await alice.leave()
     said = await signals.until(alice.room_sid, gone=True)
-    assert said.detail.startswith(f"room call-42 ({alice.room_sid}): participant_left alice; left: ")
-    assert {BOT, "supervisor", "helper"} == set(said.detail.partition("left: ")[2].split(", "))
+    assert said.detail.startswith(f"room call-42 ({alice.room_sid}): participant_left alice; still there: ")
+    assert {BOT, "supervisor", "helper"} == set(said.detail.partition("still there: ")[2].split(", "))
     alice = await room.join("alice")
     await signals.until(alice.room_sid, gone=False)
     await room.delete()
@@ -118,7 +118,7 @@ async def test_a_caller_who_comes_in_twice_has_not_left(bridge: Bridge, signals:
     await signals.until(alice.room_sid, gone=True)
     (said,) = await told(signals)  # once, whichever of the looks was the first to see it
     assert said.startswith("gone: ")
-    assert said.endswith(f"; left: {BOT}")
+    assert said.endswith(f"; still there: {BOT}")
 
 
 async def test_a_server_killed_with_a_call_going_on(
@@ -169,7 +169,7 @@ async def test_a_call_of_which_no_webhook_ever_came(nats: NatsServer, signals: S
             await bridge.until_looked(1)
             await alice.leave()
             await signals.until(alice.room_sid, gone=True)
-            assert await told(signals) == [f"gone: looked again some time after discovered; left: {BOT}"]
+            assert await told(signals) == [f"gone: looked again some time after discovered; still there: {BOT}"]
 
 
 async def test_a_key_that_livekit_does_not_know(

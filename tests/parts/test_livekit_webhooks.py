@@ -54,7 +54,7 @@ async def test_an_event_that_says_who_is_in_a_room_is_a_reason_to_look(stage: St
     stage.livekit.rooms[room] = (sid, ["bubu-agent-listen-1"])
     assert await stage.bridge.post(webhook(happening, sid, room, "alice")) == 200
     said = await stage.signals.until(sid, gone=True)
-    assert said.detail == f"room {room} ({sid}): {happening} alice; left: bubu-agent-listen-1"
+    assert said.detail == f"room {room} ({sid}): {happening} alice; still there: bubu-agent-listen-1"
 
 
 @pytest.mark.parametrize(

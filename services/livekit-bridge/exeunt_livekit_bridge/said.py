@@ -69,7 +69,7 @@ def told(look: Look, *, by_timer: bool, left: Iterable[Participant] | None, gone
     if left is None:
         rest = "the room is no more"
     else:
-        rest = f"{'left' if gone else 'there'}: {_named([participant.identity for participant in left])}"
+        rest = f"{'still there' if gone else 'there'}: {_named([participant.identity for participant in left])}"
     return f"room {_shown(look.room)} ({_shown(look.sid)}): {why}; {rest}"
 
 
