@@ -63,17 +63,17 @@ class Signal(Struct, frozen=True, kw_only=True):
 
     def counts_for(self, run: RunState) -> bool:
         """Whether it is about this run, in its present life."""
-        if self.uid not in (None, run.uid):
+        by_token = self.run is None
+        names = self.trigger_token == run.trigger_token if by_token else self.run == (run.namespace, run.name)
+        if not names or self.uid not in (None, run.uid):
             return False
-        if self.run is None:
-            if self.trigger_token != run.trigger_token:
-                return False
-            if run.life == bobrapet.FIRST_LIFE:
-                return True  # nothing else was started for the token: it may even be over before its run exists
-        elif self.run != (run.namespace, run.name):
-            return False
+        first = run.life == bobrapet.FIRST_LIFE
+        if by_token and first:
+            return True  # nothing else was started for the token: it may even be over before its run exists
+        # Kubernetes cuts the start to a whole second: what was said in that second may be of what was there before.
+        slack = timedelta(0) if self.uid and first else timedelta(seconds=1)
         started = readable_instant(run.started_at)
-        return started is not None and started <= self.at
+        return started is not None and self.at >= started + slack
 
     def is_ahead_of(self, stored: datetime) -> bool:
         """Whether it claims to have been true long after NATS had it: nobody can know that."""

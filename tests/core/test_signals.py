@@ -131,7 +131,11 @@ def test_it_counts_only_for_its_own_run_and_time() -> None:
     assert signal().counts_for(run)
     assert not signal(uid="other").counts_for(run)
     assert not signal(trigger_token=SID, uid="other").counts_for(run)
-    assert not signal(at=STARTED_AT - SECOND).counts_for(run)
+    assert not signal(at=STARTED_AT - SECOND, uid=run.uid).counts_for(run)
+    assert signal(at=STARTED_AT, uid=run.uid).counts_for(run)
+    # by the name alone it may be about the run that had the name before, in the second to which the start is cut
+    assert not signal(at=STARTED_AT + SECOND / 2).counts_for(run)
+    assert signal(at=STARTED_AT + SECOND).counts_for(run)
     for unreadable in (None, "0001-01-01T00:00:00Z", "soon"):
         assert not signal().counts_for(call(started_at=unreadable))
 
@@ -142,6 +146,7 @@ def test_what_is_said_of_a_room_counts_for_the_run_that_is_started_for_it_later(
     assert early.counts_for(call(started_at=None))
     # but not for a life that a redrive began after it
     assert not early.counts_for(call(life="again"))
+    assert not signal(trigger_token=SID, at=STARTED_AT + SECOND / 2).counts_for(call(life="again"))
     assert signal(trigger_token=SID).counts_for(call(life="again"))
 
 

@@ -198,7 +198,7 @@ async def test_step_runs_of_another_run_are_not_deleted_whoever_names_them(
     own, foreign = [[ref_of(step_run) for step_run in await each.step_runs()] for each in (call, other)]
     forged = msgspec.structs.replace(
         said.snapshot,
-        topology=Topology(established=True, gone=Evidence("bindings-gone", 2, "so they say")),
+        topology=Topology(established=True, gone=Evidence("signal", 6, "so they say")),  # nothing else is believed
         step_runs=(*foreign, *own),
     )
     message = fact_message(Fact.TOPOLOGY_TERMINATED, forged, source="/thief", now=datetime.now(UTC), context={})
