@@ -33,8 +33,8 @@ FLOOR: Final = "floor"
 EXEUNT: Final = "bench"
 SIDES: Final = (FLOOR, EXEUNT)
 """The namespaces, in which the two sides take turns."""
-_PATIENCE = 30.0
-"""Seconds after which a measurement is given up."""
+_PATIENCE = 120.0
+"""Seconds after which a measurement is given up; a machine that has more to do needs a minute for a storm."""
 
 T = TypeVar("T")
 
