@@ -1,25 +1,27 @@
 """The benchmark: what Exeunt costs beside a bare loop that does the same writes. `make bench` runs it.
 
 `stage` runs the real parts, `floor` is the bare loop, `observer` sees both sides with the same eyes; `latency`,
-`storm`, `deadlines`, `telemetry` and `replay` measure, `report` shows. A figure is worth what its floor of the same run
-is worth: another machine, or a busy one, moves both.
+`storm`, `deadlines`, `rooms` (real calls, with `room_floor`), `telemetry` and `replay` measure, `report` shows. A
+figure is worth what its floor of the same run is worth: another machine, or a busy one, moves both.
 """
 
 import asyncio
 import os
 import sys
 import tempfile
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from cyclopts import App
 from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # started as a folder, it does not see `actors` and itself
 
-from bench import deadlines, latency, replay, report, storm, telemetry
-from bench.stage import stage
+from bench import deadlines, latency, replay, report, rooms, storm, telemetry
+from bench.stage import Stage, stage
 from exeunt.errors import ExeuntError
 from exeunt.logs import configure_logs
 from exeunt.settings import Settings
@@ -35,6 +37,7 @@ class Size(NamedTuple):
     rounds: int
     deadlines: int
     spread: timedelta
+    calls: int
     telemetry: int
     replayed: int
     stream: int
@@ -48,6 +51,7 @@ FULL = Size(
     rounds=3,
     deadlines=200,
     spread=timedelta(seconds=5),
+    calls=15,
     telemetry=100,
     replayed=10_000,
     stream=1_000_000,
@@ -60,54 +64,84 @@ QUICK = Size(
     rounds=1,
     deadlines=5,
     spread=timedelta(seconds=0.25),
+    calls=2,
     telemetry=2,
     replayed=100,
     stream=1_000,
     settings={"EXEUNT_SECOND_LOOK": "200ms"},  # nothing is measured before they are over
 )
 
+Part = Literal["latency", "storm", "deadlines", "rooms", "telemetry", "replay"]
+
 app = App(name="bench", help="Measures Exeunt against a bare loop on this machine.", version_flags=[])
 
 
 @app.default
-def bench(*, quick: bool = False, json: Path | None = None) -> None:
+def bench(*, quick: bool = False, only: Part | None = None, json: Path | None = None) -> None:
     """Measure and print a table.
 
     Parameters
     ----------
     quick
         Small numbers: shows that it works, and no more.
+    only
+        One part of it, with what it needs.
     json
         A file for the figures.
     """
     configure_logs(Settings(log_level="warning"), service="bench", stream=sys.stderr)
     load = os.getloadavg()[0]
-    rows = asyncio.run(_measure(QUICK if quick else FULL))
+    rows = asyncio.run(_measure(QUICK if quick else FULL, only))
     report.show(Console(highlight=False, soft_wrap=True), rows, load=load)
     if json is not None:
         report.write_json(json, rows, load=load)
 
 
-async def _measure(size: Size) -> list[report.Row]:
+async def _measure(size: Size, only: Part | None) -> list[report.Row]:
     progress = Console(stderr=True, highlight=False, soft_wrap=True, style="dim")
-    with tempfile.TemporaryDirectory(prefix="exeunt-bench-") as folder:
-        progress.print("Starting etcd, kube-apiserver, nats-server, the services and the floor ...")
-        async with stage(Path(folder), **size.settings) as on:
-            progress.print(f"Latency: {size.latency} runs a side, in both orders ...")
-            rows = await latency.measure(on, runs=size.latency, warm_up=size.warm_up)
-            progress.print(f"Storms: {size.rounds} times {size.storm} stops a side, and as many cancels ...")
-            rows += await storm.measure(on, runs=size.storm, rounds=size.rounds)
-            progress.print(f"Deadlines: {size.deadlines} ...")
-            rows += await deadlines.measure(on, runs=size.deadlines, spread=size.spread)
-            stops = size.storm // 2
-            progress.print(
-                f"Telemetry: {3 * size.rounds} times {stops} stops, {size.telemetry} runs a side four times ..."
-            )
-            rows += await telemetry.measure(
-                on, stops=stops, rounds=size.rounds, runs=size.telemetry, warm_up=size.warm_up
-            )
-    progress.print(f"Replay: {size.replayed} events, and one run in a stream of {size.stream} ...")
-    return rows + await replay.measure(await binaries.find(), events=size.replayed, stream=size.stream)
+    found: list[report.Row] = []
+    if only != "replay":
+        livekit_server = await binaries.prepare_livekit()
+        with tempfile.TemporaryDirectory(prefix="exeunt-bench-") as folder:
+            progress.print("Starting etcd, kube-apiserver, nats-server, the services and the floor ...")
+            async with stage(Path(folder), **size.settings) as on:
+                for part, (title, measure) in _on_stage(on, livekit_server, size).items():
+                    if only in (None, part):
+                        progress.print(f"{title} ...")
+                        found += await measure()
+    if only in (None, "replay"):
+        progress.print(f"Replay: {size.replayed} events, and one run in a stream of {size.stream} ...")
+        found += await replay.measure(await binaries.find(), events=size.replayed, stream=size.stream)
+    return found
+
+
+def _on_stage(
+    on: Stage, livekit_server: Path, size: Size
+) -> dict[Part, tuple[str, Callable[[], Awaitable[list[report.Row]]]]]:
+    """What is measured there, in this order."""
+    stops = size.storm // 2
+    return {
+        "latency": (
+            f"Latency: {size.latency} runs a side, in both orders",
+            partial(latency.measure, on, runs=size.latency, warm_up=size.warm_up),
+        ),
+        "storm": (
+            f"Storms: {size.rounds} times {size.storm} stops a side, and as many cancels",
+            partial(storm.measure, on, runs=size.storm, rounds=size.rounds),
+        ),
+        "deadlines": (
+            f"Deadlines: {size.deadlines}",
+            partial(deadlines.measure, on, runs=size.deadlines, spread=size.spread),
+        ),
+        "rooms": (
+            f"Rooms: {size.calls} real calls a side",
+            partial(rooms.measure, on, livekit_server, calls=size.calls),
+        ),
+        "telemetry": (
+            f"Telemetry: {3 * size.rounds} times {stops} stops, {size.telemetry} runs a side four times",
+            partial(telemetry.measure, on, stops=stops, rounds=size.rounds, runs=size.telemetry, warm_up=size.warm_up),
+        ),
+    }
 
 
 if __name__ == "__main__":

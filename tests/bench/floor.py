@@ -1,10 +1,11 @@
-"""The floor: a bare loop, as a process of its own. `python tests/bench/floor.py NAMESPACE`, with $KUBECONFIG.
+"""The floor: a bare loop, as a process of its own. `python -m bench.floor NAMESPACE` in tests/, with $KUBECONFIG.
 
 Raw watches of one namespace; when a canceled run has lost its last TransportBinding, the terminator's conditional
 PATCH and the DELETE of its StepRuns. No NATS, no second process, no retry: it ends on the first fault.
 Whatever is built to last costs more than this, and `latency` and `storm` say how much more.
 
-SIGUSR1 makes it hold its writes back, SIGUSR2 lets them go. The `observer` sees with the same `follow`.
+SIGUSR1 makes it hold its writes back, SIGUSR2 lets them go. The `observer` sees with the same `follow`. Real calls end
+otherwise, and have a floor of their own (`room_floor`).
 """
 
 import asyncio
@@ -51,6 +52,12 @@ class Api(NamedTuple):
         url = f"{self.host}{path}"
         async with self.session.request(method, url, data=body, headers=headers, raise_for_status=True) as response:
             await response.read()
+
+    async def finalize(self, run: RunState) -> None:
+        """The terminator's conditional write; raises as `send`."""
+        status = STORY_RUNS.path(run.namespace, run.name, "status")
+        query = f"?fieldManager={FIELD_MANAGER}&fieldValidation=Strict"
+        await self.send("PATCH", status + query, finalizing_patch(run, datetime.now(UTC)), JSON_PATCH)
 
 
 class _Event(msgspec.Struct):
@@ -162,9 +169,7 @@ class Floor:
     async def _stop(self, run: RunState) -> None:
         await self._released.wait()
         async with self._slots:
-            status = STORY_RUNS.path(run.namespace, run.name, "status")
-            query = f"?fieldManager={FIELD_MANAGER}&fieldValidation=Strict"
-            await self._api.send("PATCH", status + query, finalizing_patch(run, datetime.now(UTC)), JSON_PATCH)
+            await self._api.finalize(run)
             step_runs = list(self._step_runs[run.name].items())
             await asyncio.gather(*(self._delete(run.namespace, name, uid) for name, uid in step_runs))
 

@@ -1,5 +1,7 @@
 """Everything that is measured, running: Kubernetes, NATS, the three services and, beside them, the floor.
 
+`rooms` adds LiveKit, its bridge and their floor for as long as it measures.
+
 The services look after one namespace and the floor after another, so that the two can take turns on the same machine
 at the same time, and whatever slows the machine down meets both.
 """
@@ -29,8 +31,8 @@ FLOOR: Final = "floor"
 EXEUNT: Final = "bench"
 SIDES: Final = (FLOOR, EXEUNT)
 """The namespaces, in which the two sides take turns."""
-_PATIENCE = 30.0
-"""Seconds after which a measurement is given up."""
+_PATIENCE = 120.0
+"""Seconds after which a measurement is given up; a machine that has more to do needs a minute for a storm."""
 
 T = TypeVar("T")
 
@@ -43,6 +45,8 @@ class Stage:
     observer: Observer
     bystander: Bystander
     mesh: Mesh
+    kubeconfig: Path
+    """Of the cluster's admin, for floors."""
     settings: dict[str, str]
     hold: dict[str, Callable[[], None]]
     """Makes a side hold its writes back."""
@@ -99,13 +103,14 @@ async def stage(folder: Path, **settings: str) -> AsyncIterator[Stage]:
         settings = {"EXEUNT_NAMESPACES": EXEUNT, "EXEUNT_LOG_LEVEL": "warning", **settings}
         for service in SERVICES:
             await mesh.start(service, 0, **settings)
-        floor = await enter(_running_floor(control_plane.kubeconfig))
+        floor = await enter(running_floor("floor", control_plane.kubeconfig))
         bystander = await enter(Bystander(nats_server.url))
         yield Stage(
             world,
             observer,
             bystander,
             mesh,
+            control_plane.kubeconfig,
             settings,
             hold={
                 FLOOR: lambda: floor.send_signal(signal.SIGUSR1),
@@ -119,21 +124,26 @@ async def stage(folder: Path, **settings: str) -> AsyncIterator[Stage]:
 
 
 @asynccontextmanager
-async def _running_floor(kubeconfig: Path) -> AsyncIterator[asyncio.subprocess.Process]:
-    """The floor, watching. What it has to complain about goes to our stderr."""
+async def running_floor(module: str, kubeconfig: Path, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A floor of this package for its namespace, watching. What it has to complain about goes to our stderr."""
     floor = await asyncio.create_subprocess_exec(
-        *(sys.executable, str(Path(__file__).with_name("floor.py")), FLOOR),
+        *(sys.executable, "-m", f"bench.{module}", FLOOR, *arguments),
+        cwd=Path(__file__).parents[1],
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         env={**os.environ, "KUBECONFIG": str(kubeconfig)},
         process_group=0,  # Ctrl-C is for us, who then stop everything in order
     )
     try:
-        assert floor.stdout is not None
-        async with asyncio.timeout(30):
-            await floor.stdout.readline()
+        await within(_first_word(floor))
         yield floor
     finally:
         if floor.returncode is None:
             floor.kill()
-            await floor.wait()
+        await floor.wait()
+
+
+async def _first_word(floor: asyncio.subprocess.Process) -> None:
+    assert floor.stdout is not None
+    if not await floor.stdout.readline():
+        raise RuntimeError("the floor has ended before it began")

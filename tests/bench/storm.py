@@ -1,5 +1,8 @@
 """How many stops a second: when hundreds are due at once, and when hundreds of cancels come in.
 
+What makes a stop due here and in `latency` is that the run's TransportBindings are deleted, which a bare watch sees,
+too. A real call ends by the bridge's word, as those of most tests do: `rooms` measures that way.
+
 A stop is over when the run is seen Finished and its StepRuns are seen deleted. The floor works on as many stops at once
 as the terminator does.
 """

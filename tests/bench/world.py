@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple, TypeVar
 
 from actors.kubernetes import BINDING, STEP_RUN, STORY, STORY_RUN, Kubernetes, Object
-from actors.names import FENCE, RUN_LABEL
+from actors.names import FENCE, RUN_LABEL, TRIGGER_TOKEN
 from actors.statuses import now, unfinished
 from exeunt.clock import format_instant
 
@@ -58,13 +58,22 @@ class World:
         await each(self._start_run, runs)
         return runs
 
-    async def _start_run(self, run: Run) -> None:
+    async def start_in_room(self, namespace: str, name: str, sid: str) -> Run:
+        """A running call of that life of a room, without a deadline."""
+        run = Run(namespace, name, NO_DEADLINE)
+        await self._start_run(run, sid)
+        return run
+
+    async def _start_run(self, run: Run, sid: str | None = None) -> None:
         made = await self._kubernetes.create(
             STORY_RUN,
             run.namespace,
             run.name,
             {"storyRef": {"name": "call"}},
-            annotations={"exeunt.bubustack.io/shutdown-timeout": run.shutdown_timeout},
+            annotations={
+                "exeunt.bubustack.io/shutdown-timeout": run.shutdown_timeout,
+                **({TRIGGER_TOKEN: sid} if sid else {}),
+            },
         )
         status = unfinished("Running", made["metadata"]["generation"], now())
         await self._bobrapet.patch_status(STORY_RUN, run.namespace, run.name, status)
