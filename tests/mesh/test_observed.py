@@ -123,7 +123,7 @@ async def test_a_whole_stop_is_one_trace(
     ]  # fmt: skip
     assert len(events(spans, "armed")) == len(events(spans, "disarmed")) == 1
     gone = next(span for span in spans if span.name == "send topology-terminated")
-    assert gone.attributes["exeunt.evidence"] == "bindings-gone"
+    assert gone.attributes["exeunt.evidence"] == "signal"
     ended = next(span for span in spans if span.attributes.get("exeunt.verdict") == "finalize")
     assert 0 < ended.attributes["exeunt.stop.latency"] < 5  # milliseconds, but on a busy machine
     assert ("exeunt.late" in ended.attributes) == (ended.attributes["exeunt.stop.latency"] > 1)
