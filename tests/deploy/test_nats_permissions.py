@@ -321,6 +321,9 @@ async def test_what_is_allowed_is_what_is_said(install: Install, kubernetes: Kub
         await make_the_streams(installation, admin.client)
         early = await Call.start(kubernetes, "livekit-voice", unique("early"))
         await early.lose_bindings()  # what was before, the watchers have to ask the stream
+        stopping = await Call.start(kubernetes, "livekit-voice", unique("stopping"), shutdown_timeout="1s")
+        await stopping.cancel()
+        await stopping.wait_fenced()
         await installation.start("watcher", 1, **QUICK)
         await installation.start_all(0, **QUICK, EXEUNT_SWEEP_INTERVAL="300ms")
         await early.delete()
