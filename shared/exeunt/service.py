@@ -146,9 +146,7 @@ async def _serve(
         log.info("stopped")
 
 
-async def _work(
-    work: Work, kube: KubeClient | None, ensure: Callable[[], Awaitable[None]], settings: Settings
-) -> None:
+async def _work(work: Work, kube: KubeClient | None, ensure: Callable[[], Awaitable[None]], settings: Settings) -> None:
     async with asyncio.TaskGroup() as tasks:
         probed = settings.namespaces or ("default",)
         probing = tasks.create_task(kube.probe(probed)) if kube else None
