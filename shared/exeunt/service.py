@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, suppress
-from typing import TYPE_CHECKING, Final, NoReturn, Protocol
+from typing import Final, NoReturn, Protocol
 
 import structlog
 from msgspec import Struct
@@ -23,14 +23,12 @@ from exeunt.bus.errors import PermissionDenied, StreamMisconfigured
 from exeunt.errors import UsageError
 from exeunt.health import Health, Pulse, serve_health
 from exeunt.insist import insist
+from exeunt.kube.client import KubeClient
 from exeunt.logs import configure_logs
 from exeunt.metrics import DEPENDENCY_UP
 from exeunt.settings import Settings, read_settings
 from exeunt.streams import EnsureStreams, ensure_streams
 from exeunt.telemetry import configure_telemetry
-
-if TYPE_CHECKING:
-    from exeunt.kube.client import KubeClient
 
 _CONNECT_TIMEOUT = 5.0
 _CLOSE_BUDGET = 3.0
@@ -45,10 +43,10 @@ class Connections(Struct, frozen=True):
 
     settings: Settings
     bus: Bus
-    cluster: "KubeClient | None" = None
+    cluster: KubeClient | None = None
 
     @property
-    def kube(self) -> "KubeClient":
+    def kube(self) -> KubeClient:
         """The kube-apiserver. Raises RuntimeError in a service that was started without."""
         if self.cluster is None:
             raise RuntimeError("this service was started without Kubernetes")
@@ -117,9 +115,6 @@ async def _serve(
         stack.push_async_callback(telemetry.shutdown, _CLOSE_BUDGET)
         kube = None
         if kubernetes:
-            # Its client is half of all that a service loads: not for one that needs none.
-            from exeunt.kube.client import KubeClient  # noqa: PLC0415
-
             budget = settings.retry_budget.total_seconds()
             kube = await KubeClient.connect(strict=settings.tls_strict, retry_budget=budget)
             stack.push_async_callback(kube.close)
@@ -151,9 +146,7 @@ async def _serve(
         log.info("stopped")
 
 
-async def _work(
-    work: Work, kube: "KubeClient | None", ensure: Callable[[], Awaitable[None]], settings: Settings
-) -> None:
+async def _work(work: Work, kube: KubeClient | None, ensure: Callable[[], Awaitable[None]], settings: Settings) -> None:
     async with asyncio.TaskGroup() as tasks:
         probed = settings.namespaces or ("default",)
         probing = tasks.create_task(kube.probe(probed)) if kube else None

@@ -11,22 +11,17 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import aiohttp
 import pytest
 import trustme
 from cryptography.hazmat.primitives import serialization
 
-from exeunt.kube.connection import Call, Connection
+from actors.whoami import agreed, kubectl, ours, who
 from exeunt.kube.credentials import Credentials
 from exeunt.kube.errors import ConfigurationError, Unauthorized
-from exeunt.kube.models import KubeObject
-from exeunt.kube.resources import Resource
 from exeunt_local.binaries import Binaries
 from exeunt_local.control_plane import ControlPlane
 from exeunt_local.processes import free_port
 
-WHO: Resource[Any] = Resource("authentication.k8s.io", "v1", "selfsubjectreviews", KubeObject)
-KUBECTL = Path(sys.executable).parent / "kubectl"
 EXEC = "client.authentication.k8s.io/v1"
 Files = dict[str, Any]
 
@@ -83,44 +78,6 @@ def write(folder: Path, files: Files) -> None:
         path.write_text(content if isinstance(content, str) else json.dumps(content))
         if name.endswith("plugin"):
             path.chmod(path.stat().st_mode | stat.S_IXUSR)
-
-
-async def ours() -> dict[str, Any]:
-    """Whom the server takes us for, by the same environment as kubectl's."""
-    credentials = Credentials.find(None)
-    await credentials.refresh()
-    return await who(credentials)
-
-
-async def who(credentials: Credentials) -> dict[str, Any]:
-    connection = Connection(credentials)
-    body = json.dumps({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}).encode()
-    try:
-        response = await connection.open(Call("create", WHO, None, body=body), aiohttp.ClientTimeout(total=10))
-        async with response:
-            return json.loads(await response.read())["status"]["userInfo"]  # type: ignore[no-any-return]
-    finally:
-        await connection.close()
-
-
-async def kubectl() -> dict[str, Any] | None:
-    """The same of kubectl, or None when it refuses."""
-    process = await asyncio.create_subprocess_exec(
-        *(KUBECTL, "auth", "whoami", "-o", "json"),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    async with asyncio.timeout(60):
-        output, _ = await process.communicate()
-    return None if process.returncode else json.loads(output)["status"]["userInfo"]
-
-
-async def agreed() -> dict[str, Any]:
-    """Whom both are taken for."""
-    found, theirs = await ours(), await kubectl()
-    assert found == theirs
-    return found
 
 
 async def refusal(*, by_kubectl: bool = True) -> str:

@@ -1,7 +1,7 @@
 """What the first user of a local control plane does to its API: apply manifests, install CRDs, issue tokens.
 
-Plain HTTP, since this is all that would otherwise need kubectl. The services of Exeunt do not use it: they
-have their own client, with the rights of their own ServiceAccounts.
+Plain HTTP, since this is all that would otherwise need kubectl; kubernetes_asyncio would be slower and no less code
+(ADR 8). The services of Exeunt do not use it: they have their own client, with the rights of their own ServiceAccounts.
 """
 
 import asyncio

@@ -1,7 +1,8 @@
 """Where the kube-apiserver is and how to prove who we are: what a kubeconfig says, or the service account of the pod.
 
 Credentials age: `refresh` is cheap and meant for every minute, `reload` starts over after a refusal; `connection`
-decides when. Reading is blocking file access of a few kilobytes; an exec plugin is a child process.
+decides when. Reading is blocking file access of a few kilobytes; an exec plugin is a child process, and `oidc` asks an
+issuer.
 """
 
 import os
@@ -150,6 +151,12 @@ class Credentials:
         certificate = data_or_file(user, "client-certificate")
         route = replace(route, certificate=certificate, key=data_or_file(user, "client-key") if certificate else None)
         known_by = authorization(user)
+        if known_by is None and user.value.auth_provider is not None:
+            # kubernetes_asyncio, by which it is renewed, costs 35 MiB: not for those who have no such user.
+            from exeunt.kube import oidc  # noqa: PLC0415
+
+            token = await oidc.id_token(user, strict=self._strict)
+            known_by = bearer(token.encode(), f"the id-token of {user.where}")
         plugin = user.value.exec
         if plugin is not None and known_by is None and not route.certificate:
             issued = await self._asked(plugin, user.where, as_told_to_plugin(cluster, route))

@@ -59,6 +59,7 @@ class Exec(Struct, rename="camel"):
 
 class AuthProvider(Struct):
     name: str | None = None
+    config: dict[str, str | None] | None = None
 
 
 class User(Struct, rename="kebab"):
@@ -84,10 +85,17 @@ class Context(Struct):
 
 
 class Named(Struct, Generic[T]):
-    """An entry of one of the three lists. `where` is for people: its file and its name."""
+    """An entry of one of the three lists, and the file in which it stands."""
 
     value: T
-    where: str
+    kind: str
+    name: str
+    path: str
+
+    @property
+    def where(self) -> str:
+        """For people."""
+        return f"{self.kind} {self.name} in {self.path}"
 
 
 class Chosen(Struct):
@@ -224,7 +232,7 @@ def _entries(path: str, kind: str, found: Iterable[tuple[str | None, T]]) -> dic
     for name, value in found:
         if (name or "") in entries:
             raise ConfigurationError(f"{path} has two entries for the {kind} {name}: remove one")
-        entries[name or ""] = Named(value, f"{kind} {name} in {path}")
+        entries[name or ""] = Named(value, kind, name or "", path)
     return entries
 
 
@@ -269,7 +277,19 @@ def _problems(user: User) -> Iterator[str]:
     if plugin and any(not variable.name for variable in plugin.env or ()):
         yield "a variable in exec.env has no name"
     if user.auth_provider and not (user.token or user.token_file or user.username or user.password):
+        yield from _problems_of(user.auth_provider)
+
+
+def _problems_of(provider: AuthProvider) -> Iterator[str]:
+    if provider.name != "oidc":
         yield (
-            f"auth-provider {user.auth_provider.name} is not supported: take an exec plugin that does the same"
-            " (kubelogin for OIDC, gke-gcloud-auth-plugin, kubelogin for Azure)"
+            f"auth-provider {provider.name} is not supported: take an exec plugin that does the same"
+            " (gke-gcloud-auth-plugin, kubelogin for Azure)"
         )
+        return
+    config = provider.config or {}
+    for setting in ("idp-issuer-url", "client-id"):
+        if not config.get(setting):
+            yield f"auth-provider oidc needs {setting} in its config"
+    if not (config.get("idp-issuer-url") or "").startswith("https://"):  # others than the kube-apiserver will take
+        yield "idp-issuer-url of auth-provider oidc must begin with https://"

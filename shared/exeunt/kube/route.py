@@ -39,12 +39,13 @@ class Route:
         return aiohttp.ClientSession(
             # Each watch holds a connection, so a limit (aiohttp's is 100) would starve the requests of whoever watches
             # many namespaces. Watches, lists and messages in flight are bounded where they are made.
-            connector=aiohttp.TCPConnector(ssl=self._tls(source, strict=strict), keepalive_timeout=_KEEPALIVE, limit=0),
+            connector=aiohttp.TCPConnector(ssl=self.tls(source, strict=strict), keepalive_timeout=_KEEPALIVE, limit=0),
             read_bufsize=_LONGEST_LINE,
             skip_auto_headers=() if self.compressed else ("Accept-Encoding",),
         )
 
-    def _tls(self, source: str, *, strict: bool) -> ssl.SSLContext:
+    def tls(self, source: str, *, strict: bool) -> ssl.SSLContext:
+        """Raises as `open_session` does."""
         found = _CERTIFICATE.findall(self.ca) if self.ca is not None else None
         if found == []:
             raise ConfigurationError(f"certificate-authority of {source} holds no PEM certificate")
