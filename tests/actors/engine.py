@@ -71,7 +71,7 @@ async def _start_step(kubernetes: Kubernetes, run: Object, step: str, staging: S
     phase = (staging.step_phases or {}).get(step, "Running")
     await kubernetes.patch_status(STEP_RUN, namespace, name, {**unfinished(phase, 1, now()), "retries": 0})
     if staging.connected:
-        await _connect(kubernetes, run, step, step_run)
+        await _connect(kubernetes, run, step, step_run, staging)
 
 
 async def connect(kubernetes: Kubernetes, run: Object, staging: Staging) -> None:
@@ -80,10 +80,12 @@ async def connect(kubernetes: Kubernetes, run: Object, staging: Staging) -> None
     metadata = run["metadata"]
     for step in staging.steps:
         step_run = await kubernetes.get(STEP_RUN, metadata["namespace"], compose_name(metadata["name"], step))
-        await _connect(kubernetes, run, step, step_run)
+        await _connect(kubernetes, run, step, step_run, staging)
 
 
-async def _connect(kubernetes: Kubernetes, run: Object, step: str, step_run: Object) -> None:
+async def _connect(kubernetes: Kubernetes, run: Object, step: str, step_run: Object, staging: Staging) -> None:
+    # A step that feeds one other is connected to it peer to peer; only the last one has a stream to the hub (§3.4).
+    routing = "hub" if step == staging.steps[-1] else "p2p"
     namespace, run_name = run["metadata"]["namespace"], run["metadata"]["name"]
     binding = compose_name(run_name, step, "transport")
     await kubernetes.create(
@@ -98,7 +100,7 @@ async def _connect(kubernetes: Kubernetes, run: Object, step: str, step_run: Obj
             "storyRunRef": {"name": run_name, "namespace": namespace, "uid": run["metadata"]["uid"]},
             "binary": {"direction": "bidirectional"},
         },
-        annotations={"transport.bubustack.io/routing-mode": "hub"},
+        annotations={"transport.bubustack.io/routing-mode": routing},
         ownerReferences=[_owner(step_run)],
     )
     await connector.beat(kubernetes, namespace, binding)
