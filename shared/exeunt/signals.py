@@ -126,9 +126,9 @@ def read_signal(subject: str, headers: Mapping[str, str], payload: bytes) -> Sig
 def _named(body: SignalBody) -> tuple[tuple[str, str] | None, str, str]:
     """The run's namespace and name, where they are given; whom the signal is about in words; and its subject."""
     if body.trigger_token and not (body.namespace or body.name):
-        if len(body.trigger_token) > LONGEST_TRIGGER_TOKEN:
-            raise PoisonEvent(f"trigger_token has {len(body.trigger_token)} characters; {LONGEST_TRIGGER_TOKEN} are the most")
         token = body.trigger_token
+        if len(token) > LONGEST_TRIGGER_TOKEN:
+            raise PoisonEvent(f"trigger_token has {len(token)} characters; {LONGEST_TRIGGER_TOKEN} are the most")
         return None, f"the run with trigger token {token!r}", trigger_token_subject(token)
     if body.trigger_token or not (body.namespace and body.name):
         raise PoisonEvent('a signal names its run by "namespace" and "name", or by "trigger_token", and not by both')
