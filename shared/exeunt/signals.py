@@ -118,9 +118,14 @@ def read_signal(subject: str, headers: Mapping[str, str], payload: bytes) -> Sig
         uid=body.uid or None,
         gone=_GONE[attributes.type],
         at=at,
-        detail=detail[:_MOST_DETAIL],
+        detail=_line(detail[:_MOST_DETAIL]),
         traceparent=headers.get("traceparent"),
     )
+
+
+def _line(text: str) -> str:
+    """One line that does nothing to a terminal: it is somebody's word, and is printed where an operator looks."""
+    return "".join(character if character.isprintable() else " " if character.isspace() else "?" for character in text)
 
 
 def _named(body: SignalBody) -> tuple[tuple[str, str] | None, str, str]:
