@@ -5,9 +5,10 @@ Kubernetes. An unknown or malformed variable, or a senseless value, stops the st
 """
 
 import os
+import re
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, get_args, get_origin
 
 import msgspec
 from msgspec import Meta, Struct
@@ -21,6 +22,7 @@ _MORE_THAN_ZERO: Final = frozenset(
     {"ack_wait", "history", "livekit_look_interval", "overdue_after", "retry_budget", "sweep_interval"}
 )
 """Durations that must not be 0: what they bound would be over before it had begun, again and again."""
+_NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -194,5 +196,23 @@ def _typed(name: str, kind: object, text: str) -> object:
             raise ValueError(f"a shutdown timeout cannot be longer than a year ({format_duration(LONGEST)})")
         return duration
     if kind == tuple[str, ...]:
-        return tuple(part for item in text.split(",") if (part := item.strip()))
+        parts = tuple(dict.fromkeys(part for item in text.split(",") if (part := item.strip())))
+        if name == "namespaces":
+            _check_namespaces(text, parts)
+        return parts
+    if kind is bool and text.lower() not in {"true", "false", "1", "0"}:
+        raise ValueError("it has to be true or false")
+    if (words := get_args(kind)) and get_origin(kind) is Literal and text not in words:
+        raise ValueError(f"it has to be one of {', '.join(words)}")
     return msgspec.convert(text, kind, strict=False)
+
+
+def _check_namespaces(text: str, names: tuple[str, ...]) -> None:
+    """The kube-apiserver lists what is in a namespace that cannot be: nothing. So it would be watched, and all well."""
+    if text and not names:
+        raise ValueError("it names no namespace: leave it empty for all of them")
+    for name in names:
+        if not _NAMESPACE.fullmatch(name):
+            raise ValueError(
+                f"{name[:64]!r} can be no namespace: write names, with commas between them, or none for all"
+            )

@@ -15,7 +15,7 @@ from msgspec import Struct
 from exeunt import bobrapet, cloudevents
 from exeunt.clock import format_instant, parse_instant, readable_instant
 from exeunt.errors import PoisonEvent
-from exeunt.snapshot import Evidence, RunState
+from exeunt.snapshot import LONGEST_TRIGGER_TOKEN, Evidence, RunState
 from exeunt.subjects import signal_subject, trigger_token_subject
 
 TOPOLOGY_GONE: Final = "io.bubustack.exeunt.topology-gone.v1"
@@ -28,7 +28,6 @@ _MOST_DETAIL: Final = 512
 """Characters of a publisher's own words that go into the history."""
 _LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
 _SUBDOMAIN: Final = re.compile(rf"(?=.{{1,253}}\Z){_LABEL.pattern}(\.{_LABEL.pattern})*", re.ASCII)
-_MOST_TOKEN: Final = 256
 
 
 class SignalBody(Struct, frozen=True, omit_defaults=True):
@@ -119,17 +118,22 @@ def read_signal(subject: str, headers: Mapping[str, str], payload: bytes) -> Sig
         uid=body.uid or None,
         gone=_GONE[attributes.type],
         at=at,
-        detail=detail[:_MOST_DETAIL],
+        detail=_line(detail[:_MOST_DETAIL]),
         traceparent=headers.get("traceparent"),
     )
+
+
+def _line(text: str) -> str:
+    """One line that does nothing to a terminal: it is somebody's word, and is printed where an operator looks."""
+    return "".join(character if character.isprintable() else " " if character.isspace() else "?" for character in text)
 
 
 def _named(body: SignalBody) -> tuple[tuple[str, str] | None, str, str]:
     """The run's namespace and name, where they are given; whom the signal is about in words; and its subject."""
     if body.trigger_token and not (body.namespace or body.name):
-        if len(body.trigger_token) > _MOST_TOKEN:
-            raise PoisonEvent(f"trigger_token has {len(body.trigger_token)} characters; {_MOST_TOKEN} are the most")
         token = body.trigger_token
+        if len(token) > LONGEST_TRIGGER_TOKEN:
+            raise PoisonEvent(f"trigger_token has {len(token)} characters; {LONGEST_TRIGGER_TOKEN} are the most")
         return None, f"the run with trigger token {token!r}", trigger_token_subject(token)
     if body.trigger_token or not (body.namespace and body.name):
         raise PoisonEvent('a signal names its run by "namespace" and "name", or by "trigger_token", and not by both')

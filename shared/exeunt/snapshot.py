@@ -4,6 +4,7 @@ Facts carry the snapshot they were decided from (ADR 2), so the terminator needs
 can decide again. Kubernetes objects and the time come in as values.
 """
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Final, Literal
 
@@ -22,6 +23,9 @@ FIELD_MANAGER: Final = "exeunt-terminator"
 """Who wrote the end of a run, as `metadata.managedFields` tells it."""
 
 _STATUS_MANAGER: Final = f'"{FIELD_MANAGER}"'.encode()
+
+LONGEST_TRIGGER_TOKEN: Final = 256
+"""Characters of a trigger token that a signal can name. NATS ends a connection over a subject that is much longer."""
 
 EvidenceKind = Literal["hub-condition", "bindings-gone", "step-runs-done", "heartbeats-stale", "signal"]
 
@@ -206,8 +210,14 @@ def read_run(run: StoryRun, *, first_seen: datetime, now: datetime, fence_wait: 
         and canceled_at is not None
         and now >= parse_instant(canceled_at) + fence_wait,
         trace=status.trace if status else None,
-        trigger_token=meta.annotations.get(bobrapet.TRIGGER_TOKEN) or None,
+        trigger_token=_trigger_token(meta.annotations),
     )
+
+
+def _trigger_token(annotations: Mapping[str, str]) -> str | None:
+    """None for one that no signal can name, too: whoever may make a run writes what they like."""
+    token = annotations.get(bobrapet.TRIGGER_TOKEN)
+    return token if token and len(token) <= LONGEST_TRIGGER_TOKEN else None
 
 
 def _status_is_ours(managed_fields: Raw) -> bool:

@@ -59,6 +59,7 @@ def signal_subject(namespace: str, name: str) -> str:
 
 
 def trigger_token_subject(token: str) -> str:
+    """The subject for a token that is not longer than `snapshot.LONGEST_TRIGGER_TOKEN`."""
     return f"exeunt.signals.{BY_TRIGGER_TOKEN}.{_NOT_PLAIN.sub(_percent_encoded, token)}"
 
 

@@ -4,6 +4,7 @@ It answers as the real server does: by name alone, an unknown name with nothing 
 """
 
 import asyncio
+import ssl
 from collections.abc import Callable
 from typing import Self
 
@@ -15,9 +16,10 @@ from exeunt_local.processes import free_port
 
 
 class LiveKitApi:
-    """Entered as an async context manager. `rooms` is what it tells: sid and identities by name."""
+    """Entered as an async context manager. `rooms` is what it tells: sid and identities by name. With `tls`: HTTPS."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.rooms: dict[str, tuple[str, list[str]]] = {}
         self.status = 200
         self.body: bytes | None = None
@@ -36,7 +38,7 @@ class LiveKitApi:
         app.router.add_post("/twirp/livekit.RoomService/{method}", self._answer)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
+        await web.TCPSite(self._runner, "127.0.0.1", self.port, ssl_context=self._tls).start()
 
     async def stop(self) -> None:
         """Nobody listens any more; what it tells is kept."""

@@ -46,6 +46,12 @@ def test_what_no_watcher_believes_counts_as_nothing_said(spoilt: dict[str, str])
     assert read_back(message, 8, **spoilt) == Said(8)
 
 
+def test_what_was_said_of_one_run_only_does_not_speak_for_the_room() -> None:
+    message = signal_message("RM_x", gone=True, at=AT, detail="", after=Said())
+    payload = msgspec.json.encode({"trigger_token": "RM_x", "uid": "3f0c6f3e-0001"})
+    assert read_said(message.subject, message.headers, payload, sequence=8, stored_at=AT) == Said(8)
+
+
 def test_what_is_said_next_is_newer_whosoever_clock_is_behind() -> None:
     assert Said().next_time(AT) == AT
     assert Said(1, gone=True, at=AT - timedelta(seconds=1)).next_time(AT) == AT

@@ -74,6 +74,9 @@ def test_who_we_are_is_percent_decoded_and_kept_apart(who: str, login: Login | N
         ("nats://[a]:4222", "no IPv6 address is in the brackets"),
         ("nats://a nats://b", "a host has letters"),
         ("a b", "separate servers by commas"),
+        ("tls://a:4222 nats://b:4222", "separate servers by commas"),
+        ("a:4222\nb:4222", "separate servers by commas"),
+        ("nats://a:4222;nats://b:4222", "separate servers by commas"),
         ('"nats://a:4222"', "a host has letters|a port is a number"),
     ],
 )

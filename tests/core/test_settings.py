@@ -41,3 +41,28 @@ def test_never_is_no_shutdown_timeout() -> None:
     assert read_settings({"EXEUNT_SHUTDOWN_TIMEOUT": "8760h"}).shutdown_timeout == timedelta(days=365)
     with pytest.raises(UsageError, match="cannot be longer than a year"):
         read_settings({"EXEUNT_SHUTDOWN_TIMEOUT": "2562047h"})
+
+
+@pytest.mark.parametrize("text", ["*", "team a", "team-a;team-b", "Team-A", "a_b", "team/a", "a,..", ",", " "])
+def test_namespaces_that_cannot_be_are_refused(text: str) -> None:
+    """Nothing is in such a namespace, which the kube-apiserver says as it does of an empty one."""
+    with pytest.raises(UsageError, match=r"^EXEUNT_NAMESPACES=.* cannot be used: .*(no namespace)"):
+        read_settings({"EXEUNT_NAMESPACES": text})
+
+
+def test_namespaces_as_people_write_them() -> None:
+    assert read_settings({"EXEUNT_NAMESPACES": " a, b-1,\n a ,"}).namespaces == ("a", "b-1")
+    assert read_settings({"EXEUNT_NAMESPACES": ""}).namespaces == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "wanted"),
+    [
+        ("DRY_RUN", "yes", "true or false"),
+        ("NATS_TLS_FIRST", "on", "true or false"),
+        ("LOG_LEVEL", "INFO", "one of debug, info, warning, error"),
+    ],
+)
+def test_what_it_may_hold_is_told(name: str, text: str, wanted: str) -> None:
+    with pytest.raises(UsageError, match=f"^EXEUNT_{name}='{text}' cannot be used: it has to be {wanted}$"):
+        read_settings({f"EXEUNT_{name}": text})

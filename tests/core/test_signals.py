@@ -55,6 +55,12 @@ def test_a_signal_is_the_weakest_evidence_and_names_its_source() -> None:
     assert said.since == format_instant(NOW)
 
 
+def test_what_a_publisher_says_is_one_line_that_does_nothing_to_a_terminal() -> None:
+    said = signal(detail="left\n+0.1s: the watcher said\x1b]0;title\x07\u202e").evidence
+    assert said is not None
+    assert said.detail == "/livekit: left +0.1s: the watcher said?]0;title??"
+
+
 def test_a_topology_that_is_up_is_no_evidence() -> None:
     assert signal(kind=TOPOLOGY_UP).evidence is None
 

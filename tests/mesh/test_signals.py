@@ -179,3 +179,14 @@ async def test_a_malformed_signal_is_set_aside(bystander: Bystander, namespace: 
                 break
             at = (message.seq or 0) + 1
     assert "no CloudEvent" in (message.headers or {})["Exeunt-Reason"]
+
+
+async def test_a_trigger_token_that_no_signal_can_name_does_no_harm(
+    kubernetes: Kubernetes, namespace: str, bystander: Bystander, stopped: Stopped
+) -> None:
+    """Whoever may make a run writes the token: asking for its subject would cost the terminator its connection."""
+    call = await Call.start(kubernetes, namespace, sid="x" * 5000)
+    await call.cancel()
+    await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
+    await send(bystander.streams, call)
+    assert (await stopped(call)).written_by == "exeunt-terminator"

@@ -109,6 +109,26 @@ async def test_a_server_that_one_is_told_of_gets_the_login_and_is_verified_by_th
         await until(lambda: bus.trouble is None and bus.session > 2, within=SECONDS)
 
 
+async def test_where_addresses_are_what_certificates_have_each_server_is_verified_by_its_own(
+    servers: Binaries, tmp_path: Path, until: Until
+) -> None:
+    """As the Go client does: no name is known that could stand for the others'."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    configs = []
+    for address in ("127.0.0.1", "127.0.0.2"):
+        authority.issue_cert(address).private_key_and_cert_chain_pem.write_to_path(tmp_path / f"{address}.pem")
+        pem = tmp_path / f"{address}.pem"
+        configs.append(f'listen: "{address}:{free_port()}"\ntls {{ cert_file: "{pem}", key_file: "{pem}" }}\n')
+    one, two = nats_cluster(servers, tmp_path, *configs)
+    address = configs[0].partition('"')[2].partition('"')[0]
+    other = configs[1].partition('"')[2].partition('"')[0]
+    async with one, two, connected(f"tls://{address}", tls=Tls(ca=f"{tmp_path}/ca.pem")) as bus:
+        await until(lambda: {uri.netloc for uri in bus.nc.discovered_servers} == {other}, within=SECONDS)
+        await one.kill()
+        await until(lambda: bus.trouble is None and bus.session > 1, within=SECONDS)
+
+
 async def test_a_server_that_is_told_of_no_longer_is_not_tried_for_ever(until: Until) -> None:
     gone = f"127.0.0.1:{free_port()}"
     async with PlainNats(free_port(), {"connect_urls": [gone]}) as plain, connected(f"127.0.0.1:{plain.port}") as bus:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import datetime as dt
 import importlib.metadata
 import inspect
 import ssl
@@ -12,15 +11,13 @@ from pathlib import Path
 import aiohttp
 import pytest
 import trustme
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from cryptography.hazmat.primitives import serialization
 from msgspec.structs import replace
 from nats.aio.client import Client
 from nats.aio.transport import TcpTransport
 
 from actors.nats_cluster import nats_cluster
+from actors.plain_authority import issue_plainly
 from actors.plain_nats import PlainNats
 from exeunt.bus import client
 from exeunt.bus.client import NatsClient
@@ -226,34 +223,6 @@ async def test_only_the_given_authority_is_trusted_and_a_replaced_one_no_longer(
         await asyncio.sleep(1)
         ca.write_bytes((folder / "ca.pem").read_bytes())
         await until(lambda: bus.trouble is None, within=SECONDS)
-
-
-def issue_plainly(folder: Path) -> None:
-    """An authority without key identifiers, as openssl and older tools make them, and a server's certificate of it."""
-    now = dt.datetime.now(dt.UTC)
-    keys = {name: ec.generate_private_key(ec.SECP256R1()) for name in ("plain-ca", "plain")}
-    names = {name: x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]) for name in keys}
-    for name, key in keys.items():
-        is_ca = name == "plain-ca"
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(names[name])
-            .issuer_name(names["plain-ca"])
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - dt.timedelta(days=1))
-            .not_valid_after(now + dt.timedelta(days=1))
-            .add_extension(x509.BasicConstraints(ca=is_ca, path_length=None), critical=True)
-        )
-        if not is_ca:
-            builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        certificate = builder.sign(keys["plain-ca"], hashes.SHA256())
-        (folder / f"{name}.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-        (folder / f"{name}.key").write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )
 
 
 async def test_an_authority_without_key_identifiers_is_taken_unless_strictness_is_asked_for(

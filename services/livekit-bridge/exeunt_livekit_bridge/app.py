@@ -39,7 +39,7 @@ class LiveKitBridge:
                 raise UsageError(f"EXEUNT_{name.upper()} is not set, and the LiveKit bridge cannot do without")
         keys = Keys(Path(settings.livekit_keys))
         self._addr = settings.livekit_webhook_addr
-        self._livekit = LiveKit(settings.livekit_url, keys)
+        self._livekit = LiveKit(settings.livekit_url, keys, strict=settings.tls_strict)
         self._webhooks = Webhooks(keys, bus)
         self._discovery = Discovery(self._livekit, bus)
         self._looker = Looker(self._livekit, bus, settings)

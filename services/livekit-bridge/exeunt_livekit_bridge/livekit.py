@@ -5,17 +5,22 @@ calls tries again later, so nothing is retried here.
 """
 
 import asyncio
+import os
+import re
+from base64 import b64decode
 from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple, Self, TypeVar
-from urllib.parse import urlsplit
 
 import aiohttp
 import structlog
 from livekit.api import ListParticipantsRequest, ListRoomsRequest, ServerError
 from livekit.api.room_service import RoomService
 from livekit.protocol.models import ParticipantInfo
+from yarl import URL
 
 from exeunt.errors import ExeuntError, UsageError
+from exeunt.proxies import Proxy, proxy_for
+from exeunt.tls import client_context, explain
 from exeunt.tracing import calling
 from exeunt_livekit_bridge.keys import Keys
 from exeunt_livekit_bridge.room import Participant
@@ -43,12 +48,17 @@ class Room(NamedTuple):
 
 
 class LiveKit:
-    """The API at `url`. Enter it to open its connections; `trouble` says why it cannot be asked, for /readyz."""
+    """The API at `url`. Enter it to open its connections; `trouble` says why it cannot be asked, for /readyz.
 
-    def __init__(self, url: str, keys: Keys) -> None:
+    `strict` is as in `exeunt.tls`. Raises UsageError when the URL, or the proxy that it is reached by, cannot be used.
+    """
+
+    def __init__(self, url: str, keys: Keys, *, strict: bool = False) -> None:
         self._url = _http(url)
-        self._host = urlsplit(self._url).netloc.rpartition("@")[2]
+        self._host = URL(self._url).authority
+        self._proxy = proxy_for(self._url, os.environ)
         self._keys = keys
+        self._strict = strict
         self._session: aiohttp.ClientSession | None = None
         self.trouble: str | None = f"LiveKit at {self._host} was not asked yet"
 
@@ -74,8 +84,12 @@ class LiveKit:
                 async with asyncio.timeout(_DEADLINE):  # the SDK switches its session's off
                     answer = await call(service)
             except Exception as error:  # an answer that is not LiveKit's may trip the SDK in any way
+                failure = self._failed(error, key.name)
+                if isinstance(error, aiohttp.ClientHttpProxyError):  # it has in it what we have told the proxy
+                    hop.failed(failure)
+                    raise failure from None
                 hop.failed(error)
-                raise self._failed(error, key.name) from error
+                raise failure from error
         if self.trouble is not None:
             log.info("LiveKit answers", server=self._host)
         self.trouble = None
@@ -91,6 +105,10 @@ class LiveKit:
                 why = f"answers {status} {error.code}: {error.message[:200]}"
             case TimeoutError():
                 why = f"does not answer within {_DEADLINE:g} s"
+            case aiohttp.ClientConnectorCertificateError(certificate_error=OSError() as flaw):
+                why = f"cannot be asked: {explain(flaw, ca='the file that SSL_CERT_FILE names')}"
+            case aiohttp.ClientHttpProxyError():
+                why = f"cannot be asked: the proxy {self._proxy} answered {error.status} {error.message}"
             case aiohttp.ClientError():
                 why = f"cannot be asked: {error}"
             case _:
@@ -99,7 +117,10 @@ class LiveKit:
         return LiveKitUnavailable(self.trouble)
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession()
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=client_context(strict=self._strict)),
+            proxy=_with_credentials(self._proxy) if self._proxy else None,
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -108,12 +129,28 @@ class LiveKit:
             self._session = None
 
 
+def _with_credentials(proxy: Proxy) -> URL:
+    """A session takes them in the URL only, and encodes them in Latin-1: so these bytes come out as they are."""
+    if proxy.authorization is None:
+        return URL(proxy.url)
+    user, _, password = b64decode(proxy.authorization.removeprefix("Basic ")).decode("latin-1").partition(":")
+    return URL(proxy.url).with_user(user).with_password(password)
+
+
 def _http(url: str) -> str:
-    scheme, separator, rest = url.partition("://")
-    scheme = _SAME.get(scheme, scheme)
-    if not separator or scheme not in ("http", "https") or not urlsplit(f"{scheme}://{rest}").hostname:
+    """Raises UsageError, which tells no password."""
+    scheme, separator, rest = url.strip().partition("://")
+    scheme = _SAME.get(scheme.lower(), scheme.lower())
+    try:
+        read = URL(f"{scheme}://{rest}")
+        usable = scheme in ("http", "https") and bool(read.host and read.port) and read.user is read.password is None
+    except ValueError:
+        usable = False
+    if not separator or not usable or re.search(r"\s", rest):
+        shown = "" if "@" in url else f"={url!r}"
         raise UsageError(
-            f"EXEUNT_LIVEKIT_URL={url!r} cannot be used: it has to be like http://livekit:7880 or https://..."
+            f"EXEUNT_LIVEKIT_URL{shown} cannot be used: it has to be like http://livekit:7880 or https://...,"
+            " without a user in it"
         )
     return f"{scheme}://{rest}"
 

@@ -38,12 +38,16 @@ class Said(Struct, frozen=True):
 
 
 def read_said(subject: str, headers: Mapping[str, str], payload: bytes, *, sequence: int, stored_at: datetime) -> Said:
-    """Understand what is stored as the last signal; what watchers would not believe counts as nothing said."""
+    """Understand what is stored as the last signal. What watchers would not believe counts as nothing said, and so does
+    what somebody said of one run only, by its uid: it does not speak for the others that have the token.
+    """
     try:
         signal = read_signal(subject, headers, payload)
     except PoisonEvent:
         return Said(sequence)
-    return Said(sequence) if signal.is_ahead_of(stored_at) else Said(sequence, signal.gone, signal.at)
+    if signal.uid is not None or signal.is_ahead_of(stored_at):
+        return Said(sequence)
+    return Said(sequence, signal.gone, signal.at)
 
 
 def signal_message(sid: str, *, gone: bool, at: datetime, detail: str, after: Said) -> Message:

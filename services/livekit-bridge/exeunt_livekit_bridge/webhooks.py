@@ -22,6 +22,7 @@ from exeunt.bus.connection import Bus
 from exeunt.bus.errors import BusError, PublishRefused
 from exeunt.bus.publisher import publish
 from exeunt.metrics import LIVEKIT_WEBHOOKS
+from exeunt.snapshot import LONGEST_TRIGGER_TOKEN
 from exeunt.tracing import apart
 from exeunt_livekit_bridge.keys import Keys
 from exeunt_livekit_bridge.look import Look, look_message, new_look
@@ -125,9 +126,10 @@ class Webhooks:
 
 
 def _look(event: WebhookEvent, heard_at: datetime) -> Look | None:
-    if event.event not in LOOKED_AT or not (event.room.sid and event.room.name):
+    sid = event.room.sid
+    if event.event not in LOOKED_AT or not (0 < len(sid) <= LONGEST_TRIGGER_TOKEN and event.room.name):
         return None
-    return new_look(event.room.sid, event.room.name, event.event, event.participant.identity, heard_at)
+    return new_look(sid, event.room.name, event.event, event.participant.identity, heard_at)
 
 
 def _reason(error: Exception) -> str:

@@ -124,8 +124,8 @@ class NatsClient(Client):
         for srv in self._server_pool:
             if srv.uri.netloc not in known:
                 self._logins[srv.uri.netloc] = self._logins.get(current.uri.netloc)
-                if _is_ip(srv.uri):  # its certificate has the name that we went by
-                    srv.tls_name = current.tls_name or current.uri.hostname
+                if _is_ip(srv.uri):  # its certificate has the name that we went by, or its own address if that was one
+                    srv.tls_name = current.tls_name or (None if _is_ip(current.uri) else current.uri.hostname)
         self._server_pool[:] = [
             srv for srv in self._server_pool if not srv.discovered or srv is current or srv.uri.netloc in told
         ]

@@ -73,7 +73,7 @@ def _address(scheme: str, where: str) -> str:
             host = f"[{IPv6Address(unquote(host[1:-1]))}]"
         except ValueError:
             raise _refused(scheme, where, "no IPv6 address is in the brackets") from None
-    elif ":" in host:
+    elif ":" in host and not re.search(r"[\s;]|://", host):
         raise _refused(scheme, where, "write an IPv6 address in brackets, as in tls://[2001:db8::1]:4222")
     elif not host:
         raise _refused(scheme, where, "it names no host")
