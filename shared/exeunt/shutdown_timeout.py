@@ -63,6 +63,7 @@ def resolve(
     ):
         if value is None:
             continue
+        value = value.strip() if isinstance(value, str) else value  # noqa: PLW2901 - blanks beside it mean nothing
         why = _objection(value)
         if why is None:
             return ShutdownTimeout(str(value), rule, tuple(rejected))

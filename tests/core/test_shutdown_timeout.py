@@ -105,3 +105,8 @@ def test_drain_timeout_seconds_is_no_input() -> None:
     )
     found = resolve_shutdown(story_run(), STORIES.decode(body), TWENTY)
     assert (found.timeout, found.rule) == ("20s", DEFAULT)
+
+
+def test_blanks_beside_a_value_mean_nothing() -> None:
+    found = resolve({bobrapet.SHUTDOWN_TIMEOUT: " 1s "}, {}, None, TWENTY)
+    assert (found.timeout, found.rejected) == ("1s", ())

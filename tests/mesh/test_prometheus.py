@@ -13,16 +13,19 @@ from actors.collector import Collector
 from actors.dashboard_drawing import draw, record
 from actors.grafana import Panel, ask, panels, time_range
 from actors.kubernetes import Kubernetes
+from actors.livekit_room import LiveKitRoom
 from actors.names import FENCE
 from actors.prometheus_rules import rules, rules_file
 from actors.promql import selectors
 from actors.services import start_all, without
 from actors.signaling import everyone_leaves
 from exeunt.events import Fact
-from exeunt_local.binaries import Binaries, PrometheusBinaries
+from exeunt_local.binaries import Binaries, PrometheusBinaries, find_livekit
 from exeunt_local.control_plane import ControlPlane
+from exeunt_local.livekit_server import LiveKitServer
 from exeunt_local.mesh import Mesh
 from exeunt_local.nats_server import NatsServer
+from exeunt_local.processes import free_port
 from exeunt_local.prometheus import Prometheus
 from mesh.observing import let_the_terminator_write_events
 
@@ -60,11 +63,16 @@ async def observed(
     """With a NATS and a namespace of their own, in which nothing is left of other tests: stops are counted."""
     folder = tmp_path_factory.mktemp("observed")
     groups = rules_file(folder / "rules.yml")
+    webhooks = free_port()
     async with (
         Collector() as collector,
         NatsServer(folder / "nats", binary=servers.nats_server) as nats_server,
         Bystander(nats_server.url) as bystander,
         Mesh(folder / "services", control_plane=control_plane, nats_url=nats_server.url) as mesh,
+        LiveKitServer(
+            folder / "livekit", binary=find_livekit(), webhook_urls=[f"http://127.0.0.1:{webhooks}/webhook"]
+        ) as livekit,
+        LiveKitRoom(livekit, NAMESPACE) as room,
         Prometheus(
             folder / "prometheus", binary=prometheus_binaries.prometheus, rules=[groups], interval=INTERVAL
         ) as prometheus,
@@ -72,8 +80,12 @@ async def observed(
         env = {**collector.env, "EXEUNT_KUBERNETES_EVENTS": "true", "EXEUNT_NAMESPACES": NAMESPACE}
         await start_all(mesh, 0, **env)
         await mesh.start("watcher", 1, **env)
+        await mesh.start_livekit_bridge(livekit, webhooks, 0, **collector.env)
         prometheus.scrape(mesh)
-        await prometheus.wait_for("count(up{namespace='exeunt'} == 1) == 4")
+        await prometheus.wait_for("count(up{namespace='exeunt'} == 1) == 5")
+        alice = await room.join("alice")
+        await alice.leave()
+        await prometheus.wait_for("sum(exeunt_livekit_signal_latency_seconds_count) >= 1")
         calls = await stop_for_every_cause(control_plane, kubernetes, bystander)
         await prometheus.wait_for(f"min(timestamp(up)) > {time.time()}")  # every service was scraped since
         yield Observed(mesh, nats_server, prometheus, collector, calls)

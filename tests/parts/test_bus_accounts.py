@@ -18,11 +18,11 @@ from actors.streams import subjects
 from exeunt.bus import lag
 from exeunt.bus.connection import Bus, connect
 from exeunt.bus.consumers import ensure_consumer
-from exeunt.bus.delivery import Ack, Delivery
+from exeunt.bus.delivery import Ack, Delivery, Retry
 from exeunt.bus.errors import StreamMisconfigured
 from exeunt.bus.messages import Message
 from exeunt.bus.publisher import Stored, publish
-from exeunt.bus.pull import PullLoop
+from exeunt.bus.pull import Handler, PullLoop
 from exeunt.bus.streams import Stream, ensure_stream
 from exeunt.settings import read_settings
 from exeunt.streams import deadlines_stream, ensure_stream_and_consumer, ensure_streams
@@ -143,8 +143,10 @@ async def test_what_somebody_set_on_a_consumer_that_keeps_bodies_from_us_is_take
 
 
 @contextlib.asynccontextmanager
-async def pulling(bus: Bus, stream: str, durable: str, heard: list[str], **more: Any) -> AsyncIterator[PullLoop]:
-    async def handle(delivery: Delivery) -> Ack:
+async def pulling(
+    bus: Bus, stream: str, durable: str, heard: list[str], *, handle: Handler | None = None, **more: Any
+) -> AsyncIterator[PullLoop]:
+    async def hear(delivery: Delivery) -> Ack:
         heard.append(delivery.subject)
         return Ack()
 
@@ -153,7 +155,7 @@ async def pulling(bus: Bus, stream: str, durable: str, heard: list[str], **more:
 
     loop = PullLoop(bus, stream, durable, max_in_flight=64, recreate=recreate, ack_wait=1, max_deliveries=20, **more)
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(loop.run(handle))
+        tasks.create_task(loop.run(handle or hear))
         yield loop
         await loop.stop(budget=2)
 
@@ -190,6 +192,27 @@ async def test_a_paused_consumer_is_named_while_it_is_idle_too(
         await asyncio.sleep(1)  # heartbeats go on, and do not make it well
         assert "consumer d is paused until " in str(loop.trouble)
         await bus.api(f"CONSUMER.PAUSE.{stream.name}.d", {})
+        await until(lambda: loop.trouble is None, within=SECONDS)
+
+
+async def test_a_consumer_with_as_many_open_messages_as_it_may_have_is_named(
+    bus: Bus, stream: Stream, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lag, "_INTERVAL", 0.2)
+    await ensure_stream(bus, stream)
+    await ensure_consumer(bus, stream.name, "d", stream.subjects, ack_wait=30, max_ack_pending=2)
+    over = asyncio.Event()
+
+    async def keep(_: Delivery) -> Ack | Retry:
+        return Ack() if over.is_set() else Retry(delay=1, reason="the room is still there")
+
+    async with pulling(bus, stream.name, "d", [], handle=keep) as loop:
+        for number in range(5):
+            await publish(bus, Message(subject=f"{stream.name}.{number}", payload=b"", headers={}), deadline=5)
+        await until(
+            lambda: f"`nats consumer edit {stream.name} d --max-pending=4`" in str(loop.trouble), within=SECONDS
+        )
+        over.set()
         await until(lambda: loop.trouble is None, within=SECONDS)
 
 

@@ -59,7 +59,11 @@ class LiveKitBridge:
 
     def health(self) -> tuple[dict[str, Callable[[], str | None]], dict[str, Pulse]]:
         return (
-            {"livekit": lambda: self._livekit.trouble, "looks": lambda: self._looks.trouble},
+            {
+                "livekit": lambda: self._livekit.trouble,
+                "looks": lambda: self._looks.trouble,
+                "signals": lambda: self._looker.trouble,
+            },
             {
                 "looks": Pulse(lambda: self._looks.last_progress, _SILENCE),
                 "discovery": Pulse(lambda: self._discovery.last_progress, 2 * INTERVAL + _SILENCE),

@@ -61,6 +61,8 @@ class Looker:
         self._not_callers = settings.livekit_not_callers
         self._interval = settings.livekit_look_interval.total_seconds()
         self._failing_since: float | None = None  # loop time of the first of the looks that failed in a row
+        self.trouble: str | None = None
+        """Why nothing can be said now, for /readyz: NATS or the stream SIGNALS, as the last look found it."""
 
     async def handle(self, delivery: Delivery) -> Ack | Retry:
         try:
@@ -97,6 +99,11 @@ class Looker:
                 hop.failed(error)
                 log.warning("look not done", command=type(command).__name__, error=str(error))
                 answer = Failed(self._failing_for())
+                if not isinstance(error, LiveKitUnavailable):
+                    self.trouble = str(error)
+            else:
+                if isinstance(command, ReadLastSaid | Publish):
+                    self.trouble = None
             command = looking.receive(answer)
         if looking.result is not Result.FAILED:
             self._failing_since = None

@@ -30,7 +30,8 @@ async def report_lag(bus: Bus, stream: str, consumer: str, label: str, tell: Cal
             info = await bus.api(f"CONSUMER.INFO.{stream}.{consumer}")
             CONSUMER_PENDING.set(info["num_pending"], consumer=label)
             CONSUMER_UNSETTLED.set(info["num_ack_pending"], consumer=label)
-            trouble = _paused(info, stream, consumer) or _full(await bus.api(f"STREAM.INFO.{stream}"), stream)
+            trouble = _paused(info, stream, consumer) or _at_its_limit(info, stream, consumer)
+            trouble = trouble or _full(await bus.api(f"STREAM.INFO.{stream}"), stream)
         except BusError as error:
             log.debug("bus.lag_unknown", consumer=label, error=str(error))
         else:
@@ -60,6 +61,18 @@ def _paused(consumer: dict[str, Any], stream: str, name: str) -> str | None:
         return None
     until = consumer["config"].get("pause_until", "somebody resumes it")
     return f"consumer {name} is paused until {until}: run `nats consumer resume {stream} {name}`"
+
+
+def _at_its_limit(consumer: dict[str, Any], stream: str, name: str) -> str | None:
+    """It is given no more until an older message is answered for good; a room's look is not before the room is over."""
+    most = consumer["config"].get("max_ack_pending", -1)
+    if not consumer["num_pending"] or most <= 0 or consumer["num_ack_pending"] < most:
+        return None
+    return (
+        f"consumer {name} has {most} messages without an answer, which is all that it may have, and"
+        f" {consumer['num_pending']} wait: have max_ack_pending of the account raised, or run"
+        f" `nats consumer edit {stream} {name} --max-pending={2 * most}`"
+    )
 
 
 def _full(info: dict[str, Any], stream: str) -> str | None:
