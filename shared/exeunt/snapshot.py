@@ -94,6 +94,8 @@ class RunState(Struct, frozen=True, kw_only=True, omit_defaults=True):
     enabled: bool = True
     enabled_unclear: str | None = None
     """What the annotation `enabled` says where it is neither yes nor no (`opt_out`); that counts as absent."""
+    enabled_as_read: str | None = None
+    """The annotation exactly as read, because finalizing tests it; None when absent."""
     cancel_requested: bool = False
     fence: str | None = None
     canceled_at: str | None = None
@@ -202,6 +204,7 @@ def read_run(run: StoryRun, *, first_seen: datetime, now: datetime, fence_wait: 
         redriving=bobrapet.is_redriving(meta.annotations),
         enabled=is_enabled(meta.annotations),
         enabled_unclear=unclear(meta.annotations),
+        enabled_as_read=meta.annotations.get(bobrapet.ENABLED),
         cancel_requested=run.spec.cancel_requested,
         fence=fence if run.spec.cancel_requested else None,
         canceled_at=canceled_at if run.spec.cancel_requested else None,

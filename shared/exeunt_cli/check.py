@@ -1,23 +1,49 @@
 """Every recorded decision, decided again by the cores of today and compared with what was recorded. Pure.
 
 - A fact: the condition under which its service says it still holds of the snapshot that it carries.
-- An outcome: its trail is walked again through the terminator's table, each decision taken from the snapshot that it
-  was taken from then (the fact's own, or the one that was read again).
+- An outcome: the terminator's machine is driven again. What it asks is answered as the trail tells that it was: the run
+  as it was read again, and what came of each write. What a trail does not tell was as the outcome shows: the evidence
+  was still there when something was written, and what is not among the StepRuns that were deleted was not there.
 
-Verdicts and rules are compared, not the words for them.
+Verdicts, rules and results are compared, not the words for them.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from exeunt.clock import format_instant
-from exeunt.events import DRY_RUN, Decided, Fact, Verdict
+from exeunt import bobrapet, cloudevents
+from exeunt.clock import format_instant, format_status_time
+from exeunt.codec import FactEvent
+from exeunt.events import Decided, Fact, Verdict
 from exeunt.history.event import SaidFact, SaidOutcome
 from exeunt.history.stops import Stop, cause_of
-from exeunt_terminator.decision import decide
-from exeunt_terminator.stop import TRANSITIONS, Result, State
+from exeunt_terminator.commands import (
+    CancelChildren,
+    ChildrenCanceled,
+    ConditionLost,
+    Delete,
+    Deleted,
+    Delivered,
+    End,
+    GetRun,
+    Input,
+    LastSignals,
+    List,
+    Listed,
+    NotFound,
+    Patch,
+    Question,
+    Record,
+    Refused,
+    RunRead,
+    Signals,
+    Written,
+)
+from exeunt_terminator.machine import Stopping
+from exeunt_terminator.stop import Result
 from exeunt_timeout_scheduler.deadlines import closed
 from exeunt_watcher.facts import holds
 
@@ -88,60 +114,93 @@ def check_fact(said: SaidFact) -> Iterator[Difference]:
 
 
 def check_outcome(said: SaidOutcome, cause: SaidFact) -> Iterator[Difference]:
-    """Walk the recorded trail again; the first difference ends it, because what follows stands on it."""
+    """Go through the stop again; the first difference ends it, because what follows stands on it."""
+    recorded, again = said.outcome.trail, _again(said, cause)
+    for number, (expected, actual) in enumerate(zip(recorded, again.trail, strict=False), 1):
+        if _step(expected) != _step(actual):
+            yield _difference(said, _decision(said, number), _step(expected), _step(actual))
+            return
+        if expected.result != actual.result:
+            came = (f"came to: {step.result or 'nothing'}" for step in (expected, actual))
+            yield _difference(said, _decision(said, number), *came)
+            return
+    if len(recorded) > len(again.trail):
+        number = len(again.trail) + 1
+        yield _difference(said, _decision(said, number), _step(recorded[number - 1]), "nothing more")
+    elif len(recorded) < len(again.trail) or not again.whole:
+        yield _difference(said, str(said.cause), "the end of the trail", f"more, after {_step(again.trail[-1])}")
+    elif _name(said.outcome.verdict, said.outcome.rule) != _step(recorded[-1]):
+        yield _difference(said, str(said.cause), _name(said.outcome.verdict, said.outcome.rule), _step(recorded[-1]))
+
+
+class _Again(NamedTuple):
+    """A stop gone through again: its trail, and whether it came to its end with the answers that there were."""
+
+    trail: list[Decided]
+    whole: bool
+
+
+def _again(said: SaidOutcome, cause: SaidFact) -> _Again:
+    """At the same time for all of it, the outcome's: it decides nothing here."""
     trail = said.outcome.trail
-    coming: State | Result | None = State.DECIDING
-    for number, step in enumerate(trail, 1):
-        expected, actual = _name(step.verdict, step.rule), _again(coming, step, cause)
-        if actual != expected:
-            yield _difference(said, _decision(said, number), expected, actual)
-            return
-        coming = _came(step)
-        if coming is None:
-            allowed = ", ".join(_CAME_OF_WRITES)
-            yield _difference(
-                said, _decision(said, number), f"came to: {step.result or 'nothing'}", f"one of: {allowed}"
-            )
-            return
-    if coming is not State.DONE:
-        yield _difference(said, str(said.cause), "the end of the trail", f"a further decision, after {coming}")
-    elif _name(said.outcome.verdict, said.outcome.rule) != _name(trail[-1].verdict, trail[-1].rule):
-        last = _name(trail[-1].verdict, trail[-1].rule)
-        yield _difference(said, str(said.cause), _name(said.outcome.verdict, said.outcome.rule), last)
+    stopping = Stopping(
+        FactEvent(cloudevents.from_headers(cause.record.headers), cause.fact, cause.snapshot),
+        dry_run=said.outcome.dry_run,
+        propagate_cancel=any(step.result == Result.UNREAD for step in trail),
+    )
+    read = bool(trail) and (trail[0].reread is not None or (_is_gone(trail[0]) and not cause.snapshot.run.deleting))
+    heard: Input | None = Delivered(cause.record.sequence, 2 if read else 1, said.at)
+    while heard is not None:
+        command = stopping.receive(heard, said.at)
+        if isinstance(command, Record | End):
+            return _Again(stopping.trail, isinstance(command, Record))
+        heard = _answer(command, stopping, said)
+    return _Again(stopping.trail, whole=False)
 
 
-_GONE: Final = "gone by deleted"
-_NOTED: Final = {Result.NOT_FOUND: _GONE, Result.REFUSED: "failed by refused"}
-"""What the kube-apiserver answered is noted as a step of its own, in which the rules have no part."""
-_CAME_OF_WRITES: Final = (*TRANSITIONS[State.PATCHING], Result.ANSWER_LOST)
-"""The last is found out by reading, and noted in place of the lost condition that it seemed to be."""
+def _answer(asked: Question, stopping: Stopping, said: SaidOutcome) -> Input | None:
+    """What was answered then, as far as it was recorded or shows in what was."""
+    trail = said.outcome.trail[max(0, len(stopping.trail) - 1) :]
+    came = trail[0].result if stopping.trail and trail else ""
+    match asked:
+        case Patch():
+            return _OF_WRITES.get(came)
+        case GetRun(run) if came == Result.ANSWER_LOST:
+            ours = {"ended_by_exeunt": True, "finished_at": format_status_time(said.at)}
+            return RunRead(replace(run, phase=bobrapet.FINISHED, **ours))
+        case GetRun():
+            ahead = trail[1 if stopping.trail else 0 :]
+            if not ahead or (ahead[0].reread is None and not _is_gone(ahead[0])):
+                return None
+            return RunRead(ahead[0].reread.run) if ahead[0].reread else NotFound()
+        case List():
+            return Listed()
+        case LastSignals():
+            return Signals(())
+        case Delete():
+            return Deleted(said.outcome.deleted_step_runs)
+        case CancelChildren():
+            return ChildrenCanceled(said.outcome.canceled_children)
 
 
-def _again(coming: State | Result | None, step: Decided, cause: SaidFact) -> str:
-    """The verdict and rule that a step must have by today's cores, after what came before it."""
-    if coming is State.DONE:
-        return "nothing more"
-    if isinstance(coming, Result):
-        return _NOTED[coming]
-    if step.reread is not None:
-        return _name(*decide(cause.fact, cause.episode, step.reread)[:2])
-    if _name(step.verdict, step.rule) == _GONE:
-        return _GONE  # reading again found nothing
-    if coming is State.READING:
-        return "a decision on the run as it was read again"
-    return _name(*decide(cause.fact, cause.episode, cause.snapshot)[:2])
+_OF_WRITES: Final[dict[str, Input]] = {
+    Result.WRITTEN: Written(),
+    Result.WRITTEN_STEP_RUNS_UNKNOWN: Written(),
+    Result.CONDITION_LOST: ConditionLost("then"),
+    Result.ANSWER_LOST: ConditionLost("then", perhaps_done=True),
+    Result.NOT_FOUND: NotFound(),
+    Result.REFUSED: Refused("then"),
+}
+"""What the kube-apiserver has answered, by what was noted of it."""
 
 
-def _came(step: Decided) -> State | Result | None:
-    """What must come after a step: a state to go on in, an answer to note, DONE; None when its result cannot be."""
-    if step.result == Result.UNREAD:
-        return State.READING
-    if step.verdict is not Verdict.FINALIZE or step.result == DRY_RUN:
-        return State.DONE
-    result = next((result for result in _CAME_OF_WRITES if result == step.result), None)
-    if result is None or result in _NOTED:
-        return result
-    return State.READING if result is Result.CONDITION_LOST else State.DONE
+def _is_gone(step: Decided) -> bool:
+    """Whether reading again found nothing."""
+    return step.reread is None and (step.verdict, step.rule) == (Verdict.GONE, "deleted")
+
+
+def _step(step: Decided) -> str:
+    return _name(step.verdict, step.rule)
 
 
 def _difference(said: SaidFact | SaidOutcome, what: str, expected: str, actual: str) -> Difference:

@@ -15,6 +15,7 @@ from exeunt.kube.models import StoryRun
 from exeunt_terminator.finalize import finalizing_patch
 
 FENCE_PATH = "/metadata/annotations/storyrun.bubustack.io~1graceful-cancel-observed-at"
+ENABLED_PATH = "/metadata/annotations/exeunt.bubustack.io~1enabled"
 NOW_TEXT = "2026-11-24T18:13:33Z"
 
 
@@ -65,6 +66,7 @@ def test_the_patch_tests_all_that_it_stands_on_then_writes_what_bobrapet_writes(
         {"op": "test", "path": "/metadata/deletionTimestamp", "value": None},
         {"op": "test", "path": "/spec/cancelRequested", "value": True},
         {"op": "test", "path": FENCE_PATH, "value": FENCE},
+        {"op": "test", "path": ENABLED_PATH, "value": None},
         {"op": "test", "path": "/status/phase", "value": "Running"},
         {"op": "test", "path": "/status/finishedAt", "value": None},
         {"op": "test", "path": "/status/conditions", "value": CONDITIONS},
@@ -121,6 +123,11 @@ def test_without_a_fence_nothing_at_all_may_have_changed() -> None:
 
 def test_the_fence_is_tested_as_it_was_read() -> None:
     assert by_path("test", story_run(fence="2026-11-24T20:13:32.1+02:00"))[FENCE_PATH] == "2026-11-24T20:13:32.1+02:00"
+
+
+def test_the_opt_out_is_tested_as_it_was_read() -> None:
+    run = story_run(fence=FENCE, annotations={bobrapet.ENABLED: " Yes"})
+    assert by_path("test", run)[ENABLED_PATH] == " Yes"
 
 
 def test_a_transition_time_moves_only_when_the_status_flips() -> None:
@@ -235,6 +242,7 @@ def test_the_patch_applies_to_what_was_read_and_only_once(variant: str) -> None:
         (("metadata", "deletionTimestamp"), NOW_TEXT),
         (("metadata", "annotations", bobrapet.FENCE), "2026-11-24T18:20:00Z"),
         (("metadata", "annotations"), None),
+        (("metadata", "annotations", bobrapet.ENABLED), "false"),
         (("spec", "cancelRequested"), False),
         (("status", "phase"), "Failed"),
         (("status", "finishedAt"), NOW_TEXT),

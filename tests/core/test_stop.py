@@ -53,11 +53,21 @@ def test_a_table_has_a_row_for_every_state_and_a_use_for_every_cause(
 
 
 def test_a_stop_reaches_every_state_and_always_its_end() -> None:
-    table = stop.TRANSITIONS
-    for start in (stop.State.DECIDING, stop.State.READING):
-        assert reachable(table, start) == set(stop.State)
-    assert all(stop.State.DONE in reachable(table, state) for state in stop.State)
-    assert [state for state, row in stop.TRANSITIONS.items() if not row] == [stop.State.DONE]
+    table, state = stop.TRANSITIONS, stop.State
+    for start in (state.DECIDING, state.READING):
+        assert reachable(table, start) == set(state) - {state.DELIVERED}
+    ends = [state.DONE, state.GIVEN_BACK]
+    assert all(state.DONE in reachable(table, one) for one in state if one is not state.GIVEN_BACK)
+    assert [one for one, row in table.items() if not row] == ends
+
+
+def test_whatever_is_asked_may_fail_and_what_is_written_is_recorded_all_the_same() -> None:
+    table, state = stop.TRANSITIONS, stop.State
+    failing = {one for one, row in table.items() if row.get(stop.Result.FAILED) is state.GIVEN_BACK}
+    assert failing == set(state) - {state.DELIVERED, state.DECIDING, state.DONE, state.GIVEN_BACK}
+    written = reachable(table, state.DELETING) | reachable(table, state.LISTING)
+    recorded = {one for one, row in table.items() if row.get(stop.Result.FAILED_WRITTEN) is state.RECORDING}
+    assert recorded == {state.LISTING, state.CONFIRMING, state.DELETING, state.PASSING_ON} <= written
 
 
 def test_a_stop_writes_before_it_deletes_and_reads_before_it_writes_again() -> None:

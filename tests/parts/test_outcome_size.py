@@ -12,14 +12,15 @@ from actors.kubernetes import STEP_RUN, STORY, STORY_RUN, Kubernetes
 from actors.names import FENCE
 from core.objects import snapshot
 from exeunt.bus.connection import Bus
-from exeunt.bus.delivery import Delivery
 from exeunt.codec import fact_message, read_fact
 from exeunt.events import MOST_NAMES, Fact, Verdict
 from exeunt.kube.client import KubeClient
 from exeunt.settings import Settings
 from exeunt.snapshot import Evidence, StepRunRef, Topology
 from exeunt_local.control_plane import ControlPlane
-from exeunt_terminator.walk import Walk
+from exeunt_terminator.calls import Calls
+from exeunt_terminator.commands import Delivered, End, Input, Record
+from exeunt_terminator.machine import Stopping
 
 CANCELED = "2026-11-24T12:00:00Z"
 MORE = 3
@@ -59,21 +60,15 @@ async def test_an_outcome_names_no_more_step_runs_than_fit(
     )
     message = fact_message(Fact.TOPOLOGY_TERMINATED, known, source="/test", now=datetime.now(UTC), context={})
     headers = {key.lower(): value for key, value in message.headers.items()}
-    delivery = Delivery(
-        stream="RUNS",
-        subject=message.subject,
-        headers=headers,
-        data=message.payload,
-        stream_sequence=1,
-        num_delivered=1,
-        timestamp=datetime.now(UTC) - timedelta(hours=1),  # so old that the run is read before anything is done
-        ack_subject="",
-        _nc=bus.nc,
-    )
-    walk = Walk(kube, bus, Settings(), read_fact(headers, message.payload), delivery)
-    await walk.to_its_end()
+    event = read_fact(headers, message.payload)
+    stopping, calls = Stopping(event, dry_run=False, propagate_cancel=False), Calls(kube, bus, Settings())
+    # So old that the run is read before anything is done.
+    heard: Input = Delivered(1, 1, datetime.now(UTC) - timedelta(hours=1))
+    while not isinstance(command := stopping.receive(heard, datetime.now(UTC)), Record):
+        assert not isinstance(command, End)
+        heard = await calls.answer(command)
 
-    outcome = walk.outcome()
+    outcome = command.outcome
     assert outcome.verdict is Verdict.FINALIZE
     assert await kubernetes.list(STEP_RUN, namespace) == []
     assert len(outcome.deleted_step_runs) == MOST_NAMES

@@ -1,8 +1,8 @@
-"""A run that is redriven while its leftovers are looked for: the StepRuns of its new life are not among them."""
+"""What happens between two requests of a stop: a redrive, whose StepRuns are not those that have to go; an opt-out."""
 
-from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Final
 
 import pytest
 from kubernetes_asyncio.client import CustomObjectsApi
@@ -11,15 +11,17 @@ from actors.call import Call
 from actors.kubernetes import STEP_RUN, Kubernetes
 from actors.operator import Operator
 from core.objects import snapshot
+from exeunt.bobrapet import ENABLED, FINISHED
 from exeunt.bus.connection import Bus
-from exeunt.bus.delivery import Delivery
 from exeunt.codec import FactEvent, fact_message, read_fact
-from exeunt.events import Fact
+from exeunt.events import Fact, Outcome
 from exeunt.kube.client import KubeClient
 from exeunt.settings import Settings
 from exeunt.snapshot import Evidence, Topology
 from exeunt_local.control_plane import ControlPlane
-from exeunt_terminator.walk import Walk
+from exeunt_terminator.calls import Calls
+from exeunt_terminator.commands import Delivered, End, Input, List, Patch, Question, Record
+from exeunt_terminator.machine import Stopping
 
 GONE = Topology(established=True, gone=Evidence("hub-condition", 1, "all streams have ended"))
 
@@ -31,7 +33,11 @@ async def kube(control_plane: ControlPlane) -> AsyncIterator[KubeClient]:
     await client.close()
 
 
-def delivered(call: Call, fence: str, bus: Bus) -> tuple[FactEvent, Delivery]:
+# So old that the run is read before anything is done.
+OLD: Final = Delivered(1, 1, datetime(2026, 11, 24, tzinfo=UTC))
+
+
+def said(call: Call, fence: str) -> FactEvent:
     """The fact that the call's topology is gone, as it comes from the stream."""
     known = snapshot(
         namespace=call.namespace,
@@ -43,49 +49,66 @@ def delivered(call: Call, fence: str, bus: Bus) -> tuple[FactEvent, Delivery]:
         resource_version="1",
     )
     message = fact_message(Fact.TOPOLOGY_TERMINATED, known, source="/test", now=datetime.now(UTC), context={})
-    headers = {key.lower(): value for key, value in message.headers.items()}
-    delivery = Delivery(
-        stream="RUNS",
-        subject=message.subject,
-        headers=headers,
-        data=message.payload,
-        stream_sequence=1,
-        num_delivered=1,
-        timestamp=datetime.now(UTC) - timedelta(hours=1),  # so old that the run is read before anything is done
-        ack_subject="",
-        _nc=bus.nc,
-    )
-    return read_fact(headers, message.payload), delivery
+    return read_fact({key.lower(): value for key, value in message.headers.items()}, message.payload)
+
+
+async def carry_out(stopping: Stopping, calls: Calls, meanwhile: Callable[[Question], Awaitable[None]]) -> Outcome:
+    """To the outcome; `meanwhile` is what happens just before each question is asked."""
+    heard: Input = OLD
+    while not isinstance(command := stopping.receive(heard, datetime.now(UTC)), Record):
+        assert not isinstance(command, End)
+        await meanwhile(command)
+        heard = await calls.answer(command)
+    return command.outcome
 
 
 @pytest.mark.parametrize("redriven", [False, True])
 async def test_step_runs_of_a_new_life_stay(
-    monkeypatch: pytest.MonkeyPatch,
-    admin: CustomObjectsApi,
-    kube: KubeClient,
-    bus: Bus,
-    namespace: str,
-    *,
-    redriven: bool,
+    admin: CustomObjectsApi, kube: KubeClient, bus: Bus, namespace: str, *, redriven: bool
 ) -> None:
     kubernetes = Kubernetes(admin.api_client)  # type: ignore[attr-defined]  # the generated stubs leave it out
     async with Operator(kubernetes, requeue=0.2):
         call = await Call.start(kubernetes, namespace)
         await call.signal_topology_terminated()
         await call.cancel()
-        event, delivery = delivered(call, await call.wait_fenced(), bus)
+        event = said(call, await call.wait_fenced())
+
         # What it is told of StepRuns is nothing: they are listed after the write, when the redrive comes in between.
-        listing = kube.list
-
-        async def redrive_and_list(*arguments: Any, **options: Any) -> Any:
-            monkeypatch.setattr(kube, "list", listing)
-            if redriven:
+        async def redrive(asked: Question) -> None:
+            if redriven and isinstance(asked, List):
                 await call.redrive(uncancel=True)
-            return await listing(*arguments, **options)
 
-        monkeypatch.setattr(kube, "list", redrive_and_list)
-        walk = Walk(kube, bus, Settings(), event, delivery)
-        await walk.to_its_end()
-        assert walk.wrote
+        stopping = Stopping(event, dry_run=False, propagate_cancel=False)
+        await carry_out(stopping, Calls(kube, bus, Settings()), redrive)
+        assert stopping.written_at is not None
         left = await kubernetes.list(STEP_RUN, namespace, field_selector="spec.storyRunRef.name=call")
         assert len([each for each in left if "deletionTimestamp" not in each["metadata"]]) == (2 if redriven else 0)
+
+
+@pytest.mark.parametrize(("before", "meanwhile", "left"), [(None, "false", True), (" Yes", " Yes", False)])
+async def test_an_opt_out_just_before_the_write_holds(
+    admin: CustomObjectsApi,
+    kube: KubeClient,
+    bus: Bus,
+    namespace: str,
+    *,
+    before: str | None,
+    meanwhile: str,
+    left: bool,
+) -> None:
+    kubernetes = Kubernetes(admin.api_client)  # type: ignore[attr-defined]  # the generated stubs leave it out
+    async with Operator(kubernetes, requeue=0.2):
+        call = await Call.start(kubernetes, namespace)
+        await call.annotate({ENABLED: before})
+        await call.signal_topology_terminated()
+        await call.cancel()
+        event = said(call, await call.wait_fenced())
+
+        async def opt(asked: Question) -> None:
+            if isinstance(asked, Patch):
+                await call.annotate({ENABLED: meanwhile})
+
+        stopping = Stopping(event, dry_run=False, propagate_cancel=False)
+        outcome = await carry_out(stopping, Calls(kube, bus, Settings()), opt)
+        run = await call.get()
+    assert (outcome.rule, run["status"]["phase"] != FINISHED) == ("opted-out" if left else "topology-gone", left)

@@ -34,17 +34,19 @@ def still_no_step_runs(run: RunState, step_runs: Iterable[StepRun]) -> bool:
     )
 
 
-def still_signaled(run: RunState, signals: Iterable[Signal]) -> bool:
-    """`signals` are the last ones that name the run. The stream may have none left: then nobody took it back."""
+def still_signaled(run: RunState, signals: Iterable[Signal], *, before: bool) -> bool:
+    """`signals` are the last ones that name the run; `before` says whether the fact stands on one. Then the stream may
+    have none left: nobody took it back.
+    """
     said = newest(signals, run)
-    return said is None or said.gone
+    return before if said is None else said.gone
 
 
 def possible_evidence(topology: Topology) -> list[EvidenceKind]:
     """What may show that the topology is gone: first what the fact stands on; if that is no more, what else can."""
     if topology.gone is None:
         return []
-    others: list[EvidenceKind] = ["hub-condition"]
+    others: list[EvidenceKind] = ["hub-condition", "signal"]
     if topology.established:
         others.append("bindings-gone")
     if topology.step_runs_seen:

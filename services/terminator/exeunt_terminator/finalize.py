@@ -13,7 +13,9 @@ from exeunt import bobrapet
 from exeunt.clock import format_duration, format_status_time, readable_instant
 from exeunt.snapshot import RunState
 
-_FENCE_POINTER: Final = "/metadata/annotations/" + bobrapet.FENCE.replace("~", "~0").replace("/", "~1")
+_ANNOTATIONS: Final = "/metadata/annotations/"
+_FENCE_POINTER: Final = _ANNOTATIONS + bobrapet.FENCE.replace("~", "~0").replace("/", "~1")
+_ENABLED_POINTER: Final = _ANNOTATIONS + bobrapet.ENABLED.replace("~", "~0").replace("/", "~1")
 
 
 def finalizing_patch(run: RunState, now: datetime) -> bytes:
@@ -25,11 +27,12 @@ def finalizing_patch(run: RunState, now: datetime) -> bytes:
         _test("/metadata/uid", run.uid),
         _test("/metadata/deletionTimestamp", None),
         _test("/spec/cancelRequested", True),
-        # Without a fence there may be no annotations at all to point into: then nothing at all may have changed.
-        _test("/metadata/resourceVersion", run.resource_version)
-        if run.fence is None
-        else _test(_FENCE_POINTER, run.fence),
     ]
+    if run.fence is None:
+        # There may be no annotations at all to point into: then nothing at all may have changed.
+        operations += [_test("/metadata/resourceVersion", run.resource_version)]
+    else:
+        operations += [_test(_FENCE_POINTER, run.fence), _test(_ENABLED_POINTER, run.enabled_as_read)]
     status = _canceled_status(run, now)
     if run.has_status:
         operations += [

@@ -1,18 +1,22 @@
 """The way of one stop through the terminator, as a table. Pure.
 
 Each state names the one thing that is done in it; what came of it leads to the next state. What is not in the table
-cannot happen, and is a bug when it does. `docs/stop.md` is generated from it.
+cannot happen, and is a bug when it does. `machine` goes by it, `docs/stop.md` is generated from it.
 
-A delivery starts in DECIDING with the snapshot that its fact carries. A redelivery, or a fact that has grown old,
-starts in READING instead: a run that an earlier delivery has finalized is then found finished, and what is left of it
-is deleted all the same. The second look after a stop is such a redelivery, asked for. That a run is finished is never
-believed of a fact: nothing is deleted of a run that was neither written nor read. And since a redrive keeps the run's
-uid, what a list shows may belong to its next life: the run is read again before anything that was listed is deleted.
+A first delivery is decided by the snapshot that its fact carries. A redelivery, or a fact that has grown old, is
+decided by the run as it is read: a run that an earlier delivery has finalized is then found finished, and what is left
+of it is deleted all the same. The second look after a stop is such a redelivery, asked for. That a run is finished is
+never believed of a fact: nothing is deleted of a run that was neither written nor read, and no cancel is passed on. And
+since a redrive keeps the run's uid, what a list shows may belong to its next life: the run is read again before
+anything that was listed is deleted.
 
 Where the evidence no longer holds, the fact goes back to the stream and is looked at again: its topology may go once
 more, and a fact is said only once.
 
 A write whose answer is lost is sent again, and loses its condition to itself. What is read then tells so by its time.
+
+Whatever fails gives the fact back to the stream, to be tried again. Once the run is written its outcome is recorded
+instead, and the second look does the rest.
 """
 
 from enum import StrEnum
@@ -23,6 +27,8 @@ from exeunt.events import DRY_RUN
 class State(StrEnum):
     """What is being done."""
 
+    DELIVERED = "delivered"
+    """The fact has come."""
     DECIDING = "deciding"
     """The rules are asked (`decision`)."""
     CHECKING = "checking"
@@ -37,16 +43,25 @@ class State(StrEnum):
     """The StoryRun is read once more: what was listed is the ended run's only if no redrive has begun meanwhile."""
     DELETING = "deleting"
     """They are deleted, each by its uid and only if it is the run's."""
-    DONE = "done"
+    PASSING_ON = "passing_on"
+    """The cancel is passed on to sub-stories, where that is asked for (`sub_stories`)."""
+    RECORDING = "recording"
     """The outcome is recorded."""
+    DONE = "done"
+    """The fact is answered: acknowledged, set aside, or asked for once more for the second look."""
+    GIVEN_BACK = "given_back"
+    """The fact is delivered again, with back-off."""
 
 
 class Result(StrEnum):
     """What came of it."""
 
+    FIRST = "for the first time"
+    AGAIN = "again, or grown old"
     FINALIZE = "finalize"
     FINALIZE_AT_DEADLINE = "finalize, its deadline has come"
     STILL_GONE = "still gone"
+    UP_AGAIN = "up again"
     CLEAN_UP = "clean up"
     UNREAD = "by the word of the fact only"
     LEAVE = "leave"
@@ -63,32 +78,62 @@ class Result(StrEnum):
     STILL_ENDED = "still ended"
     ENDED_NO_MORE = "redriven, or deleted"
     DELETED = "deleted"
+    PASSED_ON = "passed on"
+    NOT_PASSED_ON = "not asked for, or not this run's"
+    RECORDED = "recorded, or refused by the stream"
+    IN_VAIN = "an earlier one came to nothing"
+    FAILED = "failed"
+    FAILED_WRITTEN = "failed, but written"
 
+
+_AFTER_A_WRITE: dict[Result, State] = {
+    Result.FAILED: State.GIVEN_BACK,
+    Result.FAILED_WRITTEN: State.RECORDING,
+}
 
 TRANSITIONS: dict[State, dict[Result, State]] = {
+    State.DELIVERED: {Result.FIRST: State.DECIDING, Result.AGAIN: State.READING},
     State.DECIDING: {
         Result.FINALIZE: State.CHECKING,
         Result.FINALIZE_AT_DEADLINE: State.PATCHING,
         Result.CLEAN_UP: State.LISTING,
         Result.UNREAD: State.READING,
-        Result.LEAVE: State.DONE,
-        Result.DRY_RUN: State.DONE,
+        Result.LEAVE: State.PASSING_ON,
+        Result.DRY_RUN: State.RECORDING,
     },
-    State.CHECKING: {Result.STILL_GONE: State.PATCHING},
+    State.CHECKING: {
+        Result.STILL_GONE: State.PATCHING,
+        Result.UP_AGAIN: State.GIVEN_BACK,
+        Result.FAILED: State.GIVEN_BACK,
+    },
     State.PATCHING: {
         Result.WRITTEN: State.DELETING,
         Result.WRITTEN_STEP_RUNS_UNKNOWN: State.LISTING,
         Result.CONDITION_LOST: State.READING,
-        Result.NOT_FOUND: State.DONE,
-        Result.REFUSED: State.DONE,
+        Result.NOT_FOUND: State.RECORDING,
+        Result.REFUSED: State.RECORDING,
+        Result.FAILED: State.GIVEN_BACK,
     },
     State.READING: {
         Result.READ: State.DECIDING,
         Result.ANSWER_LOST: State.LISTING,
-        Result.NOT_FOUND: State.DONE,
+        Result.NOT_FOUND: State.RECORDING,
+        Result.FAILED: State.GIVEN_BACK,
     },
-    State.LISTING: {Result.LISTED: State.CONFIRMING, Result.NOTHING_LEFT: State.DONE},
-    State.CONFIRMING: {Result.STILL_ENDED: State.DELETING, Result.ENDED_NO_MORE: State.DONE},
-    State.DELETING: {Result.DELETED: State.DONE},
+    State.LISTING: {Result.LISTED: State.CONFIRMING, Result.NOTHING_LEFT: State.PASSING_ON, **_AFTER_A_WRITE},
+    State.CONFIRMING: {Result.STILL_ENDED: State.DELETING, Result.ENDED_NO_MORE: State.RECORDING, **_AFTER_A_WRITE},
+    State.DELETING: {Result.DELETED: State.PASSING_ON, **_AFTER_A_WRITE},
+    State.PASSING_ON: {
+        Result.PASSED_ON: State.RECORDING,
+        Result.NOT_PASSED_ON: State.RECORDING,
+        Result.UNREAD: State.READING,
+        **_AFTER_A_WRITE,
+    },
+    State.RECORDING: {
+        Result.RECORDED: State.DONE,
+        Result.IN_VAIN: State.RECORDING,
+        Result.FAILED: State.GIVEN_BACK,
+    },
     State.DONE: {},
+    State.GIVEN_BACK: {},
 }

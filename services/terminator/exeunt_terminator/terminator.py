@@ -1,4 +1,4 @@
-"""The terminator's shell: a fact in, its outcome recorded, an answer to the stream. What lies between is a `walk`."""
+"""Takes facts from the stream and carries out what their stops ask for. `machine` decides, `calls` asks."""
 
 from datetime import UTC, datetime
 from typing import Final
@@ -8,19 +8,21 @@ from msgspec.structs import replace
 from structlog.contextvars import bind_contextvars
 
 from exeunt.bus.connection import Bus
-from exeunt.bus.delivery import Ack, DeadLetter, Delivery, Retry, again
+from exeunt.bus.delivery import Ack, DeadLetter, Delivery, Retry, Verdict, again
 from exeunt.bus.errors import BusUnavailable, PublishRefused
-from exeunt.bus.messages import Message
-from exeunt.bus.publisher import AlreadyStored, Stored, publish
+from exeunt.bus.publisher import Stored, publish
 from exeunt.codec import FactEvent, outcome_message, read_fact
-from exeunt.events import DRY_RUN, Verdict
+from exeunt.events import DRY_RUN
 from exeunt.kube.client import KubeClient
-from exeunt.kube.errors import ApiError, ApiUnavailable, Undecodable
 from exeunt.metrics import OUTCOMES
 from exeunt.settings import Settings
 from exeunt.tracing import Hop, processing
+from exeunt_terminator import commands
+from exeunt_terminator.calls import Calls
+from exeunt_terminator.commands import Delivered, End, Failed, GiveBack, Input, Record, SecondLook
 from exeunt_terminator.kubernetes_events import KubernetesEvents
-from exeunt_terminator.walk import NoLongerGone, Walk
+from exeunt_terminator.machine import Stopping
+from exeunt_terminator.measures import stop_ended
 
 SOURCE: Final = "/exeunt/terminator"
 DURABLE: Final = "terminator"
@@ -39,69 +41,80 @@ class Terminator:
         self._settings = settings
         self._events = events
 
-    async def handle(self, delivery: Delivery) -> Ack | Retry | DeadLetter:
+    async def handle(self, delivery: Delivery) -> Verdict:
         """Answer one delivery; what is returned tells the stream what to do with it. Raises PoisonEvent."""
         event = read_fact(delivery.headers, delivery.data)
         bind_contextvars(run=str(event.snapshot.run.episode))
         with processing(
             event.fact, event.snapshot, delivery.headers, consumer=DURABLE, delivery=delivery.num_delivered
         ) as hop:
-            return await self._stop(event, delivery, hop)
+            end = await self._stop(event, delivery, hop)
+        match end:
+            case commands.Ack():
+                return Ack()
+            case SecondLook():
+                return Retry(self._settings.second_look.total_seconds(), "second look for late StepRuns")
+            case commands.DeadLetter(why):
+                return DeadLetter(why)
+            case GiveBack(why):
+                return again(delivery.num_delivered, why)
 
-    async def _stop(self, event: FactEvent, delivery: Delivery, hop: Hop) -> Ack | Retry | DeadLetter:
-        walk = Walk(self._kube, self._bus, self._settings, event, delivery)
+    async def _stop(self, event: FactEvent, delivery: Delivery, hop: Hop) -> End:
+        """To the end of the stop, as far as this delivery brings it."""
+        settings = self._settings
+        stopping = Stopping(event, dry_run=settings.dry_run, propagate_cancel=settings.propagate_cancel)
+        calls = Calls(self._kube, self._bus, settings)
+        heard: Input = Delivered(delivery.stream_sequence, delivery.num_delivered, delivery.timestamp)
+        measured = False
+        while not isinstance(command := stopping.receive(heard, datetime.now(UTC)), End):
+            if stopping.written_at is not None and not measured:
+                stop_ended(event, delivery, stopping.snapshot, at=datetime.now(UTC))
+                measured = True
+            if isinstance(command, Record):
+                heard = await self._record(command, event, calls, hop)
+            else:
+                heard = await calls.answer(command)
+        self._tell(event, stopping, command, calls, hop)
+        return command
+
+    async def _record(self, command: Record, event: FactEvent, calls: Calls, hop: Hop) -> Input:
+        if not command.after:
+            hop.decided(command.outcome.trail)
+        message = outcome_message(
+            command.outcome,
+            event.snapshot.run.episode,
+            event.fact,
+            source=SOURCE,
+            now=datetime.now(UTC),
+            context=hop.headers,
+        )
+        message = replace(message, expected_last_subject_sequence=command.after)
         try:
-            await walk.to_its_end()
-            if self._settings.propagate_cancel and not self._settings.dry_run:
-                await walk.cancel_children()
-        except NoLongerGone as error:
-            log.info("stop not due yet", fact=event.fact, why=str(error))
-            hop.drop()
-            return again(delivery.num_delivered, error)
-        except (ApiUnavailable, ApiError, BusUnavailable, Undecodable) as error:
-            log.warning("stop not done yet", fact=event.fact, error=str(error))
-            hop.failed(error)
-            if not walk.wrote:
-                return again(delivery.num_delivered, error)
-        outcome = walk.outcome()
-        hop.decided(outcome.trail)
-        episode, now = event.snapshot.run.episode, datetime.now(UTC)
-        message = outcome_message(outcome, episode, event.fact, source=SOURCE, now=now, context=hop.headers)
-        try:
-            recorded = await self._record(message, delivery, anew=walk.wrote)
+            answer = await publish(self._bus, message, deadline=_PUBLISH_DEADLINE)
         except BusUnavailable as error:
-            hop.failed(error)
-            return again(delivery.num_delivered, error)
+            calls.error = error
+            return Failed(str(error))
         except PublishRefused as error:  # what was done is done, and the other runs' stops go on
             log.error("outcome not recorded", fact=event.fact, error=str(error))  # noqa: TRY400 - no bug of ours
             hop.failed(error)
-            recorded = False
+            return commands.NotStored()
+        return commands.Stored() if isinstance(answer, Stored) else commands.AlreadyStored(answer.sequence)
+
+    def _tell(self, event: FactEvent, stopping: Stopping, end: End, calls: Calls, hop: Hop) -> None:
+        """What came of it, in the log, the span and the metrics, and as a Kubernetes Event."""
+        if stopping.failure is not None:
+            log.warning("stop not done yet", fact=event.fact, error=stopping.failure)
+            hop.failed(calls.error or stopping.failure)
+        if isinstance(end, GiveBack):
+            if end.up_again:
+                log.info("stop not due yet", fact=event.fact, why=end.why)
+                hop.drop()
+            return
+        outcome = stopping.outcome()
         log.info(outcome.verdict, fact=event.fact, rule=outcome.rule, why=outcome.why,
                  stop_latency_ms=outcome.stop_latency_ms, step_runs=outcome.deleted_step_runs)  # fmt: skip
-        if recorded:
+        if stopping.recorded:
             OUTCOMES.add(cause=str(event.fact), verdict=DRY_RUN if outcome.dry_run else str(outcome.verdict))
             self._events.tell(event.snapshot.run, outcome)
-        if outcome.verdict is Verdict.FAILED:
+        if isinstance(end, commands.DeadLetter):
             hop.failed(outcome.rule)
-            return DeadLetter(outcome.why)
-        if walk.wrote:
-            # The redelivery reads the run, finds it finished and deletes what is left.
-            return Retry(delay=self._settings.second_look.total_seconds(), reason="second look for late StepRuns")
-        return Ack()
-
-    async def _record(self, message: Message, delivery: Delivery, *, anew: bool) -> bool:
-        """Store an outcome; False when the fact was answered before. Raises BusUnavailable, PublishRefused.
-
-        `anew`: an earlier saying of this fact came to nothing (ADR 16, or a dry run), but this one ended the run.
-        """
-
-        def done(answer: Stored | AlreadyStored) -> bool:
-            # What has come after the fact, when this is its first delivery, was stored by a try that got no answer.
-            own = answer.sequence > delivery.stream_sequence and delivery.num_delivered == 1
-            return isinstance(answer, Stored) or (anew and own)
-
-        answer = await publish(self._bus, message, deadline=_PUBLISH_DEADLINE)
-        if anew and not done(answer):
-            message = replace(message, expected_last_subject_sequence=answer.sequence)
-            answer = await publish(self._bus, message, deadline=_PUBLISH_DEADLINE)
-        return done(answer)

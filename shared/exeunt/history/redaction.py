@@ -97,6 +97,7 @@ def _run(run: RunState, names: Names) -> RunState:
         # bobrapet's words for a canceled run are constant, and decide; any other text is free.
         message=run.message if run.message in (None, bobrapet.CANCELED_MESSAGE) else _TEXT,
         enabled_unclear=_free(run.enabled_unclear),
+        enabled_as_read=_free(run.enabled_as_read),
         conditions=Raw(msgspec.json.encode(conditions)),
         trace=None,
         trigger_token=run.trigger_token and names("trigger-token", run.trigger_token),

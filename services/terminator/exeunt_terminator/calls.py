@@ -1,0 +1,133 @@
+"""Carries out what a stop asks for, but for recording it: calls to the kube-apiserver, and reads of SIGNALS."""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Final
+
+import structlog
+
+from exeunt.bus.connection import Bus
+from exeunt.bus.errors import BusUnavailable
+from exeunt.errors import ExeuntError
+from exeunt.kube.client import KubeClient
+from exeunt.kube.errors import ApiError, ApiUnavailable, Conflict, NotFound, Undecodable, Unprocessable
+from exeunt.kube.resources import STEP_RUNS, STORY_RUNS, TRANSPORT_BINDINGS, Resource, T
+from exeunt.recall import last_signals
+from exeunt.settings import Settings
+from exeunt.snapshot import FIELD_MANAGER, RunState, read_run
+from exeunt_terminator import commands
+from exeunt_terminator.commands import (
+    CancelChildren,
+    ChildrenCanceled,
+    ConditionLost,
+    Delete,
+    Deleted,
+    Failed,
+    GetRun,
+    Input,
+    LastSignals,
+    List,
+    Listed,
+    Patch,
+    Question,
+    Refused,
+    RunRead,
+    Signals,
+    Written,
+)
+from exeunt_terminator.sub_stories import cancel_children
+
+_TO_BE_TRIED_AGAIN: Final = (ApiUnavailable, ApiError, BusUnavailable, Undecodable)
+
+log = structlog.get_logger()
+
+
+class Calls:
+    """The calls of one stop. `error` is the last answer that was none, or not the one that was hoped for."""
+
+    def __init__(self, kube: KubeClient, bus: Bus, settings: Settings) -> None:
+        self.error: ExeuntError | None = None
+        self._kube = kube
+        self._bus = bus
+        self._fence_wait = settings.fence_wait
+
+    async def answer(self, asked: Question) -> Input:
+        try:
+            return await self._ask(asked)
+        except _TO_BE_TRIED_AGAIN as error:
+            self.error = error
+            return Failed(str(error))
+
+    async def _ask(self, asked: Question) -> Input:
+        match asked:
+            case Patch():
+                return await self._patch(asked)
+            case GetRun():
+                return await self._get(asked)
+            case List(run, step_runs, bindings):
+                return await self._list(run, step_runs=step_runs, bindings=bindings)
+            case LastSignals(run):
+                return Signals(tuple(await last_signals(self._bus, run.namespace, run.name, run.trigger_token)))
+            case Delete():
+                return await self._delete(asked)
+            case CancelChildren(run):
+                return ChildrenCanceled(await cancel_children(self._kube, run))
+
+    async def _patch(self, asked: Patch) -> Input:
+        run = asked.run
+        try:
+            await self._kube.patch(
+                STORY_RUNS, run.namespace, run.name, asked.body, field_manager=FIELD_MANAGER, subresource="status"
+            )
+        except NotFound:
+            return commands.NotFound()
+        except (Conflict, Unprocessable) as error:
+            if isinstance(error, Unprocessable) and not error.failed_test:
+                return Refused(str(error))
+            self.error = error
+            return ConditionLost(str(error), error.perhaps_done)
+        return Written()
+
+    async def _get(self, asked: GetRun) -> Input:
+        try:
+            found = await self._kube.get(STORY_RUNS, asked.run.namespace, asked.run.name)
+        except NotFound:
+            return commands.NotFound()
+        now = datetime.now(UTC)
+        return RunRead(read_run(found, first_seen=asked.first_seen or now, now=now, fence_wait=self._fence_wait))
+
+    async def _list(self, run: RunState, *, step_runs: bool, bindings: bool) -> Listed:
+        if not bindings:
+            return Listed(step_runs=await self._list_of(STEP_RUNS, run))
+        if not step_runs:
+            return Listed(bindings=await self._list_of(TRANSPORT_BINDINGS, run))
+        both = await asyncio.gather(self._list_of(STEP_RUNS, run), self._list_of(TRANSPORT_BINDINGS, run))
+        return Listed(*both)
+
+    async def _list_of(self, resource: Resource[T], run: RunState) -> tuple[T, ...]:
+        found = await self._kube.list(resource, run.namespace, field_selector=_of(run))
+        for error in found.undecodable:
+            log.warning("object not usable", error=str(error))
+        return tuple(found.items)
+
+    async def _delete(self, asked: Delete) -> Deleted | Failed:
+        run, refs = asked.run, asked.step_runs
+        answers = await asyncio.gather(
+            *(self._kube.delete(STEP_RUNS, run.namespace, ref.name, uid=ref.uid, where=_of(run)) for ref in refs),
+            return_exceptions=True,
+        )
+        deleted = tuple(ref.name for ref, answer in zip(refs, answers, strict=True) if answer is True)
+        for answer in answers:
+            if isinstance(answer, Conflict):
+                continue  # another StepRun of the same name: not ours to delete (contract §10)
+            if isinstance(answer, _TO_BE_TRIED_AGAIN):
+                self.error = answer
+                return Failed(str(answer), deleted)
+            if isinstance(answer, BaseException):
+                raise answer
+        return Deleted(deleted)
+
+
+def _of(run: RunState) -> str:
+    """The field selector of what names the run (contract §3)."""
+    return f"spec.storyRunRef.name={run.name}"

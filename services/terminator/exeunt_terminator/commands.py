@@ -1,0 +1,190 @@
+"""What a stop asks for, and what it is answered. Pure.
+
+Each command but the last is answered by one input. `Failed` answers any of them: it was not done, or nobody knows.
+"""
+
+from datetime import datetime
+
+from msgspec import Struct
+
+from exeunt.events import Outcome
+from exeunt.kube.models import StepRun, TransportBinding
+from exeunt.signals import Signal
+from exeunt.snapshot import RunState, StepRunRef
+
+
+class Delivered(Struct, frozen=True):
+    """The fact has been delivered, `deliveries` times by now. It has been in the stream since `stored_at`, by the
+    stream's own clock.
+    """
+
+    sequence: int
+    deliveries: int
+    stored_at: datetime
+
+
+class Written(Struct, frozen=True):
+    """The write is stored."""
+
+
+class ConditionLost(Struct, frozen=True):
+    """Something that the write tests is not so. `perhaps_done`: an earlier try of it got no answer."""
+
+    why: str
+    perhaps_done: bool = False
+
+
+class Refused(Struct, frozen=True):
+    """The write will never be taken as it is."""
+
+    why: str
+
+
+class NotFound(Struct, frozen=True):
+    """There is no such StoryRun."""
+
+
+class RunRead(Struct, frozen=True):
+    """The StoryRun as it is now."""
+
+    run: RunState
+
+
+class Listed(Struct, frozen=True):
+    """The objects that name the run, of the kinds that were asked for."""
+
+    step_runs: tuple[StepRun, ...] = ()
+    bindings: tuple[TransportBinding, ...] = ()
+
+
+class Signals(Struct, frozen=True):
+    """The last signals that name the run."""
+
+    signals: tuple[Signal, ...]
+
+
+class Deleted(Struct, frozen=True):
+    """What was there is deleted; `names` are those that were."""
+
+    names: tuple[str, ...]
+
+
+class ChildrenCanceled(Struct, frozen=True):
+    """The names of the children that were asked to cancel now."""
+
+    names: tuple[str, ...]
+
+
+class Stored(Struct, frozen=True):
+    """The outcome is stored."""
+
+
+class AlreadyStored(Struct, frozen=True):
+    """Another outcome of the same fact, or an earlier try of this one, is stored at `sequence`."""
+
+    sequence: int
+
+
+class NotStored(Struct, frozen=True):
+    """The stream will never take the outcome."""
+
+
+class Failed(Struct, frozen=True):
+    """It has to be tried again. `deleted` are the names of what was deleted all the same."""
+
+    why: str
+    deleted: tuple[str, ...] = ()
+
+
+Input = (
+    Delivered
+    | Written
+    | ConditionLost
+    | Refused
+    | NotFound
+    | RunRead
+    | Listed
+    | Signals
+    | Deleted
+    | ChildrenCanceled
+    | Stored
+    | AlreadyStored
+    | NotStored
+    | Failed
+)
+
+
+class Patch(Struct, frozen=True):
+    """Send the finalizing write: Written, ConditionLost, Refused or NotFound."""
+
+    run: RunState
+    body: bytes
+
+
+class GetRun(Struct, frozen=True):
+    """Read the StoryRun: RunRead or NotFound. `first_seen` is since when it is known to be canceled, if it is."""
+
+    run: RunState
+    first_seen: datetime | None
+
+
+class List(Struct, frozen=True):
+    """List what names the run: Listed."""
+
+    run: RunState
+    step_runs: bool = False
+    bindings: bool = False
+
+
+class LastSignals(Struct, frozen=True):
+    """Read what was said last of the run: Signals."""
+
+    run: RunState
+
+
+class Delete(Struct, frozen=True):
+    """Delete these StepRuns, each by its uid and only if it is the run's: Deleted."""
+
+    run: RunState
+    step_runs: tuple[StepRunRef, ...]
+
+
+class CancelChildren(Struct, frozen=True):
+    """Ask for the cancel of the run's sub-stories: ChildrenCanceled."""
+
+    run: RunState
+
+
+class Record(Struct, frozen=True):
+    """Store the outcome, if the last one of the same fact is at `after`, 0 for none: Stored, AlreadyStored or
+    NotStored.
+    """
+
+    outcome: Outcome
+    after: int = 0
+
+
+class Ack(Struct, frozen=True):
+    """The fact is answered."""
+
+
+class SecondLook(Struct, frozen=True):
+    """The run has ended; deliver the fact once more, in some seconds, for StepRuns that come late."""
+
+
+class DeadLetter(Struct, frozen=True):
+    """The fact is set aside."""
+
+    why: str
+
+
+class GiveBack(Struct, frozen=True):
+    """Deliver the fact again, with back-off. `up_again`: nothing failed, the topology is only back."""
+
+    why: str
+    up_again: bool = False
+
+
+Question = Patch | GetRun | List | LastSignals | Delete | CancelChildren
+End = Ack | SecondLook | DeadLetter | GiveBack
+Command = Question | Record | End

@@ -1,0 +1,288 @@
+"""One stop, as a machine: what was heard in, what to ask or do next out. Pure.
+
+It goes by the table in `stop`; `decision`, `evidence` and `finalize` do the thinking. All that is known of the stop is
+here, its whole trail, too. On the fast path nothing is read of Kubernetes but what has to be seen anew: bindings or
+StepRuns, where the evidence is that there are none.
+"""
+
+from datetime import datetime, timedelta
+from typing import Final
+
+from msgspec.structs import replace
+
+from exeunt.clock import format_instant, format_status_time, parse_instant
+from exeunt.codec import FactEvent
+from exeunt.events import MOST_NAMES, Decided, Fact, Outcome, Verdict
+from exeunt.snapshot import EvidenceKind, RunState, Snapshot, StepRunRef
+from exeunt.step_runs import step_runs_to_delete
+from exeunt_terminator.commands import (
+    Ack,
+    AlreadyStored,
+    CancelChildren,
+    ChildrenCanceled,
+    Command,
+    ConditionLost,
+    DeadLetter,
+    Delete,
+    Deleted,
+    Delivered,
+    Failed,
+    GetRun,
+    GiveBack,
+    Input,
+    LastSignals,
+    List,
+    Listed,
+    NotFound,
+    NotStored,
+    Patch,
+    Record,
+    Refused,
+    RunRead,
+    SecondLook,
+    Signals,
+    Stored,
+    Written,
+)
+from exeunt_terminator.decision import decide, leaves_leftovers
+from exeunt_terminator.evidence import (
+    possible_evidence,
+    still_no_bindings,
+    still_no_step_runs,
+    still_said_by_the_hub,
+    still_signaled,
+)
+from exeunt_terminator.finalize import finalizing_patch
+from exeunt_terminator.stop import TRANSITIONS, Result, State
+
+_FRESH: Final = timedelta(minutes=1)
+"""An older fact is not acted on before the run is read again: its conditional write would only be refused."""
+_MOST_WRITES: Final = 5
+"""Lost conditions in a row after which the fact goes back to the stream for a while."""
+_LONGEST_WHY: Final = 1024
+"""Characters: a refusal may quote what it refuses."""
+
+
+class Stopping:
+    """One stop, from the delivery of its fact to the answer. One question at a time, each command answered by an input.
+
+    `snapshot` is what is known of the run, `trail` what was decided, `failure` why something has to be tried again.
+    `recorded` tells whether the outcome is news.
+    """
+
+    def __init__(self, event: FactEvent, *, dry_run: bool, propagate_cancel: bool) -> None:
+        self.snapshot = event.snapshot
+        self.trail: list[Decided] = []
+        self.failure: str | None = None
+        self.recorded = False
+        self.written_at: datetime | None = None  # the time in the write that has ended the run
+        self._event = event
+        self._episode = event.snapshot.run.episode
+        self._dry_run = dry_run
+        self._propagate_cancel = propagate_cancel and not dry_run
+        self._state = State.DELIVERED
+        self._delivered: Delivered | None = None
+        self._reread: Snapshot | None = None
+        self._evidence: list[EvidenceKind] = []  # what may still show that the topology is gone
+        self._writes = 0
+        self._sent_at: datetime | None = None
+        self._unanswered: datetime | None = None  # the time in a write that may be stored, though told that it is not
+        self._to_delete: tuple[StepRunRef, ...] = event.snapshot.step_runs or ()
+        self._deleted: list[str] = []
+        self._canceled_children: tuple[str, ...] = ()
+        self._outcome_at: int | None = None  # the sequence of an outcome that ours comes after
+
+    def receive(self, heard: Input, now: datetime) -> Command:
+        """What to do next, after what was heard at `now`. After an End nothing more may come."""
+        ahead = self._hear(heard, now)
+        while isinstance(ahead, Result):
+            self._state = TRANSITIONS[self._state][ahead]
+            ahead = self._go_on(now)
+        return ahead
+
+    def _hear(self, heard: Input, now: datetime) -> Command | Result:  # noqa: PLR0912 - a line for each answer
+        """What came of what was being done."""
+        match self._state, heard:
+            case _, Failed(why, deleted):
+                self._deleted += deleted
+                return self._fail(why)
+            case State.DELIVERED, Delivered():
+                self._delivered = heard
+                old = heard.deliveries > 1 or now - heard.stored_at > _FRESH
+                return Result.AGAIN if old else Result.FIRST
+            case State.CHECKING, Listed(step_runs, bindings):
+                run = self.snapshot.run  # what was not asked for is empty
+                still = still_no_step_runs(run, step_runs) and still_no_bindings(run, bindings)
+                return Result.STILL_GONE if still else self._check()
+            case State.CHECKING, Signals(signals):
+                gone = self.snapshot.topology.gone
+                before = gone is not None and gone.kind == "signal"
+                still = still_signaled(self.snapshot.run, signals, before=before)
+                return Result.STILL_GONE if still else self._check()
+            case State.PATCHING, Written():
+                self.written_at = self._sent_at
+                known = self.snapshot.step_runs is not None
+                return self._came(Result.WRITTEN if known else Result.WRITTEN_STEP_RUNS_UNKNOWN)
+            case State.PATCHING, ConditionLost(why, perhaps_done):
+                if self._writes >= _MOST_WRITES:
+                    return self._fail(why)
+                self._unanswered = self._sent_at if perhaps_done else self._unanswered
+                return self._came(Result.CONDITION_LOST)
+            case State.PATCHING, Refused(why):
+                self._came(Result.REFUSED)
+                why = f"the write was refused: {why}"[:_LONGEST_WHY]
+                return self._note(Result.REFUSED, Verdict.FAILED, "refused", why, now)
+            case State.PATCHING, NotFound():
+                self._came(Result.NOT_FOUND)
+                return self._note(Result.NOT_FOUND, Verdict.GONE, "deleted", "the StoryRun is gone", now)
+            case State.READING, NotFound():
+                return self._note(Result.NOT_FOUND, Verdict.GONE, "deleted", "the StoryRun is gone", now)
+            case State.READING, RunRead(run):
+                return self._read(run)
+            case State.LISTING, Listed(step_runs, bindings):
+                self._to_delete = step_runs_to_delete(self.snapshot.run.uid, step_runs, bindings)
+                return Result.LISTED if self._to_delete else Result.NOTHING_LEFT
+            case State.CONFIRMING, RunRead(run) if leaves_leftovers(self._episode, replace(self.snapshot, run=run)):
+                return Result.STILL_ENDED
+            case State.CONFIRMING, RunRead() | NotFound():
+                return Result.ENDED_NO_MORE
+            case State.DELETING, Deleted(names):
+                self._deleted += names
+                return Result.DELETED
+            case State.PASSING_ON, ChildrenCanceled(names):
+                self._canceled_children = names
+                return Result.PASSED_ON
+            case State.RECORDING, Stored() | AlreadyStored() | NotStored():
+                return self._record(heard)
+        raise AssertionError(f"{heard} is no answer to what was asked while {self._state}")
+
+    def _go_on(self, now: datetime) -> Command | Result:
+        """What the new state is for: a question, or at once what came of it."""
+        run = self.snapshot.run
+        match self._state:
+            case State.DECIDING:
+                return self._decide(now)
+            case State.CHECKING:
+                self._evidence = possible_evidence(self.snapshot.topology)
+                return self._check()
+            case State.PATCHING:
+                self._writes, self._sent_at = self._writes + 1, now
+                return Patch(run, finalizing_patch(run, now))
+            case State.READING | State.CONFIRMING:
+                return GetRun(run, parse_instant(run.canceled_at) if run.canceled_at else None)
+            case State.LISTING:
+                return List(run, step_runs=True, bindings=True)
+            case State.DELETING:
+                return Delete(run, self._to_delete)
+            case State.PASSING_ON:
+                return self._pass_on()
+            case State.RECORDING:
+                return Record(self.outcome(), self._outcome_at or 0)
+            case State.DONE if self.trail[-1].verdict is Verdict.FAILED:
+                return DeadLetter(self.trail[-1].why)
+            case State.DONE:
+                return Ack() if self.written_at is None else SecondLook()
+            case State.GIVEN_BACK:
+                up_again = f"{self._event.fact} was said, but the topology is up again"
+                return GiveBack(self.failure or up_again, up_again=self.failure is None)
+        raise AssertionError(f"nothing leads back to {self._state}")
+
+    def _decide(self, now: datetime) -> Result:
+        decision = decide(self._event.fact, self._episode, self.snapshot)
+        self.trail.append(Decided(format_instant(now), *decision, reread=self._reread))
+        leftovers = decision.verdict is Verdict.ALREADY_TERMINAL and leaves_leftovers(self._episode, self.snapshot)
+        if decision.verdict is not Verdict.FINALIZE and not leftovers:
+            return Result.LEAVE
+        if leftovers and self._reread is None:
+            return self._came(Result.UNREAD)
+        if self._dry_run:
+            return self._came(Result.DRY_RUN)
+        if leftovers:
+            return Result.CLEAN_UP
+        return Result.FINALIZE_AT_DEADLINE if self._event.fact is Fact.DEADLINE_REACHED else Result.FINALIZE
+
+    def _check(self) -> Command | Result:
+        """Look at what is left of the evidence, one after the other."""
+        run = self.snapshot.run
+        while self._evidence:
+            match self._evidence.pop(0):
+                case "bindings-gone":
+                    return List(run, bindings=True)
+                case "step-runs-done":
+                    return List(run, step_runs=True)
+                case "signal":
+                    return LastSignals(run)
+                case "heartbeats-stale":
+                    return Result.STILL_GONE
+                case "hub-condition" if still_said_by_the_hub(run):
+                    return Result.STILL_GONE
+        return Result.UP_AGAIN
+
+    def _read(self, run: RunState) -> Result:
+        self.snapshot = replace(self.snapshot, run=run)
+        self._reread = replace(self.snapshot, step_runs=None)
+        # Told from another terminator's by the time that it wrote.
+        if self._unanswered and run.ended_by_exeunt and run.finished_at == format_status_time(self._unanswered):
+            self.written_at = self._unanswered
+            return self._came(Result.ANSWER_LOST)
+        return Result.READ
+
+    def _pass_on(self) -> Command | Result:
+        """Only while this run's stop is Exeunt's business, as the run itself says."""
+        last = self.trail[-1]
+        own = last.verdict is Verdict.FINALIZE or last.rule in ("topology-up", "ended-by-exeunt")
+        if not (self._propagate_cancel and own):
+            return Result.NOT_PASSED_ON
+        if self.written_at is None and self._reread is None:
+            return self._came(Result.UNREAD)
+        return CancelChildren(self.snapshot.run)
+
+    def _record(self, heard: Stored | AlreadyStored | NotStored) -> Result:
+        """What a stop was answered with stands, unless an earlier saying of its fact came to nothing (ADR 16, or a dry
+        run) and this one has ended the run.
+        """
+        self.recorded = isinstance(heard, Stored)
+        if isinstance(heard, AlreadyStored) and self.written_at is not None:
+            # What has come after the fact, when this is its first delivery, was stored by a try that got no answer.
+            fact = self._delivered
+            self.recorded = fact is not None and heard.sequence > fact.sequence and fact.deliveries == 1
+            if not self.recorded and self._outcome_at is None:
+                self._outcome_at = heard.sequence
+                return Result.IN_VAIN
+        return Result.RECORDED
+
+    def _fail(self, why: str) -> Result:
+        self.failure = why
+        written = self.written_at is not None and self._state is not State.RECORDING
+        return Result.FAILED_WRITTEN if written else Result.FAILED
+
+    def _came(self, result: Result) -> Result:
+        """Note what came of the last decision."""
+        self.trail[-1] = replace(self.trail[-1], result=str(result))
+        return result
+
+    def _note(self, result: Result, verdict: Verdict, rule: str, why: str, now: datetime) -> Result:
+        """Note what the kube-apiserver has decided."""
+        self.trail.append(Decided(format_instant(now), verdict, rule, why))
+        return result
+
+    def outcome(self) -> Outcome:
+        """What to record, as far as it has come."""
+        last, canceled_at = self.trail[-1], self.snapshot.run.canceled_at
+        latency = None
+        if self.written_at is not None and canceled_at is not None:
+            latency = round((self.written_at - parse_instant(canceled_at)) / timedelta(milliseconds=1), 3)
+        return Outcome(
+            verdict=last.verdict,
+            rule=last.rule,
+            why=last.why,
+            cause_id=self._event.attributes.id,
+            cause_sequence=self._delivered.sequence if self._delivered else 0,
+            trail=tuple(self.trail),
+            finished_at=format_status_time(self.written_at) if self.written_at else None,
+            stop_latency_ms=latency,
+            deleted_step_runs=tuple(self._deleted[:MOST_NAMES]),
+            more_deleted_step_runs=max(0, len(self._deleted) - MOST_NAMES),
+            canceled_children=self._canceled_children[:MOST_NAMES],
+            more_canceled_children=max(0, len(self._canceled_children) - MOST_NAMES),
+        )

@@ -1,0 +1,220 @@
+"""One stop, told step by step: what the machine asks for after each answer. `simulation` has all the other orders."""
+
+from datetime import timedelta
+from typing import Final
+
+import pytest
+from msgspec.structs import replace
+
+from core.objects import (
+    FENCE,
+    LATER_FENCE,
+    NOW,
+    binding,
+    run_state,
+    said,
+    snapshot,
+    step_run,
+    story_run,
+    topology_terminated,
+)
+from exeunt import bobrapet, cloudevents
+from exeunt.codec import FactEvent
+from exeunt.events import Fact, Verdict
+from exeunt.snapshot import FIELD_MANAGER, Evidence, RunState, StepRunRef, Topology
+from exeunt_terminator.commands import (
+    Ack,
+    AlreadyStored,
+    CancelChildren,
+    ChildrenCanceled,
+    Command,
+    ConditionLost,
+    DeadLetter,
+    Delete,
+    Deleted,
+    Delivered,
+    Failed,
+    GetRun,
+    GiveBack,
+    Input,
+    LastSignals,
+    List,
+    Listed,
+    NotFound,
+    NotStored,
+    Patch,
+    Record,
+    Refused,
+    RunRead,
+    SecondLook,
+    Signals,
+    Stored,
+    Written,
+)
+from exeunt_terminator.machine import Stopping
+
+FIRST, AGAIN = Delivered(7, 1, NOW), Delivered(7, 2, NOW)
+LISTEN: Final = StepRunRef("call-listen", "uid-call-listen")
+HUB: Final = Topology(established=True, gone=Evidence("hub-condition", 1, "all streams have ended"))
+NO_BINDINGS: Final = Topology(established=True, gone=Evidence("bindings-gone", 2, "none is left"))
+RUN: Final = run_state(story_run(fence=FENCE, conditions=[topology_terminated()]))
+OURS: Final = {"manager": FIELD_MANAGER, "subresource": "status", "fieldsV1": {"f:status": {"f:phase": {}}}}
+
+
+def ended(finished_at: str = "2026-11-24T18:13:33Z", fence: str = FENCE) -> RunState:
+    return run_state(
+        story_run(
+            fence=fence,
+            phase=bobrapet.FINISHED,
+            message=bobrapet.CANCELED_MESSAGE,
+            finished_at=finished_at,
+            managed_fields=[OURS],
+        )
+    )
+
+
+def stopping(
+    topology: Topology = HUB,
+    *,
+    fact: Fact = Fact.TOPOLOGY_TERMINATED,
+    step_runs: tuple[StepRunRef, ...] | None = (LISTEN,),
+    dry_run: bool = False,
+    propagate_cancel: bool = False,
+) -> Stopping:
+    known = snapshot(RUN, topology=topology, step_runs=step_runs)
+    attributes = cloudevents.Attributes(id="1", source="/w", type="t", subject="s", time="")
+    return Stopping(FactEvent(attributes, fact, known), dry_run=dry_run, propagate_cancel=propagate_cancel)
+
+
+def asked(stop: Stopping, *heard: Input) -> list[Command]:
+    """What it asks for, after each of these."""
+    return [stop.receive(each, NOW) for each in heard]
+
+
+def kinds(commands: list[Command]) -> list[type[Command]]:
+    return [type(command) for command in commands]
+
+
+def test_a_stop_writes_deletes_and_records_and_is_looked_at_twice() -> None:
+    stop = stopping()
+    patch, delete, record, end = asked(stop, FIRST, Written(), Deleted(("call-listen",)), Stored())
+    assert isinstance(patch, Patch)
+    assert delete == Delete(RUN, (LISTEN,))
+    assert record == Record(stop.outcome())
+    assert (stop.outcome().verdict, stop.outcome().finished_at) == (Verdict.FINALIZE, "2026-11-24T18:13:33Z")
+    assert (stop.outcome().deleted_step_runs, stop.recorded) == (("call-listen",), True)
+    assert end == SecondLook()
+
+
+def test_a_redelivery_reads_first_and_deletes_what_is_left_of_a_run_that_is_still_ended() -> None:
+    stop = stopping()
+    left = Listed((step_run(),))
+    commands = asked(stop, AGAIN, RunRead(ended()), left, RunRead(ended()), Deleted(("call-listen",)), AlreadyStored(8))
+    assert kinds(commands) == [GetRun, List, GetRun, Delete, Record, Ack]
+    assert not stop.recorded
+
+
+def test_a_fact_that_has_grown_old_is_read_first() -> None:
+    assert kinds(asked(stopping(), Delivered(7, 1, NOW - timedelta(hours=1)))) == [GetRun]
+
+
+def test_what_was_listed_is_not_deleted_of_a_run_that_was_redriven_meanwhile_nor_are_its_children_canceled() -> None:
+    commands = asked(
+        stopping(step_runs=None, propagate_cancel=True),
+        FIRST,
+        Written(),
+        Listed((step_run(),)),
+        RunRead(run_state(story_run(fence=LATER_FENCE))),
+        Stored(),
+    )
+    assert kinds(commands) == [Patch, List, GetRun, Record, SecondLook]
+
+
+def test_bindings_are_listed_again_and_the_fact_is_given_back_when_nothing_shows_that_they_are_gone() -> None:
+    up = Listed((), (binding(),))
+    run = replace(RUN, conditions=run_state(story_run(fence=FENCE)).conditions)
+    stop = stopping(NO_BINDINGS)
+    commands = asked(stop, AGAIN, RunRead(run), up, Signals(()))
+    assert commands[1:3] == [List(run, bindings=True), LastSignals(run)]
+    assert isinstance(commands[-1], GiveBack)
+    assert commands[-1].up_again
+
+
+def test_a_signal_that_came_later_will_do_because_the_fact_is_not_said_again() -> None:
+    run = replace(RUN, conditions=run_state(story_run(fence=FENCE)).conditions)
+    bindings = Listed((), (binding(),))
+    commands = asked(stopping(NO_BINDINGS), AGAIN, RunRead(run), bindings, Signals((said(gone=True),)))
+    assert kinds(commands) == [GetRun, List, LastSignals, Patch]
+
+
+@pytest.mark.parametrize("lost", [ConditionLost("a test failed"), ConditionLost("a test failed", perhaps_done=True)])
+def test_a_write_whose_answer_was_lost_is_known_by_its_time(lost: ConditionLost) -> None:
+    stop = stopping()
+    commands = asked(stop, FIRST, lost, RunRead(ended()), Listed(), Stored())
+    assert kinds(commands) == [Patch, GetRun, List, Record, SecondLook if lost.perhaps_done else Ack]
+    assert (stop.outcome().verdict is Verdict.FINALIZE) == lost.perhaps_done
+
+
+def test_another_ones_write_is_not_taken_for_an_own_one() -> None:
+    stop = stopping()
+    other = RunRead(ended(finished_at="2026-11-24T18:13:40Z"))
+    asked(stop, FIRST, ConditionLost("a test failed", perhaps_done=True), other)
+    assert stop.written_at is None
+
+
+def test_a_condition_that_is_lost_again_and_again_gives_the_fact_back() -> None:
+    stop = stopping()
+    commands = asked(stop, FIRST, *(ConditionLost("lost"), RunRead(RUN)) * 4, ConditionLost("lost"))
+    assert kinds(commands[:-1]) == [Patch, GetRun] * 4 + [Patch]
+    assert commands[-1] == GiveBack("lost")
+
+
+def test_a_refused_write_is_a_dead_letter_and_a_run_that_is_not_there_is_none() -> None:
+    *_, dead = asked(stopping(), FIRST, Refused("by a policy"), Stored())
+    assert dead == DeadLetter("the write was refused: by a policy")
+    assert kinds(asked(stopping(), FIRST, NotFound(), Stored())) == [Patch, Record, Ack]
+    assert kinds(asked(stopping(), AGAIN, NotFound(), Stored())) == [GetRun, Record, Ack]
+
+
+def test_what_fails_is_tried_again_but_what_is_written_is_recorded() -> None:
+    assert asked(stopping(), FIRST, Failed("503"))[-1] == GiveBack("503")
+    stop = stopping()
+    commands = asked(stop, FIRST, Written(), Failed("503", deleted=("call-listen",)), Stored())
+    assert kinds(commands) == [Patch, Delete, Record, SecondLook]
+    assert (stop.failure, stop.outcome().deleted_step_runs) == ("503", ("call-listen",))
+    *_, end = asked(stopping(), FIRST, Written(), Deleted(()), Failed("NATS is away"))
+    assert end == GiveBack("NATS is away")
+    *_, end = asked(stopping(), FIRST, Written(), Deleted(()), NotStored())
+    assert end == SecondLook()
+
+
+def test_an_outcome_of_an_earlier_saying_that_came_to_nothing_is_followed_by_this_one() -> None:
+    stop = stopping()
+    commands = asked(stop, AGAIN, RunRead(RUN), Written(), Deleted(()), AlreadyStored(5), Stored())
+    assert [command.after for command in commands if isinstance(command, Record)] == [0, 5]
+    assert (commands[-1], stop.recorded) == (SecondLook(), True)
+
+
+def test_an_outcome_that_is_there_after_a_first_delivery_is_our_own() -> None:
+    stop = stopping()
+    assert asked(stop, FIRST, Written(), Deleted(()), AlreadyStored(8))[-1] == SecondLook()
+    assert stop.recorded
+
+
+def test_a_dry_run_writes_nothing_and_passes_nothing_on() -> None:
+    stop = stopping(dry_run=True, propagate_cancel=True)
+    assert kinds(asked(stop, FIRST, Stored())) == [Record, Ack]
+    assert stop.outcome().dry_run
+
+
+def test_a_cancel_is_passed_on_while_the_topology_is_up_but_only_of_a_run_that_was_read() -> None:
+    stop = stopping(Topology(established=True), fact=Fact.CANCEL_REQUESTED, propagate_cancel=True)
+    commands = asked(stop, FIRST, RunRead(RUN), ChildrenCanceled(("child",)), Stored())
+    assert kinds(commands) == [GetRun, CancelChildren, Record, Ack]
+    assert stop.outcome().canceled_children == ("child",)
+    assert [step.rule for step in stop.trail] == ["topology-up", "topology-up"]
+
+
+def test_an_answer_to_something_else_is_a_bug() -> None:
+    with pytest.raises(AssertionError, match="no answer to what was asked while patching"):
+        asked(stopping(), FIRST, Deleted(()))
