@@ -130,9 +130,11 @@ def edited(whole: Object, single: Object | None, external: Object | None) -> Obj
         case "NetworkPolicy":
             _edit_network_policy(item, external)
         case "PodMonitor":
-            item["metadata"]["labels"]["~own"] = Each("$.Values.podMonitor.labels")
+            item["metadata"]["labels"]["~common"] = Each(
+                "merge (dict) $.Values.podMonitor.labels $.Values.commonLabels"
+            )
         case "PrometheusRule":
-            item["metadata"]["labels"]["~own"] = Each("$.Values.rules.labels")
+            item["metadata"]["labels"]["~common"] = Each("merge (dict) $.Values.rules.labels $.Values.commonLabels")
             item["spec"] = Template('{{ (.Files.Get "files/rules.yaml" | fromYaml).spec | toJson }}')
     return item
 

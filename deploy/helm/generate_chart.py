@@ -1,8 +1,8 @@
 """Generates the templates of deploy/chart from the manifests that kustomize builds.
 
-`python deploy/helm/generate_chart.py` writes them, `--check` exits with 1 if they are out of date. What is in a manifest
-is in the chart with it; what installations may differ in, `chart_edits` makes a value of. By hand are Chart.yaml but for
-its versions, values.yaml, values.schema.json but for the settings, _helpers.tpl and NOTES.txt.
+`python deploy/helm/generate_chart.py` writes them, `--check` exits with 1 if they are out of date. What is in a
+manifest is in the chart with it; what installations may differ in, `chart_edits` makes a value of. By hand are
+Chart.yaml but for its versions, values.yaml, values.schema.json but for the settings, _helpers.tpl and NOTES.txt.
 """
 
 import json
