@@ -15,7 +15,7 @@ MODULE = GoModule(
     pinned(_FOLDER, "helm.sh/helm/v4"),
     _FOLDER,
     {"helm": Program("helm.sh/helm/v4/cmd/helm")},
-    duration="about 2 minutes on 2 cores",
+    duration="about 3 minutes on 2 cores",
 )
 
 
@@ -29,16 +29,18 @@ def find() -> Path:
 class Helm:
     """helm, as the cluster's admin; what it remembers between commands is in `folder`."""
 
-    def __init__(self, folder: Path, control_plane: ControlPlane | None = None) -> None:
+    def __init__(self, folder: Path, control_plane: ControlPlane | None = None, *, namespace: str = NAMESPACE) -> None:
         kubeconfig = control_plane.kubeconfig if control_plane else folder / "no-kubeconfig"
         homes = {f"HELM_{name}_HOME": str(folder / name.lower()) for name in ("CACHE", "CONFIG", "DATA")}
+        self.folder = folder
+        self._namespace = namespace
         self._env = [f"{key}={value}" for key, value in {"KUBECONFIG": str(kubeconfig), **homes}.items()]
 
     async def __call__(self, *words: str | Path, values: Object | None = None) -> str:
         """What it prints; raises CommandFailed with what it says on stderr."""
         given = ["--values", "-"] if values is not None else []
         stdin = yaml.safe_dump(values or {}).encode()
-        return await command("env", *self._env, find(), *words, "--namespace", NAMESPACE, *given, stdin=stdin)
+        return await command("env", *self._env, find(), *words, "-n", self._namespace, *given, stdin=stdin)
 
     async def template(self, values: Object, *words: str) -> list[Object]:
         """What the chart makes of those values."""

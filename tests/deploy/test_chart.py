@@ -1,6 +1,8 @@
 """The Helm chart makes what kustomize makes, and lives on a real kube-apiserver as Helm's users live with it."""
 
 import json
+import os
+import re
 import tomllib
 from collections.abc import AsyncIterator, Mapping
 from copy import deepcopy
@@ -63,10 +65,13 @@ def kubectl(cluster: ControlPlane) -> Kubectl:
 
 @pytest.fixture
 async def helm(cluster: ControlPlane, kubectl: Kubectl, tmp_path: Path) -> AsyncIterator[Helm]:
-    """Nothing is installed before, and nothing stays but the Namespace."""
+    """Nothing is installed before, and nothing stays but the Namespace, as a helm uninstall leaves it."""
     yield Helm(tmp_path, cluster)
     await kubectl("delete", KINDS, "--all-namespaces", "-l", OURS)
     await kubectl("delete", "secrets", "-n", NAMESPACE, "-l", "owner=helm")
+    release = ("meta.helm.sh/release-name=exeunt", f"meta.helm.sh/release-namespace={NAMESPACE}")
+    await kubectl("label", "namespaces", "-l", OURS, "app.kubernetes.io/managed-by=Helm", "--overwrite")
+    await kubectl("annotate", "namespaces", "-l", OURS, *release, "--overwrite")
 
 
 @pytest.fixture
@@ -104,17 +109,11 @@ async def test_makes_what_kustomize_makes(renderer: Helm, tmp_path: Path, overla
 def kustomization(folder: Path, overlay: str, *components: str) -> Path:
     """An overlay with components."""
     document = {
-        "resources": [relative(DEPLOY / "overlays" / overlay, folder)],
-        "components": [relative(DEPLOY / "components" / name, folder) for name in components],
+        "resources": [os.path.relpath(DEPLOY / "overlays" / overlay, folder)],
+        "components": [os.path.relpath(DEPLOY / "components" / name, folder) for name in components],
     }
     (folder / "kustomization.yaml").write_text(json.dumps(document))
     return folder
-
-
-def relative(path: Path, folder: Path) -> str:
-    import os  # noqa: PLC0415
-
-    return os.path.relpath(path, folder)
 
 
 def merged(*values: Object) -> Object:
@@ -166,6 +165,20 @@ def without_what_may_differ(item: Object) -> Object:
 def version() -> str:
     project = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text())["project"]
     return str(project["version"])
+
+
+async def test_the_values_in_the_documentation_are_those_of_production(renderer: Helm, tmp_path: Path) -> None:
+    text = (DEPLOY.parent / "docs" / "operations.md").read_text()
+    blocks = [yaml.safe_load(block) for block in re.findall(r"^```yaml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)]
+    (values,) = (block for block in blocks if "replicaCount" in block)
+    documented = by_key(await renderer.template(values))
+    folder = kustomization(tmp_path, "production", "podmonitor")
+    theirs = by_key(list(yaml.safe_load_all(await kustomize(folder))))
+    assert documented.keys() == theirs.keys()
+    (container,) = documented["apps/v1", "Deployment", NAMESPACE, "exeunt-watcher"]["spec"]["template"]["spec"][
+        "containers"
+    ]
+    assert container["image"] == f"registry.example.com/exeunt:{version()}"
 
 
 async def test_the_version_is_that_of_the_package(renderer: Helm) -> None:
@@ -260,7 +273,7 @@ async def test_names_the_secrets_that_the_command_makes(renderer: Helm) -> None:
         ({"image": {"digest": "sha256:short"}}, "at '/image/digest'"),
         ({"replicaCount": "two"}, "at '/replicaCount': got string, want integer"),
         ({"nats": {"embedded": {"replicas": 2}}}, "at '/nats/embedded/replicas': value must be one of 1, 3"),
-        ({"commonLabels": {"app.kubernetes.io/name": "mine"}}, "at '/commonLabels'"),
+        ({"commonLabels": {"app.kubernetes.io/name": "mine"}}, "at '/commonLabels/app.kubernetes.io~1name'"),
         ({"podMonitor": True}, "at '/podMonitor': got boolean, want object"),
     ],
 )
@@ -310,6 +323,23 @@ async def test_is_installed_upgraded_to_less_and_uninstalled(helm: Helm, kubectl
     (namespace,) = await kubectl.get("namespace", NAMESPACE)  # with the credentials in it
     assert "deletionTimestamp" not in namespace["metadata"]
     await helm("install", "exeunt", CHART, values={})
+
+
+async def test_a_namespace_of_before_is_left_alone(helm: Helm, kubectl: Kubectl, cluster: ControlPlane) -> None:
+    elsewhere = Helm(helm.folder, cluster, namespace="elsewhere")
+    await kubectl("create", "namespace", "elsewhere")
+    with pytest.raises(CommandFailed, match="invalid ownership metadata"):
+        await elsewhere("install", "exeunt", CHART)
+    await elsewhere("upgrade", "--install", "exeunt", CHART, values={"namespace": {"create": False}})
+    assert await kubectl.get("deployment", "exeunt-watcher", "-n", "elsewhere")
+    (binding,) = await kubectl.get("clusterrolebinding", "exeunt-watcher")
+    assert {subject["namespace"] for subject in binding["subjects"]} == {"elsewhere"}
+    with pytest.raises(CommandFailed, match=r"ClusterRole.*cannot be imported"):  # there is one for each cluster
+        await helm("install", "exeunt", CHART, "--create-namespace")
+    await elsewhere("uninstall", "exeunt")
+    assert await installed(kubectl) == set()
+    (namespace,) = await kubectl.get("namespace", "elsewhere")
+    assert namespace["status"]["phase"] == "Active"
 
 
 async def test_what_it_renders_is_applied_without_drift(helm: Helm, kubectl: Kubectl) -> None:
