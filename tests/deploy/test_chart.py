@@ -355,19 +355,25 @@ async def test_what_it_renders_is_applied_without_drift(helm: Helm, kubectl: Kub
     await kubectl("diff", "--server-side", "--field-manager=gitops", "--force-conflicts", "-f", "-", stdin=again)
 
 
-@pytest.mark.parametrize("way", ["its objects are given to helm first", "as kubectl applies"])
-async def test_takes_over_what_kubectl_has_installed(helm: Helm, kubectl: Kubectl, way: str) -> None:
+@pytest.mark.parametrize(
+    ("applied", "given_to_helm"),
+    [([], True), ([], False), (["--server-side", "--force-conflicts"], False)],
+    ids=["client-side, given to helm", "client-side", "server-side"],
+)
+async def test_takes_over_what_kubectl_has_installed(
+    helm: Helm, kubectl: Kubectl, applied: list[str], *, given_to_helm: bool
+) -> None:
     overlay = DEPLOY / "overlays" / "production"
-    await kubectl("apply", "-k", overlay)
-    generations = await generations_of_pods(kubectl)
-    if way == "as kubectl applies":
-        await helm("install", "exeunt", CHART, "--take-ownership", "--server-side=false", values=PRODUCTION)
-    else:
+    await kubectl("apply", *applied, "-k", overlay)
+    before = await templates_of_pods(kubectl)
+    if given_to_helm:
         await kubectl("apply", "--server-side", "--force-conflicts", "--field-manager=helm", "-k", overlay)
         await helm("install", "exeunt", CHART, "--take-ownership", values=PRODUCTION)
+    else:
+        await helm("install", "exeunt", CHART, "--take-ownership", "--server-side=false", values=PRODUCTION)
     assert await installed(kubectl) >= keys(await helm.template(PRODUCTION))
-    after = await generations_of_pods(kubectl)
-    assert after["nats"] == generations["nats"]  # its Pods are as they were
+    after = await templates_of_pods(kubectl)
+    assert after["nats"] == before["nats"]  # its Pods are as they were
 
     await helm("upgrade", "exeunt", CHART, values={**PRODUCTION, "watcher": {"resources": {"limits": None}}})
     (watcher,) = await kubectl.get("deployment", "exeunt-watcher", "-n", NAMESPACE)
@@ -401,7 +407,7 @@ async def versions(kubectl: Kubectl) -> dict[Key, Any]:
     return {key_of(item): item["metadata"]["resourceVersion"] for item in found}
 
 
-async def generations_of_pods(kubectl: Kubectl) -> dict[str, Object]:
+async def templates_of_pods(kubectl: Kubectl) -> dict[str, Object]:
     """The Pods' template of each workload: another one is a rolling update."""
     found = await kubectl.get("deployments,statefulsets", "-n", NAMESPACE)
     return {item["metadata"]["name"]: item["spec"]["template"] for item in found}
