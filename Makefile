@@ -24,6 +24,7 @@ up: install  ## the same on this machine, to try by hand with kubectl
 
 test: install  ## all tests, on a real kube-apiserver, etcd, nats-server, Prometheus and LiveKit
 	@$(BIN)/exeunt up --prometheus --livekit --prepare-only
+	@$(BIN)/python tests/prepare_helm.py
 	@$(BIN)/python -m pytest
 
 check: install  ## ruff, ruff format, mypy --strict, import-linter, generated documents
@@ -33,10 +34,12 @@ check: install  ## ruff, ruff format, mypy --strict, import-linter, generated do
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/python docs/generate.py --check
 	@$(BIN)/python deploy/grafana/generate.py --check
+	@$(BIN)/python deploy/helm/generate_chart.py --check
 
-docs: install  ## write the generated documents and dashboards
+docs: install  ## write the generated documents, dashboards and templates of the Helm chart
 	@$(BIN)/python docs/generate.py
 	@$(BIN)/python deploy/grafana/generate.py
+	@$(BIN)/python deploy/helm/generate_chart.py
 
 picture: install  ## draw docs/dashboard.png anew, from a storm of stops that is played for it
 	@$(BIN)/python tests/dashboard_picture.py
