@@ -213,6 +213,43 @@ async def test_an_anonymous_client_and_a_stranger_get_nowhere(installation: Inst
         await nats.connect(installation.nats_urls[0], allow_reconnect=False, error_cb=ignore)
 
 
+async def test_a_service_says_what_is_wrong_with_its_credentials(installation: Installation) -> None:
+    """Before the tests that install once more: their Secrets take the place of these."""
+    seed = {user: str(installation.credentials / f"{user}.seed") for user in SERVICES}
+    unready = {
+        "terminator": ({"EXEUNT_NATS_CREDENTIALS": ""}, "Authorization Violation"),
+        "timeout-scheduler": ({"EXEUNT_NATS_TLS_CA": ""}, "CERTIFICATE_VERIFY_FAILED"),
+    }
+    async with asyncio.TaskGroup() as tasks:
+        for service, (env, words) in unready.items():
+            tasks.create_task(assert_unready(installation, service, env, words))
+        anothers = installation.start("watcher", 7, EXEUNT_NATS_CREDENTIALS=seed["terminator"])
+        tasks.create_task(assert_refuses(anothers))
+
+
+async def assert_refuses(start: Awaitable[None]) -> None:
+    with pytest.raises(ProcessFailed, match=r"(?s)exit code 2 .*permission denied for subject \$JS.API.STREAM.INFO"):
+        await start
+
+
+async def assert_unready(installation: Installation, service: str, env: dict[str, str], words: str) -> None:
+    starting = asyncio.create_task(installation.start(service, 7, **env))
+    try:
+        async with asyncio.timeout(30), aiohttp.ClientSession() as http:
+            troubles = ""
+            while words not in troubles:
+                await asyncio.sleep(0.1)
+                with contextlib.suppress(aiohttp.ClientError, KeyError):  # it does not listen yet
+                    async with http.get(f"{installation.mesh.url(service, 7)}/readyz") as answer:
+                        troubles = await answer.text()
+    finally:
+        starting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await starting
+        await installation.mesh.kill(service, 7)
+    assert "not connected to NATS" in troubles
+
+
 async def test_credentials_of_before_the_bridge_go_on_and_new_ones_let_it_in(install: Install) -> None:
     """Whoever updates the overlay first, or has no use for the bridge, has a users.conf that does not name it."""
     async with install(DEPLOY / "overlays" / "evaluation") as installation:
@@ -273,42 +310,6 @@ def is_point(encoded: bytes) -> bool:
 
 async def ignore(_: Exception) -> None:
     pass
-
-
-async def test_a_service_says_what_is_wrong_with_its_credentials(installation: Installation) -> None:
-    seed = {user: str(installation.credentials / f"{user}.seed") for user in SERVICES}
-    unready = {
-        "terminator": ({"EXEUNT_NATS_CREDENTIALS": ""}, "Authorization Violation"),
-        "timeout-scheduler": ({"EXEUNT_NATS_TLS_CA": ""}, "CERTIFICATE_VERIFY_FAILED"),
-    }
-    async with asyncio.TaskGroup() as tasks:
-        for service, (env, words) in unready.items():
-            tasks.create_task(assert_unready(installation, service, env, words))
-        anothers = installation.start("watcher", 7, EXEUNT_NATS_CREDENTIALS=seed["terminator"])
-        tasks.create_task(assert_refuses(anothers))
-
-
-async def assert_refuses(start: Awaitable[None]) -> None:
-    with pytest.raises(ProcessFailed, match=r"(?s)exit code 2 .*permission denied for subject \$JS.API.STREAM.INFO"):
-        await start
-
-
-async def assert_unready(installation: Installation, service: str, env: dict[str, str], words: str) -> None:
-    starting = asyncio.create_task(installation.start(service, 7, **env))
-    try:
-        async with asyncio.timeout(30), aiohttp.ClientSession() as http:
-            troubles = ""
-            while words not in troubles:
-                await asyncio.sleep(0.1)
-                with contextlib.suppress(aiohttp.ClientError, KeyError):  # it does not listen yet
-                    async with http.get(f"{installation.mesh.url(service, 7)}/readyz") as answer:
-                        troubles = await answer.text()
-    finally:
-        starting.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await starting
-        await installation.mesh.kill(service, 7)
-    assert "not connected to NATS" in troubles
 
 
 async def test_what_is_allowed_is_what_is_said(install: Install, kubernetes: Kubernetes) -> None:

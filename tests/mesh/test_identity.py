@@ -261,7 +261,7 @@ async def test_a_run_that_is_redriven_is_stopped_anew(
         fences.append(run["metadata"]["annotations"][FENCE])
         await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED, fence=fences[-1])
         await assert_runs(call)
-        await everyone_leaves(bystander.streams, call)
+        await call.lose_bindings()
         end = await stopped(call, times=times)
         assert end.written_by == "exeunt-terminator"
         assert end.run["metadata"]["annotations"][FENCE] == fences[-1]
@@ -291,7 +291,7 @@ async def test_a_redrive_that_stays_canceled_is_the_operators_to_end(
 ) -> None:
     call = await Call.start(kubernetes, namespace, shutdown_timeout="500ms")
     await call.cancel()
-    await everyone_leaves(bystander.streams, call)
+    await call.lose_bindings()
     await stopped(call)
     await call.redrive()
     await recorder.wait_for(lambda: len(recorder.terminal_transitions(call.uid)) == 2)
