@@ -60,6 +60,11 @@ def format_duration(duration: timedelta) -> str:
     return f"{sign}{minutes}m{seconds}" if minutes else sign + seconds
 
 
+def in_words(duration: timedelta) -> str:
+    """A duration for people, to the millisecond: "8ms", "2m0.003s"."""
+    return format_duration(timedelta(milliseconds=round(duration / timedelta(milliseconds=1))))
+
+
 def _trimmed(value: int, unit: int) -> str:
     whole, fraction = divmod(value, unit)
     return f"{whole}.{fraction:0{len(str(unit)) - 1}d}".rstrip("0").rstrip(".")

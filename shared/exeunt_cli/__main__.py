@@ -29,7 +29,7 @@ app = App(
 )
 app.command("exeunt_cli.runs:runs", help="List recent stops.")
 app.command("exeunt_cli.timeline:timeline", help="Tell the stops of a run.")
-app.command("exeunt_cli.timeline:tail", help="Show what is said, as it is said.")
+app.command("exeunt_cli.tail:tail", help="Show what is said, as it is said.")
 app.command("exeunt_cli.explain:explain", help="Say in sentences what happened, and which rule won.")
 app.command("exeunt_cli.export:export", help="Write the whole history of a run to a file.")
 app.command("exeunt_cli.replay:replay", help="Walk through a history, or decide it again.")

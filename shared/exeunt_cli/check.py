@@ -111,7 +111,8 @@ def check_outcome(said: SaidOutcome, cause: SaidFact) -> Iterator[Difference]:
 
 
 _GONE: Final = "gone by deleted"
-_NOTED: Final = {Result.NOT_FOUND: _GONE, Result.REFUSED: "failed by refused"}
+_REFUSED: Final = "failed by refused"
+_NOTED: Final = {Result.NOT_FOUND: _GONE, Result.REFUSED: _REFUSED, Result.FORBIDDEN: _REFUSED}
 """What the kube-apiserver answered is noted as a step of its own, in which the rules have no part."""
 _CAME_OF_WRITES: Final = (*TRANSITIONS[State.PATCHING], Result.ANSWER_LOST)
 """The last is found out by reading, and noted in place of the lost condition that it seemed to be."""

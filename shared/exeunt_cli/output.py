@@ -3,6 +3,7 @@
 Colours only on a terminal and without NO_COLOR; nothing is ever cut to the width of a terminal, so that pipes see all.
 """
 
+import re
 import sys
 from collections.abc import Iterable, Sequence
 
@@ -29,6 +30,13 @@ STYLES = {
     "cancel-requested": "bold",
 }
 """Colours of words, where they stand alone in a column."""
+
+LATE = "bold red"
+_LATE_CELL = re.compile(r"[a-z ]+, late by \S+")
+
+
+def _style(cell: str) -> str:
+    return LATE if _LATE_CELL.fullmatch(cell) else STYLES.get(cell.strip(" └`-"), "")
 
 
 class _Screen(Console):
@@ -61,7 +69,7 @@ class Columns:
     def _line(self, row: Sequence[str]) -> Text:
         line = Text()
         for cell, padded in zip(row, self._padded(row), strict=True):
-            line.append(padded, style=STYLES.get(cell.strip(" └`-"), ""))
+            line.append(padded, style=_style(cell))
         line.rstrip()
         return line
 

@@ -13,12 +13,11 @@ from msgspec.structs import replace
 
 from exeunt.bus.connection import Bus
 from exeunt.bus.errors import BusError
-from exeunt.clock import format_instant, parse_instant
+from exeunt.clock import format_instant, in_words, parse_instant
 from exeunt.episodes import life_of
 from exeunt.events import Fact, Verdict
 from exeunt.history.reading import read, run_filter
 from exeunt.history.stops import Stop
-from exeunt.history.telling import in_words
 from exeunt.kube.models import StoryRun
 from exeunt.shutdown_timeout import ShutdownTimeout
 from exeunt.signals import Signal

@@ -9,11 +9,12 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.text import Text
 
+from exeunt.clock import in_words
 from exeunt.errors import UsageError
 from exeunt.history.event import Event
 from exeunt.history.state import State, after, differences
 from exeunt.history.stops import Stop
-from exeunt.history.telling import in_words, tell_event, why
+from exeunt.history.telling import tell_event, why
 from exeunt_cli.check import Checked, check
 from exeunt_cli.errors import NotFound
 from exeunt_cli.options import Output, Run, Where
@@ -174,7 +175,7 @@ async def _walk(told: Told, pace: float, output: Output) -> None:
     people = output in ("table", "wide")
     for stop in told.stops:
         if people:
-            screen.print(*heading(stop), "", *columns.lines([]), sep="\n")
+            screen.print(*heading(stop, told.looked_at), "", *columns.lines([]), sep="\n")
         before: datetime | None = None
         for event in stop.events:
             await _wait(pace, before, event.at)

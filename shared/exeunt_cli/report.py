@@ -36,7 +36,14 @@ async def report(
     stops, problems = (understood(list(redacted(told.records))).stops, []) if redact else (told.stops, told.problems)
     if not stops:
         raise NotFound(f"nothing of {run} can be understood, so nothing can be shown")
-    text = page(stops, problems, version=exeunt.__version__, now=datetime.now(UTC), trace_url=trace_url)
+    text = page(
+        stops,
+        problems,
+        version=exeunt.__version__,
+        now=datetime.now(UTC),
+        looked_at=told.looked_at,
+        trace_url=trace_url,
+    )
     if to is None:
         sys.stdout.write(text)
         return

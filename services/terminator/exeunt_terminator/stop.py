@@ -12,6 +12,9 @@ uid, what a list shows may belong to its next life: the run is read again before
 Where the evidence no longer holds, the fact goes back to the stream and is looked at again: its topology may go once
 more, and a fact is said only once.
 
+A write that is forbidden is recorded as failed, and its fact comes again: the right may be granted meanwhile. One that
+is refused for what it says is set aside.
+
 A write whose answer is lost is sent again, and loses its condition to itself. What is read then tells so by its time.
 """
 
@@ -56,6 +59,7 @@ class Result(StrEnum):
     CONDITION_LOST = "condition lost (422)"
     ANSWER_LOST = "written, the answer lost"
     REFUSED = "refused (422 with causes)"
+    FORBIDDEN = "forbidden (403)"
     NOT_FOUND = "not found (404)"
     READ = "read"
     LISTED = "listed"
@@ -81,6 +85,7 @@ TRANSITIONS: dict[State, dict[Result, State]] = {
         Result.CONDITION_LOST: State.READING,
         Result.NOT_FOUND: State.DONE,
         Result.REFUSED: State.DONE,
+        Result.FORBIDDEN: State.DONE,
     },
     State.READING: {
         Result.READ: State.DECIDING,

@@ -1,6 +1,6 @@
 """The terminator's shell: a fact in, its outcome recorded, an answer to the stream. What lies between is a `walk`."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import structlog
@@ -12,6 +12,7 @@ from exeunt.bus.delivery import Ack, DeadLetter, Delivery, Retry, again
 from exeunt.bus.errors import BusUnavailable, PublishRefused
 from exeunt.bus.messages import Message
 from exeunt.bus.publisher import AlreadyStored, Stored, publish
+from exeunt.clock import format_instant
 from exeunt.codec import FactEvent, outcome_message, read_fact
 from exeunt.events import DRY_RUN, Verdict
 from exeunt.kube.client import KubeClient
@@ -63,12 +64,20 @@ class Terminator:
             hop.failed(error)
             if not walk.wrote:
                 return again(delivery.num_delivered, error)
-        outcome = walk.outcome()
+        outcome, now = walk.outcome(), datetime.now(UTC)
         hop.decided(outcome.trail)
-        episode, now = event.snapshot.run.episode, datetime.now(UTC)
+        retry = again(delivery.num_delivered, outcome.why) if walk.may_pass else None
+        if retry is not None:
+            outcome = replace(outcome, next_at=format_instant(now + timedelta(seconds=retry.delay)))
+            if not _is_recorded(outcome.attempt):
+                log.warning("stop not done yet", fact=event.fact, error=outcome.why, next_at=outcome.next_at)
+                hop.failed(outcome.rule)
+                return retry
+        episode = event.snapshot.run.episode
         message = outcome_message(outcome, episode, event.fact, source=SOURCE, now=now, context=hop.headers)
         try:
-            recorded = await self._record(message, delivery, anew=walk.wrote)
+            anew = walk.wrote or outcome.verdict is Verdict.FAILED
+            recorded = await self._record(message, delivery, anew=anew)
         except BusUnavailable as error:
             hop.failed(error)
             return again(delivery.num_delivered, error)
@@ -76,14 +85,14 @@ class Terminator:
             log.error("outcome not recorded", fact=event.fact, error=str(error))  # noqa: TRY400 - no bug of ours
             hop.failed(error)
             recorded = False
-        log.info(outcome.verdict, fact=event.fact, rule=outcome.rule, why=outcome.why,
+        log.info(outcome.verdict, fact=event.fact, rule=outcome.rule, why=outcome.why, next_at=outcome.next_at,
                  stop_latency_ms=outcome.stop_latency_ms, step_runs=outcome.deleted_step_runs)  # fmt: skip
-        if recorded:
+        if recorded and (retry is None or outcome.attempt == 1):
             OUTCOMES.add(cause=str(event.fact), verdict=DRY_RUN if outcome.dry_run else str(outcome.verdict))
             self._events.tell(event.snapshot.run, outcome)
         if outcome.verdict is Verdict.FAILED:
             hop.failed(outcome.rule)
-            return DeadLetter(outcome.why)
+            return retry or DeadLetter(outcome.why)
         if walk.wrote:
             # The redelivery reads the run, finds it finished and deletes what is left.
             return Retry(delay=self._settings.second_look.total_seconds(), reason="second look for late StepRuns")
@@ -92,7 +101,8 @@ class Terminator:
     async def _record(self, message: Message, delivery: Delivery, *, anew: bool) -> bool:
         """Store an outcome; False when the fact was answered before. Raises BusUnavailable, PublishRefused.
 
-        `anew`: an earlier saying of this fact came to nothing (ADR 16, or a dry run), but this one ended the run.
+        `anew`: an earlier saying of this fact came to nothing (ADR 16, or a dry run), but this one ended the run; or it
+        was refused, once more.
         """
 
         def done(answer: Stored | AlreadyStored) -> bool:
@@ -105,3 +115,8 @@ class Terminator:
             message = replace(message, expected_last_subject_sequence=answer.sequence)
             answer = await publish(self._bus, message, deadline=_PUBLISH_DEADLINE)
         return done(answer)
+
+
+def _is_recorded(attempt: int) -> bool:
+    """The first, second, fourth, eighth try and so on: a right that is missing for days must not fill the history."""
+    return attempt & (attempt - 1) == 0

@@ -20,7 +20,7 @@ from exeunt.codec import FactEvent
 from exeunt.errors import ExeuntError
 from exeunt.events import MOST_NAMES, Decided, Fact, Outcome, Verdict
 from exeunt.kube.client import KubeClient, Listing
-from exeunt.kube.errors import ApiError, Conflict, NotFound, Unprocessable
+from exeunt.kube.errors import ApiError, Conflict, Forbidden, NotFound, Unprocessable
 from exeunt.kube.resources import STEP_RUNS, STORY_RUNS, TRANSPORT_BINDINGS, Resource, T
 from exeunt.recall import last_signals
 from exeunt.settings import Settings
@@ -78,6 +78,11 @@ class Walk:
     def wrote(self) -> bool:
         """Whether the finalizing write was this walk's."""
         return self._written_at is not None
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether the write was refused in a way that the next try may not be: a right can be granted."""
+        return any(step.result == Result.FORBIDDEN for step in self._trail[-2:])
 
     async def cancel_children(self) -> None:
         """Pass the cancel on to sub-stories while this run's stop is Exeunt's business, as the run itself says."""
@@ -172,15 +177,18 @@ class Walk:
             return self._came(Result.NOT_FOUND, Verdict.GONE, "deleted", "the StoryRun is gone")
         except Unprocessable as error:
             if not error.failed_test:
-                return self._came(
-                    Result.REFUSED, Verdict.FAILED, "refused", f"the write was refused: {error}"[:_LONGEST_WHY]
-                )
+                return self._refused(Result.REFUSED, error)
             return self._lost(error, now)
+        except Forbidden as error:
+            return self._refused(Result.FORBIDDEN, error)
         except Conflict as error:
             return self._lost(error, now)
         self._ended(now)
         known = self._snapshot.step_runs is not None
         return self._came(Result.WRITTEN if known else Result.WRITTEN_STEP_RUNS_UNKNOWN)
+
+    def _refused(self, result: Result, error: ApiError) -> Result:
+        return self._came(result, Verdict.FAILED, "refused", f"the write was refused: {error}"[:_LONGEST_WHY])
 
     def _lost(self, error: ApiError, now: datetime) -> Result:
         if self._writes >= _MOST_WRITES:
@@ -271,6 +279,7 @@ class Walk:
             more_deleted_step_runs=max(0, len(self._deleted) - MOST_NAMES),
             canceled_children=self._canceled_children[:MOST_NAMES],
             more_canceled_children=max(0, len(self._canceled_children) - MOST_NAMES),
+            attempt=self._delivery.num_delivered,
         )
 
 
