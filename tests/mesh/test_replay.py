@@ -87,8 +87,8 @@ async def test_a_stop_is_told_explained_and_decided_again_and_nothing_changes(
     assert re.search(ended, explained)
     window = r"bobrapet alone would have waited for the drain window of its Story, 2m0s\. It ended 1m5\d\."
     assert re.search(window, explained)
-    assert re.search(rf"Outcome: finalized{late}: topology-gone \(hub-condition\)", timeline)
-    assert re.search(rf"finalized{late} topology-gone \(hub-condition\)", listed)
+    assert re.search(rf"Outcome: finalized{late}: topology-gone \(signal\)", timeline)
+    assert re.search(rf"finalized{late} topology-gone \(signal\)", listed)
     assert checked == "4 facts and 2 decisions come out as they were recorded."
     assert await exeunt("replay", str(file), "--check") == checked
     assert await state_of(kubernetes, namespace, bystander) == before
