@@ -2,52 +2,62 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 from msgspec.structs import replace
 
 from exeunt.bobrapet import TOPOLOGY_TERMINATED_REASON
-from exeunt.clock import format_instant, in_words, parse_instant
+from exeunt.clock import elapsed_in_words, format_instant, in_words, parse_instant
 from exeunt.errors import ExeuntError
 from exeunt.events import Verdict
 from exeunt.history.event import SaidOutcome
 from exeunt.history.lateness import due, late_by
 from exeunt.history.refusals import attempt_in_words, next_try
 from exeunt.history.stops import Ending, Stop
-from exeunt.history.telling import cause_in_words, deleted_step_runs, detour, why
+from exeunt.history.telling import cause_in_words, deleted_step_runs, detour, milliseconds, tell, why
 from exeunt.kube.models import StoryRun
 from exeunt.settings import Settings
 from exeunt.snapshot import Snapshot, Topology
 from exeunt_cli.hanging import hangs_on
 from exeunt_cli.live import Remembered, look, services_settings
-from exeunt_cli.options import Run, Where
-from exeunt_cli.output import LATE, console, say, say_problems
+from exeunt_cli.options import Cluster, Run, Where
+from exeunt_cli.output import LATE, console, print_one, say, say_problems
 from exeunt_cli.plan import plan_for
 from exeunt_cli.source import connected, is_file, load, signals_about
 from exeunt_terminator.decision import RULES
 
-_EVERYWHERE = Where()
+_EVERYWHERE, _CURRENT = Where(), Cluster()
+Explained = Literal["text", "json", "jsonl", "yaml"]
 _LIVE_HELP = "Look at the StoryRun in the cluster, too (KUBECONFIG); what is in a file is told without."
 
 
 async def explain(
-    run: Run = "@latest", *, where: Where = _EVERYWHERE, live: Annotated[bool, Parameter(help=_LIVE_HELP)] = True
+    run: Run = "@latest",
+    *,
+    where: Where = _EVERYWHERE,
+    cluster: Cluster = _CURRENT,
+    live: Annotated[bool, Parameter(help=_LIVE_HELP)] = True,
+    output: Annotated[Explained, Parameter(alias="-o", help="Sentences, or the stop and them as one object.")] = "text",
 ) -> None:
     """Say in sentences what happened in the latest stop of a run, and which rule won at each step."""
     told = await load(run, where)
     say_problems(told.problems)
     stop = told.stops[-1]
     settings = services_settings()
-    now = await _look(stop, settings, where) if live and not is_file(run) else None
+    now = await _look(stop, settings, where, cluster) if live and not is_file(run) else None
+    at = told.looked_at
+    said = list(explained(stop, now, settings, at))
+    hangs = hangs_on(stop, at, settings.overdue_after)
+    if print_one({"stop": tell(stop, at), "hangs_on": hangs, "explained": said}, output):
+        return
     screen = console()
     screen.soft_wrap = False  # sentences are for people: they break where the terminal ends
-    at = told.looked_at
-    for sentence in explained(stop, now, settings, at):
+    for sentence in said:
         screen.print(sentence, style=LATE if ", late by " in sentence else None)
 
 
-async def _look(stop: Stop, settings: Settings, where: Where) -> Snapshot | None:
+async def _look(stop: Stop, settings: Settings, where: Where, cluster: Cluster) -> Snapshot | None:
     """The run in the cluster, when it is still this one."""
     topology = stop.facts[-1].snapshot.topology if stop.facts else Topology()
 
@@ -57,7 +67,7 @@ async def _look(stop: Stop, settings: Settings, where: Where) -> Snapshot | None
         return Remembered({stop.episode.uid: replace(topology, gone=None)}, signals)
 
     try:
-        found = await look(stop.episode.namespace, stop.episode.name, recall, settings)
+        found = await look(stop.episode.namespace, stop.episode.name, recall, settings, cluster)
     except ExeuntError as error:
         say(f"told without the live object: {error}")
         return None
@@ -86,13 +96,13 @@ def sentences(stop: Stop) -> Iterator[str]:
         if isinstance(said, SaidOutcome):
             yield _decision(stop, said)
         else:
-            since = f"{(said.at - stop.started_at).total_seconds():+.3f}s"
+            since = elapsed_in_words(milliseconds(said.at - stop.started_at))
             yield f"{since}: the {said.service} said {said.fact} - {why(said)}."
 
 
 def _decision(stop: Stop, said: SaidOutcome) -> str:
     outcome = said.outcome
-    since = f"{(said.at - stop.started_at).total_seconds():+.3f}s"
+    since = elapsed_in_words(milliseconds(said.at - stop.started_at))
     number = next((number for number, rule in enumerate(RULES, 1) if rule.name == outcome.rule), None)
     won = f"rule {number} of {len(RULES)}, {outcome.rule}, won" if number else f"no rule applied ({outcome.rule})"
     if outcome.verdict is Verdict.FAILED:

@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import Final
 from xml.etree.ElementTree import Element
 
-from exeunt.clock import format_instant, in_words
+from exeunt.clock import elapsed_in_words, format_instant, in_words
 from exeunt.history.lateness import late_by
 from exeunt.history.record import Problem
 from exeunt.history.stops import Stop
@@ -153,7 +153,7 @@ def _events(told: Sequence[ToldEvent]) -> Iterator[Element]:
 def _event(number: int, event: ToldEvent) -> tuple[Element, ...]:
     return (
         element("span", str(number), class_=f"badge {event.kind} {event.what.replace(' ', '-')}"),
-        element("span", element("time", f"{event.elapsed_ms / 1000:+.3f}s", datetime=event.at, title=event.at),
+        element("span", element("time", elapsed_in_words(event.elapsed_ms), datetime=event.at, title=event.at),
                 " ", element("span", event.service, class_="service"), " ", element("b", event.what), class_="what"),
         element("span", event.why, class_="why"),
     )  # fmt: skip

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Final
 from xml.etree.ElementTree import Element
 
-from exeunt.clock import format_duration, in_words
+from exeunt.clock import elapsed_in_words, format_duration, in_words
 from exeunt.events import Fact
 from exeunt.history.lateness import late_by
 from exeunt.history.stops import Ending, Stop
@@ -203,7 +203,7 @@ def _badge(number: int, event: ToldEvent, x: float, y: float) -> Element:
         if event.kind == "fact"
         else element("rect", x=x - _RADIUS, y=y - _RADIUS, width=2 * _RADIUS, height=2 * _RADIUS, rx=3)
     )
-    tooltip = f"{event.elapsed_ms / 1000:+.3f}s {event.service}: {event.what} - {event.why}"
+    tooltip = f"{elapsed_in_words(event.elapsed_ms)} {event.service}: {event.what} - {event.why}"
     text = element("text", str(number), x=x, y=y + 4, text_anchor="middle")
     return element(
         "g", element("title", tooltip), box, text, class_=f"badge {event.kind} {event.what.replace(' ', '-')}"
@@ -250,6 +250,6 @@ def _svg(*content: Element, name: str, size: tuple[float, float], title: str, to
 
 def _in_sentences(told: list[ToldEvent]) -> str:
     return " ".join(
-        f"{number}: {event.elapsed_ms / 1000:+.3f}s, {event.service}, {event.what}."
+        f"{number}: {elapsed_in_words(event.elapsed_ms)}, {event.service}, {event.what}."
         for number, event in enumerate(told, 1)
     )

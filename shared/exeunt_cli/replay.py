@@ -18,7 +18,7 @@ from exeunt.history.telling import tell_event, why
 from exeunt_cli.check import Checked, check
 from exeunt_cli.errors import NotFound
 from exeunt_cli.options import Output, Run, Where
-from exeunt_cli.output import Columns, console, print_json, print_line, say, say_problems
+from exeunt_cli.output import Columns, console, print_all, print_one, say, say_problems
 from exeunt_cli.source import Told, load
 from exeunt_cli.timeline import event_row, heading, timeline_columns
 from exeunt_cli.what_if import Otherwise, otherwise, read_setting
@@ -62,9 +62,7 @@ def _check(told: Told, output: Output) -> int:
     """Show what came of it; 1 when something differs, or could not be decided again."""
     checked = check(told.stops)
     whole = checked.passed and not told.problems
-    if output in ("json", "jsonl"):
-        print_json(checked) if output == "json" else print_line(checked)
-    else:
+    if not print_one(checked, output):
         _show_checked(checked)
     for gap in checked.unchecked:
         say(f"not checked: {gap}")
@@ -104,9 +102,7 @@ def _show_state(told: Told, sequence: int, output: Output) -> None:
 
 
 def _show_change(stop: Stop, event: Event, before: State, now: State, output: Output) -> None:
-    if output in ("json", "jsonl"):
-        both = {"event": tell_event(stop, event), "before": before, "after": now}
-        print_json(both) if output == "json" else print_line(both)
+    if print_one({"event": tell_event(stop, event), "before": before, "after": now}, output):
         return
     changed = differences(before, now)
     told = tell_event(stop, event)
@@ -133,12 +129,7 @@ def _show_otherwise(found: list[Otherwise], output: Output) -> None:
     """Recorded and otherwise, side by side. Raises NotFound when nobody has canceled anything."""
     if not found:
         raise NotFound("nobody has canceled this run, so there is nothing that could have ended otherwise")
-    if output == "json":
-        print_json(found)
-    elif output == "jsonl":
-        for each in found:
-            print_line(each)
-    else:
+    if not print_all(found, output):
         rows = [row for each in found for row in _side_by_side(each)]
         console().print(*Columns(("RUN", "SETTING", "LATENCY", "CAUSE")).lines(rows), sep="\n")
 
@@ -184,7 +175,7 @@ async def _walk(told: Told, pace: float, output: Output) -> None:
             if people:
                 screen.print(*columns.lines([event_row(told_event, output, screen)], header=False), sep="\n")
             else:
-                print_line(told_event)
+                print_one(told_event, output)
 
 
 async def _wait(pace: float, before: datetime | None, now: datetime) -> None:

@@ -23,13 +23,11 @@ async def report(
     run: Run = "@latest",
     *,
     where: Where = _EVERYWHERE,
-    to: Annotated[
-        Path | None, Parameter(alias="-o", help="The file to write; standard output when it is not given.")
-    ] = None,
+    to: Annotated[Path | None, Parameter(help="The file to write; standard output when it is not given.")] = None,
     redact: Annotated[bool, Parameter(negative="", help="Replace names and free text.")] = False,
     trace_url: TraceUrl = None,
 ) -> None:
-    """Write the stops of a run as one self-contained HTML page: `exeunt report RUN -o stop.html`."""
+    """Write the stops of a run as one self-contained HTML page: `exeunt report RUN --to stop.html`."""
     told = await load(run, where)
     say_problems(told.problems)
     # What could not be told may hold any name.

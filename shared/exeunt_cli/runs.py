@@ -16,7 +16,7 @@ from exeunt.settings import Settings
 from exeunt_cli.hanging import hangs_on
 from exeunt_cli.live import services_settings
 from exeunt_cli.options import Follow, Format, Output, Where, Window
-from exeunt_cli.output import Columns, console, print_json, print_line, say, say_problems
+from exeunt_cli.output import Columns, console, print_all, print_one, say, say_problems
 from exeunt_cli.source import connected, understood
 
 _HORIZON = timedelta(hours=24)
@@ -42,11 +42,11 @@ async def runs(
         if output in ("table", "wide"):
             if newest or follow:
                 console().print(*columns.lines(_rows(newest, output)), sep="\n")
-        elif output == "json" and not follow:
-            print_json([tell(stop, told.looked_at) for stop in newest])
-        else:
+        elif follow:
             for stop in newest:
-                print_line(tell(stop, told.looked_at))
+                print_one(tell(stop, told.looked_at), output)
+        else:
+            print_all([tell(stop, told.looked_at) for stop in newest], output)
         if follow:
             last = records[-1].sequence if records else 0
             await _follow(bus, namespace_filter(where.namespace), last, told.stops, columns, output)
@@ -100,7 +100,5 @@ async def _follow(bus: Bus, subjects: str, after: int, known: Iterable[Stop], co
         if shown.get(str(stop.episode)) == stop.ending:
             continue
         shown[str(stop.episode)] = stop.ending
-        if output in ("table", "wide"):
+        if not print_one(tell(stop, datetime.now(UTC)), output):
             console().print(*columns.lines(_rows([stop], output), header=False), sep="\n")
-        else:
-            print_line(tell(stop, datetime.now(UTC)))

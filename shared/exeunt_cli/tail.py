@@ -13,7 +13,7 @@ from exeunt.history.record import Record
 from exeunt.history.stops import Stop, stops
 from exeunt.history.telling import tell_event
 from exeunt_cli.options import EventFormat, EventOutput, Where, Window
-from exeunt_cli.output import Columns, console, print_cloud_events, print_line, say_problems
+from exeunt_cli.output import Columns, console, print_cloud_events, print_one, say_problems
 from exeunt_cli.source import connected, find
 
 _EVERYWHERE, _ALWAYS = Where(), Window()
@@ -78,8 +78,7 @@ async def _show_live(
     say_problems(problems)
     for event in events:
         told = tell_event(await known.stop_of(bus, event), event)
-        if output in ("json", "jsonl"):
-            print_line(told)
+        if print_one(told, output):
             continue
         run = f"{event.episode.namespace}/{event.episode.name}"
         row = (f"{event.at:%Y-%m-%dT%H:%M:%S.%f}"[:-3] + "Z", run, told.service, told.what, told.why)

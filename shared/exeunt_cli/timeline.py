@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from rich.console import Console
 from rich.text import Text
 
-from exeunt.clock import in_words, parse_instant
+from exeunt.clock import elapsed_in_words, in_words, parse_instant
 from exeunt.history.event import Event
 from exeunt.history.lateness import ending_in_words, late_by
 from exeunt.history.reading import follow as follow_stream
@@ -17,7 +17,17 @@ from exeunt.history.telling import ToldEvent, finalized_by, tell, tell_by_time, 
 from exeunt_cli.hanging import hangs_on
 from exeunt_cli.live import services_settings
 from exeunt_cli.options import EventFormat, EventOutput, Follow, Run, TraceUrl, Where, Window
-from exeunt_cli.output import LATE, Columns, console, print_cloud_events, print_json, print_line, say, say_problems
+from exeunt_cli.output import (
+    LATE,
+    Columns,
+    console,
+    print_all,
+    print_cloud_events,
+    print_line,
+    print_one,
+    say,
+    say_problems,
+)
 from exeunt_cli.source import Told, connected, find, is_file, read_file, understood
 
 _EVERYWHERE, _ALWAYS = Where(), Window()
@@ -55,8 +65,8 @@ def show(told: Told, window: Window, output: EventFormat, trace_url: str | None 
     columns = timeline_columns(output)
     if output == "ce":
         print_cloud_events(record for record in told.records if window.holds(parse_instant(record.time)))
-    elif output == "json":
-        print_json([tell(stop, told.looked_at) for stop in told.stops])
+    elif output in ("json", "yaml"):
+        print_all([tell(stop, told.looked_at) for stop in told.stops], output)
     elif output == "jsonl":
         for stop in told.stops:
             for event in tell_by_time(stop):
@@ -130,7 +140,7 @@ def event_row(
         under = before is not None and event.cause_sequence in (before.sequence, before.cause_sequence)
         on = "" if under or event.cause_sequence is None else f" ({event.cause_sequence})"
         what = f"{'`- ' if screen.options.ascii_only else '└─ '}{event.what}{on}"
-    elapsed = f"{event.elapsed_ms / 1000:+.3f}s"
+    elapsed = elapsed_in_words(event.elapsed_ms)
     if output == "wide":
         return str(event.sequence), event.at, elapsed, event.service, event.episode, what, event.why
     return str(event.sequence), elapsed, event.service, what, event.why
@@ -152,8 +162,6 @@ def _show_event(
         print_cloud_events([record])
     elif found is None:
         say(f"not told: {record.place} on {record.subject}")
-    elif output in ("json", "jsonl"):
-        print_line(tell_event(*found))
-    else:
+    elif not print_one(tell_event(*found), output):
         rows = [event_row(tell_event(*found), output, screen)]
         screen.print(*columns.lines(rows, header=False), sep="\n")
