@@ -209,11 +209,12 @@ async def test_every_output_is_what_it_says(server: NatsServer) -> None:
     assert "\x1b[" not in table.out  # a pipe gets no colours
     assert "EPISODE" in wide.out
     told = [json.loads(line) for line in lines.out.splitlines()]
-    assert [event["what"] for event in told] == [
+    assert [event["what"] for event in told] == [  # in order of time: the end is seen before its decision is recorded
         *("topology-established", "cancel-requested", "wait"),
-        *("topology-terminated", "finalize", "run-terminal"),
+        *("topology-terminated", "run-terminal", "finalize"),
     ]
-    assert told[4]["cause_sequence"] == told[3]["sequence"]
+    assert told[5]["cause_sequence"] == told[3]["sequence"]
+    assert {event["run"] for event in told} == {"livekit-voice/cancel-then-gone"}
     clouds = [json.loads(line) for line in events.out.splitlines()]
     assert {(event["specversion"], event["subject"]) for event in clouds} == {("1.0", "livekit-voice/cancel-then-gone")}
     assert clouds[1]["type"] == "io.bubustack.exeunt.cancel-requested.v1"
