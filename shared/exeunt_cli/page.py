@@ -5,7 +5,7 @@ happen is hatched, and every mark has the number of its event. The pictures come
 """
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import groupby
 from typing import Final
 from xml.etree.ElementTree import Element
@@ -15,7 +15,6 @@ from exeunt.history.lateness import late_by
 from exeunt.history.record import Problem
 from exeunt.history.stops import Stop
 from exeunt.history.telling import ToldEvent, tell
-from exeunt.settings import Settings
 from exeunt_cli.hanging import hangs_on
 from exeunt_cli.markup import document, element
 from exeunt_cli.picture import lanes, waits
@@ -31,14 +30,19 @@ def page(
     version: str,
     now: datetime,
     looked_at: datetime | None = None,
+    overdue_after: timedelta = timedelta(seconds=30),
     trace_url: str | None = None,
 ) -> str:
     """All stops of a history, and what of it could not be told. `trace_url` has {trace_id} in it.
 
-    `looked_at` is when the history was as it is told, which says how late a stop is that goes on.
+    `looked_at` is when the history was as it is told, which says how late a stop is that goes on; `overdue_after` is
+    the timeout-scheduler's setting, which says when it is tried again.
     """
     of = {stop.run for stop in stops}
-    sections = [_stop(stop, number, len(stops), looked_at, trace_url) for number, stop in enumerate(stops, 1)]
+    hangs = [hangs_on(stop, looked_at, overdue_after) if looked_at is not None else [] for stop in stops]
+    sections = [
+        _stop(stop, number, len(stops), looked_at, hangs[number - 1], trace_url) for number, stop in enumerate(stops, 1)
+    ]
     run = stops[0].run if len(of) == 1 else f"{len(of)} runs"
     return document(
         element(
@@ -66,14 +70,19 @@ def page(
     )  # fmt: skip
 
 
-def _stop(stop: Stop, number: int, count: int, now: datetime | None, trace_url: str | None) -> Element:
-    name = f"stop-{number}"
+def _stop(
+    stop: Stop, number: int, count: int, now: datetime | None, hangs: Sequence[str], trace_url: str | None
+) -> Element:
+    name, known = f"stop-{number}", _known(stop, now, hangs, trace_url)
     title = f"Stop {number} of {count}: {stop.run}, {stop.ending}" if count > 1 else f"The stop: {stop.ending}"
     return element(
         "section",
         element("h2", title, id=name),
         element("p", element("strong", _headline(stop)), *_late(stop, now), f" {_beneath(stop)}", class_="headline"),
-        element("dl", *(pair for term, value in _known(stop, now, trace_url) for pair in (element("dt", term), value))),
+        element(
+            "dl",
+            *(pair for term, value in known for pair in (element("dt", term), value)),
+        ),
         *_figures(stop, name, now),
         element("h3", "Events"),
         element("ol", *_events(tell(stop).events), class_="events"),
@@ -101,7 +110,9 @@ def _beneath(stop: Stop) -> str:
     return how if told.cause else ""
 
 
-def _known(stop: Stop, now: datetime | None, trace_url: str | None) -> Iterator[tuple[str, Element]]:
+def _known(
+    stop: Stop, now: datetime | None, hangs: Sequence[str], trace_url: str | None
+) -> Iterator[tuple[str, Element]]:
     told, canceled = tell(stop, now), stop.canceled
     yield "Asked", element("dd", told.asked_at or "nobody has canceled it")
     if told.ended_at is not None:
@@ -110,7 +121,7 @@ def _known(stop: Stop, now: datetime | None, trace_url: str | None) -> Iterator[
         yield "Deadline", element("dd", f"{told.deadline} ({told.shutdown_timeout}, {told.shutdown_rule})")
     if told.late_by_ms is not None:
         yield "Due", element("dd", told.due_at)
-    for hop in hangs_on(stop, now, Settings().overdue_after) if now is not None else ():
+    for hop in hangs:
         yield "Missing", element("dd", hop, class_="late")
     if stop.asked_at is not None:
         drain = f"{in_words(stop.drain)}, by its Story" if stop.drain is not None else "unknown: no event tells it"

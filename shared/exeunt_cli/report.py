@@ -11,6 +11,7 @@ import exeunt
 from exeunt.errors import UsageError
 from exeunt.history.redaction import redacted
 from exeunt_cli.errors import NotFound
+from exeunt_cli.live import services_settings
 from exeunt_cli.options import Run, TraceUrl, Where
 from exeunt_cli.output import say, say_problems
 from exeunt_cli.page import page
@@ -40,6 +41,7 @@ async def report(
         version=exeunt.__version__,
         now=datetime.now(UTC),
         looked_at=told.looked_at,
+        overdue_after=services_settings().overdue_after,
         trace_url=trace_url,
     )
     if to is None:

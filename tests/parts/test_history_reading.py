@@ -221,6 +221,23 @@ async def test_every_output_is_what_it_says(server: NatsServer) -> None:
     assert clouds[1]["data"]["run"]["cancel_requested"] is True
 
 
+@pytest.mark.usefixtures("bus")
+async def test_tail_counts_from_the_cancel_as_the_timeline_does(server: NatsServer) -> None:
+    tailed, told = await asyncio.gather(
+        exeunt(server, "tail", "cancel-then-gone", "--since", "1d", "--until", "0s", "-o", "jsonl"),
+        exeunt(server, "timeline", "cancel-then-gone", "-o", "jsonl"),
+    )
+    elapsed = [
+        {event["sequence"]: event["elapsed_ms"] for event in map(json.loads, ran.out.splitlines())}
+        for ran in (tailed, told)
+    ]
+    assert len(elapsed[1]) == 6
+    # Before the cancel there is nothing to count from.
+    assert [elapsed[0][sequence] for sequence in sorted(elapsed[0])[1:]] == [
+        elapsed[1][sequence] for sequence in sorted(elapsed[1])[1:]
+    ]
+
+
 @pytest.mark.parametrize(
     ("code", "said", "arguments"),
     [

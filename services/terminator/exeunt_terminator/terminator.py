@@ -5,7 +5,6 @@ from typing import Final
 
 import structlog
 from msgspec.structs import replace
-from structlog.contextvars import bind_contextvars
 
 from exeunt.bus.connection import Bus
 from exeunt.bus.delivery import Ack, DeadLetter, Delivery, Retry, again
@@ -17,6 +16,7 @@ from exeunt.codec import FactEvent, outcome_message, read_fact
 from exeunt.events import DRY_RUN, Verdict
 from exeunt.kube.client import KubeClient
 from exeunt.kube.errors import ApiError, ApiUnavailable, Undecodable
+from exeunt.logs import bind_run
 from exeunt.metrics import OUTCOMES
 from exeunt.settings import Settings
 from exeunt.tracing import Hop, processing
@@ -43,7 +43,7 @@ class Terminator:
     async def handle(self, delivery: Delivery) -> Ack | Retry | DeadLetter:
         """Answer one delivery; what is returned tells the stream what to do with it. Raises PoisonEvent."""
         event = read_fact(delivery.headers, delivery.data)
-        bind_contextvars(run=str(event.snapshot.run.episode))
+        bind_run(event.snapshot.run.episode)
         with processing(
             event.fact, event.snapshot, delivery.headers, consumer=DURABLE, delivery=delivery.num_delivered
         ) as hop:
