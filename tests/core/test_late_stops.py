@@ -209,3 +209,33 @@ def test_a_timeline_is_in_order_of_time_and_no_decision_before_its_cause(name: s
         for event in told:
             if event.cause_sequence in shown and event.kind == "outcome":
                 assert shown.index(event.cause_sequence) < shown.index(event.sequence)
+
+
+def test_before_the_fence_the_live_object_says_what_is_waited_for() -> None:
+    """bobrapet has not stamped it, so nothing is said of the cancel yet; the run in the cluster knows of it."""
+    stop = stop_of(records_of("cancel-then-gone")[:1])
+    assert stop.ending is Ending.RUNNING
+    seen, asked = stop.facts[-1].snapshot, stop.events[-1].at + timedelta(seconds=1)
+    run = replace(seen.run, cancel_requested=True, canceled_at=format_instant(asked))
+    said = " ".join(explained(stop, replace(seen, run=run), SETTINGS, asked + timedelta(seconds=2)))
+    assert f"Its cancel was asked for at {format_instant(asked)}." in said
+    assert "Nobody has asked" not in said
+    assert f"It waits for bobrapet's fence until {format_instant(asked + SETTINGS.fence_wait)}:" in said
+
+
+def test_explain_decides_as_plan_does_once_the_deadline_has_passed() -> None:
+    stop = stop_of(records_of("cancel-then-gone")[:3])
+    assert stop.canceled is not None
+    assert stop.deadline is not None
+    before, after = stop.deadline - timedelta(seconds=1), stop.deadline + timedelta(seconds=1)
+    assert "would wait (topology-up)" in " ".join(explained(stop, stop.canceled, SETTINGS, before))
+    assert "would finalize the run (deadline)" in " ".join(explained(stop, stop.canceled, SETTINGS, after))
+
+
+def test_an_opt_out_after_the_cancel_is_shown() -> None:
+    stop = stop_of(records_of("cancel-then-gone")[:3])
+    assert stop.canceled is not None
+    live = replace(stop.canceled, run=replace(stop.canceled.run, enabled=False))
+    said = " ".join(explained(stop, live, SETTINGS, stop.events[-1].at))
+    assert "would leave it alone (opted-out)" in said
+    assert "The cancel came first: whoever opted it out did so after that." in said
