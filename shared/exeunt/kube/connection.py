@@ -34,7 +34,8 @@ _METHODS: Final = {
     "deletecollection": "DELETE",
 }
 _REFRESH_INTERVAL: Final = 60.0  # seconds; token files are replaced long before the old token expires
-_FORBIDDEN_FOR = 60.0  # seconds: what was forbidden comes again within 30
+_READS: Final = frozenset({"get", "list", "watch"})
+_FORBIDDEN_FOR: Final = 60.0  # seconds: what was forbidden comes again within 30
 
 log = structlog.get_logger(__name__)
 
@@ -92,7 +93,7 @@ class Connection:
         """The credentials must have been loaded."""
         self.trouble: str | None = None
         self._forbidden: tuple[str, float] | None = None
-        """The verb of a call that was refused with 403, and when."""
+        """The verb of a write that was refused with 403, and when."""
         self._credentials = credentials
         self._access = _Access.of(credentials)
         self._renewing = asyncio.Lock()
@@ -140,7 +141,8 @@ class Connection:
             self._served(call)
         elif not call.optional:
             self.trouble = str(refusal)
-            self._forbidden = (call.verb, asyncio.get_running_loop().time()) if refusal.status == 403 else None
+            denied = refusal.status == 403 and call.verb not in _READS
+            self._forbidden = (call.verb, asyncio.get_running_loop().time()) if denied else None
         raise refusal
 
     def _served(self, call: Call) -> None:
