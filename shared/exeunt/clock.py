@@ -60,6 +60,17 @@ def format_duration(duration: timedelta) -> str:
     return f"{sign}{minutes}m{seconds}" if minutes else sign + seconds
 
 
+def in_words(duration: timedelta) -> str:
+    """A duration for people, to the millisecond: "8ms", "2m0.003s"."""
+    return format_duration(timedelta(milliseconds=round(duration / timedelta(milliseconds=1))))
+
+
+def elapsed_in_words(milliseconds: float) -> str:
+    """Time since the cancel, with its sign: "+25ms", "-1.288s"."""
+    duration = timedelta(milliseconds=round(milliseconds))
+    return f"-{in_words(-duration)}" if duration < timedelta(0) else f"+{in_words(duration)}"
+
+
 def _trimmed(value: int, unit: int) -> str:
     whole, fraction = divmod(value, unit)
     return f"{whole}.{fraction:0{len(str(unit)) - 1}d}".rstrip("0").rstrip(".")

@@ -84,6 +84,10 @@ class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True):
     canceled_children: tuple[str, ...] = ()
     """Sub-stories that were asked to cancel, when that is switched on."""
     more_canceled_children: int = 0
+    attempt: int = 1
+    """Which delivery of its fact this answers. A write that is refused again and again is recorded ever more rarely."""
+    next_at: str | None = None
+    """When the fact is tried again (RFC 3339), after a refusal that may pass; None when this answer is the last."""
 
     @property
     def dry_run(self) -> bool:

@@ -1,6 +1,6 @@
 """Structured logs on stdout: JSON lines for machines, readable ones on a terminal.
 
-A line that belongs to a run names it (`run`, bound to the task that handles it), and within a hop of its stop also the
+A line that belongs to a run names it (`bind_run`, for the task that handles it), and within a hop of its stop also the
 trace. Every decision is one line at info. Warnings repeat while something is away, so they are rate-limited; errors and
 decisions never are. Libraries that log through the standard library come out the same way, from warnings up.
 """
@@ -16,6 +16,7 @@ import msgspec
 import structlog
 from opentelemetry import trace
 
+from exeunt.episodes import Episode
 from exeunt.settings import Settings
 
 
@@ -38,6 +39,8 @@ def configure_logs(settings: Settings, *, service: str, stream: TextIO | None = 
         _add_trace,
         structlog.processors.format_exc_info,
     ]
+    if not people:
+        shared.append(_in_order)
     if people:
         shared.pop()  # the console renderer shows exceptions itself
         shared.append(structlog.dev.ConsoleRenderer(colors=out.isatty()))
@@ -50,6 +53,13 @@ def configure_logs(settings: Settings, *, service: str, stream: TextIO | None = 
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[_ToStructlog()], force=True)
+
+
+def bind_run(episode: Episode) -> None:
+    """Let the lines of this task name the run, as one word to search for and in its parts."""
+    structlog.contextvars.bind_contextvars(
+        run=str(episode), namespace=episode.namespace, name=episode.name, uid=episode.uid
+    )
 
 
 class RateLimit:
@@ -95,6 +105,12 @@ def _add_trace(_logger: object, _method: str, event: structlog.typing.EventDict)
         event["trace_id"] = f"{context.trace_id:032x}"
         event["span_id"] = f"{context.span_id:016x}"
     return event
+
+
+def _in_order(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """When, how grave and what first: that is where the eye begins."""
+    first = {key: event[key] for key in ("timestamp", "level", "event") if key in event}
+    return first | {key: value for key, value in event.items() if key not in first}
 
 
 def _json(_logger: object, _method: str, event: structlog.typing.EventDict) -> str:

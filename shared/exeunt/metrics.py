@@ -142,7 +142,8 @@ LIVEKIT_SIGNAL_LATENCY: Final = Histogram(
 )
 CONSUMER_PENDING: Final = Gauge(
     "exeunt_consumer_pending",
-    "Messages not yet delivered to a durable consumer: its lag. Every instance reports the same.",
+    "Messages not yet delivered to a durable consumer: its lag. Every instance of the service that reads from it tells"
+    " the same; when none is alive, nobody does.",
     services="all",
     labels=("consumer",),
 )

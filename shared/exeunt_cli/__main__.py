@@ -20,6 +20,7 @@ from exeunt.bus.errors import BusError
 from exeunt.errors import ExeuntError, UsageError
 from exeunt.telemetry_variables import check_what_imports_read, forget_empty
 from exeunt_cli.errors import NotFound
+from exeunt_cli.options import examples
 from exeunt_cli.settings import documented
 
 app = App(
@@ -27,19 +28,32 @@ app = App(
     help="Ends canceled realtime StoryRuns of bobrapet as soon as their topology is gone.",
     version=exeunt.__version__,
 )
-app.command("exeunt_cli.runs:runs", help="List recent stops.")
-app.command("exeunt_cli.timeline:timeline", help="Tell the stops of a run.")
-app.command("exeunt_cli.timeline:tail", help="Show what is said, as it is said.")
-app.command("exeunt_cli.explain:explain", help="Say in sentences what happened, and which rule won.")
-app.command("exeunt_cli.export:export", help="Write the whole history of a run to a file.")
-app.command("exeunt_cli.replay:replay", help="Walk through a history, or decide it again.")
-app.command("exeunt_cli.report:report", help="Show the stops of a run as one page, with pictures.")
-app.command("exeunt_cli.plan:plan", help="Show what would be done now about every canceled run.")
+for _where, _help, _first, *_others in (
+    ("runs:runs", "List recent stops.", "exeunt runs -A --since 1d", "exeunt runs -n livekit-voice -f"),
+    ("timeline:timeline", "Tell the stops of a run.", "exeunt timeline call-7", "exeunt timeline run.jsonl -o wide"),
+    ("tail:tail", "Show what is said, as it is said.", "exeunt tail -n livekit-voice", "exeunt tail call-7 -o jsonl"),
+    (
+        "explain:explain",
+        "Say in sentences what happened, and which rule won.",
+        "exeunt explain livekit-voice/call-7",
+        "exeunt explain call-7 --context production -o json",
+    ),
+    ("export:export", "Write the whole history of a run to a file.", "exeunt export call-7 --redact --to run.jsonl"),
+    (
+        "replay:replay",
+        "Walk through a history, or decide it again.",
+        "exeunt replay run.jsonl --check",
+        "exeunt replay call-7 --what-if shutdown-timeout=5s",
+    ),
+    ("report:report", "Show the stops of a run as one page, with pictures.", "exeunt report call-7 --to stop.html"),
+    ("plan:plan", "Show what would be done now about every canceled run.", "exeunt plan -A --context production"),
+):
+    app.command(f"exeunt_cli.{_where}", help=_help, help_epilogue=examples(_first, *_others))
 app.command("exeunt_cli.deadletters:deadletters", name="deadletters", help="Look at what was set aside, or redrive it.")
 app.register_install_completion_command()
 
 
-@app.command
+@app.command(help_epilogue=examples("exeunt up", "exeunt up --prometheus --folder state"))
 def up(
     *, prepare_only: bool = False, prometheus: bool = False, livekit: bool = False, folder: Path | None = None
 ) -> None:
@@ -65,7 +79,7 @@ def up(
     asyncio.run(exeunt_local.up.up(prepare_only=prepare_only, prometheus=prometheus, livekit=livekit, folder=folder))
 
 
-@app.command
+@app.command(help_epilogue=examples("exeunt nats-credentials credentials", "kubectl apply -k credentials"))
 def nats_credentials(folder: Path, /, *, namespace: str | None = None, name: tuple[str, ...] = ()) -> None:
     """Make nkeys and certificates for an installation, to be applied with `kubectl apply -k FOLDER`.
 
@@ -94,7 +108,7 @@ def nats_credentials(folder: Path, /, *, namespace: str | None = None, name: tup
     sys.stdout.write(f"Written to {folder}. Next: kubectl apply -k {folder}\n")
 
 
-@app.command(name="settings")
+@app.command(name="settings", help_epilogue=examples("exeunt settings | less"))
 def show_settings() -> None:
     """Print every setting of the services: variable, default, meaning."""
     console = Console(highlight=False)

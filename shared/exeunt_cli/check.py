@@ -28,6 +28,7 @@ from exeunt_terminator.commands import (
     Deleted,
     Delivered,
     End,
+    Forbidden,
     GetRun,
     Input,
     LastSignals,
@@ -190,6 +191,7 @@ _OF_WRITES: Final[dict[str, Input]] = {
     Result.ANSWER_LOST: ConditionLost("then", perhaps_done=True),
     Result.NOT_FOUND: NotFound(),
     Result.REFUSED: Refused("then"),
+    Result.FORBIDDEN: Forbidden("then"),
 }
 """What the kube-apiserver has answered, by what was noted of it."""
 

@@ -19,8 +19,8 @@ from exeunt.history.reading import read
 from exeunt.subjects import DEADLETTERS
 from exeunt_cli.dead_letter import EVERY_DEAD_LETTER, DeadLetter, dead_letter, said_again, tell_letter
 from exeunt_cli.errors import NotFound
-from exeunt_cli.options import Output, Where, Window
-from exeunt_cli.output import Columns, console, print_json, print_line, say
+from exeunt_cli.options import Output, Where, Window, examples
+from exeunt_cli.output import Columns, console, print_all, print_json, print_one, say
 from exeunt_cli.source import connected
 
 deadletters = App(name="deadletters", help="Look at messages that were set aside, say them again, or drop them.")
@@ -33,17 +33,14 @@ Sequence = Annotated[int, Parameter(help="Sequences in the stream DEADLETTERS, a
 All = Annotated[bool, Parameter(name="--all", negative="", help="All of them; with -n, all of that namespace.")]
 
 
-@deadletters.command(name="list")
+@deadletters.command(name="list", help_epilogue=examples("exeunt deadletters list -A --since 7d"))
 async def show_all(*, where: Where = _EVERYWHERE, window: Window = _ALWAYS, output: Output = "table") -> None:
     """List what is set aside, the newest last."""
     async with connected(where) as bus:
         letters = [letter for letter in await _letters(bus, where) if window.holds(parse_instant(letter.set_aside_at))]
-    if output == "json":
-        print_json([tell_letter(letter) for letter in letters])
-    elif output == "jsonl":
-        for letter in letters:
-            print_line(tell_letter(letter))
-    elif letters:
+    if print_all([tell_letter(letter) for letter in letters], output):
+        return
+    if letters:
         header = ("SEQ", "SET ASIDE", "CONSUMER", "RUN", "EVENT", "DELIVERIES", "REASON")
         wide = output == "wide"
         columns = Columns((*header[:-1], "STREAM", "STREAM SEQ", "SUBJECT", header[-1]) if wide else header)
@@ -65,17 +62,13 @@ def _row(letter: DeadLetter, *, wide: bool) -> tuple[str, ...]:
     return (*row, *(came_from if wide else ()), letter.reason or "-")
 
 
-@deadletters.command
+@deadletters.command(help_epilogue=examples("exeunt deadletters show 1"))
 async def show(sequence: int, /, *, where: Where = _EVERYWHERE, output: Output = "table") -> None:
     """Show one message with its reason, its headers and its payload."""
     async with connected(where) as bus:
         letter = await _letter(bus, sequence)
     told = tell_letter(letter)
-    if output == "json":
-        print_json(told)
-        return
-    if output == "jsonl":
-        print_line(told)
+    if print_one(told, output):
         return
     rows = [(f"{name.replace('_', ' ').capitalize()}:", str(told[name])) for name in _SHOWN if told[name]]
     rows += [(f"{name}:", value) for name, value in letter.headers.items()]
@@ -90,7 +83,7 @@ _SHOWN = ("sequence", "set_aside_at", "reason", "run", "event", "consumer", "str
           "deliveries", "cut_from")  # fmt: skip
 
 
-@deadletters.command
+@deadletters.command(help_epilogue=examples("exeunt deadletters redrive 1"))
 async def redrive(*sequences: Sequence, every: All = False, where: Where = _EVERYWHERE) -> None:
     """Say messages again where they came from, and take them off the list. Safe to repeat.
 
@@ -114,7 +107,7 @@ async def redrive(*sequences: Sequence, every: All = False, where: Where = _EVER
         raise UsageError(f"{left} of the dead letters cannot be said again, as told above")
 
 
-@deadletters.command
+@deadletters.command(help_epilogue=examples("exeunt deadletters drop 1"))
 async def drop(
     *sequences: Sequence,
     every: All = False,

@@ -1,48 +1,63 @@
 """`exeunt explain`: a stop in sentences; for one that goes on, what it waits for, until when, and what would end it."""
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from datetime import datetime, timedelta
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 from msgspec.structs import replace
 
 from exeunt.bobrapet import TOPOLOGY_TERMINATED_REASON
+from exeunt.clock import elapsed_in_words, format_instant, in_words, parse_instant
 from exeunt.errors import ExeuntError
-from exeunt.events import Fact, Verdict
+from exeunt.events import Verdict
 from exeunt.history.event import SaidOutcome
+from exeunt.history.lateness import due, late_by
+from exeunt.history.refusals import attempt_in_words, next_try
 from exeunt.history.stops import Ending, Stop
-from exeunt.history.telling import cause_in_words, deleted_step_runs, detour, in_words, why
+from exeunt.history.telling import cause_in_words, deleted_step_runs, detour, milliseconds, tell, why
 from exeunt.kube.models import StoryRun
 from exeunt.settings import Settings
 from exeunt.snapshot import Snapshot, Topology
+from exeunt_cli.hanging import hangs_on
 from exeunt_cli.live import Remembered, look, services_settings
-from exeunt_cli.options import Run, Where
-from exeunt_cli.output import console, say, say_problems
+from exeunt_cli.options import Cluster, Run, Where
+from exeunt_cli.output import LATE, console, print_one, say, say_problems
+from exeunt_cli.plan import plan_for
 from exeunt_cli.source import connected, is_file, load, signals_about
-from exeunt_terminator.decision import RULES, decide
+from exeunt_terminator.decision import RULES
 
-_EVERYWHERE = Where()
+_EVERYWHERE, _CURRENT = Where(), Cluster()
+Explained = Literal["text", "json", "jsonl", "yaml"]
 _LIVE_HELP = "Look at the StoryRun in the cluster, too (KUBECONFIG); what is in a file is told without."
 
 
 async def explain(
-    run: Run = "@latest", *, where: Where = _EVERYWHERE, live: Annotated[bool, Parameter(help=_LIVE_HELP)] = True
+    run: Run = "@latest",
+    *,
+    where: Where = _EVERYWHERE,
+    cluster: Cluster = _CURRENT,
+    live: Annotated[bool, Parameter(help=_LIVE_HELP)] = True,
+    output: Annotated[Explained, Parameter(alias="-o", help="Sentences, or the stop and them as one object.")] = "text",
 ) -> None:
     """Say in sentences what happened in the latest stop of a run, and which rule won at each step."""
     told = await load(run, where)
     say_problems(told.problems)
     stop = told.stops[-1]
     settings = services_settings()
-    now = await _look(stop, settings, where) if live and not is_file(run) else None
+    now = await _look(stop, settings, where, cluster) if live and not is_file(run) else None
+    at = told.looked_at
+    said = list(explained(stop, now, settings, at))
+    hangs = hangs_on(stop, at, settings.overdue_after)
+    if print_one({"stop": tell(stop, at), "hangs_on": hangs, "explained": said}, output):
+        return
     screen = console()
     screen.soft_wrap = False  # sentences are for people: they break where the terminal ends
-    for paragraph in (sentences(stop), outlook(stop, now, settings, datetime.now(UTC))):
-        for sentence in paragraph:
-            screen.print(sentence)
+    for sentence in said:
+        screen.print(sentence, style=LATE if ", late by " in sentence else None)
 
 
-async def _look(stop: Stop, settings: Settings, where: Where) -> Snapshot | None:
+async def _look(stop: Stop, settings: Settings, where: Where, cluster: Cluster) -> Snapshot | None:
     """The run in the cluster, when it is still this one."""
     topology = stop.facts[-1].snapshot.topology if stop.facts else Topology()
 
@@ -52,7 +67,7 @@ async def _look(stop: Stop, settings: Settings, where: Where) -> Snapshot | None
         return Remembered({stop.episode.uid: replace(topology, gone=None)}, signals)
 
     try:
-        found = await look(stop.episode.namespace, stop.episode.name, recall, settings)
+        found = await look(stop.episode.namespace, stop.episode.name, recall, settings, cluster)
     except ExeuntError as error:
         say(f"told without the live object: {error}")
         return None
@@ -65,23 +80,29 @@ async def _look(stop: Stop, settings: Settings, where: Where) -> Snapshot | None
     return found
 
 
+def explained(stop: Stop, live: Snapshot | None, settings: Settings, now: datetime) -> Iterator[str]:
+    """All sentences about a stop. `live` is the run in the cluster, where it was looked at."""
+    yield from sentences(stop)
+    yield _ending(stop, live, now)
+    yield from outlook(stop, live, settings, now)
+
+
 def sentences(stop: Stop) -> Iterator[str]:
-    """What happened, one sentence for each event, and how it ended."""
+    """What happened, one sentence for each event."""
     story = stop.facts[-1].snapshot.story if stop.facts else None
     of = f" of the Story {story.namespace}/{story.name}" if story else ""
     yield f"{stop.run} (uid {stop.episode.uid}) is a realtime run{of}."
-    for step in stop.steps:
-        if step.fact is not None:
-            since = f"{(step.fact.at - stop.started_at).total_seconds():+.3f}s"
-            yield f"{since}: the {step.fact.service} said {step.fact.fact} - {why(step.fact)}."
-        for said in step.outcomes:
+    for said in stop.by_time:
+        if isinstance(said, SaidOutcome):
             yield _decision(stop, said)
-    yield _ending(stop)
+        else:
+            since = elapsed_in_words(milliseconds(said.at - stop.started_at))
+            yield f"{since}: the {said.service} said {said.fact} - {why(said)}."
 
 
 def _decision(stop: Stop, said: SaidOutcome) -> str:
     outcome = said.outcome
-    since = f"{(said.at - stop.started_at).total_seconds():+.3f}s"
+    since = elapsed_in_words(milliseconds(said.at - stop.started_at))
     number = next((number for number, rule in enumerate(RULES, 1) if rule.name == outcome.rule), None)
     won = f"rule {number} of {len(RULES)}, {outcome.rule}, won" if number else f"no rule applied ({outcome.rule})"
     if outcome.verdict is Verdict.FAILED:
@@ -91,6 +112,9 @@ def _decision(stop: Stop, said: SaidOutcome) -> str:
     deleted = f" StepRuns deleted: {deleted_step_runs(outcome)}." if outcome.deleted_step_runs else ""
     dry = " Nothing was written: that was a dry run (EXEUNT_DRY_RUN)." if outcome.dry_run else ""
     verb = _VERBS[outcome.verdict]
+    if outcome.verdict is Verdict.FAILED:
+        verb = "try again later" if outcome.next_at else "give up and set the event aside as a dead letter"
+        deleted = f" That was {attempt_in_words(outcome)}."
     return f"{since}: the {said.service} decided to {verb}: {won}: {outcome.why}.{tried}{deleted}{dry}"
 
 
@@ -101,24 +125,32 @@ _VERBS = {
     Verdict.ALREADY_TERMINAL: "write nothing, for it had ended",
     Verdict.GONE: "write nothing, for it was gone",
     Verdict.SUPERSEDED: "write nothing, for this stop was over",
-    Verdict.FAILED: "give up and set the event aside as a dead letter",
+    Verdict.FAILED: "give up",
 }
 
 
-def _ending(stop: Stop) -> str:
+def _ending(stop: Stop, live: Snapshot | None, now: datetime) -> str:
+    """How it ended, or how far it has come; `live` is the run in the cluster, which may know more than was said."""
     if stop.ending is Ending.RUNNING:
-        return "Nobody has asked for its cancel."
+        asked = live.run.canceled_at if live is not None else None
+        return f"Its cancel was asked for at {asked}." if asked else "Nobody has asked for its cancel."
     cause = f": {cause}" if (cause := cause_in_words(stop)) else ""
+    late = f", late by {in_words(by)}" if (by := late_by(stop, now)) is not None else ""
+    if late and (at := due(stop)) is not None:
+        why = "when its deadline came" if at == stop.deadline else "when it was canceled and its topology gone"
+        late += f" (it was due at {format_instant(at)}, {why})"
     if stop.latency is None:
-        return f"So far it is {stop.ending}{cause}."
+        return f"So far it is {stop.ending}{late}{cause}."
     spared = stop.deadline - stop.ended_at if stop.deadline and stop.ended_at else timedelta(0)
     before = f", {in_words(spared)} before its shutdown deadline" if spared > timedelta(0) else ""
     ended = "ended by somebody else than Exeunt" if stop.ending is Ending.ENDED_ELSEWHERE else str(stop.ending)
-    return f"It was {ended} {in_words(stop.latency)} after the cancel{before}{cause}."
+    return f"It was {ended} {in_words(stop.latency)} after the cancel{late}{before}{cause}."
 
 
 def outlook(stop: Stop, live: Snapshot | None, settings: Settings, now: datetime) -> Iterator[str]:
-    """What is still to come, and what bobrapet alone would have done."""
+    """What is still to come, what that hangs on, and what bobrapet alone would have done."""
+    if hops := hangs_on(stop, now, settings.overdue_after):
+        yield f"Missing: {'; '.join(hops)}"
     snapshot = live or stop.canceled
     if snapshot is not None and stop.ending in _GOES_ON and not snapshot.run.terminal:
         yield from _waiting(stop, snapshot, settings, now, seen="now" if live else "when it was last heard of")
@@ -131,14 +163,17 @@ _GOES_ON = (Ending.STOPPING, Ending.FAILED, Ending.LEFT, Ending.RUNNING)
 
 
 def _waiting(stop: Stop, snapshot: Snapshot, settings: Settings, now: datetime, *, seen: str) -> Iterator[str]:
-    decision = decide(Fact.CANCEL_REQUESTED, snapshot.run.episode, snapshot)
+    decision = plan_for(snapshot, now)
     yield f"As it is {seen}, the terminator would {_VERBS[decision.verdict]} ({decision.rule}): {decision.why}."
+    if decision.rule == "opted-out" and stop.canceled is not None and _enabled(stop.canceled):
+        yield "The cancel came first: whoever opted it out did so after that."
     if decision.rule == "topology-up":
         names = ", ".join(ref.name for ref in snapshot.step_runs or ())
         yield f"It waits for its topology to go{f'; the StepRuns {names} are still there' if names else ''}."
     if decision.rule == "unfenced" and snapshot.run.canceled_at is not None:
-        wait = in_words(settings.fence_wait)
-        yield f"It waits for bobrapet's fence, {wait} (EXEUNT_FENCE_WAIT) after the cancel at the most."
+        until = format_instant(parse_instant(snapshot.run.canceled_at) + settings.fence_wait)
+        wait = f"EXEUNT_FENCE_WAIT ({in_words(settings.fence_wait)}) after the cancel"
+        yield f"It waits for bobrapet's fence until {until}: {wait}."
     if decision.verdict is Verdict.WAIT and (deadline := snapshot.deadline) is not None:
         yield _latest(snapshot, deadline, now)
         yield (
@@ -148,13 +183,17 @@ def _waiting(stop: Stop, snapshot: Snapshot, settings: Settings, now: datetime, 
         )
     if decision.verdict is Verdict.FINALIZE:
         yield "That takes milliseconds; if it stays so, look at the terminator's log and at the stream DEADLETTERS."
-    if stop.ending is Ending.FAILED:
+    if stop.ending is Ending.FAILED and next_try(stop) is None:
         yield "Its event is a dead letter: nothing tries again before the sweep says that the run is overdue."
+
+
+def _enabled(snapshot: Snapshot) -> bool:
+    return snapshot.run.enabled and snapshot.story.enabled
 
 
 def _latest(snapshot: Snapshot, deadline: datetime, now: datetime) -> str:
     rule = f"{snapshot.shutdown.timeout} after the cancel, by the {snapshot.shutdown.rule}"
-    at = f"{deadline:%Y-%m-%dT%H:%M:%S.%fZ}"
+    at = format_instant(deadline)
     if deadline > now:
         return f"At the latest it ends at {at}, in {in_words(deadline - now)}: its shutdown deadline, {rule}."
     return (

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from exeunt.errors import UsageError
 from exeunt.history.file import write_history
 from exeunt.history.redaction import redacted
 from exeunt_cli.errors import NotFound
@@ -38,5 +39,8 @@ async def export(
         sys.stdout.buffer.writelines(lines)
         sys.stdout.flush()
     else:
-        to.write_bytes(b"".join(lines))
+        try:
+            to.write_bytes(b"".join(lines))
+        except OSError as error:
+            raise UsageError(f"cannot write {to}: {error.strerror}") from error
         say(f"{len(records)} events of {namespace}/{name} in {to}")

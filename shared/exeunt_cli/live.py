@@ -1,6 +1,6 @@
 """Runs as the cluster has them now, projected as the watcher would project them.
 
-Read with the rights of whoever asks (KUBECONFIG).
+Read with the rights of whoever asks (KUBECONFIG, or --kubeconfig and --context).
 """
 
 import os
@@ -17,6 +17,7 @@ from exeunt.kube.resources import STEP_RUNS, STORIES, STORY_RUNS, TRANSPORT_BIND
 from exeunt.settings import PREFIX, Settings, read_settings
 from exeunt.signals import Signal
 from exeunt.snapshot import Snapshot, Topology, story_key
+from exeunt_cli.options import Cluster
 from exeunt_cli.output import say
 from exeunt_watcher.projection import Projection
 
@@ -40,14 +41,22 @@ class Remembered(NamedTuple):
 Recall = Callable[[Sequence[StoryRun]], Awaitable[Remembered]]
 
 
-async def look(namespace: str, name: str, recall: Recall, settings: Settings) -> Snapshot | None:
+async def _connected(settings: Settings, cluster: Cluster) -> KubeClient:
+    return await KubeClient.connect(
+        kubeconfig=cluster.kubeconfig,
+        context=cluster.context,
+        strict=settings.tls_strict,
+        request_timeout=_REQUEST_TIMEOUT,
+        retry_budget=_RETRY_BUDGET,
+    )
+
+
+async def look(namespace: str, name: str, recall: Recall, settings: Settings, cluster: Cluster) -> Snapshot | None:
     """The run of that name, or None.
 
     Raises ConfigurationError, ApiUnavailable, ApiError.
     """
-    kube = await KubeClient.connect(
-        strict=settings.tls_strict, request_timeout=_REQUEST_TIMEOUT, retry_budget=_RETRY_BUDGET
-    )
+    kube = await _connected(settings, cluster)
     try:
         return await _look(kube, namespace, name, recall, settings)
     finally:
@@ -72,14 +81,14 @@ async def _look(kube: KubeClient, namespace: str, name: str, recall: Recall, set
     return known.peek(run.metadata.key, datetime.now(UTC))
 
 
-async def look_at_canceled(namespaces: tuple[str, ...], settings: Settings, recall: Recall) -> list[Snapshot]:
+async def look_at_canceled(
+    namespaces: tuple[str, ...], settings: Settings, recall: Recall, cluster: Cluster
+) -> list[Snapshot]:
     """All unfinished canceled runs, of all namespaces when none is named.
 
     Raises ConfigurationError, ApiUnavailable, ApiError.
     """
-    kube = await KubeClient.connect(
-        strict=settings.tls_strict, request_timeout=_REQUEST_TIMEOUT, retry_budget=_RETRY_BUDGET
-    )
+    kube = await _connected(settings, cluster)
     known, canceled = _projection(settings), list[StoryRun]()
     try:
         for namespace in namespaces or (None,):

@@ -1,12 +1,17 @@
 """Options that commands share, and how their values are read."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter, Token
 
 from exeunt.clock import parse_duration, parse_instant
+
+
+def examples(*commands: str) -> str:
+    """What stands below the help of a command."""
+    return "\n\n".join(("Examples:", *(f"$ {command}" for command in commands)))
 
 
 def _no_option(_: type[Any], value: str) -> None:
@@ -19,12 +24,14 @@ _RUN = "NAME, NAMESPACE/NAME or @latest; or an exported file, - for standard inp
 Run = Annotated[str, Parameter(help=_RUN, allow_leading_hyphen=True, validator=_no_option)]
 """Which history: a run in the stream RUNS, or a file."""
 
-Format = Literal["table", "wide", "json", "jsonl"]
-EventFormat = Literal["table", "wide", "json", "jsonl", "ce"]
-Output = Annotated[Format, Parameter(alias="-o", help="`json` is one array, `jsonl` one stop a line.")]
+Format = Literal["table", "wide", "json", "jsonl", "yaml"]
+EventFormat = Literal["table", "wide", "json", "jsonl", "yaml", "ce"]
+Output = Annotated[Format, Parameter(alias="-o", help="`json` and `yaml` are one array, `jsonl` one object a line.")]
 EventOutput = Annotated[
     EventFormat,
-    Parameter(alias="-o", help="`json` is one array of stops, `jsonl` one event a line, `ce` one CloudEvent a line."),
+    Parameter(
+        alias="-o", help="`json` and `yaml` are one array of stops, `jsonl` one event a line, `ce` a CloudEvent."
+    ),
 ]
 Follow = Annotated[bool, Parameter(alias="-f", negative="", help="Go on with what happens next.")]
 TraceUrl = Annotated[
@@ -41,20 +48,44 @@ class Where:
     """Where to read."""
 
     namespace: Annotated[str | None, Parameter(alias="-n", help="The namespace; all when it is not given.")] = None
+    all_namespaces: Annotated[bool, Parameter(alias="-A", negative="", help="All of them, whatever -n says.")] = False
     nats_url: Annotated[str, Parameter(env_var="EXEUNT_NATS_URL", help=_NATS)] = "nats://127.0.0.1:4222"
+
+    def __post_init__(self) -> None:
+        if self.all_namespaces:
+            object.__setattr__(self, "namespace", None)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Cluster:
+    """Which cluster to look at, as kubectl takes it."""
+
+    kubeconfig: Annotated[str | None, Parameter(help="The kubeconfig, instead of those of KUBECONFIG.")] = None
+    context: Annotated[str | None, Parameter(help="Its context, instead of the current one.")] = None
 
 
 def _instant(_: type[Any], tokens: tuple[Token, ...]) -> datetime:
-    """An instant (RFC 3339), or a duration before now (Go duration text). Raises ValueError."""
+    """An instant (RFC 3339), or a duration before now (Go duration text, or whole days). Raises ValueError."""
     text = tokens[0].value
     try:
         return parse_instant(text)
     except ValueError:
         pass
     try:
-        return datetime.now(UTC) - parse_duration(text)
+        return datetime.now(UTC) - _days_or_less(text)
     except (ValueError, OverflowError):
-        raise ValueError(f"{text!r} is neither RFC 3339 nor a duration before now such as 90s, 15m or 24h") from None
+        raise ValueError(
+            f"{text!r} is neither RFC 3339 nor a duration before now such as 90s, 15m, 24h or 7d"
+        ) from None
+
+
+def _days_or_less(text: str) -> timedelta:
+    """A Go duration, before which days may stand: "7d", "1d12h". Raises ValueError, OverflowError."""
+    days, d, rest = text.rpartition("d")
+    if not d or not days.isdecimal():
+        return parse_duration(text)
+    return timedelta(days=int(days)) + (parse_duration(rest) if rest else timedelta(0))
 
 
 @Parameter(name="*")
@@ -63,7 +94,8 @@ class Window:
     """Which time."""
 
     since: Annotated[
-        datetime | None, Parameter(converter=_instant, help="From then on: RFC 3339, or how long ago (90s, 15m, 24h).")
+        datetime | None,
+        Parameter(converter=_instant, help="From then on: RFC 3339, or how long ago (90s, 15m, 7d)."),
     ] = None
     until: Annotated[datetime | None, Parameter(converter=_instant, help="Up to then, told in the same ways.")] = None
 

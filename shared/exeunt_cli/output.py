@@ -1,12 +1,16 @@
 """How things are shown: aligned columns for people, JSON for programs; data on stdout, everything else on stderr.
 
-Colours only on a terminal and without NO_COLOR; nothing is ever cut to the width of a terminal, so that pipes see all.
+Colours only on a terminal and without NO_COLOR. Nothing is cut: on a terminal long rows are broken where their columns
+are, a pipe gets one line for each.
 """
 
+import re
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 
 import msgspec
+import yaml  # type: ignore[import-untyped]
 from rich.console import Console
 from rich.text import Text
 
@@ -16,6 +20,9 @@ from exeunt.history.file import json_data
 from exeunt.history.record import Problem, Record
 
 GAP = 3
+_INDENT = 4
+_LEAST_ROOM = 24
+"""Characters below which a last column is not worth breaking where it stands."""
 STYLES = {
     "finalize": "green",
     "finalized": "green",
@@ -30,6 +37,13 @@ STYLES = {
 }
 """Colours of words, where they stand alone in a column."""
 
+LATE = "bold red"
+_LATE_CELL = re.compile(r"[a-z ]+, late by \S+")
+
+
+def _style(cell: str) -> str:
+    return LATE if _LATE_CELL.fullmatch(cell) else STYLES.get(cell.strip(" └`-"), "")
+
 
 class _Screen(Console):
     def on_broken_pipe(self) -> None:
@@ -42,31 +56,55 @@ def console() -> Console:
 
 
 class Columns:
-    """Rows under a header, each column as wide as its widest cell so far; the last one is never padded."""
+    """Rows under a header, each column as wide as its widest cell so far; the last one is never padded.
 
-    def __init__(self, header: Sequence[str], *, least: Sequence[int] = ()) -> None:
+    On a terminal, whose `width` is taken, the last column is broken within itself, and columns for which there is no
+    room go on below, indented, at the same place in every row.
+    """
+
+    def __init__(self, header: Sequence[str], *, least: Sequence[int] = (), width: int | None = None) -> None:
         self._header = header
         self._widths = [
             max(len(name), width) for name, width in zip(header, [*least, *[0] * len(header)], strict=False)
         ]
+        screen = console()
+        self._width = width or (screen.width if screen.is_terminal else None)
 
     def lines(self, rows: Iterable[Sequence[str]], *, header: bool = True) -> list[Text]:
         """The rows as text, after the header's names."""
         rows = list(rows)
         for row in rows:
             self._widths = [max(width, len(cell)) for width, cell in zip(self._widths, row, strict=True)]
-        names = [Text("".join(self._padded(self._header)).rstrip(), style="bold")] if header else []
-        return names + [self._line(row) for row in rows]
+        names = [_bold(line) for line in self._broken(self._header)] if header else []
+        return names + [line for row in rows for line in self._broken(row)]
 
-    def _line(self, row: Sequence[str]) -> Text:
-        line = Text()
-        for cell, padded in zip(row, self._padded(row), strict=True):
-            line.append(padded, style=STYLES.get(cell.strip(" └`-"), ""))
-        line.rstrip()
-        return line
+    def _broken(self, row: Sequence[str]) -> list[Text]:
+        """A row as one line, or as several where the terminal is too narrow for it."""
+        lines, at = [Text()], 0
+        for cell, width in zip(row[:-1], self._widths[:-1], strict=True):
+            if self._width is not None and at > _INDENT and at + width > self._width:
+                lines.append(Text(" " * _INDENT))
+                at = _INDENT
+            lines[-1].append(cell.ljust(width + GAP), style=_style(cell))
+            at += width + GAP
+        last = row[-1]
+        if self._width is not None and len(last) > self._width - at:
+            if self._width - at < _LEAST_ROOM:
+                lines.append(Text(" " * _INDENT))
+                at = _INDENT
+            first, *others = textwrap.wrap(last, self._width - at, break_on_hyphens=False) or [""]
+            lines[-1].append(first, style=_style(last))
+            lines += [Text(" " * at).append(other, style=_style(last)) for other in others]
+        else:
+            lines[-1].append(last, style=_style(last))
+        for line in lines:
+            line.rstrip()
+        return lines
 
-    def _padded(self, row: Sequence[str]) -> list[str]:
-        return [cell.ljust(width + GAP) for cell, width in zip(row, self._widths, strict=True)]
+
+def _bold(line: Text) -> Text:
+    line.stylize("bold")
+    return line
 
 
 def print_json(value: object) -> None:
@@ -78,6 +116,42 @@ def print_line(value: object) -> None:
     """One document on a line of its own, for whoever reads along."""
     sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
     sys.stdout.flush()
+
+
+def print_yaml(value: object) -> None:
+    """One document, as kubectl has it."""
+    sys.stdout.write(yaml.safe_dump(msgspec.to_builtins(value), sort_keys=False, allow_unicode=True, width=120))
+
+
+def print_all(values: Sequence[object], output: str) -> bool:
+    """As one array (`json`, `yaml`) or one a line (`jsonl`); whether it was one of those, which people do not read."""
+    match output:
+        case "json":
+            print_json(values)
+        case "yaml":
+            print_yaml(values)
+        case "jsonl":
+            for value in values:
+                print_line(value)
+        case _:
+            return False
+    return True
+
+
+def print_one(value: object, output: str) -> bool:
+    """The same of a single object, and of one after another as they come: only `jsonl` has it on a line."""
+    match output:
+        case "json":
+            print_json(value)
+        case "yaml":
+            sys.stdout.write("---\n")
+            print_yaml(value)
+        case "jsonl":
+            print_line(value)
+        case _:
+            return False
+    sys.stdout.flush()
+    return True
 
 
 def cloud_event(record: Record) -> dict[str, object]:

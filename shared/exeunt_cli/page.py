@@ -5,15 +5,17 @@ happen is hatched, and every mark has the number of its event. The pictures come
 """
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import groupby
 from typing import Final
 from xml.etree.ElementTree import Element
 
-from exeunt.clock import format_instant
+from exeunt.clock import elapsed_in_words, format_instant, in_words
+from exeunt.history.lateness import late_by
 from exeunt.history.record import Problem
 from exeunt.history.stops import Stop
-from exeunt.history.telling import ToldEvent, in_words, tell
+from exeunt.history.telling import ToldEvent, tell
+from exeunt_cli.hanging import hangs_on
 from exeunt_cli.markup import document, element
 from exeunt_cli.picture import lanes, waits
 
@@ -22,10 +24,25 @@ _NARROW: Final = 340
 
 
 def page(
-    stops: Sequence[Stop], problems: Sequence[Problem], *, version: str, now: datetime, trace_url: str | None = None
+    stops: Sequence[Stop],
+    problems: Sequence[Problem],
+    *,
+    version: str,
+    now: datetime,
+    looked_at: datetime | None = None,
+    overdue_after: timedelta = timedelta(seconds=30),
+    trace_url: str | None = None,
 ) -> str:
-    """All stops of a history, and what of it could not be told. `trace_url` has {trace_id} in it."""
+    """All stops of a history, and what of it could not be told. `trace_url` has {trace_id} in it.
+
+    `looked_at` is when the history was as it is told, which says how late a stop is that goes on; `overdue_after` is
+    the timeout-scheduler's setting, which says when it is tried again.
+    """
     of = {stop.run for stop in stops}
+    hangs = [hangs_on(stop, looked_at, overdue_after) if looked_at is not None else [] for stop in stops]
+    sections = [
+        _stop(stop, number, len(stops), looked_at, hangs[number - 1], trace_url) for number, stop in enumerate(stops, 1)
+    ]
     run = stops[0].run if len(of) == 1 else f"{len(of)} runs"
     return document(
         element(
@@ -44,8 +61,7 @@ def page(
             element(
                 "body",
                 element("header", element("p", "How it stopped", class_="kicker"), element("h1", run)),
-                element("main", *(_stop(stop, number, len(stops), trace_url) for number, stop in enumerate(stops, 1)),
-                        *_untold(problems)),
+                element("main", *sections, *_untold(problems)),
                 element("footer", element("p", f"Told by Exeunt {version} at {format_instant(now)} from"
                                                f" {sum(len(stop.events) for stop in stops)} events.")),
             ),
@@ -54,15 +70,20 @@ def page(
     )  # fmt: skip
 
 
-def _stop(stop: Stop, number: int, count: int, trace_url: str | None) -> Element:
-    name = f"stop-{number}"
+def _stop(
+    stop: Stop, number: int, count: int, now: datetime | None, hangs: Sequence[str], trace_url: str | None
+) -> Element:
+    name, known = f"stop-{number}", _known(stop, now, hangs, trace_url)
     title = f"Stop {number} of {count}: {stop.run}, {stop.ending}" if count > 1 else f"The stop: {stop.ending}"
     return element(
         "section",
         element("h2", title, id=name),
-        element("p", element("strong", _headline(stop)), f" {_beneath(stop)}", class_="headline"),
-        element("dl", *(pair for term, value in _known(stop, trace_url) for pair in (element("dt", term), value))),
-        *_figures(stop, name),
+        element("p", element("strong", _headline(stop)), *_late(stop, now), f" {_beneath(stop)}", class_="headline"),
+        element(
+            "dl",
+            *(pair for term, value in known for pair in (element("dt", term), value)),
+        ),
+        *_figures(stop, name, now),
         element("h3", "Events"),
         element("ol", *_events(tell(stop).events), class_="events"),
         aria_labelledby=name,
@@ -75,6 +96,12 @@ def _headline(stop: Stop) -> str:
     return str(stop.ending)
 
 
+def _late(stop: Stop, now: datetime | None) -> Iterator[Element]:
+    late = late_by(stop, now)
+    if late is not None:
+        yield element("b", f"late by {in_words(late)}", class_="late")
+
+
 def _beneath(stop: Stop) -> str:
     told = tell(stop)
     how = f"{told.ending}{f': {told.cause}' if told.cause else ''}"
@@ -83,13 +110,19 @@ def _beneath(stop: Stop) -> str:
     return how if told.cause else ""
 
 
-def _known(stop: Stop, trace_url: str | None) -> Iterator[tuple[str, Element]]:
-    told, canceled = tell(stop), stop.canceled
+def _known(
+    stop: Stop, now: datetime | None, hangs: Sequence[str], trace_url: str | None
+) -> Iterator[tuple[str, Element]]:
+    told, canceled = tell(stop, now), stop.canceled
     yield "Asked", element("dd", told.asked_at or "nobody has canceled it")
     if told.ended_at is not None:
         yield "Ended", element("dd", told.ended_at)
     if canceled is not None and told.deadline is not None:
         yield "Deadline", element("dd", f"{told.deadline} ({told.shutdown_timeout}, {told.shutdown_rule})")
+    if told.late_by_ms is not None:
+        yield "Due", element("dd", told.due_at)
+    for hop in hangs:
+        yield "Missing", element("dd", hop, class_="late")
     if stop.asked_at is not None:
         drain = f"{in_words(stop.drain)}, by its Story" if stop.drain is not None else "unknown: no event tells it"
         yield "Drain window", element("dd", drain)
@@ -100,8 +133,8 @@ def _known(stop: Stop, trace_url: str | None) -> Iterator[tuple[str, Element]]:
         yield "Trace", element("dd", element("a", told.trace_id, href=url) if url else told.trace_id)
 
 
-def _figures(stop: Stop, name: str) -> Iterator[Element]:
-    wide, narrow = waits(stop, _WIDE, f"{name}-waits"), waits(stop, _NARROW, f"{name}-waits-narrow")
+def _figures(stop: Stop, name: str, now: datetime | None) -> Iterator[Element]:
+    wide, narrow = waits(stop, _WIDE, f"{name}-waits", now), waits(stop, _NARROW, f"{name}-waits-narrow", now)
     if wide is not None and narrow is not None:
         caption = element(
             "figcaption",
@@ -131,7 +164,7 @@ def _events(told: Sequence[ToldEvent]) -> Iterator[Element]:
 def _event(number: int, event: ToldEvent) -> tuple[Element, ...]:
     return (
         element("span", str(number), class_=f"badge {event.kind} {event.what.replace(' ', '-')}"),
-        element("span", element("time", f"{event.elapsed_ms / 1000:+.3f}s", datetime=event.at, title=event.at),
+        element("span", element("time", elapsed_in_words(event.elapsed_ms), datetime=event.at, title=event.at),
                 " ", element("span", event.service, class_="service"), " ", element("b", event.what), class_="what"),
         element("span", event.why, class_="why"),
     )  # fmt: skip
@@ -172,6 +205,7 @@ svg .mark { stroke: var(--ink); stroke-dasharray: 2 3; } svg .leader { stroke: v
 svg .cause { stroke: var(--quiet); fill: none; stroke-width: 1.5; } svg .instant { fill: var(--ink); }
 svg .hatch { stroke: var(--quiet); fill: none; }
 svg .took { fill: var(--good); stroke: var(--good); } svg .other { fill: var(--quiet); stroke: var(--quiet); }
+svg .late { fill: var(--bad); stroke: var(--bad); } b.late, dd.late { color: var(--bad); }
 svg .deadline { fill: none; stroke: var(--due); stroke-width: 1.5; }
 svg .drain, svg .gone { stroke: var(--quiet); } svg .up { fill: var(--soft); stroke: var(--fact); }
 svg .not-seen { fill: none; stroke: var(--line); }

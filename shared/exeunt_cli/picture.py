@@ -5,14 +5,15 @@ colours: a circle is a fact, a square a decision. Their colours are the page's (
 """
 
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 from xml.etree.ElementTree import Element
 
-from exeunt.clock import format_duration
+from exeunt.clock import elapsed_in_words, format_duration, in_words
 from exeunt.events import Fact
+from exeunt.history.lateness import late_by
 from exeunt.history.stops import Ending, Stop
-from exeunt.history.telling import ToldEvent, in_words, milliseconds, tell
+from exeunt.history.telling import ToldEvent, milliseconds, tell
 from exeunt_cli.markup import element
 from exeunt_cli.scale import Scale, apart, in_rows, text_width
 
@@ -26,20 +27,22 @@ _SERVICES: Final = ("watcher", "timeout-scheduler", "terminator")
 _TICK_ROOM: Final = 90
 
 
-def waits(stop: Stop, width: int, name: str) -> Element | None:
+def waits(stop: Stop, width: int, name: str, now: datetime | None = None) -> Element | None:
     """How long the stop took, beside its shutdown deadline and the drain window; None when nobody has asked for it.
 
-    `name` makes the ids in the picture its own.
+    `name` makes the ids in the picture its own; a stop that goes on is measured up to `now`.
     """
     if stop.asked_at is None or stop.canceled is None:
         return None
-    took = _took(stop)
+    took, late = _took(stop, now), late_by(stop, now)
     bars = [
         (
             "this stop",
-            in_words(timedelta(milliseconds=took)) + ("" if stop.latency else " so far"),
+            in_words(timedelta(milliseconds=took))
+            + ("" if stop.latency else " so far")
+            + (f", late by {in_words(late)}" if late else ""),
             took,
-            "took" if stop.ending is Ending.FINALIZED else "other",
+            "late" if late else "took" if stop.ending is Ending.FINALIZED else "other",
         )
     ]
     if stop.deadline is not None:
@@ -66,9 +69,10 @@ def waits(stop: Stop, width: int, name: str) -> Element | None:
     )
 
 
-def _took(stop: Stop) -> float:
-    """Milliseconds until the end, or until the last event of a stop that goes on."""
-    return milliseconds(stop.latency if stop.latency is not None else stop.events[-1].at - stop.started_at)
+def _took(stop: Stop, now: datetime | None) -> float:
+    """Milliseconds until the end; until `now` where an overdue stop goes on, else until its last event."""
+    until = now if now is not None and late_by(stop, now) is not None else stop.events[-1].at
+    return milliseconds(stop.latency if stop.latency is not None else until - stop.started_at)
 
 
 def _compared(stop: Stop, wait: timedelta) -> tuple[str, float]:
@@ -199,7 +203,7 @@ def _badge(number: int, event: ToldEvent, x: float, y: float) -> Element:
         if event.kind == "fact"
         else element("rect", x=x - _RADIUS, y=y - _RADIUS, width=2 * _RADIUS, height=2 * _RADIUS, rx=3)
     )
-    tooltip = f"{event.elapsed_ms / 1000:+.3f}s {event.service}: {event.what} - {event.why}"
+    tooltip = f"{elapsed_in_words(event.elapsed_ms)} {event.service}: {event.what} - {event.why}"
     text = element("text", str(number), x=x, y=y + 4, text_anchor="middle")
     return element(
         "g", element("title", tooltip), box, text, class_=f"badge {event.kind} {event.what.replace(' ', '-')}"
@@ -246,6 +250,6 @@ def _svg(*content: Element, name: str, size: tuple[float, float], title: str, to
 
 def _in_sentences(told: list[ToldEvent]) -> str:
     return " ".join(
-        f"{number}: {event.elapsed_ms / 1000:+.3f}s, {event.service}, {event.what}."
+        f"{number}: {elapsed_in_words(event.elapsed_ms)}, {event.service}, {event.what}."
         for number, event in enumerate(told, 1)
     )

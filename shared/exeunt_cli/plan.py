@@ -13,23 +13,22 @@ from msgspec.structs import replace
 
 from exeunt.bus.connection import Bus
 from exeunt.bus.errors import BusError
-from exeunt.clock import format_instant, parse_instant
+from exeunt.clock import format_instant, in_words, parse_instant
 from exeunt.episodes import life_of
 from exeunt.events import Fact, Verdict
 from exeunt.history.reading import read, run_filter
 from exeunt.history.stops import Stop
-from exeunt.history.telling import in_words
 from exeunt.kube.models import StoryRun
 from exeunt.shutdown_timeout import ShutdownTimeout
 from exeunt.signals import Signal
 from exeunt.snapshot import Snapshot
 from exeunt_cli.live import Remembered, look_at_canceled, services_settings
-from exeunt_cli.options import Output, Where
-from exeunt_cli.output import Columns, console, print_json, print_line, say
+from exeunt_cli.options import Cluster, Output, Where
+from exeunt_cli.output import Columns, console, print_all, say
 from exeunt_cli.source import connected, signals_about, understood
 from exeunt_terminator.decision import decide
 
-_EVERYWHERE = Where()
+_EVERYWHERE, _CURRENT = Where(), Cluster()
 
 
 class Planned(Struct, frozen=True, kw_only=True):
@@ -50,7 +49,7 @@ class Planned(Struct, frozen=True, kw_only=True):
     step_runs: tuple[str, ...]
 
 
-async def plan(*, where: Where = _EVERYWHERE, output: Output = "table") -> None:
+async def plan(*, where: Where = _EVERYWHERE, cluster: Cluster = _CURRENT, output: Output = "table") -> None:
     """Show what would be done now about every canceled run (KUBECONFIG, and the services' EXEUNT_* settings)."""
     settings = services_settings()
     captured: dict[str, ShutdownTimeout] = {}
@@ -66,7 +65,7 @@ async def plan(*, where: Where = _EVERYWHERE, output: Output = "table") -> None:
         return Remembered(topologies, signals)
 
     namespaces = (where.namespace,) if where.namespace else settings.namespaces
-    found = await look_at_canceled(namespaces, settings, recall)
+    found = await look_at_canceled(namespaces, settings, recall, cluster)
     now = datetime.now(UTC)
     planned = [
         # As the watcher captured it at the cancel; what has been edited since does not move the deadline.
@@ -127,12 +126,9 @@ def _is(stop: Stop, uid: str, life: str) -> bool:
 
 
 def _show(planned: list[Planned], now: datetime, output: Output) -> None:
-    if output == "json":
-        print_json(planned)
-    elif output == "jsonl":
-        for each in planned:
-            print_line(each)
-    elif planned:
+    if print_all(planned, output):
+        return
+    if planned:
         header = ("NAMESPACE", "NAME", "CANCELED", "VERDICT", "RULE", "DEADLINE", "WHY")
         wide = output == "wide"
         columns = Columns((*header[:-1], "UID", "EVIDENCE", "STEPRUNS", header[-1]) if wide else header)

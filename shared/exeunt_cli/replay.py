@@ -9,15 +9,16 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.text import Text
 
+from exeunt.clock import in_words
 from exeunt.errors import UsageError
 from exeunt.history.event import Event
 from exeunt.history.state import State, after, differences
 from exeunt.history.stops import Stop
-from exeunt.history.telling import in_words, tell_event, why
+from exeunt.history.telling import tell_event, why
 from exeunt_cli.check import Checked, check
 from exeunt_cli.errors import NotFound
 from exeunt_cli.options import Output, Run, Where
-from exeunt_cli.output import Columns, console, print_json, print_line, say, say_problems
+from exeunt_cli.output import Columns, console, print_all, print_one, say, say_problems
 from exeunt_cli.source import Told, load
 from exeunt_cli.timeline import event_row, heading, timeline_columns
 from exeunt_cli.what_if import Otherwise, otherwise, read_setting
@@ -61,9 +62,7 @@ def _check(told: Told, output: Output) -> int:
     """Show what came of it; 1 when something differs, or could not be decided again."""
     checked = check(told.stops)
     whole = checked.passed and not told.problems
-    if output in ("json", "jsonl"):
-        print_json(checked) if output == "json" else print_line(checked)
-    else:
+    if not print_one(checked, output):
         _show_checked(checked)
     for gap in checked.unchecked:
         say(f"not checked: {gap}")
@@ -103,9 +102,7 @@ def _show_state(told: Told, sequence: int, output: Output) -> None:
 
 
 def _show_change(stop: Stop, event: Event, before: State, now: State, output: Output) -> None:
-    if output in ("json", "jsonl"):
-        both = {"event": tell_event(stop, event), "before": before, "after": now}
-        print_json(both) if output == "json" else print_line(both)
+    if print_one({"event": tell_event(stop, event), "before": before, "after": now}, output):
         return
     changed = differences(before, now)
     told = tell_event(stop, event)
@@ -132,12 +129,7 @@ def _show_otherwise(found: list[Otherwise], output: Output) -> None:
     """Recorded and otherwise, side by side. Raises NotFound when nobody has canceled anything."""
     if not found:
         raise NotFound("nobody has canceled this run, so there is nothing that could have ended otherwise")
-    if output == "json":
-        print_json(found)
-    elif output == "jsonl":
-        for each in found:
-            print_line(each)
-    else:
+    if not print_all(found, output):
         rows = [row for each in found for row in _side_by_side(each)]
         console().print(*Columns(("RUN", "SETTING", "LATENCY", "CAUSE")).lines(rows), sep="\n")
 
@@ -174,7 +166,7 @@ async def _walk(told: Told, pace: float, output: Output) -> None:
     people = output in ("table", "wide")
     for stop in told.stops:
         if people:
-            screen.print(*heading(stop), "", *columns.lines([]), sep="\n")
+            screen.print(*heading(stop, told.looked_at), "", *columns.lines([]), sep="\n")
         before: datetime | None = None
         for event in stop.events:
             await _wait(pace, before, event.at)
@@ -183,7 +175,7 @@ async def _walk(told: Told, pace: float, output: Output) -> None:
             if people:
                 screen.print(*columns.lines([event_row(told_event, output, screen)], header=False), sep="\n")
             else:
-                print_line(told_event)
+                print_one(told_event, output)
 
 
 async def _wait(pace: float, before: datetime | None, now: datetime) -> None:

@@ -11,6 +11,7 @@ import exeunt
 from exeunt.errors import UsageError
 from exeunt.history.redaction import redacted
 from exeunt_cli.errors import NotFound
+from exeunt_cli.live import services_settings
 from exeunt_cli.options import Run, TraceUrl, Where
 from exeunt_cli.output import say, say_problems
 from exeunt_cli.page import page
@@ -23,20 +24,26 @@ async def report(
     run: Run = "@latest",
     *,
     where: Where = _EVERYWHERE,
-    to: Annotated[
-        Path | None, Parameter(alias="-o", help="The file to write; standard output when it is not given.")
-    ] = None,
+    to: Annotated[Path | None, Parameter(help="The file to write; standard output when it is not given.")] = None,
     redact: Annotated[bool, Parameter(negative="", help="Replace names and free text.")] = False,
     trace_url: TraceUrl = None,
 ) -> None:
-    """Write the stops of a run as one self-contained HTML page: `exeunt report RUN -o stop.html`."""
+    """Write the stops of a run as one self-contained HTML page: `exeunt report RUN --to stop.html`."""
     told = await load(run, where)
     say_problems(told.problems)
     # What could not be told may hold any name.
     stops, problems = (understood(list(redacted(told.records))).stops, []) if redact else (told.stops, told.problems)
     if not stops:
         raise NotFound(f"nothing of {run} can be understood, so nothing can be shown")
-    text = page(stops, problems, version=exeunt.__version__, now=datetime.now(UTC), trace_url=trace_url)
+    text = page(
+        stops,
+        problems,
+        version=exeunt.__version__,
+        now=datetime.now(UTC),
+        looked_at=told.looked_at,
+        overdue_after=services_settings().overdue_after,
+        trace_url=trace_url,
+    )
     if to is None:
         sys.stdout.write(text)
         return

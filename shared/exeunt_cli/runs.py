@@ -4,15 +4,19 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
 from exeunt.bus.connection import Bus
-from exeunt.clock import parse_instant
+from exeunt.clock import in_words, parse_instant
 from exeunt.errors import PoisonEvent
 from exeunt.history.event import Event, understand
+from exeunt.history.lateness import ending_in_words
 from exeunt.history.reading import follow as follow_stream
 from exeunt.history.reading import namespace_filter, read
 from exeunt.history.stops import Ending, Stop, stops
-from exeunt.history.telling import ToldStop, in_words, tell
+from exeunt.history.telling import tell
+from exeunt.settings import Settings
+from exeunt_cli.hanging import hangs_on
+from exeunt_cli.live import services_settings
 from exeunt_cli.options import Follow, Format, Output, Where, Window
-from exeunt_cli.output import Columns, console, print_json, print_line, say, say_problems
+from exeunt_cli.output import Columns, console, print_all, print_one, say, say_problems
 from exeunt_cli.source import connected, understood
 
 _HORIZON = timedelta(hours=24)
@@ -38,11 +42,11 @@ async def runs(
         if output in ("table", "wide"):
             if newest or follow:
                 console().print(*columns.lines(_rows(newest, output)), sep="\n")
-        elif output == "json" and not follow:
-            print_json([tell(stop) for stop in newest])
-        else:
+        elif follow:
             for stop in newest:
-                print_line(tell(stop))
+                print_one(tell(stop, told.looked_at), output)
+        else:
+            print_all([tell(stop, told.looked_at) for stop in newest], output)
         if follow:
             last = records[-1].sequence if records else 0
             await _follow(bus, namespace_filter(where.namespace), last, told.stops, columns, output)
@@ -52,18 +56,21 @@ _TABLE = ("NAMESPACE", "NAME", "ASKED", "LATENCY", "OUTCOME", "CAUSE")
 _WIDE = (*_TABLE, "UID", "EPISODE", "DEADLINE", "EVENTS")
 
 
-def _rows(told: Iterable[Stop], output: Format) -> list[tuple[str, ...]]:
-    return [_row(tell(stop), stop, output) for stop in told]
+def _rows(found: Iterable[Stop], output: Format) -> list[tuple[str, ...]]:
+    now, settings = datetime.now(UTC), services_settings()
+    return [row_of(stop, now, settings, output) for stop in found]
 
 
-def _row(told: ToldStop, stop: Stop, output: Format) -> tuple[str, ...]:
+def row_of(stop: Stop, now: datetime, settings: Settings, output: Format = "table") -> tuple[str, ...]:
+    """The cells of a stop; an unfinished one says under its cause what it hangs on."""
+    told, hangs = tell(stop, now), hangs_on(stop, now, settings.overdue_after)
     row = (
         told.namespace,
         told.name,
         _seconds(told.asked_at),
         in_words(stop.latency) if stop.latency is not None else "-",
-        str(told.ending),
-        told.cause or "-",
+        ending_in_words(stop, now),
+        "; ".join([*([told.cause] if told.cause else []), *hangs]) or "-",
     )
     if output != "wide":
         return row
@@ -93,7 +100,5 @@ async def _follow(bus: Bus, subjects: str, after: int, known: Iterable[Stop], co
         if shown.get(str(stop.episode)) == stop.ending:
             continue
         shown[str(stop.episode)] = stop.ending
-        if output in ("table", "wide"):
+        if not print_one(tell(stop, datetime.now(UTC)), output):
             console().print(*columns.lines(_rows([stop], output), header=False), sep="\n")
-        else:
-            print_line(tell(stop))

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from exeunt.bobrapet import TRIGGER_TOKEN
 from exeunt.bus.configured import connect_as
 from exeunt.bus.connection import Bus
 from exeunt.bus.errors import BusUnavailable, NoResponders
-from exeunt.clock import parse_instant
+from exeunt.clock import parse_instant, readable_instant
 from exeunt.errors import UsageError
 from exeunt.history.event import understand_all
 from exeunt.history.file import Header, read_history
@@ -40,6 +41,12 @@ class Told(NamedTuple):
     stops: list[Stop]
     problems: list[Problem]
     header: Header | None = None
+
+    @property
+    def looked_at(self) -> datetime:
+        """When it was as it is told: now, or when it was exported."""
+        exported = readable_instant(self.header.exported_at) if self.header else None
+        return exported or datetime.now(UTC)
 
 
 @asynccontextmanager

@@ -1,22 +1,33 @@
-"""`exeunt timeline` and `exeunt tail`: events as they happened, each decision under the fact that caused it."""
+"""`exeunt timeline`: events as they happened; a decision stands under the fact that caused it, or names it."""
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
-from typing import Annotated
 
-from cyclopts import Parameter
 from rich.console import Console
 from rich.text import Text
 
-from exeunt.clock import parse_instant
-from exeunt.history.event import Event, understand_all
+from exeunt.clock import elapsed_in_words, in_words, parse_instant
+from exeunt.history.event import Event
+from exeunt.history.lateness import ending_in_words, late_by
 from exeunt.history.reading import follow as follow_stream
-from exeunt.history.reading import last_record, namespace_filter, read
+from exeunt.history.reading import read
 from exeunt.history.record import Record
-from exeunt.history.stops import Stop, stops
-from exeunt.history.telling import ToldEvent, finalized_by, in_words, tell, tell_event
+from exeunt.history.stops import Stop
+from exeunt.history.telling import ToldEvent, finalized_by, tell, tell_by_time, tell_event
+from exeunt_cli.hanging import hangs_on
+from exeunt_cli.live import services_settings
 from exeunt_cli.options import EventFormat, EventOutput, Follow, Run, TraceUrl, Where, Window
-from exeunt_cli.output import Columns, console, print_cloud_events, print_json, print_line, say, say_problems
+from exeunt_cli.output import (
+    LATE,
+    Columns,
+    console,
+    print_all,
+    print_cloud_events,
+    print_line,
+    print_one,
+    say,
+    say_problems,
+)
 from exeunt_cli.source import Told, connected, find, is_file, read_file, understood
 
 _EVERYWHERE, _ALWAYS = Where(), Window()
@@ -54,11 +65,11 @@ def show(told: Told, window: Window, output: EventFormat, trace_url: str | None 
     columns = timeline_columns(output)
     if output == "ce":
         print_cloud_events(record for record in told.records if window.holds(parse_instant(record.time)))
-    elif output == "json":
-        print_json([tell(stop) for stop in told.stops])
+    elif output in ("json", "yaml"):
+        print_all([tell(stop, told.looked_at) for stop in told.stops], output)
     elif output == "jsonl":
         for stop in told.stops:
-            for event in tell(stop).events:
+            for event in tell_by_time(stop):
                 if window.holds(parse_instant(event.at)):
                     print_line(event)
     else:
@@ -66,13 +77,15 @@ def show(told: Told, window: Window, output: EventFormat, trace_url: str | None 
         for number, stop in enumerate(told.stops):
             if number:
                 screen.print()
-            screen.print(*heading(stop, trace_url), "", sep="\n")
-            events = [event for event in tell(stop).events if window.holds(parse_instant(event.at))]
-            screen.print(*columns.lines([event_row(event, output, screen) for event in events]), sep="\n")
+            screen.print(*heading(stop, told.looked_at, trace_url), "", sep="\n")
+            events = [event for event in tell_by_time(stop) if window.holds(parse_instant(event.at))]
+            before = [None, *events]
+            rows = [event_row(event, output, screen, after) for event, after in zip(events, before, strict=False)]
+            screen.print(*columns.lines(rows), sep="\n")
     return columns
 
 
-def heading(stop: Stop, trace_url: str | None = None) -> Iterator[Text]:
+def heading(stop: Stop, now: datetime, trace_url: str | None = None) -> Iterator[Text]:
     """What is to be known of a stop before its events."""
     yield _field("Run", f"{stop.run} (uid {stop.episode.uid}, episode {stop.episode.token})")
     canceled = stop.canceled
@@ -80,8 +93,13 @@ def heading(stop: Stop, trace_url: str | None = None) -> Iterator[Text]:
     yield _field("Asked", f"{stop.asked_at:%Y-%m-%dT%H:%M:%S.%fZ}{how}" if stop.asked_at else "nobody has canceled it")
     if stop.ended_at is not None:
         yield _field("Ended", f"{stop.ended_at:%Y-%m-%dT%H:%M:%S.%fZ} {finalized_by(stop)}".rstrip())
-    told = tell(stop)
-    yield _field("Outcome", f"{stop.ending}{f': {told.cause}' if told.cause else ''}")
+    told, late = tell(stop, now), late_by(stop, now)
+    cause = f": {told.cause}" if told.cause else ""
+    yield _field("Outcome", f"{ending_in_words(stop, now)}{cause}", LATE if late else "")
+    if late is not None:
+        yield _field("Due", str(told.due_at))
+    for hop in hangs_on(stop, now, services_settings().overdue_after):
+        yield _field("Missing", hop, LATE)
     if stop.latency is not None:
         yield _field("Stop latency", in_words(stop.latency))
     if canceled is not None and stop.deadline is not None:
@@ -102,8 +120,8 @@ def _earlier(stop: Stop, instant: datetime) -> str:
     return f"; it ended {in_words(spared)} before" if spared > timedelta(0) else ""
 
 
-def _field(name: str, value: str) -> Text:
-    return Text.assemble((f"{name + ':':<14}", "bold"), " ", value)
+def _field(name: str, value: str, style: str = "") -> Text:
+    return Text.assemble((f"{name + ':':<14}", "bold"), " ", (value, style))
 
 
 def timeline_columns(output: EventFormat) -> Columns:
@@ -113,11 +131,16 @@ def timeline_columns(output: EventFormat) -> Columns:
     return Columns(names)
 
 
-def event_row(event: ToldEvent, output: EventFormat, screen: Console) -> tuple[str, ...]:
-    """An event's cells; a decision is drawn under its cause."""
-    branch = "`- " if screen.options.ascii_only else "└─ "
-    what = branch + event.what if event.kind == "outcome" else event.what
-    elapsed = f"{event.elapsed_ms / 1000:+.3f}s"
+def event_row(
+    event: ToldEvent, output: EventFormat, screen: Console, before: ToldEvent | None = None
+) -> tuple[str, ...]:
+    """An event's cells; a decision is drawn under its cause, or names it when something else was `before`."""
+    what = event.what
+    if event.kind == "outcome":
+        under = before is not None and event.cause_sequence in (before.sequence, before.cause_sequence)
+        on = "" if under or event.cause_sequence is None else f" ({event.cause_sequence})"
+        what = f"{'`- ' if screen.options.ascii_only else '└─ '}{event.what}{on}"
+    elapsed = elapsed_in_words(event.elapsed_ms)
     if output == "wide":
         return str(event.sequence), event.at, elapsed, event.service, event.episode, what, event.why
     return str(event.sequence), elapsed, event.service, what, event.why
@@ -139,49 +162,6 @@ def _show_event(
         print_cloud_events([record])
     elif found is None:
         say(f"not told: {record.place} on {record.subject}")
-    elif output in ("json", "jsonl"):
-        print_line(tell_event(*found))
-    else:
+    elif not print_one(tell_event(*found), output):
         rows = [event_row(tell_event(*found), output, screen)]
         screen.print(*columns.lines(rows, header=False), sep="\n")
-
-
-async def tail(
-    run: Annotated[str | None, Parameter(help="NAME or NAMESPACE/NAME; all runs when it is not given.")] = None,
-    *,
-    where: Where = _EVERYWHERE,
-    window: Window = _ALWAYS,
-    output: EventOutput = "table",
-) -> None:
-    """Show what is said about all runs, or about one, as it is said."""
-    screen = console()
-    async with connected(where) as bus:
-        subjects = await find(bus, run, where.namespace) if run else namespace_filter(where.namespace)
-        columns = Columns(("AT", "RUN", "SERVICE", "EVENT", "WHY"), least=(24, 24, 17, 20))
-        if output in ("table", "wide"):
-            screen.print(*columns.lines([]), sep="\n")
-        last = await last_record(bus, subjects)
-        after = last.sequence if last else 0
-        if window.since is not None:
-            async for record in read(bus, subjects, since=window.since, until=window.until):
-                _show_live(record, columns, output, screen)
-                after = max(after, record.sequence)
-        if window.until is None:
-            async for record in follow_stream(bus, subjects, after=after):
-                _show_live(record, columns, output, screen)
-
-
-def _show_live(record: Record, columns: Columns, output: EventFormat, screen: Console) -> None:
-    if output == "ce":
-        print_cloud_events([record])
-        return
-    events, problems = understand_all([record])
-    say_problems(problems)
-    for event in events:
-        told = tell_event(stops([event])[0], event)
-        if output in ("json", "jsonl"):
-            print_line(told)
-            continue
-        run = f"{event.episode.namespace}/{event.episode.name}"
-        row = (f"{event.at:%Y-%m-%dT%H:%M:%S.%f}"[:-3] + "Z", run, told.service, told.what, told.why)
-        screen.print(*columns.lines([row], header=False), sep="\n")

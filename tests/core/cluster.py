@@ -37,6 +37,7 @@ from exeunt_terminator.commands import (
     Delete,
     Deleted,
     Failed,
+    Forbidden,
     GetRun,
     Input,
     LastSignals,
@@ -69,6 +70,7 @@ class Fault(StrEnum):
     ANSWER_LOST = "done, but its answer was lost, and sent again"
     REQUEST_LOST = "lost, and sent again"
     REFUSED = "refused with causes"
+    FORBIDDEN = "403"
     CONFLICT = "409"
 
 
@@ -275,6 +277,8 @@ class Cluster:
                 return Failed(fault)
             case Fault.REFUSED:
                 return Refused(fault)
+            case Fault.FORBIDDEN:
+                return Forbidden(fault)
             case Fault.CONFLICT:
                 return ConditionLost(fault)
             case Fault.GIVEN_UP:

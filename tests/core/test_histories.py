@@ -27,7 +27,7 @@ STOPS: Final[dict[str, list[tuple[Ending, str | None]]]] = {
     "cancel-then-gone": [(Ending.FINALIZED, "topology-gone (hub-condition)")],
     "condition-lost": [(Ending.FINALIZED, "topology-gone (hub-condition)")],
     "crashed-terminator": [(Ending.FINALIZED, "its decision was not recorded")],
-    "dead-letter": [(Ending.ENDED_ELSEWHERE, "Finished: StoryRun gracefully canceled")],
+    "dead-letter": [(Ending.ENDED_ELSEWHERE, "refused by ValidatingAdmissionPolicy 'only-bobrapet-may'")],
     "deadline-default": [(Ending.FINALIZED, "deadline (900ms, default)")],
     "deadline-run-annotation": [(Ending.FINALIZED, "deadline (700ms, StoryRun annotation)")],
     "deadline-story-annotation": [(Ending.FINALIZED, "deadline (700ms, Story annotation)")],
@@ -37,7 +37,7 @@ STOPS: Final[dict[str, list[tuple[Ending, str | None]]]] = {
     "ended-by-bobrapet": [(Ending.ENDED_ELSEWHERE, "Finished: StoryRun gracefully canceled")],
     "gone-then-cancel": [(Ending.FINALIZED, "topology-gone (bindings-gone)")],
     "late-step-run": [(Ending.FINALIZED, "topology-gone (hub-condition)")],
-    "opted-out": [(Ending.ENDED_ELSEWHERE, "Finished: StoryRun gracefully canceled")],
+    "opted-out": [(Ending.ENDED_ELSEWHERE, "opted-out")],
     "overdue-again": [
         (Ending.FINALIZED, None)
     ],  # the second time that it is said, its answer may be the unrecorded one

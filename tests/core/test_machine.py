@@ -19,6 +19,7 @@ from core.objects import (
     topology_terminated,
 )
 from exeunt import bobrapet, cloudevents
+from exeunt.clock import format_instant
 from exeunt.codec import FactEvent
 from exeunt.events import Fact, Verdict
 from exeunt.snapshot import FIELD_MANAGER, Evidence, RunState, StepRunRef, Topology
@@ -34,6 +35,7 @@ from exeunt_terminator.commands import (
     Deleted,
     Delivered,
     Failed,
+    Forbidden,
     GetRun,
     GiveBack,
     Input,
@@ -186,6 +188,45 @@ def test_what_fails_is_tried_again_but_what_is_written_is_recorded() -> None:
     assert end == GiveBack("NATS is away")
     *_, end = asked(stopping(), FIRST, Written(), Deleted(()), NotStored())
     assert end == SecondLook()
+
+
+def test_a_write_that_is_forbidden_is_recorded_and_tried_again() -> None:
+    stop = stopping()
+    after = timedelta(seconds=2)
+    patch, record, end = asked(stop, replace(FIRST, back_off=after), Forbidden("may not patch"), Stored())
+    assert isinstance(patch, Patch)
+    assert record == Record(stop.outcome())
+    outcome = stop.outcome()
+    assert (outcome.verdict, outcome.rule, outcome.why) == (
+        Verdict.FAILED,
+        "refused",
+        "the write was refused: may not patch",
+    )
+    assert (outcome.attempt, outcome.next_at) == (1, format_instant(NOW + after))
+    assert (end, stop.recorded) == (GiveBack("may not patch", after), True)
+
+
+@pytest.mark.parametrize("attempt", [2, 4, 8])
+def test_what_stays_forbidden_is_recorded_after_what_was_recorded_before_and_is_no_news(attempt: int) -> None:
+    stop = stopping()
+    heard = (Delivered(7, attempt, NOW), RunRead(RUN), Forbidden("may not patch"), AlreadyStored(8), Stored())
+    *_, first, second, end = asked(stop, *heard)
+    assert (first, second) == (Record(stop.outcome()), Record(stop.outcome(), after=8))
+    assert stop.outcome().attempt == attempt
+    assert (end, stop.recorded) == (GiveBack("may not patch"), False)
+
+
+@pytest.mark.parametrize("attempt", [3, 5, 6, 7, 9])
+def test_not_every_try_of_what_stays_forbidden_is_recorded(attempt: int) -> None:
+    commands = asked(stopping(), Delivered(7, attempt, NOW), RunRead(RUN), Forbidden("may not patch"))
+    assert kinds(commands) == [GetRun, Patch, GiveBack]
+
+
+def test_what_was_forbidden_and_is_allowed_now_is_followed_by_the_end() -> None:
+    stop = stopping()
+    commands = asked(stop, AGAIN, RunRead(RUN), Written(), Deleted(()), AlreadyStored(8), Stored())
+    assert (stop.outcome().attempt, stop.outcome().next_at) == (2, None)
+    assert (commands[-1], stop.recorded) == (SecondLook(), True)
 
 
 def test_an_outcome_of_an_earlier_saying_that_came_to_nothing_is_followed_by_this_one() -> None:

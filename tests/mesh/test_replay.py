@@ -82,11 +82,13 @@ async def test_a_stop_is_told_explained_and_decided_again_and_nothing_changes(
         exeunt("replay", run, "--check"),
     )
     assert "rule 11 of 12, topology-gone, won" in explained
-    assert re.search(r"It was finalized \d\S*s after the cancel, \d+\.\d+s before its shutdown deadline", explained)
+    late = r"(, late by \S+( \(.*?\))?)?"  # on a busy machine
+    ended = rf"It was finalized \d\S*s after the cancel{late}, \d+\.\d+s before its shutdown deadline"
+    assert re.search(ended, explained)
     window = r"bobrapet alone would have waited for the drain window of its Story, 2m0s\. It ended 1m5\d\."
     assert re.search(window, explained)
-    assert "Outcome: finalized: topology-gone (signal)" in timeline
-    assert "finalized topology-gone (signal)" in listed
+    assert re.search(rf"Outcome: finalized{late}: topology-gone \(signal\)", timeline)
+    assert re.search(rf"finalized{late} topology-gone \(signal\)", listed)
     assert checked == "4 facts and 2 decisions come out as they were recorded."
     assert await exeunt("replay", str(file), "--check") == checked
     assert await state_of(kubernetes, namespace, bystander) == before

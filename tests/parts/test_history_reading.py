@@ -209,15 +209,33 @@ async def test_every_output_is_what_it_says(server: NatsServer) -> None:
     assert "\x1b[" not in table.out  # a pipe gets no colours
     assert "EPISODE" in wide.out
     told = [json.loads(line) for line in lines.out.splitlines()]
-    assert [event["what"] for event in told] == [
+    assert [event["what"] for event in told] == [  # in order of time: the end is seen before its decision is recorded
         *("topology-established", "cancel-requested", "wait"),
-        *("topology-terminated", "finalize", "run-terminal"),
+        *("topology-terminated", "run-terminal", "finalize"),
     ]
-    assert told[4]["cause_sequence"] == told[3]["sequence"]
+    assert told[5]["cause_sequence"] == told[3]["sequence"]
+    assert {event["run"] for event in told} == {"livekit-voice/cancel-then-gone"}
     clouds = [json.loads(line) for line in events.out.splitlines()]
     assert {(event["specversion"], event["subject"]) for event in clouds} == {("1.0", "livekit-voice/cancel-then-gone")}
     assert clouds[1]["type"] == "io.bubustack.exeunt.cancel-requested.v1"
     assert clouds[1]["data"]["run"]["cancel_requested"] is True
+
+
+@pytest.mark.usefixtures("bus")
+async def test_tail_counts_from_the_cancel_as_the_timeline_does(server: NatsServer) -> None:
+    tailed, told = await asyncio.gather(
+        exeunt(server, "tail", "cancel-then-gone", "--since", "1d", "--until", "0s", "-o", "jsonl"),
+        exeunt(server, "timeline", "cancel-then-gone", "-o", "jsonl"),
+    )
+    elapsed = [
+        {event["sequence"]: event["elapsed_ms"] for event in map(json.loads, ran.out.splitlines())}
+        for ran in (tailed, told)
+    ]
+    assert len(elapsed[1]) == 6
+    # Before the cancel there is nothing to count from.
+    assert [elapsed[0][sequence] for sequence in sorted(elapsed[0])[1:]] == [
+        elapsed[1][sequence] for sequence in sorted(elapsed[1])[1:]
+    ]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ import pytest
 import structlog
 from opentelemetry.sdk.trace import TracerProvider
 
-from exeunt.logs import RateLimit, configure_logs
+from exeunt.episodes import Episode
+from exeunt.logs import RateLimit, bind_run, configure_logs
 from exeunt.settings import Settings
 
 
@@ -33,13 +34,16 @@ def lines(out: io.StringIO) -> list[dict[str, Any]]:
 
 def test_a_line_names_the_service_the_run_and_within_a_hop_the_trace(out: io.StringIO) -> None:
     log = structlog.get_logger()
-    structlog.contextvars.bind_contextvars(run="voice/call (uid, first)")
+    episode = Episode("voice", "call", "uid", "first")
+    bind_run(episode)
     with TracerProvider(shutdown_on_exit=False).get_tracer("t").start_as_current_span("hop") as span:
         log.info("finalize", rule="topology-gone")
     log.info("after")
     within, after = lines(out)
     assert within["service"] == after["service"] == "exeunt-test"
-    assert within["run"] == after["run"] == "voice/call (uid, first)"
+    assert within["run"] == after["run"] == str(episode)
+    assert (within["namespace"], within["name"], within["uid"]) == ("voice", "call", "uid")
+    assert list(within)[:3] == ["timestamp", "level", "event"]
     assert within["trace_id"] == f"{span.get_span_context().trace_id:032x}"
     assert within["span_id"] == f"{span.get_span_context().span_id:016x}"
     assert "trace_id" not in after

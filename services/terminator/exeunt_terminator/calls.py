@@ -10,7 +10,7 @@ from exeunt.bus.connection import Bus
 from exeunt.bus.errors import BusUnavailable
 from exeunt.errors import ExeuntError
 from exeunt.kube.client import KubeClient
-from exeunt.kube.errors import ApiError, ApiUnavailable, Conflict, NotFound, Undecodable, Unprocessable
+from exeunt.kube.errors import ApiError, ApiUnavailable, Conflict, Forbidden, NotFound, Undecodable, Unprocessable
 from exeunt.kube.resources import STEP_RUNS, STORY_RUNS, TRANSPORT_BINDINGS, Resource, T
 from exeunt.recall import last_signals
 from exeunt.settings import Settings
@@ -81,6 +81,9 @@ class Calls:
             )
         except NotFound:
             return commands.NotFound()
+        except Forbidden as error:
+            self.error = error
+            return commands.Forbidden(str(error))
         except (Conflict, Unprocessable) as error:
             if isinstance(error, Unprocessable) and not error.failed_test:
                 return Refused(str(error))

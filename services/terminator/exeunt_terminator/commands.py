@@ -3,7 +3,7 @@
 Each command but the last is answered by one input. `Failed` answers any of them: it was not done, or nobody knows.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from msgspec import Struct
 
@@ -15,12 +15,13 @@ from exeunt.snapshot import RunState, StepRunRef
 
 class Delivered(Struct, frozen=True):
     """The fact has been delivered, `deliveries` times by now. It has been in the stream since `stored_at`, by the
-    stream's own clock.
+    stream's own clock. When it is given back it comes again after `back_off`.
     """
 
     sequence: int
     deliveries: int
     stored_at: datetime
+    back_off: timedelta = timedelta()
 
 
 class Written(Struct, frozen=True):
@@ -36,6 +37,12 @@ class ConditionLost(Struct, frozen=True):
 
 class Refused(Struct, frozen=True):
     """The write will never be taken as it is."""
+
+    why: str
+
+
+class Forbidden(Struct, frozen=True):
+    """We may not write this now; the right may be granted."""
 
     why: str
 
@@ -101,6 +108,7 @@ Input = (
     | Written
     | ConditionLost
     | Refused
+    | Forbidden
     | NotFound
     | RunRead
     | Listed
@@ -115,7 +123,7 @@ Input = (
 
 
 class Patch(Struct, frozen=True):
-    """Send the finalizing write: Written, ConditionLost, Refused or NotFound."""
+    """Send the finalizing write: Written, ConditionLost, Refused, Forbidden or NotFound."""
 
     run: RunState
     body: bytes
@@ -179,9 +187,10 @@ class DeadLetter(Struct, frozen=True):
 
 
 class GiveBack(Struct, frozen=True):
-    """Deliver the fact again, with back-off. `up_again`: nothing failed, the topology is only back."""
+    """Deliver the fact again, after its back-off. `up_again`: nothing failed, the topology is only back."""
 
     why: str
+    after: timedelta = timedelta()
     up_again: bool = False
 
 

@@ -27,6 +27,7 @@ from exeunt_terminator.commands import (
     Deleted,
     Delivered,
     Failed,
+    Forbidden,
     GetRun,
     GiveBack,
     Input,
@@ -67,7 +68,7 @@ class Stopping:
     """One stop, from the delivery of its fact to the answer. One question at a time, each command answered by an input.
 
     `snapshot` is what is known of the run, `trail` what was decided, `failure` why something has to be tried again.
-    `recorded` tells whether the outcome is news.
+    `recorded` tells whether the outcome is news, `next_at` when a write that is forbidden is tried again (RFC 3339).
     """
 
     def __init__(self, event: FactEvent, *, dry_run: bool, propagate_cancel: bool) -> None:
@@ -75,6 +76,7 @@ class Stopping:
         self.trail: list[Decided] = []
         self.failure: str | None = None
         self.recorded = False
+        self.next_at: str | None = None
         self.written_at: datetime | None = None  # the time in the write that has ended the run
         self._event = event
         self._episode = event.snapshot.run.episode
@@ -129,9 +131,10 @@ class Stopping:
                 self._unanswered = self._sent_at if perhaps_done else self._unanswered
                 return self._came(Result.CONDITION_LOST)
             case State.PATCHING, Refused(why):
-                self._came(Result.REFUSED)
-                why = f"the write was refused: {why}"[:_LONGEST_WHY]
-                return self._note(Result.REFUSED, Verdict.FAILED, "refused", why, now)
+                return self._refuse(Result.REFUSED, why, now)
+            case State.PATCHING, Forbidden(why):
+                self.failure, self.next_at = why, format_instant(now + self._back_off)
+                return self._refuse(Result.FORBIDDEN, why, now)
             case State.PATCHING, NotFound():
                 self._came(Result.NOT_FOUND)
                 return self._note(Result.NOT_FOUND, Verdict.GONE, "deleted", "the StoryRun is gone", now)
@@ -177,6 +180,8 @@ class Stopping:
             case State.PASSING_ON:
                 return self._pass_on()
             case State.RECORDING:
+                if self.next_at is not None and not _is_recorded(self._deliveries):
+                    return Result.NOT_FOR_GOOD
                 return Record(self.outcome(), self._outcome_at or 0)
             case State.DONE if self.trail[-1].verdict is Verdict.FAILED:
                 return DeadLetter(self.trail[-1].why)
@@ -184,7 +189,7 @@ class Stopping:
                 return Ack() if self.written_at is None else SecondLook()
             case State.GIVEN_BACK:
                 up_again = f"{self._event.fact} was said, but the topology is up again"
-                return GiveBack(self.failure or up_again, up_again=self.failure is None)
+                return GiveBack(self.failure or up_again, self._back_off, up_again=self.failure is None)
         raise AssertionError(f"nothing leads back to {self._state}")
 
     def _decide(self, now: datetime) -> Result:
@@ -238,18 +243,22 @@ class Stopping:
         return CancelChildren(self.snapshot.run)
 
     def _record(self, heard: Stored | AlreadyStored | NotStored) -> Result:
-        """What a stop was answered with stands, unless an earlier saying of its fact came to nothing (ADR 16, or a dry
-        run) and this one has ended the run.
+        """What a stop was answered with stands, unless an earlier saying of its fact came to nothing (ADR 16, a dry
+        run, or a write that was forbidden) and this one has ended the run, or was refused once more.
         """
         self.recorded = isinstance(heard, Stored)
-        if isinstance(heard, AlreadyStored) and self.written_at is not None:
+        anew = self.written_at is not None or self.trail[-1].verdict is Verdict.FAILED
+        if isinstance(heard, AlreadyStored) and anew:
             # What has come after the fact, when this is its first delivery, was stored by a try that got no answer.
             fact = self._delivered
             self.recorded = fact is not None and heard.sequence > fact.sequence and fact.deliveries == 1
             if not self.recorded and self._outcome_at is None:
                 self._outcome_at = heard.sequence
                 return Result.IN_VAIN
-        return Result.RECORDED
+        if self.next_at is None:
+            return Result.RECORDED
+        self.recorded = self.recorded and self._outcome_at is None  # that it is forbidden still is no news
+        return Result.NOT_FOR_GOOD
 
     def _fail(self, why: str) -> Result:
         self.failure = why
@@ -261,10 +270,22 @@ class Stopping:
         self.trail[-1] = replace(self.trail[-1], result=str(result))
         return result
 
+    def _refuse(self, result: Result, why: str, now: datetime) -> Result:
+        self._came(result)
+        return self._note(result, Verdict.FAILED, "refused", f"the write was refused: {why}"[:_LONGEST_WHY], now)
+
     def _note(self, result: Result, verdict: Verdict, rule: str, why: str, now: datetime) -> Result:
         """Note what the kube-apiserver has decided."""
         self.trail.append(Decided(format_instant(now), verdict, rule, why))
         return result
+
+    @property
+    def _deliveries(self) -> int:
+        return self._delivered.deliveries if self._delivered else 1
+
+    @property
+    def _back_off(self) -> timedelta:
+        return self._delivered.back_off if self._delivered else timedelta()
 
     def outcome(self) -> Outcome:
         """What to record, as far as it has come."""
@@ -285,4 +306,11 @@ class Stopping:
             more_deleted_step_runs=max(0, len(self._deleted) - MOST_NAMES),
             canceled_children=self._canceled_children[:MOST_NAMES],
             more_canceled_children=max(0, len(self._canceled_children) - MOST_NAMES),
+            attempt=self._deliveries,
+            next_at=self.next_at,
         )
+
+
+def _is_recorded(attempt: int) -> bool:
+    """The first, second, fourth, eighth try and so on: a right that is missing for days must not fill the history."""
+    return attempt & (attempt - 1) == 0

@@ -13,6 +13,9 @@ anything that was listed is deleted.
 Where the evidence no longer holds, the fact goes back to the stream and is looked at again: its topology may go once
 more, and a fact is said only once.
 
+A write that is forbidden is recorded as failed, and its fact comes again: the right may be granted meanwhile. One that
+is refused for what it says is set aside.
+
 A write whose answer is lost is sent again, and loses its condition to itself. What is read then tells so by its time.
 
 Whatever fails gives the fact back to the stream, to be tried again. Once the run is written its outcome is recorded
@@ -71,6 +74,7 @@ class Result(StrEnum):
     CONDITION_LOST = "condition lost (422)"
     ANSWER_LOST = "written, the answer lost"
     REFUSED = "refused (422 with causes)"
+    FORBIDDEN = "forbidden (403)"
     NOT_FOUND = "not found (404)"
     READ = "read"
     LISTED = "listed"
@@ -82,6 +86,7 @@ class Result(StrEnum):
     NOT_PASSED_ON = "not asked for, or not this run's"
     RECORDED = "recorded, or refused by the stream"
     IN_VAIN = "an earlier one came to nothing"
+    NOT_FOR_GOOD = "forbidden, and tried again"
     FAILED = "failed"
     FAILED_WRITTEN = "failed, but written"
 
@@ -112,6 +117,7 @@ TRANSITIONS: dict[State, dict[Result, State]] = {
         Result.CONDITION_LOST: State.READING,
         Result.NOT_FOUND: State.RECORDING,
         Result.REFUSED: State.RECORDING,
+        Result.FORBIDDEN: State.RECORDING,
         Result.FAILED: State.GIVEN_BACK,
     },
     State.READING: {
@@ -132,6 +138,7 @@ TRANSITIONS: dict[State, dict[Result, State]] = {
     State.RECORDING: {
         Result.RECORDED: State.DONE,
         Result.IN_VAIN: State.RECORDING,
+        Result.NOT_FOR_GOOD: State.GIVEN_BACK,
         Result.FAILED: State.GIVEN_BACK,
     },
     State.DONE: {},

@@ -1,19 +1,19 @@
 """Takes facts from the stream and carries out what their stops ask for. `machine` decides, `calls` asks."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import structlog
 from msgspec.structs import replace
-from structlog.contextvars import bind_contextvars
 
 from exeunt.bus.connection import Bus
-from exeunt.bus.delivery import Ack, DeadLetter, Delivery, Retry, Verdict, again
+from exeunt.bus.delivery import Ack, DeadLetter, Delivery, Retry, Verdict, back_off
 from exeunt.bus.errors import BusUnavailable, PublishRefused
 from exeunt.bus.publisher import Stored, publish
 from exeunt.codec import FactEvent, outcome_message, read_fact
 from exeunt.events import DRY_RUN
 from exeunt.kube.client import KubeClient
+from exeunt.logs import bind_run
 from exeunt.metrics import OUTCOMES
 from exeunt.settings import Settings
 from exeunt.tracing import Hop, processing
@@ -44,7 +44,7 @@ class Terminator:
     async def handle(self, delivery: Delivery) -> Verdict:
         """Answer one delivery; what is returned tells the stream what to do with it. Raises PoisonEvent."""
         event = read_fact(delivery.headers, delivery.data)
-        bind_contextvars(run=str(event.snapshot.run.episode))
+        bind_run(event.snapshot.run.episode)
         with processing(
             event.fact, event.snapshot, delivery.headers, consumer=DURABLE, delivery=delivery.num_delivered
         ) as hop:
@@ -56,15 +56,18 @@ class Terminator:
                 return Retry(self._settings.second_look.total_seconds(), "second look for late StepRuns")
             case commands.DeadLetter(why):
                 return DeadLetter(why)
-            case GiveBack(why):
-                return again(delivery.num_delivered, why)
+            case GiveBack(why, after):
+                return Retry(after.total_seconds(), why)
 
     async def _stop(self, event: FactEvent, delivery: Delivery, hop: Hop) -> End:
         """To the end of the stop, as far as this delivery brings it."""
         settings = self._settings
         stopping = Stopping(event, dry_run=settings.dry_run, propagate_cancel=settings.propagate_cancel)
         calls = Calls(self._kube, self._bus, settings)
-        heard: Input = Delivered(delivery.stream_sequence, delivery.num_delivered, delivery.timestamp)
+        deliveries = delivery.num_delivered
+        heard: Input = Delivered(
+            delivery.stream_sequence, deliveries, delivery.timestamp, timedelta(seconds=back_off(deliveries))
+        )
         measured = False
         while not isinstance(command := stopping.receive(heard, datetime.now(UTC)), End):
             if stopping.written_at is not None and not measured:
@@ -103,12 +106,12 @@ class Terminator:
     def _tell(self, event: FactEvent, stopping: Stopping, end: End, calls: Calls, hop: Hop) -> None:
         """What came of it, in the log, the span and the metrics, and as a Kubernetes Event."""
         if stopping.failure is not None:
-            log.warning("stop not done yet", fact=event.fact, error=stopping.failure)
+            log.warning("stop not done yet", fact=event.fact, error=stopping.failure, next_at=stopping.next_at)
             hop.failed(calls.error or stopping.failure)
-        if isinstance(end, GiveBack):
-            if end.up_again:
-                log.info("stop not due yet", fact=event.fact, why=end.why)
-                hop.drop()
+        if isinstance(end, GiveBack) and end.up_again:
+            log.info("stop not due yet", fact=event.fact, why=end.why)
+            hop.drop()
+        if isinstance(end, GiveBack) and not stopping.recorded:
             return
         outcome = stopping.outcome()
         log.info(outcome.verdict, fact=event.fact, rule=outcome.rule, why=outcome.why,

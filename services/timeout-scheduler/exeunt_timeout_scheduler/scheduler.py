@@ -10,7 +10,6 @@ from typing import Final
 
 import structlog
 from msgspec.structs import replace
-from structlog.contextvars import bind_contextvars
 
 from exeunt.bus.connection import Bus
 from exeunt.bus.delivery import Ack, Delivery, Retry, again
@@ -23,6 +22,7 @@ from exeunt.events import Fact
 from exeunt.kube.client import KubeClient
 from exeunt.kube.errors import ApiError, ApiUnavailable, NotFound, Undecodable
 from exeunt.kube.resources import STORY_RUNS
+from exeunt.logs import bind_run
 from exeunt.metrics import DEADLINE_LATENESS
 from exeunt.metrics import DEADLINES as DEADLINES_BY_RESULT
 from exeunt.semconv import DEADLINE, RULE, WHY
@@ -61,7 +61,7 @@ class Scheduler:
     async def on_fact(self, delivery: Delivery) -> Ack | Retry:
         """A cancel arms; the run's end disarms. Raises PoisonEvent."""
         event = read_fact(delivery.headers, delivery.data)
-        bind_contextvars(run=str(event.snapshot.run.episode))
+        bind_run(event.snapshot.run.episode)
         with processing(
             event.fact, event.snapshot, delivery.headers, consumer=FACTS_DURABLE, delivery=delivery.num_delivered
         ) as hop:
@@ -98,7 +98,7 @@ class Scheduler:
     async def on_due(self, delivery: Delivery) -> Ack | Retry:
         """Walk a fired schedule through the rest of its table. Raises PoisonEvent."""
         fired = _Due(self, self._kube, self._settings, read_deadline(delivery.data), delivery)
-        bind_contextvars(run=str(fired.episode))
+        bind_run(fired.episode)
         try:
             await fired.walk()
         except (ApiUnavailable, ApiError, Undecodable, BusUnavailable) as error:

@@ -12,7 +12,6 @@ from typing import Final
 
 import structlog
 from msgspec.structs import replace
-from structlog.contextvars import bind_contextvars
 
 from exeunt.bobrapet import UNFINISHED
 from exeunt.bus.connection import Bus
@@ -23,6 +22,7 @@ from exeunt.kube.client import KubeClient
 from exeunt.kube.errors import ApiError, ApiUnavailable, NotFound, Undecodable
 from exeunt.kube.models import Story, StoryRun
 from exeunt.kube.resources import STORIES, STORY_RUNS
+from exeunt.logs import bind_run
 from exeunt.recall import snapshot_of
 from exeunt.settings import Settings
 from exeunt.snapshot import Snapshot, read_run, read_story, resolve_shutdown, story_key
@@ -133,7 +133,7 @@ class Sweep:
             story=read_story(run, story),
             shutdown=resolve_shutdown(run, story, self._settings.shutdown_timeout),
         )
-        bind_contextvars(run=str(snapshot.run.episode))
+        bind_run(snapshot.run.episode)
         snapshot = await self._as_told(snapshot)
         deadline = snapshot.deadline
         if deadline is None or closed(snapshot) is not None:

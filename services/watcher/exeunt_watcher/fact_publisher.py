@@ -7,7 +7,6 @@ from functools import partial
 from typing import Final, Self
 
 import structlog
-from structlog.contextvars import bind_contextvars
 
 from exeunt import bobrapet
 from exeunt.bus.connection import Bus
@@ -16,6 +15,7 @@ from exeunt.bus.publisher import AlreadyStored, Stored, last_message, message_at
 from exeunt.codec import fact_message
 from exeunt.events import Fact
 from exeunt.insist import insist
+from exeunt.logs import bind_run
 from exeunt.metrics import FACTS, STOP_LATENESS
 from exeunt.recall import snapshot_of
 from exeunt.snapshot import Snapshot
@@ -53,7 +53,7 @@ class FactPublisher:
 
     async def _publish(self, fact: Fact, snapshot: Snapshot, late: Late | None = None) -> None:
         """Say one fact, however long NATS is away; somebody else having said it is success."""
-        bind_contextvars(run=str(snapshot.run.episode))
+        bind_run(snapshot.run.episode)
         try:
             said = await self._insist(f"say {fact}", partial(self._try, fact, snapshot, late, datetime.now(UTC)))
         except PublishRefused as error:  # one run's object that is too large must not end the watcher of all

@@ -32,9 +32,13 @@ class Retry(msgspec.Struct, frozen=True):
 
 
 def again(num_delivered: int, reason: object) -> Retry:
-    """Not now, with a back-off: twice as long after each delivery, 30 s at the most, with jitter."""
-    seconds = min(_LONGEST_RETRY, 2.0 ** min(num_delivered, 10)) * random.uniform(0.5, 1)  # noqa: S311 - jitter
-    return Retry(delay=seconds, reason=str(reason))
+    """Not now, with a back-off."""
+    return Retry(delay=back_off(num_delivered), reason=str(reason))
+
+
+def back_off(num_delivered: int) -> float:
+    """Seconds: twice as long after each delivery, 30 s at the most, with jitter."""
+    return min(_LONGEST_RETRY, 2.0 ** min(num_delivered, 10)) * random.uniform(0.5, 1)  # noqa: S311 - jitter
 
 
 class DeadLetter(msgspec.Struct, frozen=True):

@@ -32,7 +32,7 @@ class Ending(StrEnum):
     LEFT = "left"
     """Exeunt leaves it alone, by a rule."""
     FAILED = "failed"
-    """The write was refused; the fact is a dead letter."""
+    """The write was refused, by a policy or for want of a right."""
     DELETED = "deleted"
     """The StoryRun was deleted before it had ended."""
     SUPERSEDED = "superseded"
@@ -89,6 +89,27 @@ class Stop:
         steps = [Step(fact, tuple(answers.get(fact.record.sequence, ()))) for fact in self.facts]
         orphans = [Step(None, (orphan,)) for orphan in answers.get(None, ())]
         return tuple(sorted(steps + orphans, key=_sequence))
+
+    @cached_property
+    def by_time(self) -> tuple[Event, ...]:
+        """Its events as they happened, by the clocks of those who said them; no decision before its cause."""
+
+        def at(event: Event) -> tuple[datetime, int]:
+            cause = cause_of(event, self.facts) if isinstance(event, SaidOutcome) else None
+            return max(event.at, cause.at if cause else event.at), event.record.sequence
+
+        return tuple(sorted(self.events, key=at))
+
+    @cached_property
+    def refusals(self) -> tuple[SaidOutcome, ...]:
+        """Where the kube-apiserver refused the write."""
+        return tuple(said for said in self.outcomes if said.outcome.verdict is Verdict.FAILED)
+
+    @cached_property
+    def opted_out(self) -> bool:
+        """Whether the run is left to bobrapet, as it was last heard of: perhaps only since after the cancel."""
+        last = self.facts[-1].snapshot if self.facts else None
+        return last is not None and not (last.run.enabled and last.story.enabled)
 
     @cached_property
     def canceled(self) -> Snapshot | None:

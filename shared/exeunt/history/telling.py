@@ -1,16 +1,18 @@
 """Stops in words and figures: what the CLI shows as tables and hands out as JSON. Pure."""
 
 from collections.abc import Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Literal
 
 from msgspec import Struct
 
 from exeunt import bobrapet
-from exeunt.clock import format_duration, format_instant
+from exeunt.clock import format_instant
 from exeunt.events import DRY_RUN, Decided, Fact, Outcome, Verdict
 from exeunt.history.event import Event, SaidFact, SaidOutcome
-from exeunt.history.stops import Ending, Stop
+from exeunt.history.lateness import due, late_by, missing
+from exeunt.history.refusals import attempt_in_words, refused
+from exeunt.history.stops import Ending, Stop, cause_of
 from exeunt.snapshot import Snapshot
 
 
@@ -18,6 +20,7 @@ class ToldEvent(Struct, frozen=True, kw_only=True):
     """One event. `elapsed_ms` is counted from the cancel; before it, it is negative."""
 
     sequence: int
+    run: str
     at: str
     elapsed_ms: float
     service: str
@@ -32,7 +35,8 @@ class ToldStop(Struct, frozen=True, kw_only=True):
     """One stop. Times are RFC 3339, durations milliseconds; null is what its history does not tell.
 
     `waited_less_ms` is how much earlier than its shutdown deadline it ended, `drain_ms` what bobrapet alone would have
-    waited for, as far as its Story says.
+    waited for, as far as its Story says. `late_by_ms` counts from `due_at`, until the end or until it was told, and is
+    null when that is within what is promised (1 s). `missing` is what an unfinished stop hangs on.
     """
 
     namespace: str
@@ -48,14 +52,18 @@ class ToldStop(Struct, frozen=True, kw_only=True):
     shutdown_rule: str | None
     deadline: str | None
     waited_less_ms: float | None
+    due_at: str | None
+    late_by_ms: float | None
+    missing: list[str]
     drain_ms: float | None
     trace_id: str | None
     events: list[ToldEvent]
 
 
-def tell(stop: Stop) -> ToldStop:
-    """The stop with its events, decisions under their causes."""
+def tell(stop: Stop, now: datetime | None = None) -> ToldStop:
+    """The stop with its events, decisions under their causes. Without `now` one that goes on is not judged."""
     episode, canceled, deadline = stop.episode, stop.canceled, stop.deadline
+    due_at, late = due(stop), late_by(stop, now)
     spared = deadline - stop.ended_at if deadline and stop.ended_at else None
     return ToldStop(
         namespace=episode.namespace,
@@ -71,10 +79,22 @@ def tell(stop: Stop) -> ToldStop:
         shutdown_rule=canceled.shutdown.rule if canceled else None,
         deadline=format_instant(deadline) if deadline else None,
         waited_less_ms=milliseconds(spared) if spared is not None and spared > timedelta(0) else None,
+        due_at=format_instant(due_at) if due_at is not None else None,
+        late_by_ms=milliseconds(late) if late is not None else None,
+        missing=missing(stop, now) if now is not None else [],
         drain_ms=milliseconds(stop.drain) if stop.drain is not None else None,
         trace_id=stop.trace_id,
         events=[told for step in stop.steps for told in _told(stop, step.fact, step.outcomes)],
     )
+
+
+def tell_by_time(stop: Stop) -> list[ToldEvent]:
+    """The events of a stop in order of time."""
+    return [
+        tell_event(stop, event, cause=cause.record.sequence if cause else None)
+        for event in stop.by_time
+        for cause in [cause_of(event, stop.facts) if isinstance(event, SaidOutcome) else None]
+    ]
 
 
 def _told(stop: Stop, fact: SaidFact | None, outcomes: tuple[SaidOutcome, ...]) -> list[ToldEvent]:
@@ -88,6 +108,7 @@ def tell_event(stop: Stop, event: Event, *, cause: int | None = None) -> ToldEve
     outcome = isinstance(event, SaidOutcome)
     return ToldEvent(
         sequence=event.record.sequence,
+        run=f"{event.episode.namespace}/{event.episode.name}",
         at=format_instant(event.at),
         elapsed_ms=milliseconds(event.at - stop.started_at),
         service=event.service,
@@ -114,6 +135,10 @@ def cause_in_words(stop: Stop) -> str | None:
         steps = (step for said in stop.outcomes if not said.outcome.dry_run for step in said.outcome.trail)
         tried = next((step.rule for step in steps if step.verdict is Verdict.FINALIZE), None)
         return f"{tried}, as far as was recorded" if tried else "its decision was not recorded"
+    if stop.refusals and stop.ending in (Ending.ENDED_ELSEWHERE, Ending.FAILED):
+        return refused(stop.refusals[-1].outcome)  # ours, not what whoever ended it in our place says of it
+    if stop.ending is Ending.ENDED_ELSEWHERE and stop.opted_out:
+        return "opted-out"
     if stop.ending is Ending.ENDED_ELSEWHERE:
         terminal = next((said.snapshot.run for said in reversed(stop.facts) if said.snapshot.run.terminal), None)
         return f"{terminal.phase}: {terminal.message}" if terminal else None
@@ -136,6 +161,7 @@ def why(event: Event) -> str:
 
 def _fact_in_words(fact: Fact, snapshot: Snapshot) -> str:
     run, shutdown, gone = snapshot.run, snapshot.shutdown, snapshot.topology.gone
+    opted_out = "" if run.enabled and snapshot.story.enabled else f'; {bobrapet.ENABLED}: "false" by now'
     match fact:
         case Fact.CANCEL_REQUESTED:
             rejected = "".join(f"; {r.value!r} of the {r.rule} is not usable" for r in shutdown.rejected)
@@ -150,11 +176,11 @@ def _fact_in_words(fact: Fact, snapshot: Snapshot) -> str:
         case Fact.TOPOLOGY_ESTABLISHED:
             return "a live TransportBinding was seen"
         case Fact.TOPOLOGY_TERMINATED:
-            return f"{gone.kind}: {gone.detail}" if gone else ""
+            return f"{gone.kind}: {gone.detail}{opted_out}" if gone else ""
         case Fact.DEADLINE_REACHED:
             return f"{shutdown.timeout} ({shutdown.rule}) after the cancel the run was unfinished"
         case Fact.RUN_TERMINAL:
-            return f"{run.phase}: {run.message}, {'by Exeunt' if run.ended_by_exeunt else 'not by Exeunt'}"
+            return f"{run.phase}: {run.message}, {'by Exeunt' if run.ended_by_exeunt else 'not by Exeunt'}{opted_out}"
         case Fact.RUN_DELETED:
             return "the StoryRun is gone"
 
@@ -164,7 +190,8 @@ def _outcome_in_words(said: SaidOutcome) -> str:
     detours = [detour(step) for step in outcome.trail[:-1] if step.rule != outcome.rule or step.result]
     deleted = [f"deleted {deleted_step_runs(outcome)}"] if outcome.deleted_step_runs else []
     children = [f"canceled {canceled_children(outcome)}"] if outcome.canceled_children else []
-    return "; ".join([*detours, f"{outcome.rule}: {outcome.why}", *deleted, *children])
+    tries = [attempt_in_words(outcome)] if outcome.verdict is Verdict.FAILED else []
+    return "; ".join([*detours, f"{outcome.rule}: {outcome.why}", *tries, *deleted, *children])
 
 
 def deleted_step_runs(outcome: Outcome) -> str:
@@ -193,11 +220,6 @@ def _decided_from(said: SaidOutcome, cause: SaidFact | None) -> Snapshot | None:
 
 def milliseconds(duration: timedelta) -> float:
     return round(duration / timedelta(milliseconds=1), 3)
-
-
-def in_words(duration: timedelta) -> str:
-    """A duration for people, to the millisecond: "8ms", "2m0.003s"."""
-    return format_duration(timedelta(milliseconds=round(duration / timedelta(milliseconds=1))))
 
 
 def finalized_by(stop: Stop) -> str:

@@ -61,6 +61,7 @@ class KubeClient:
         cls,
         *,
         kubeconfig: str | None = None,
+        context: str | None = None,
         strict: bool = False,
         request_timeout: float = 10,
         retry_budget: float = 60,
@@ -68,10 +69,10 @@ class KubeClient:
         """Read the configuration; the kube-apiserver need not be there yet.
 
         Sources are an explicit kubeconfig, $KUBECONFIG (also a list of files), ~/.kube/config, and the pod's service
-        account; `strict` is how its certificate is verified. Raises ConfigurationError when there is none or it cannot
-        be used.
+        account; `context` is another than the current one of the kubeconfig; `strict` is how the server's certificate
+        is verified. Raises ConfigurationError when there is none or it cannot be used.
         """
-        credentials = Credentials.find(kubeconfig, strict=strict)
+        credentials = Credentials.find(kubeconfig, context=context, strict=strict)
         await credentials.refresh()
         return cls(credentials, request_timeout=request_timeout, retry_budget=retry_budget)
 

@@ -34,6 +34,8 @@ _METHODS: Final = {
     "deletecollection": "DELETE",
 }
 _REFRESH_INTERVAL: Final = 60.0  # seconds; token files are replaced long before the old token expires
+_READS: Final = frozenset({"get", "list", "watch"})
+_FORBIDDEN_FOR: Final = 60.0  # seconds: what was forbidden comes again within 30
 
 log = structlog.get_logger(__name__)
 
@@ -90,6 +92,8 @@ class Connection:
     def __init__(self, credentials: Credentials) -> None:
         """The credentials must have been loaded."""
         self.trouble: str | None = None
+        self._forbidden: tuple[str, float] | None = None
+        """The verb of a write that was refused with 403, and when."""
         self._credentials = credentials
         self._access = _Access.of(credentials)
         self._renewing = asyncio.Lock()
@@ -118,7 +122,7 @@ class Connection:
                 await self._reload(access)
                 response = await self._access.send(call, limits)
             if response.status < 300:
-                self.trouble = None
+                self._served(call)
                 return response
             async with response:
                 refusal = api_error(
@@ -134,10 +138,20 @@ class Connection:
         except (aiohttp.ClientError, TimeoutError) as error:
             raise self.unavailable(call, error) from error
         if refusal.status not in {401, 403, 429} and refusal.status < 500:
-            self.trouble = None
+            self._served(call)
         elif not call.optional:
             self.trouble = str(refusal)
+            denied = refusal.status == 403 and call.verb not in _READS
+            self._forbidden = (call.verb, asyncio.get_running_loop().time()) if denied else None
         raise refusal
+
+    def _served(self, call: Call) -> None:
+        """No trouble any more; but that a write is forbidden, a read does not disprove."""
+        if self._forbidden is not None:
+            verb, since = self._forbidden
+            if verb != call.verb and asyncio.get_running_loop().time() < since + _FORBIDDEN_FOR:
+                return
+        self.trouble, self._forbidden = None, None
 
     def unavailable(self, call: Call, error: Exception) -> ApiUnavailable:
         """The error for a call that got no answer, or only a part of it."""

@@ -35,8 +35,9 @@ class Credentials:
     """One source of configuration, and what was read from it last.
 
     `files` are kubeconfigs, and `chosen` is what they say when that was read already (one may be a pipe); without any,
-    the service account in the folder `service_account` is used. `refresh` comes before anything else. A session is good
-    for as long as `route` stays the same; `headers` go with every request. `strict` is as in `exeunt.tls`.
+    the service account in the folder `service_account` is used. `context` is one of theirs, instead of the current one.
+    `refresh` comes before anything else. A session is good for as long as `route` stays the same; `headers` go with
+    every request. `strict` is as in `exeunt.tls`.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Credentials:
         files: Sequence[str],
         *,
         chosen: Chosen | None = None,
+        context: str | None = None,
         service_account: Path = _SERVICE_ACCOUNT,
         strict: bool = False,
     ) -> None:
@@ -54,23 +56,24 @@ class Credentials:
         self._service_account = service_account
         self._strict = strict
         self._chosen = chosen
+        self._context = context
         self._issued: Issued | None = None
 
     @classmethod
-    def find(cls, kubeconfig: str | None, *, strict: bool = False) -> "Credentials":
+    def find(cls, kubeconfig: str | None, *, context: str | None = None, strict: bool = False) -> "Credentials":
         """An explicit kubeconfig, else the files of $KUBECONFIG, else ~/.kube/config, else the pod's service account.
 
         As kubectl has it: the pod's service account is used when the files name no context, or are not there. Raises
         ConfigurationError when there is nothing to use.
         """
         if kubeconfig:
-            return cls((kubeconfig,), strict=strict)
+            return cls((kubeconfig,), context=context, strict=strict)
         named = [path for path in os.environ.get("KUBECONFIG", "").split(os.pathsep) if path]
         files = named or [os.path.expanduser("~/.kube/config")]  # noqa: PTH111 - a user without a home has none
         # In a pod, the home directory may be somebody else's.
-        chosen = choose(files) if named or os.access(files[0], os.R_OK) else None
+        chosen = choose(files, context) if named or os.access(files[0], os.R_OK) else None
         if chosen is not None:
-            return cls(files, chosen=chosen, strict=strict)
+            return cls(files, chosen=chosen, context=context, strict=strict)
         host, port = (os.environ.get(f"KUBERNETES_SERVICE_{part}") for part in ("HOST", "PORT"))
         token = _SERVICE_ACCOUNT / "token"
         if host and port and token.is_file():
@@ -120,7 +123,7 @@ class Credentials:
     async def _read(self) -> tuple[Route, tuple[tuple[str, str], ...]]:
         if not self._files:
             return self._in_cluster()
-        self._chosen = self._chosen or choose(self._files)
+        self._chosen = self._chosen or choose(self._files, self._context)
         if self._chosen is None:
             raise ConfigurationError(f"no way to the kube-apiserver: {_nothing_in(self._files)}")
         return await self._as_chosen(self._chosen)

@@ -129,27 +129,31 @@ class _File(Struct, rename="kebab"):
     contexts: list[_NamedContext] | None = None
 
 
-def choose(files: Sequence[str]) -> Chosen | None:
-    """The cluster and the user of the current context; None when the files name no context.
+def choose(files: Sequence[str], context: str | None = None) -> Chosen | None:
+    """The cluster and the user of the `context`, else of the current one; None when the files name none.
 
     The first file that sets a current-context sets it, and the first that has an entry of a name has it; files that are
     missing or empty are skipped. Raises ConfigurationError for a file that cannot be read, and for what it says.
     """
-    read = [(path, found) for path in dict.fromkeys(files) if path and (found := _read(path)) is not None]
-    name = next((found.current_context for _, found in read if found.current_context), None)
+    read = [(path, content) for path in dict.fromkeys(files) if path and (content := _read(path)) is not None]
+    name = context or next((content.current_context for _, content in read if content.current_context), None)
     if name is None:
         return None
     contexts, clusters, users = dict[str, Named[Context]](), dict[str, Named[Cluster]](), dict[str, Named[User]]()
-    for path, found in reversed(read):
-        contexts |= _entries(path, "context", ((each.name, each.context or Context()) for each in found.contexts or ()))
-        clusters |= _entries(path, "cluster", ((each.name, each.cluster or Cluster()) for each in found.clusters or ()))
-        users |= _entries(path, "user", ((each.name, each.user or User()) for each in found.users or ()))
-    context = _named(contexts, name, "the current-context", files)
-    cluster = _named(clusters, context.value.cluster or "", f"the cluster of {context.where}", files)
+    for path, content in reversed(read):
+        contexts |= _entries(
+            path, "context", ((each.name, each.context or Context()) for each in content.contexts or ())
+        )
+        clusters |= _entries(
+            path, "cluster", ((each.name, each.cluster or Cluster()) for each in content.clusters or ())
+        )
+        users |= _entries(path, "user", ((each.name, each.user or User()) for each in content.users or ()))
+    found = _named(contexts, name, "the context" if context else "the current-context", files)
+    cluster = _named(clusters, found.value.cluster or "", f"the cluster of {found.where}", files)
     _check_cluster(cluster)
-    if not context.value.user:
+    if not found.value.user:
         return Chosen(cluster, None)
-    user = _named(users, context.value.user, f"the user of {context.where}", files)
+    user = _named(users, found.value.user, f"the user of {found.where}", files)
     _check_user(user)
     return Chosen(cluster, user)
 
