@@ -62,6 +62,10 @@ def test_the_documents_are_what_the_types_say() -> None:
         assert (ROOT / "docs" / name).read_text() == text, "run `make docs`"
 
 
+RETIRED = {"signal"}
+"""What the released version said of a topology, and readers pass over: a signal can be taken back, a fact cannot."""
+
+
 def test_every_recorded_event_has_its_channel_and_its_fields() -> None:
     """What the services have really said is where the document says, and has no field that it does not know."""
     document = asyncapi()
@@ -76,7 +80,7 @@ def test_every_recorded_event_has_its_channel_and_its_fields() -> None:
         message = document["components"]["messages"][name]
         assert record.headers["ce-type"] == message["headers"]["properties"]["ce-type"]["const"]
         schema = resolved(document, message["payload"])
-        assert unknown_fields(document, schema, json.loads(record.data)) == []
+        assert set(unknown_fields(document, schema, json.loads(record.data))) <= RETIRED
     assert heard == {*map(str, Fact), "outcome"}
 
 
