@@ -4,6 +4,7 @@ Everything else is the real one's: lists, and watches too once it is well again.
 """
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Final
@@ -43,15 +44,19 @@ def accepting(*lines: bytes, stay: bool) -> Answer:
 
 
 class Front:
-    """Listens on `url`, plain HTTP. `watches` and `lists` are how those are answered, None as the real one does."""
+    """Listens on `url`, plain HTTP. `watches` and `lists` are how those are answered, None as the real one does.
 
-    def __init__(self, url: str, real: str, http: aiohttp.ClientSession) -> None:
+    Nobody is told a token without TLS, so whoever comes is taken for the admin.
+    """
+
+    def __init__(self, url: str, real: str, token: str, http: aiohttp.ClientSession) -> None:
         self.url = url
         self.watches: Answer | None = None
         self.lists: Answer | None = None
         self.asked = 0
         """Watches that were asked for."""
         self._real = real
+        self._authorization = {"Authorization": f"Bearer {token}"}
         self._http = http
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
@@ -60,8 +65,7 @@ class Front:
         played = self.watches if watch else self.lists
         if played is not None:
             return await played(request)
-        authorization = {"Authorization": request.headers["Authorization"]}
-        async with self._http.get(f"{self._real}{request.rel_url}", headers=authorization) as real:
+        async with self._http.get(f"{self._real}{request.rel_url}", headers=self._authorization) as real:
             response = web.StreamResponse(status=real.status)
             writer = await response.prepare(request)
             assert writer is not None
@@ -81,7 +85,8 @@ async def standing_before(control_plane: ControlPlane) -> AsyncIterator[Front]:
     async with aiohttp.ClientSession(connector=connector, timeout=_UNLIMITED) as http:
         app = web.Application()
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1)
-        front = Front("", control_plane.url, http)
+        token = json.loads(control_plane.kubeconfig.read_text())["users"][0]["user"]["token"]
+        front = Front("", control_plane.url, token, http)
         app.router.add_route("*", "/{path:.*}", front.answer)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
