@@ -26,10 +26,11 @@ AT_ONCE = 24
 async def pairs(
     control_plane: ControlPlane, nats_server: NatsServer, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Mesh]:
-    """Two of each service."""
+    """Two of each service. The played operator may take its time to stamp 500 fences: nobody goes on without."""
+    patient = {"EXEUNT_LOG_LEVEL": "warning", "EXEUNT_FENCE_WAIT": "5m"}
     async with Mesh(tmp_path_factory.mktemp("mesh"), control_plane=control_plane, nats_url=nats_server.url) as mesh:
-        await start_all(mesh, 0, EXEUNT_LOG_LEVEL="warning")
-        await start_all(mesh, 1, EXEUNT_LOG_LEVEL="warning")
+        await start_all(mesh, 0, **patient)
+        await start_all(mesh, 1, **patient)
         yield mesh
 
 

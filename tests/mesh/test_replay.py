@@ -58,7 +58,11 @@ async def state_of(kubernetes: Kubernetes, namespace: str, bystander: Bystander)
         consumers = await bystander.streams.consumers_info(stream.config.name)
         state[stream.config.name] = (
             msgspec.to_builtins(vars(stream.state)),
-            [(info.name, info.delivered, info.ack_floor, info.num_ack_pending, info.num_pending) for info in consumers],
+            [
+                (info.name, info.delivered, info.ack_floor, info.num_ack_pending, info.num_pending)
+                for info in consumers
+                if "follower" not in info.name  # those of watchers that are no more go by themselves
+            ],
         )
     return state
 

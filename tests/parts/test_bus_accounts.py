@@ -185,6 +185,7 @@ async def test_a_paused_consumer_is_named_while_it_is_idle_too(
     heard: list[str] = []
     async with pulling(bus, stream.name, "d", heard) as loop:
         await until(lambda: loop.trouble is None, within=SECONDS)
+        assert await asyncio.to_thread(lambda: loop.trouble) is None  # as metrics ask, which have a thread
         pause = {"pause_until": (datetime.now(UTC) + timedelta(hours=1)).isoformat()}
         await bus.api(f"CONSUMER.PAUSE.{stream.name}.d", pause)
         resume = f"run `nats consumer resume {stream.name} d`"

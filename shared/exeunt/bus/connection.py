@@ -8,6 +8,7 @@ before a connection stands is `client`'s. `streams`,
 
 import asyncio
 import random
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -158,10 +159,14 @@ class Bus:
         )
 
     def are_acks_denied(self, stream: str, durable: str) -> bool:
-        """Whether the server forbade an ack of that consumer within the last minute. It comes again meanwhile."""
-        consumer, since = f".{stream}.{durable}.".lower(), asyncio.get_running_loop().time() - VIOLATION_MEMORY
+        """Whether the server forbade an ack of that consumer within the last minute. It comes again meanwhile.
+
+        Metrics ask this from a thread of their own, where there is no loop and the violations may grow.
+        """
+        consumer, since = f".{stream}.{durable}.".lower(), time.monotonic() - VIOLATION_MEMORY
         return any(
-            when >= since and 'publish to "$js.ack.' in text and consumer in text for when, text in self._violations
+            when >= since and 'publish to "$js.ack.' in text and consumer in text
+            for when, text in list(self._violations)
         )
 
     async def close(self, budget: float) -> None:

@@ -102,7 +102,7 @@ class PullLoop:
     def trouble(self) -> str | None:
         if self._trouble or self._standing:
             return self._trouble or self._standing
-        if self._bus.are_acks_denied(self._stream, self._durable):
+        if self._bus.are_acks_denied(self._stream, self._consumer):
             return (
                 f"permission denied for the acks of consumer {self._durable}: grant this user"
                 f" $JS.ACK.{self._stream}.{self._durable}.> and $JS.ACK.*.*.{self._stream}.{self._durable}.>"
