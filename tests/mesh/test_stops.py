@@ -12,7 +12,6 @@ from actors.bystander import Bystander
 from actors.call import Call
 from actors.engine import Staging
 from actors.kubernetes import Kubernetes, Object
-from actors.names import FENCE
 from actors.operator import CANCELED
 from actors.recorder import Recorder, State
 from actors.services import without
@@ -30,10 +29,6 @@ AT_ONCE = timedelta(seconds=5)
 Leave = Callable[[JetStreamContext, Call], Awaitable[None]]
 Stopped = Callable[..., Awaitable[State]]
 by_every_evidence = pytest.mark.parametrize("leave", EVERY_EVIDENCE.values(), ids=EVERY_EVIDENCE.keys())
-
-
-async def wait_fenced(call: Call) -> Object:
-    return await call.wait_until(lambda run: FENCE in run["metadata"].get("annotations", {}))
 
 
 def conditions_of(run: Object) -> dict[str, dict[str, Any]]:
@@ -73,7 +68,7 @@ async def test_a_canceled_call_ends_when_everyone_has_left(
 ) -> None:
     call = await Call.start(kubernetes, namespace, staging=Staging(started_ago=timedelta(seconds=132)))
     await call.cancel()
-    await wait_fenced(call)
+    await call.wait_fenced()
     await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)  # wait: the topology is up
     await bystander.wait_until_armed(call.uid)
     before = await call.get()
@@ -155,7 +150,7 @@ async def test_leaving_around_the_deadline_ends_each_call_once(
 
     async def leave_around_the_deadline(call: Call, offset: timedelta) -> None:
         await call.cancel()
-        fence = datetime.fromisoformat((await wait_fenced(call))["metadata"]["annotations"][FENCE])
+        fence = datetime.fromisoformat(await call.wait_fenced())
         await asyncio.sleep((fence + timeout + offset - datetime.now(UTC)).total_seconds())  # the race itself
         await everyone_leaves(bystander.streams, call)
 
