@@ -29,7 +29,6 @@ from exeunt.errors import UsageError
 from exeunt.metrics import INSTRUMENTS
 from exeunt.prometheus import Handler, metrics_endpoint
 from exeunt.proxies import proxy_for
-from exeunt.sampling import KeepLateAndFailed, RecordAll
 from exeunt.tracing import StopIds
 
 _EXPORTERS: Final = {"traces": ("otlp", "none"), "metrics": ("otlp", "none", "prometheus")}
@@ -70,8 +69,7 @@ def configure_telemetry(service: str) -> Telemetry:
     tracers = None
     for exporter in _exporters("traces"):
         tracers = TracerProvider(resource=resource, id_generator=StopIds(), shutdown_on_exit=False)
-        tracers.sampler = RecordAll(tracers.sampler)
-        tracers.add_span_processor(KeepLateAndFailed(BatchSpanProcessor(exporter)))
+        tracers.add_span_processor(BatchSpanProcessor(exporter))
         trace.set_tracer_provider(tracers)
     return Telemetry(tracers, meters, metrics_endpoint(reader, resource, INSTRUMENTS))
 
