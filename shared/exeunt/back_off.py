@@ -16,13 +16,13 @@ class BackOff(NamedTuple):
     first: float
     longest: float
 
-    def wait(self, failures: int, *, asked: float = 0) -> float:
+    def wait(self, failures: int, *, asked: float | None = None) -> float:
         """The seconds to wait after that many failures before this one: all of them, or down to half.
 
         Never less than what the other side has `asked` for (Retry-After), which is heard by all its clients at once.
         """
         most = min(self.longest, self.first * 2.0 ** min(failures, _MOST_DOUBLINGS))
-        return max(uniform(0.5, 1) * most, uniform(1, 1.2) * asked)  # noqa: S311 - spread, not secrecy
+        return max(uniform(0.5, 1) * most, uniform(1, 1.2) * (asked or 0))  # noqa: S311 - spread, not secrecy
 
 
 def spread(seconds: float) -> float:

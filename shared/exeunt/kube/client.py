@@ -252,7 +252,7 @@ class KubeClient:
                             raise
                         perhaps_done, last = perhaps_done or _perhaps_done(error), error
                         asked = error.retry_after if isinstance(error, ApiError) else None
-                    await asyncio.sleep(_BACK_OFF.wait(failures, asked=asked or 0))
+                    await asyncio.sleep(_BACK_OFF.wait(failures, asked=asked))
                     failures += 1
         except TimeoutError:
             pass
