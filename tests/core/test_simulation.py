@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from core.objects import FENCE_WAIT, NOW
 from core.simulation import ACTIONS, Action, Mesh, simulate
 from exeunt import bobrapet
-from exeunt.events import Fact
+from exeunt.events import Fact, episode_of
 from exeunt.rules import Case
 from exeunt.snapshot import RunState, read_run
 from exeunt.subjects import fact_subject
@@ -199,5 +199,5 @@ def test_the_shortest_way() -> None:
     assert (mesh.cluster.ends, mesh.cluster.steps) == ({1: 1}, {})
     run = read_run(mesh.cluster.run, first_seen=NOW, now=NOW, fence_wait=FENCE_WAIT)
     facts = [Fact.TOPOLOGY_ESTABLISHED, Fact.CANCEL_REQUESTED, Fact.TOPOLOGY_TERMINATED, Fact.RUN_TERMINAL]
-    said = [fact_subject(run.life_episode if fact is facts[0] else run.episode, fact) for fact in facts]
+    said = [fact_subject(episode_of(fact, run), fact) for fact in facts]
     assert list(mesh.stream.messages) == said
