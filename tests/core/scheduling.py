@@ -46,7 +46,7 @@ from exeunt_timeout_scheduler.commands import (
     Stored,
     StoryRead,
 )
-from exeunt_timeout_scheduler.deadlines import LEAD, LONGEST_SILENCE, Deadline, read_deadline, schedule
+from exeunt_timeout_scheduler.deadlines import LEAD, UNSETTLED, Deadline, read_deadline, schedule
 from exeunt_timeout_scheduler.machine import Scheduling
 from exeunt_timeout_scheduler.way import HEARD
 
@@ -167,7 +167,7 @@ class Scheduler:
         if asked.after:
             last = self._stream.messages[message.subject]
             waited = self._cluster.now - parse_instant(last.headers["ce-time"])
-            assert self._floor() >= asked.after or waited > LONGEST_SILENCE, "what is not settled is not said again"
+            assert self._floor() >= asked.after or waited > UNSETTLED, "what is not settled is not said again"
         return self._stream.publish(replace(message, expected_last_subject_sequence=asked.after))
 
     def _last(self, subject: str) -> Input:

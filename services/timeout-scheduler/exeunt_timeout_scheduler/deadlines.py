@@ -17,7 +17,11 @@ from exeunt.subjects import armed_subject, due_subject
 LEAD: Final = timedelta(milliseconds=300)
 """How far ahead of the deadline a schedule is armed: the server's scheduler ticks every 250 ms."""
 LONGEST_SILENCE: Final = timedelta(hours=1)
-"""After which an overdue run is published again, whatever is said against it."""
+"""Between two events of an overdue run, at the most."""
+UNSETTLED: Final = timedelta(minutes=5)
+"""For so long an event is taken for one that the terminators still have, if nothing says more of it: ten times what an
+ordinary redelivery takes, and short enough that a neighbour's failing writes keep nobody's stop waiting for long.
+"""
 
 
 class Deadline(Struct, frozen=True):

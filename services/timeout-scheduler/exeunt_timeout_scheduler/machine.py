@@ -47,7 +47,7 @@ from exeunt_timeout_scheduler.commands import (
     Stored,
     StoryRead,
 )
-from exeunt_timeout_scheduler.deadlines import LEAD, LONGEST_SILENCE, Deadline, closed, say_again_at
+from exeunt_timeout_scheduler.deadlines import LEAD, UNSETTLED, Deadline, closed, say_again_at
 from exeunt_timeout_scheduler.way import HEARD, TRANSITIONS, Result, State
 
 
@@ -206,7 +206,7 @@ class Scheduling:
 
     def _is_settled(self, floor: int, now: datetime) -> bool:
         """Whether the terminators are done with the last event, whatever became of it. Where another one that is older
-        keeps us from knowing that, an hour is enough.
+        keeps us from knowing that, some minutes are enough.
         """
         last = self._published
-        return last is None or last.sequence <= floor or now > last.stored_at + LONGEST_SILENCE
+        return last is None or last.sequence <= floor or now > last.stored_at + UNSETTLED
