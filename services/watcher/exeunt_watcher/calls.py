@@ -11,7 +11,7 @@ from exeunt import bobrapet
 from exeunt.bus import publisher
 from exeunt.bus.connection import Bus
 from exeunt.bus.errors import BusUnavailable, PublishRefused
-from exeunt.bus.publisher import last_message, message_at, publish
+from exeunt.bus.publisher import message_at, publish
 from exeunt.codec import fact_message
 from exeunt.events import Fact
 from exeunt.insist import insist
@@ -21,9 +21,9 @@ from exeunt.kube.models import StoryRun
 from exeunt.kube.resources import STORY_RUNS
 from exeunt.logs import bind_run
 from exeunt.metrics import FACTS, STOP_LATENESS
-from exeunt.recall import snapshot_of
+from exeunt.recall import recalled, snapshot_of
 from exeunt.snapshot import Snapshot
-from exeunt.subjects import RUNS, fact_subject
+from exeunt.subjects import RUNS
 from exeunt.tracing import sending
 from exeunt_watcher.commands import (
     AlreadyStored,
@@ -77,9 +77,8 @@ class Calls:
                     return Refused(asked)
             case Recall(event_type, snapshot):
                 bind_run(snapshot.run.episode)
-                subject = fact_subject(subject_episode(event_type, snapshot), event_type)
-                found = await self._insist(f"recall {event_type}", last_message, self._bus, RUNS, subject)
-                return Recalled(asked, snapshot_of(found))
+                of = subject_episode(event_type, snapshot)
+                return Recalled(asked, await self._insist(f"recall {event_type}", recalled, self._bus, of, event_type))
             case MessageAt(sequence, snapshot):
                 bind_run(snapshot.run.episode)
                 found = await self._insist("see who published the cancel", message_at, self._bus, RUNS, sequence)

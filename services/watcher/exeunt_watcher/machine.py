@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from itertools import chain
 from typing import Any, Final
 
+from exeunt.bobrapet import UNFINISHED
 from exeunt.events import Fact
 from exeunt.kube.changes import Change, Changed, Missing, Relisted, Removed
 from exeunt.kube.models import StoryRun
@@ -48,6 +49,11 @@ from exeunt_watcher.signals_heard import SignalsHeard
 
 RESOURCES: Final[tuple[Resource[Any], ...]] = (STORIES, TRANSPORT_BINDINGS, STEP_RUNS, STORY_RUNS)
 """What is watched, in every namespace."""
+
+
+def selector(resource: Resource[Any]) -> str | None:
+    """The field selector of a list: what has finished is not read. Watches have none (ADR 14)."""
+    return UNFINISHED if resource in (STEP_RUNS, STORY_RUNS) else None
 
 
 class Watching:
@@ -282,6 +288,10 @@ class Watching:
     def stops(self) -> list[tuple[datetime, Due]]:
         """The stops that are under way: when each was canceled, and when it is due."""
         return self._lateness.stops(self.canceled())
+
+    def peek(self, key: Key, now: datetime) -> Snapshot | None:
+        """The run as of now; None when no such run is known, or it has ended."""
+        return self._projection.peek(key, now)
 
     def canceled(self) -> list[Snapshot]:
         """The unfinished runs whose cancel was asked for, as they were last seen."""

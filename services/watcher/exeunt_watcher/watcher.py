@@ -8,20 +8,18 @@ from typing import Any, Final
 
 import structlog
 
-from exeunt.bobrapet import UNFINISHED
 from exeunt.bus.connection import Bus
 from exeunt.bus.delivery import Ack, Delivery
 from exeunt.errors import PoisonEvent
 from exeunt.kube.client import KubeClient
 from exeunt.kube.errors import Rewound
 from exeunt.kube.list_watch import ListWatch
-from exeunt.kube.resources import STEP_RUNS, STORY_RUNS
 from exeunt.settings import Settings
 from exeunt.signals import read_signal
 from exeunt_watcher.calls import Calls
 from exeunt_watcher.commands import AllSignalsHeard, Covered, GetRun, Input, Question, Restored, Seen, SignalHeard, Tick
 from exeunt_watcher.coverage import Coverage
-from exeunt_watcher.machine import RESOURCES, Watching
+from exeunt_watcher.machine import RESOURCES, Watching, selector
 from exeunt_watcher.measures import measure_stops, observe_watches
 
 _TICK: Final = 1.0
@@ -65,8 +63,9 @@ class Watcher:
         turns = asyncio.Semaphore(_LISTS_AT_ONCE)
         for namespace in self._namespaces:
             for resource in RESOURCES:
-                selector = UNFINISHED if resource in (STEP_RUNS, STORY_RUNS) else None
-                yield ListWatch(self._kube, resource, namespace=namespace, list_field_selector=selector, turns=turns)
+                yield ListWatch(
+                    self._kube, resource, namespace=namespace, list_field_selector=selector(resource), turns=turns
+                )
 
     def _waits(self) -> None:
         self.last_waited = asyncio.get_running_loop().time()
