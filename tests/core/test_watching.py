@@ -266,6 +266,16 @@ def test_what_a_watch_shows_meanwhile_is_newer_than_what_was_read(watched: Watch
     assert watched.machine.peek(CALL, NOW) is not None
 
 
+def test_a_run_that_is_unfinished_again_is_known_when_the_watch_shows_it(watched: Watched) -> None:
+    """Or it were for ever, where the watch ends before that and the run has finished once more before the next list."""
+    watched.recall(watched.start(story_run()))
+    (asked,) = watched.lists(STORY_RUNS, missing=[Missing(CALL, "uid-call")])
+    assert isinstance(asked, GetRun)
+    assert watched.hear(RunRead(asked, story_run(annotations=REDRIVEN))) == []
+    assert watched.machine.peek(CALL, NOW) is None
+    assert published(watched.changes(STORY_RUNS, story_run(fence=FENCE, annotations=REDRIVEN))) == [CANCEL]
+
+
 def test_a_run_that_cannot_be_read_is_forgotten(watched: Watched) -> None:
     watched.recall(watched.start(story_run()))
     (asked,) = watched.lists(STORY_RUNS, missing=[Missing(CALL, "uid-call")])
