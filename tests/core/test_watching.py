@@ -137,6 +137,13 @@ def test_a_run_that_was_listed_waits_for_all_that_is_remembered_of_it(watched: W
     assert not watched.machine.recalls({None})
 
 
+def test_a_run_that_is_deleted_while_it_waits_was_deleted_all_the_same(watched: Watched) -> None:
+    """Its deadline may be armed: somebody has published its cancel before."""
+    asked = watched.start(story_run(fence=FENCE))
+    assert published(watched.removes(STORY_RUNS, story_run(fence=FENCE))) == [Fact.RUN_DELETED]
+    assert watched.recall(asked, cancel_requested=snapshot()) == []
+
+
 def test_a_run_that_begins_later_waits_for_nothing(watched: Watched) -> None:
     watched.start()
     assert published(watched.changes(STORY_RUNS, story_run(fence=FENCE))) == [CANCEL]

@@ -127,7 +127,7 @@ class Watching:
             case RunRead(asked, run) if self._reading.get(asked.key) == asked.uid:
                 del self._reading[asked.key]
                 if run is None or run.metadata.uid != asked.uid:
-                    yield from self._deleted(asked.key, asked.uid)
+                    yield from self._deleted(asked.key, asked.uid, now)
                 elif run.status is not None and is_terminal(run.status.phase):
                     yield from self._touched(self._projection.story_run(run), now)
                 else:
@@ -169,29 +169,30 @@ class Watching:
                         yield GetRun(gone.key, gone.uid)
                 fresh = [key for key, uid in listed.items() if self._projection.uid(key) != uid]
                 for run in items:
-                    yield from self._take(run)
+                    yield from self._take(run, now)
                 yield from self._recall((key for key in fresh if self._covers(key[0])), now)
                 yield from self._touched(listed, now)
             case Changed(run):
-                yield from self._take(run)
+                yield from self._take(run, now)
                 yield from self._touched([run.metadata.key], now)
             case Removed(run):
-                yield from self._deleted(run.metadata.key, run.metadata.uid)
+                yield from self._deleted(run.metadata.key, run.metadata.uid, now)
             case Missing(key, uid):
-                yield from self._deleted(key, uid)
+                yield from self._deleted(key, uid, now)
 
-    def _take(self, run: StoryRun) -> Iterator[Command]:
+    def _take(self, run: StoryRun, now: datetime) -> Iterator[Command]:
         key = run.metadata.key
         self._reading.pop(key, None)
         known = self._projection.uid(key)
         if known not in (None, run.metadata.uid):
-            yield from self._deleted(key, known)
+            yield from self._deleted(key, known, now)
         self._projection.story_run(run)
 
-    def _deleted(self, key: Key, uid: str) -> Iterator[Command]:
+    def _deleted(self, key: Key, uid: str, now: datetime) -> Iterator[Command]:
         if self._projection.uid(key) not in (None, uid):
             return  # the news of an older run of this name
-        last = self._forget(key)
+        waiting = self._projection.peek(key, now) if key in self._recalling else None
+        last = self._forget(key) or waiting
         if last is not None and last.realtime:
             yield Publish(Fact.RUN_DELETED, last)
 
