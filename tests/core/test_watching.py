@@ -137,6 +137,13 @@ def test_a_run_that_was_listed_waits_for_all_that_is_remembered_of_it(watched: W
     assert not watched.machine.recalls({None})
 
 
+def test_a_run_does_not_take_the_answer_about_an_earlier_run_of_its_name_for_its_own(watched: Watched) -> None:
+    of_the_first = watched.start(story_run(fence=FENCE))
+    asked = watched.lists(STORY_RUNS, story_run(uid="another", fence=FENCE), missing=[Missing(CALL, "uid-call")])
+    assert watched.recall(of_the_first, topology_established=snapshot()) == []
+    assert published(watched.recall(asked)) == [CANCEL]
+
+
 def test_a_run_that_is_deleted_while_it_waits_was_deleted_all_the_same(watched: Watched) -> None:
     """Its deadline may be armed: somebody has published its cancel before."""
     asked = watched.start(story_run(fence=FENCE))
@@ -354,6 +361,13 @@ def test_whoever_published_the_cancel_first_may_not_have_known_that_the_topology
     first = cancel.snapshot if knew else replace(cancel.snapshot, topology=Topology(established=True))
     assert published(watched.hear(MessageRead(asked, first))) == ([] if knew else [TERMINATED])
     assert published(watched.hear(MessageRead(asked, None))) == [TERMINATED]
+
+
+def test_whoever_published_the_cancel_of_a_topology_that_is_up_does_not_matter(watched: Watched) -> None:
+    watched.recall(watched.start(story_run()))
+    (cancel,) = watched.changes(STORY_RUNS, story_run(fence=FENCE))
+    assert isinstance(cancel, Publish)
+    assert watched.hear(AlreadyStored(cancel, 7)) == []
 
 
 def test_what_holds_of_a_stop_is_offered_at_every_sweep_also_when_the_clock_is_set_back(watched: Watched) -> None:
