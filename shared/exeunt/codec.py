@@ -11,7 +11,7 @@ from exeunt.bus.messages import Message
 from exeunt.clock import format_instant
 from exeunt.episodes import Episode
 from exeunt.errors import PoisonEvent
-from exeunt.events import Fact, Outcome
+from exeunt.events import Fact, Outcome, episode_of
 from exeunt.snapshot import Snapshot
 from exeunt.subjects import fact_subject, outcome_subject
 
@@ -37,8 +37,7 @@ def fact_message(fact: Fact, snapshot: Snapshot, *, source: str, now: datetime, 
 
     `context` is W3C trace context for the headers.
     """
-    # A topology is established once in a life; everything else belongs to the episode.
-    episode = snapshot.run.life_episode if fact is Fact.TOPOLOGY_ESTABLISHED else snapshot.run.episode
+    episode = episode_of(fact, snapshot.run)
     return Message(
         subject=fact_subject(episode, fact),
         payload=msgspec.json.encode(snapshot),

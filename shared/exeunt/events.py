@@ -9,7 +9,8 @@ from typing import Final
 
 from msgspec import Struct
 
-from exeunt.snapshot import Snapshot
+from exeunt.episodes import Episode
+from exeunt.snapshot import RunState, Snapshot
 
 
 class Fact(StrEnum):
@@ -31,6 +32,11 @@ class Fact(StrEnum):
 
 STOPPING_FACTS: Final = (Fact.CANCEL_REQUESTED, Fact.TOPOLOGY_TERMINATED, Fact.DEADLINE_REACHED)
 """Facts on which a run may be finalized: the terminator hears these and no others."""
+
+
+def episode_of(fact: Fact, run: RunState) -> Episode:
+    """The episode that `fact` is said of: a topology is established once in a life, before any fence."""
+    return run.life_episode if fact is Fact.TOPOLOGY_ESTABLISHED else run.episode
 
 
 class Verdict(StrEnum):

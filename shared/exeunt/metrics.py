@@ -1,8 +1,8 @@
 """Every metric of Exeunt, in one table: what Grafana shows and alerts use.
 
-The instruments are OpenTelemetry's, so that the same figures go to Prometheus (`prometheus`) and over OTLP
-(`telemetry`); their names already follow Prometheus. Labels have few values, all known in advance: runs are found
-through exemplars, which link to the trace. docs/metrics.md is generated from this table.
+The same figures go to Prometheus (`prometheus`) and over OTLP (`telemetry`), under the names that Prometheus wants.
+Labels have few values, all known in advance: runs are found through exemplars, which link to the trace. docs/metrics.md
+is generated from this table.
 """
 
 from typing import Final

@@ -16,6 +16,19 @@ def belongs_to(step_run: StepRun, run_uid: str) -> bool:
     return not owners or run_uid in owners
 
 
+def undeleted(step_runs: Iterable[StepRun], run_uid: str) -> list[StepRun]:
+    """Those of `step_runs` that are this run's and not on their way out."""
+    return [
+        step_run
+        for step_run in step_runs
+        if belongs_to(step_run, run_uid) and step_run.metadata.deletion_timestamp is None
+    ]
+
+
+def is_finished(step_run: StepRun) -> bool:
+    return bobrapet.is_terminal(step_run.status.phase if step_run.status else None)
+
+
 def is_live_binding(binding: TransportBinding, run_uid: str) -> bool:
     """Whether a TransportBinding is a live connection of this very run."""
     ref = binding.spec.story_run_ref
@@ -32,11 +45,6 @@ def step_runs_to_delete(
     streaming = {binding.spec.engram_name for binding in bindings if is_live_binding(binding, run_uid)}
     return tuple(
         StepRunRef(step_run.metadata.name, step_run.metadata.uid)
-        for step_run in step_runs
-        if belongs_to(step_run, run_uid)
-        and step_run.metadata.deletion_timestamp is None
-        and (
-            not bobrapet.is_terminal(step_run.status.phase if step_run.status else None)
-            or step_run.metadata.name in streaming
-        )
+        for step_run in undeleted(step_runs, run_uid)
+        if not is_finished(step_run) or step_run.metadata.name in streaming
     )

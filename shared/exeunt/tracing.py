@@ -6,8 +6,8 @@ having heard of it, and W3C trace context in the message headers joins the hops 
 trace in `StoryRun.status.trace` (contract §6); where it does, the first span is a child of that.
 
 A hop is one short span, never open over a wait. Where a wait lies between, as between the arming of a deadline and its
-instant, the later hop is a child of the first span and links to the earlier one. `semconv` has the names, `sampling`
-decides what is exported, `telemetry` where to. Where nothing is exported a hop costs next to nothing.
+instant, the later hop is a child of the first span and links to the earlier one. `semconv` has the names, `telemetry`
+decides where they go. Where nothing is exported a hop costs next to nothing.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,9 +18,10 @@ from hashlib import sha256
 from typing import Final, NamedTuple
 
 from opentelemetry import propagate, trace
-from opentelemetry.context import Context, set_value
+from opentelemetry.context import Context
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.trace import (
     INVALID_SPAN,
     Link,
@@ -35,11 +36,10 @@ from opentelemetry.trace import (
 from exeunt import __version__, semconv
 from exeunt.clock import format_instant, parse_instant
 from exeunt.events import Decided, Fact
-from exeunt.sampling import AS_FIRST
 from exeunt.snapshot import Snapshot
 
 LATE_AFTER: Final = timedelta(seconds=1)
-"""The service level that is promised: a stop ends within a second of its cause. Traces of later ones are kept."""
+"""The service level that is promised: a stop ends within a second of its cause. Later ones are marked."""
 
 _tracer: Final = trace.get_tracer("exeunt", __version__)
 
@@ -49,6 +49,7 @@ class Hop:
 
     def __init__(self, span: Span, headers: dict[str, str]) -> None:
         self.headers = headers
+        self.dropped = False
         self._span = span
 
     def attribute(self, name: str, value: str | float) -> None:
@@ -78,8 +79,11 @@ class Hop:
         self._span.set_status(StatusCode.ERROR, str(why))
 
     def drop(self) -> None:
-        """The hop did nothing, as when somebody else had said the fact: its span would only blur the picture."""
-        self._span.set_attribute(semconv.DROPPED, True)
+        """The hop did nothing, as when somebody else had said the fact: its span would only blur the picture.
+
+        It is never ended, and so never exported.
+        """
+        self.dropped = True
 
 
 _UNTRACED: Final = Hop(INVALID_SPAN, {})
@@ -214,10 +218,15 @@ def _hop(
     attributes: Mapping[str, str | int],
     links: Sequence[Link] = (),
 ) -> Iterator[Hop]:
-    with _tracer.start_as_current_span(name, context, kind, attributes, links) as span:
-        headers: dict[str, str] = {}
-        propagate.inject(headers)
-        yield Hop(span, headers)
+    span = _tracer.start_span(name, context, kind, attributes, links)
+    hop = Hop(span, {})
+    try:
+        with trace.use_span(span):
+            propagate.inject(hop.headers)
+            yield hop
+    finally:
+        if not hop.dropped:
+            span.end()
 
 
 def _is_tracing() -> bool:
@@ -270,8 +279,18 @@ def _stop_context(snapshot: Snapshot) -> Context:
     run = trace.get_current_span(_run_context(snapshot)).get_span_context()
     if run.is_valid:
         first = _remote(run.trace_id, ids.span_id, sampled=run.trace_flags.sampled)
-        return trace.set_span_in_context(first, Context())
-    return set_value(AS_FIRST, True, trace.set_span_in_context(_remote(*ids, sampled=False), Context()))
+    else:
+        first = _remote(*ids, sampled=_samples(ids.trace_id))
+    return trace.set_span_in_context(first, Context())
+
+
+def _samples(trace_id: int) -> bool:
+    """What the sampler says of the first span of this trace, whoever made that: it goes by the id."""
+    provider = trace.get_tracer_provider()
+    if not isinstance(provider, TracerProvider):
+        return False
+    asked = provider.sampler.should_sample(None, trace_id, f"send {Fact.CANCEL_REQUESTED}")
+    return asked.decision is Decision.RECORD_AND_SAMPLE
 
 
 def _remote(trace_id: int, span_id: int, *, sampled: bool) -> Span:

@@ -1,9 +1,10 @@
-"""One stop from end to end without I/O: the terminator's real machine and the other deciding modules, with everything
-around them in an order that hypothesis chooses (`simulation`).
+"""One stop from end to end without I/O: the real machines of terminator and timeout-scheduler, and the watcher's
+deciding modules, with everything around them in an order that hypothesis chooses (`simulation`).
 
 Whatever the order: a run is ended at most once in each life, and once in the end; never before its cancel and fence,
 never while it is opted out, never while its topology is up and its deadline has not come; no StepRun goes before that,
-none of a later life ever, and in the end none is left. Each of these promises is broken on purpose, and found out.
+none of a later life ever, and in the end none is left; a deadline is the one of the cancel, and is not said again while
+it is not settled. Each of these promises is broken on purpose, and found out.
 """
 
 import random
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from core.objects import FENCE_WAIT, NOW
 from core.simulation import ACTIONS, Action, Mesh, simulate
 from exeunt import bobrapet
-from exeunt.events import Fact
+from exeunt.events import Fact, episode_of
 from exeunt.rules import Case
 from exeunt.snapshot import RunState, Topology, read_run
 from exeunt.subjects import fact_subject
@@ -26,6 +27,8 @@ from exeunt_terminator import decision, evidence, machine
 from exeunt_terminator.commands import Ack
 from exeunt_terminator.finalize import finalizing_patch
 from exeunt_terminator.stop import TRANSITIONS, Result, State
+from exeunt_timeout_scheduler import way
+from exeunt_timeout_scheduler.machine import Scheduling
 from exeunt_watcher import projection
 
 MOST_SEEDS: Final = 3000
@@ -52,7 +55,7 @@ def test_one_seed_decides_everything() -> None:
 
 
 def broken_promises() -> Iterator[str]:
-    """What simulations say that find something wrong."""
+    """What simulations say that find something wrong: a bug may break one promise first, and then another."""
     for seed in range(MOST_SEEDS):
         try:
             seeded(seed)
@@ -171,6 +174,28 @@ BUGS: Final[dict[str, tuple[Bug, str]]] = {
         lambda patch: without_rules(patch, "deadline"),
         "every stop ends",
     ),
+    "a deadline is not held": (
+        lambda patch: patch.setattr(Scheduling, "_hold", lambda *_: way.Result.INSTANT),
+        "no run is ended early",
+    ),
+    "nothing is armed that was lost": (
+        lambda patch: patch.setitem(
+            way.TRANSITIONS[way.State.LOOKING_BACK], way.Result.NEVER_PUBLISHED, way.State.DONE
+        ),
+        "every stop ends",
+    ),
+    "an edit of the Story after the cancel moves the deadline": (
+        lambda patch: patch.setattr(Scheduling, "_as_published", lambda *_: None),
+        "the deadline is the one of the cancel",
+    ),
+    "an overdue run is not said again": (
+        lambda patch: patch.setitem(way.TRANSITIONS[way.State.LOOKING_BACK], way.Result.OVERDUE, way.State.DONE),
+        "every stop ends",
+    ),
+    "an overdue run is said again while terminators have the last event": (
+        lambda patch: patch.setattr(Scheduling, "_is_settled", lambda *_: True),
+        "what is not settled is not said again",
+    ),
     "another's write is taken for an own one": (
         lambda patch: patch.setattr(machine, "format_status_time", lambda _: "2026-11-24T18:13:33Z"),
         "what is recorded as written was written",
@@ -203,5 +228,5 @@ def test_the_shortest_way() -> None:
     assert (mesh.cluster.ends, mesh.cluster.steps) == ({1: 1}, {})
     run = read_run(mesh.cluster.run, first_seen=NOW, now=NOW, fence_wait=FENCE_WAIT)
     facts = [Fact.TOPOLOGY_ESTABLISHED, Fact.CANCEL_REQUESTED, Fact.TOPOLOGY_TERMINATED, Fact.RUN_TERMINAL]
-    said = [fact_subject(run.life_episode if fact is facts[0] else run.episode, fact) for fact in facts]
+    said = [fact_subject(episode_of(fact, run), fact) for fact in facts]
     assert list(mesh.stream.messages) == said

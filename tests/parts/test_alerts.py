@@ -45,7 +45,7 @@ def rules(tmp_path: Path) -> Path:
 
 
 def promtool(binaries: PrometheusBinaries, *words: str | Path) -> None:
-    ran = subprocess.run([binaries.promtool, *words], capture_output=True, text=True, check=False, timeout=60)
+    ran = subprocess.run([binaries.promtool, *words], capture_output=True, text=True, check=False, timeout=110)
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 

@@ -114,6 +114,17 @@ async def test_a_lost_server_is_told_and_forgotten_when_it_is_back(
     ]
 
 
+async def test_whoever_is_cancelled_in_the_moment_of_its_answer_is_cancelled(bus: Bus) -> None:
+    await bus.api("INFO")  # nats-py has its inbox now
+    asking = asyncio.create_task(bus.api("INFO"))
+    while not bus.nc._resp_map:  # noqa: ASYNC110 - nats-py tells nobody
+        await asyncio.sleep(0)
+    (answer,) = bus.nc._resp_map.values()
+    answer.add_done_callback(lambda _: asking.cancel())
+    await asyncio.wait({asking}, timeout=A_BUSY_MACHINE)
+    assert asking.cancelled()
+
+
 async def test_a_denied_publish_names_the_subject(guarded: NatsServer) -> None:
     async with guarded:
         bus = await as_user(guarded, "few")

@@ -12,16 +12,15 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler, TraceIdRatioBased
-from opentelemetry.trace import SpanKind, TraceFlags
+from opentelemetry.trace import SpanKind, StatusCode, TraceFlags
 
 from exeunt import telemetry, tracing
 from exeunt.errors import UsageError
 from exeunt.events import Decided, Fact, Verdict
 from exeunt.kube.models import TraceInfo
-from exeunt.sampling import KeepLateAndFailed, RecordAll
 from exeunt.shutdown_timeout import ShutdownTimeout
 from exeunt.snapshot import RunState, Snapshot, StoryState
-from exeunt.tracing import Hop, StopIds, apart, calling, due, latency, processing, sending, sweeping
+from exeunt.tracing import StopIds, apart, calling, due, latency, processing, sending, sweeping
 
 CANCELED = Snapshot(
     run=RunState(
@@ -59,9 +58,9 @@ class Exported:
     def restart(self, sampler: Sampler = DEFAULT) -> None:
         """As configured by `telemetry`, in a process that has seen nothing of the others."""
         provider = TracerProvider(
-            sampler=RecordAll(sampler), id_generator=StopIds(), resource=Resource({}), shutdown_on_exit=False
+            sampler=sampler, id_generator=StopIds(), resource=Resource({}), shutdown_on_exit=False
         )
-        provider.add_span_processor(KeepLateAndFailed(SimpleSpanProcessor(self._memory)))
+        provider.add_span_processor(SimpleSpanProcessor(self._memory))
         self._monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
         self._monkeypatch.setattr(tracing, "_tracer", provider.get_tracer("exeunt"))
 
@@ -199,33 +198,35 @@ def test_a_request_is_a_span_within_a_hop_and_none_outside(exported: Exported) -
     assert parent(exported.spans[0]) == ids(exported.spans[1])
 
 
-def a_hop(hop_ends: str, sent: Hop) -> None:
-    with processing(Fact.CANCEL_REQUESTED, CANCELED, sent.headers, consumer="terminator", delivery=1) as hop:
-        with calling("PATCH", "/inside", "server") as request:
-            if hop_ends == "with a failed request":
-                request.failed("500")
-        if hop_ends == "failed":
-            hop.failed(RuntimeError("no"))
-        if hop_ends in ("late", "on time"):
-            latency(timedelta(seconds=1.1 if hop_ends == "late" else 0.9))
+@pytest.mark.parametrize(("seconds", "late"), [(0.9, set()), (1.1, {"exeunt.late"})])
+def test_a_hop_that_finds_its_stop_late_is_marked(exported: Exported, seconds: float, late: set[str]) -> None:
+    with processing(Fact.CANCEL_REQUESTED, CANCELED, {}, consumer="terminator", delivery=1):
+        latency(timedelta(seconds=seconds))
+    attributes = exported.one("process cancel-requested").attributes or {}
+    assert attributes["exeunt.stop.latency"] == seconds
+    assert {"exeunt.late"} & attributes.keys() == late
 
 
-@pytest.mark.parametrize("hop_ends", ["late", "failed", "with a failed request"])
-def test_a_hop_that_is_late_or_failed_is_kept_whatever_the_sampler_says(exported: Exported, hop_ends: str) -> None:
+def test_a_hop_that_fails_says_why(exported: Exported) -> None:
+    with processing(Fact.CANCEL_REQUESTED, CANCELED, {}, consumer="terminator", delivery=1) as hop:
+        hop.failed(LookupError("no"))
+    with pytest.raises(RuntimeError), sweeping(CANCELED):
+        raise RuntimeError("a bug")
+    told = {span.name: (span.status.status_code, span.status.description) for span in exported.spans}
+    assert told == {
+        "process cancel-requested": (StatusCode.ERROR, "no"),
+        "sweep": (StatusCode.ERROR, "RuntimeError: a bug"),
+    }
+
+
+def test_what_the_sampler_drops_is_not_exported_and_whoever_follows_hears_of_it(exported: Exported) -> None:
     exported.restart(ALWAYS_OFF)
-    with sending(Fact.CANCEL_REQUESTED, CANCELED) as sent:
-        pass
-    a_hop(hop_ends, sent)
-    assert [span.name for span in exported.spans] == ["PATCH /inside", "process cancel-requested"]
-    assert all(span.context is not None and span.context.trace_flags.sampled for span in exported.spans)
-    assert ids(exported.spans[0])[0] == int(sent.headers["traceparent"].split("-")[1], 16)
-
-
-def test_a_hop_that_is_on_time_is_dropped_where_the_sampler_says_so(exported: Exported) -> None:
-    exported.restart(ALWAYS_OFF)
-    with sending(Fact.CANCEL_REQUESTED, CANCELED) as sent:
-        pass
-    a_hop("on time", sent)
+    with (
+        sending(Fact.CANCEL_REQUESTED, CANCELED) as sent,
+        processing(Fact.CANCEL_REQUESTED, CANCELED, sent.headers, consumer="terminator", delivery=1),
+        calling("PATCH", "/inside", "server") as request,
+    ):
+        request.failed("500")
     assert exported.spans == []
     assert not int(sent.headers["traceparent"].split("-")[3], 16) & TraceFlags.SAMPLED
 

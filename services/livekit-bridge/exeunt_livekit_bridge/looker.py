@@ -1,7 +1,6 @@
 """Carries out the commands of a look: asks LiveKit, reads and writes the stream SIGNALS, waits. `machine` decides."""
 
 import asyncio
-import random
 from datetime import UTC, datetime
 from typing import Final
 
@@ -11,6 +10,7 @@ from opentelemetry.trace import SpanKind
 from structlog.contextvars import bind_contextvars
 
 from exeunt import semconv
+from exeunt.back_off import spread
 from exeunt.bus.connection import Bus
 from exeunt.bus.delivery import Ack, Delivery, Retry
 from exeunt.bus.errors import BusUnavailable, PublishRefused
@@ -87,7 +87,7 @@ class Looker:
         LIVEKIT_LOOKS.add(result=str(looking.result))
         if isinstance(command, Done):
             return Ack()
-        return Retry(command.after * random.uniform(0.75, 1.25), str(looking.result))  # noqa: S311 - spread, not secrecy
+        return Retry(spread(command.after), str(looking.result))
 
     async def _look(self, looking: Looking, hop: Hop, *, heard: datetime | None) -> Done | LookAgain:
         """To the end of the look. `heard` is when the webhook came that led to it; None when it was the timer."""

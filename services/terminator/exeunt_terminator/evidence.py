@@ -6,12 +6,11 @@ was said need not be so when it is acted on. Stale heartbeats are not looked at 
 
 from collections.abc import Iterable
 
-from exeunt import bobrapet
 from exeunt.hub import topology_terminated
 from exeunt.kube.models import StepRun, TransportBinding
 from exeunt.signals import Signal, newest
 from exeunt.snapshot import EvidenceKind, RunState, Topology
-from exeunt.step_runs import belongs_to, is_live_binding
+from exeunt.step_runs import is_finished, is_live_binding, undeleted
 
 
 def still_said_by_the_hub(run: RunState) -> bool:
@@ -26,12 +25,7 @@ def still_no_bindings(run: RunState, bindings: Iterable[TransportBinding]) -> bo
 
 def still_no_step_runs(run: RunState, step_runs: Iterable[StepRun]) -> bool:
     """`step_runs` are those that name the run."""
-    return not any(
-        belongs_to(step_run, run.uid)
-        and step_run.metadata.deletion_timestamp is None
-        and not bobrapet.is_terminal(step_run.status.phase if step_run.status else None)
-        for step_run in step_runs
-    )
+    return all(map(is_finished, undeleted(step_runs, run.uid)))
 
 
 def still_signaled(run: RunState, signals: Iterable[Signal], *, before: bool) -> bool:

@@ -7,7 +7,6 @@ before a connection stands is `client`'s. `streams`,
 """
 
 import asyncio
-import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -19,6 +18,7 @@ import structlog
 from nats.aio.client import Server
 from nats.aio.msg import Msg
 
+from exeunt.back_off import BackOff, spread
 from exeunt.bus.client import NatsClient
 from exeunt.bus.credentials import Tls, read_user
 from exeunt.bus.errors import ApiRefused, BusClosed, BusError, BusUnavailable, NoResponders, PermissionDenied
@@ -28,7 +28,7 @@ from exeunt.errors import UsageError
 from exeunt.metrics import NATS_ERRORS, NATS_RECONNECTS
 
 PING_INTERVAL = 10  # seconds; two unanswered pings make the peer dead
-RECONNECT_CEILING = 1.0  # seconds between two attempts at the most
+RECONNECT = BackOff(0.1, 1)
 VIOLATION_MEMORY = 60.0  # seconds for which a denied ack counts: by then it would be denied again
 REPEAT_SILENCE = 30.0  # seconds for which an identical error is counted, not logged
 
@@ -224,8 +224,7 @@ class Bus:
     def _next_server(self, pool: list[Server], _info: dict[str, Any]) -> tuple[Server, float]:
         """The server tried least, after a wait that doubles with its failures and is never the same twice."""
         server = min(pool, key=lambda candidate: candidate.reconnects)
-        wait = min(RECONNECT_CEILING, 0.1 * 2 ** min(server.reconnects, 10))
-        return server, wait * random.uniform(0.5, 1.0)  # noqa: S311 - spread, not secrecy
+        return server, RECONNECT.wait(server.reconnects)
 
     async def _on_reconnected(self) -> None:
         NATS_RECONNECTS.add()
@@ -284,7 +283,7 @@ async def connect(
             "tls_handshake_first": tls.first,
             "connect_timeout": connect_timeout,
             # Before the first connection nats-py knows a constant wait only: let every process have another.
-            "reconnect_time_wait": RECONNECT_CEILING * random.uniform(0.5, 1.0),  # noqa: S311 - spread, not secrecy
+            "reconnect_time_wait": spread(RECONNECT.longest),
         }
     )
     # Its first step is made in any case, in which nats-py takes in the inbox prefix.

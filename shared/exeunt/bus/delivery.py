@@ -5,7 +5,6 @@ code needs neither NATS nor this package's loops.
 """
 
 import dataclasses
-import random
 from datetime import datetime
 from typing import Final
 
@@ -15,7 +14,9 @@ import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-_LONGEST_RETRY: Final = 30.0
+from exeunt.back_off import BackOff
+
+_BACK_OFF: Final = BackOff(2, 30)
 
 log = structlog.get_logger(__name__)
 
@@ -38,7 +39,7 @@ def again(num_delivered: int, reason: object) -> Retry:
 
 def back_off(num_delivered: int) -> float:
     """Seconds: twice as long after each delivery, 30 s at the most, with jitter."""
-    return min(_LONGEST_RETRY, 2.0 ** min(num_delivered, 10)) * random.uniform(0.5, 1)  # noqa: S311 - jitter
+    return _BACK_OFF.wait(num_delivered - 1)
 
 
 class DeadLetter(msgspec.Struct, frozen=True):

@@ -3,12 +3,12 @@ look well. `pull` asks now and then, beside its loop; whoever has to have heard 
 """
 
 import asyncio
-import random
 from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
 import structlog
 
+from exeunt.back_off import spread
 from exeunt.bus.connection import Bus
 from exeunt.bus.errors import BusError
 from exeunt.metrics import CONSUMER_PENDING, CONSUMER_UNSETTLED
@@ -39,7 +39,7 @@ async def report_lag(bus: Bus, stream: str, consumer: str, label: str, tell: Cal
             if trouble != told:
                 log.warning("bus.consumer_stands", consumer=label, trouble=trouble)
             told = trouble
-        await asyncio.sleep(_INTERVAL * random.uniform(0.8, 1.2))  # noqa: S311 - spread, not secrecy
+        await asyncio.sleep(spread(_INTERVAL))
 
 
 async def caught_up(bus: Bus, stream: str, consumer: str) -> None:

@@ -8,15 +8,14 @@ streams.
 
 import asyncio
 import contextlib
-import random
 import re
 from datetime import datetime
 
 import msgspec
 import nats.errors
-import stamina
 import structlog
 
+from exeunt.back_off import BackOff
 from exeunt.bus.connection import Bus
 from exeunt.bus.errors import BusError, BusUnavailable, NoResponders, PermissionDenied, PublishRefused
 from exeunt.bus.messages import Message
@@ -25,6 +24,7 @@ from exeunt.metrics import NATS_ERRORS
 WRONG_LAST_SEQUENCE = 10071
 WRONG_LAST_SEQUENCE_UNKNOWN = 10164  # a rival's message is being replicated; its sequence is not known yet
 
+_BACK_OFF = BackOff(0.1, 2)
 _RECREATE_PATIENCE = 1.0  # seconds for looking after a missing stream between two tries
 
 log = structlog.get_logger(__name__)
@@ -75,38 +75,24 @@ async def publish(bus: Bus, message: Message, *, deadline: float) -> Stored | Al
     """
     since = asyncio.get_running_loop().time()
     last: BusUnavailable | None = None
-    # stamina would look at the clock only after its waits, so the deadline is kept here.
+    failures = 0
     time_limit = asyncio.timeout_at(since + deadline)
     try:
         async with time_limit:
-            try:
-                return await _publish_once(bus, message, 1.0)  # mostly enough; what retries is not worth its cost here
-            except BusUnavailable as unavailable:
-                last = unavailable
-            await asyncio.sleep(random.uniform(0.05, 0.15))  # noqa: S311 - jitter
-            async for attempt in stamina.retry_context(
-                on=BusUnavailable,
-                attempts=None,
-                timeout=None,
-                wait_initial=0.05,
-                wait_max=2.0,
-                wait_jitter=0.1,
-            ):
-                with attempt:
+            while True:
+                try:
                     # First tries are short: a request that died with the server is not worth waiting for.
-                    patience = min(2.0**attempt.num, 5.0)
-                    try:
-                        return await _publish_once(bus, message, patience)
-                    except BusUnavailable as unavailable:
-                        last = unavailable
-                        raise
+                    return await _publish_once(bus, message, min(2.0 ** min(failures, 3), 5.0))
+                except BusUnavailable as unavailable:
+                    last = unavailable
+                await asyncio.sleep(_BACK_OFF.wait(failures))
+                failures += 1
     except TimeoutError:
         if not time_limit.expired():
             raise
         if bus.is_denied(message.subject, since=since):
             raise PermissionDenied(f"permission denied for subject {message.subject}") from last
         raise BusUnavailable(f"not stored on {message.subject} within {deadline:g} s: {last or 'no answer'}") from last
-    raise AssertionError("unreachable: the loop returns or raises")
 
 
 async def _publish_once(bus: Bus, message: Message, patience: float) -> Stored | AlreadyStored:

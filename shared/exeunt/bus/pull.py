@@ -8,7 +8,6 @@ handlers see and say, `settle` tells the server.
 
 import asyncio
 import contextlib
-import random
 import re
 from collections.abc import Awaitable, Callable
 
@@ -18,6 +17,7 @@ import structlog
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
+from exeunt.back_off import BackOff
 from exeunt.bus.connection import Bus
 from exeunt.bus.delivery import DeadLetter, Delivery, Retry, Verdict
 from exeunt.bus.errors import BusUnavailable, NoResponders, PublishRefused
@@ -29,7 +29,7 @@ from exeunt.metrics import expect_deliveries
 HEARTBEAT = 0.8  # seconds between the server's signs of life on an idle pull
 SILENCE = 2.5 * HEARTBEAT  # without any of them, the pull is taken for lost
 PULL_EXPIRES = 30.0  # seconds a pull waits at the server
-BACKOFF_CEILING = 1.0  # seconds between two tries to get the consumer back
+BACK_OFF = BackOff(0.05, 1)  # between two tries to get the consumer back
 
 log = structlog.get_logger(__name__)
 
@@ -161,9 +161,8 @@ class PullLoop:
                 if str(trouble) != self._trouble:
                     log.warning("bus.pull_interrupted", consumer=self._durable, trouble=str(trouble))
                 self._trouble = str(trouble)
-                wait = min(BACKOFF_CEILING, 0.05 * 2 ** min(self._failures, 10))
                 self._failures += 1
-                await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311 - spread, not secrecy
+                await asyncio.sleep(BACK_OFF.wait(self._failures - 1))
 
     async def _connection(self) -> None:
         """Wait for the connection as long as it takes, with signs of life."""

@@ -15,7 +15,7 @@ from exeunt.clock import parse_instant
 from exeunt.codec import TYPE_PREFIX, VERSION, read_fact
 from exeunt.episodes import Episode
 from exeunt.errors import PoisonEvent
-from exeunt.events import Fact, Outcome
+from exeunt.events import Fact, Outcome, episode_of
 from exeunt.history.record import Problem, Record
 from exeunt.snapshot import Snapshot
 from exeunt.subjects import fact_subject, outcome_subject
@@ -65,9 +65,7 @@ def understand(record: Record) -> Event:
     if attributes.type == _OUTCOME_TYPE:
         return _outcome(record, at, service, attributes)
     said = read_fact(record.headers, record.data)
-    run = said.snapshot.run
-    # As it was said (`codec`): a topology is established once in a life.
-    episode = run.life_episode if said.fact is Fact.TOPOLOGY_ESTABLISHED else run.episode
+    episode = episode_of(said.fact, said.snapshot.run)
     if record.subject != fact_subject(episode, said.fact):
         raise PoisonEvent(f"{said.fact} of {episode} on the subject of something else, {record.subject}")
     return SaidFact(record, at, service, episode, said.fact, said.snapshot)

@@ -20,13 +20,13 @@ from typing import Final, Generic, NamedTuple
 import msgspec
 import structlog
 
+from exeunt.back_off import BackOff
 from exeunt.kube.changes import Change, Changed, Missing, Relisted, Removed
 from exeunt.kube.client import KubeClient, Listing
 from exeunt.kube.errors import ApiError, ApiUnavailable, Forbidden, NotFound, Rewound, Silent, Undecodable, api_error
 from exeunt.kube.resources import Resource, T
 
-_FIRST_DELAY: Final = 0.25  # seconds; doubled after every failure in a row
-_LONGEST_DELAY: Final = 30.0
+_BACK_OFF: Final = BackOff(0.25, 30)
 _HEALTHY: Final = 10.0  # seconds that a watch must live for the next failure to count as the first
 _PUNCTUAL: Final = 1.0  # seconds that a watch may end before we think it was to: the server began to count first
 
@@ -144,17 +144,15 @@ class ListWatch(Generic[T]):
 
     async def _wait(self, trouble: ApiError | ApiUnavailable | None, failures: int) -> int:
         """Back off, visibly; returns how many failures there were in a row."""
-        longest = min(_LONGEST_DELAY, _FIRST_DELAY * 2**failures)
-        delay = _spread(longest / 2, longest)
-        if isinstance(trouble, ApiError) and trouble.retry_after:
-            delay = max(delay, _spread(1, 1.2) * min(trouble.retry_after, _LONGEST_DELAY))
+        asked = trouble.retry_after if isinstance(trouble, ApiError) else None
+        delay = _BACK_OFF.wait(failures, asked=min(asked or 0, _BACK_OFF.longest))
         if trouble is not None:
             self.interruptions += 1
             self.error = str(trouble)
             self.refused = isinstance(trouble, (Forbidden, NotFound))
             self._log.warning("watch interrupted", error=self.error, retry_in=round(delay, 3))
         await asyncio.sleep(delay)
-        return min(failures + 1, 16)
+        return failures + 1
 
     def _well(self) -> None:
         self.error, self.refused = None, False
