@@ -95,6 +95,9 @@ class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True):
     next_at: str | None = None
     """When the fact is tried again (RFC 3339), after a refusal that may pass; None when this answer is the last."""
 
+    without_bus: bool = False
+    """Whether JetStream was away: decided from what the terminator watched itself, and recorded later (ADR 25)."""
+
     @property
     def dry_run(self) -> bool:
         """Whether nothing was written, because it was to be recorded only."""

@@ -56,6 +56,21 @@ KUBERNETES_EVENTS: Final = Counter(
     services="terminator",
     labels=("result",),
 )
+WITHOUT_BUS: Final = Observed(
+    "exeunt_without_bus",
+    "1 while JetStream is away for longer than EXEUNT_BUS_PATIENCE and runs are ended without it, else 0.",
+    services="terminator",
+)
+UNPUBLISHED: Final = Observed(
+    "exeunt_unpublished_outcomes",
+    "Outcomes of stops without the bus that wait for it to be back.",
+    services="terminator",
+)
+UNPUBLISHED_LOST: Final = Counter(
+    "exeunt_unpublished_outcomes_lost_total",
+    "Outcomes of stops without the bus that the history will never have: too many waited, or NATS refused them.",
+    services="terminator",
+)
 DEADLINE_LATENESS: Final = Histogram(
     "exeunt_deadline_lateness_seconds",
     "From a shutdown deadline to when deadline-reached was published.",

@@ -72,10 +72,12 @@ def main(
     *,
     ensure: EnsureStreams = ensure_streams,
     kubernetes: bool = True,
+    waits_for_streams: bool = True,
 ) -> NoReturn:
     """Run one service to its end and exit. There are no arguments: asked for help, or anything else, it says so.
 
     `ensure` makes or checks the streams that it stands on; without `kubernetes` no kube-apiserver is looked for.
+    A service that has something to do without its streams does not have them waited for, and makes them itself.
     """
     if sys.argv[1:]:
         way = " KUBECONFIG or a service account leads it to the kube-apiserver." if kubernetes else ""
@@ -87,7 +89,9 @@ def main(
     try:
         settings = read_settings()
         configure_logs(settings, service=service)
-        asyncio.run(_serve(service, compose, settings, ensure, kubernetes=kubernetes))
+        asyncio.run(
+            _serve(service, compose, settings, ensure, kubernetes=kubernetes, waits_for_streams=waits_for_streams)
+        )
     except Exception as error:
         leaves = [*_leaves(error)]
         if not all(isinstance(leaf, _SET_OTHERWISE) for leaf in leaves):
@@ -106,6 +110,7 @@ async def _serve(
     ensure: EnsureStreams,
     *,
     kubernetes: bool,
+    waits_for_streams: bool,
 ) -> None:
     stopping = asyncio.Event()
     _stop_on_signals(stopping)
@@ -131,7 +136,8 @@ async def _serve(
         runner = await serve_health(health, settings.http_addr, telemetry.endpoint)
         stack.push_async_callback(runner.cleanup)
 
-        running = asyncio.create_task(_work(work, kube, lambda: ensure(bus, settings), settings), name=service)
+        awaited = bus.recreate_streams if waits_for_streams else None
+        running = asyncio.create_task(_work(work, kube, awaited, settings), name=service)
         stop = asyncio.create_task(stopping.wait())
         await asyncio.wait({running, stop}, return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
@@ -146,11 +152,14 @@ async def _serve(
         log.info("stopped")
 
 
-async def _work(work: Work, kube: KubeClient | None, ensure: Callable[[], Awaitable[None]], settings: Settings) -> None:
+async def _work(
+    work: Work, kube: KubeClient | None, ensure: Callable[[], Awaitable[None]] | None, settings: Settings
+) -> None:
     async with asyncio.TaskGroup() as tasks:
         probed = settings.namespaces or ("default",)
         probing = tasks.create_task(kube.probe(probed)) if kube else None
-        await insist("make or check the streams", ensure)
+        if ensure is not None:
+            await insist("make or check the streams", ensure)
         # What was imported is there for good: a full collection would walk it, and hold a stop up for 14 to 40 ms.
         gc.collect()
         gc.freeze()

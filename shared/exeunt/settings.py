@@ -131,6 +131,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Silence after which NATS gives a message to another instance. A killed service costs at most this much for the
     message that it held; a living one says that it is still at work."""
 
+    bus_patience: timedelta = timedelta(seconds=2)
+    """How long JetStream may fail before a terminator ends runs without it, from what it lists and watches itself
+    (ADR 25). 0s is off: then a stop waits for NATS. An election of a leader is over in less, mostly; a lost connection
+    counts at once, silence after 2 s."""
+
     retry_budget: timedelta = timedelta(seconds=60)
     """How long one call to the kube-apiserver is retried through throttling (429) and faults before the message goes
     back to the stream, to be tried again."""

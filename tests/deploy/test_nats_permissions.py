@@ -61,8 +61,10 @@ MAY_SAY = {
         *acks("SIGNALS.watcher-signals-follower-0123abcd"),
     },
     "terminator": {
+        *(f"exeunt.runs.{RUN}.{fact}" for fact in ("cancel-requested", "topology-terminated", "deadline-reached")),
         f"exeunt.runs.{RUN}.outcome.cancel-requested",
         "exeunt.deadletters.terminator",
+        f"$JS.API.DIRECT.GET.RUNS.exeunt.runs.{RUN}.outcome.cancel-requested",
         "$JS.API.DIRECT.GET.SIGNALS.exeunt.signals.livekit-voice.call",
         f"$JS.API.DIRECT.GET.SIGNALS.exeunt.signals.{ROOM}",
         *(f"$JS.API.STREAM.{call}.{stream}" for call in ("INFO", "CREATE") for stream in STREAMS),
@@ -337,6 +339,7 @@ async def test_what_is_allowed_is_what_is_said(install: Install, kubernetes: Kub
         await early.delete()
         await set_aside_something(installation, admin.client)
         await stop_in_every_way(installation, kubernetes)
+        await stop_without_the_bus(installation, kubernetes, admin.client)
         unsaid = {service: allow_list(service) for service in SERVICES}
         deadline = asyncio.get_running_loop().time() + 20
         while any(unsaid.values()) and asyncio.get_running_loop().time() < deadline:
@@ -427,6 +430,25 @@ async def stop_in_every_way(installation: Installation, kubernetes: Kubernetes) 
     for call in (*calls.values(), storyless, signaled):
         await call.wait_finished()
         await call.wait_cleaned_up()
+
+
+async def stop_without_the_bus(installation: Installation, kubernetes: Kubernetes, admin: Client) -> None:
+    """On each event that may end a run; and the outcome of one finds that of another terminator in its place."""
+    gone, up = await asyncio.gather(
+        Call.start(kubernetes, "livekit-voice", unique("gone"), shutdown_timeout="60s"),
+        Call.start(kubernetes, "livekit-voice", unique("up"), shutdown_timeout="15s"),
+    )
+    await up.cancel()
+    token = (await up.wait_fenced()).replace(".", "_")
+    subject = f"exeunt.runs.{up.namespace}.{up.name}.{up.uid}.{token}.outcome.deadline-reached"
+    await admin.jetstream().publish(subject, b"that of another one")
+    await installation.nats[0].kill()
+    await gone.cancel()
+    await gone.wait_fenced()
+    await gone.signal_topology_terminated()
+    for call in (gone, up):
+        await call.wait_finished(60)
+    await installation.nats[0].start()
 
 
 def unique(name: str) -> str:

@@ -58,6 +58,9 @@ async def test_what_is_granted_is_what_is_used(
     async with Operator(kubernetes, requeue=0.2):
         await asyncio.gather(*(installation.start(service, 0, **SWEEPING) for service in SERVICES))
         await stop_in_every_way(kubernetes)
+        for server in installation.nats:
+            await server.kill()
+        await stop_without_the_bus(kubernetes)
         used, refused = audited(log, start)
         async with asyncio.timeout(20):
             while used != await granted(installation.kubectl) and not refused:
@@ -86,6 +89,14 @@ async def stop_in_every_way(kubernetes: Kubernetes) -> None:
         run = await call.wait_finished()
         assert run["status"]["phase"] == "Finished"
         await call.wait_cleaned_up()
+
+
+async def stop_without_the_bus(kubernetes: Kubernetes) -> None:
+    """A stop that needs the terminator's own watches: its topology is up when they begin, and goes."""
+    call = await Call.start(kubernetes, RUNS_LIVE_IN, unique("alone"), shutdown_timeout="20s")
+    await call.cancel()
+    await call.wait_finished(40)
+    await call.wait_cleaned_up(20)
 
 
 def unique(name: str) -> str:

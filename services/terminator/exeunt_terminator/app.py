@@ -14,21 +14,24 @@ from exeunt.service import Connections, main
 from exeunt.streams import ensure_stream_and_consumer
 from exeunt.subjects import RUNS, every
 from exeunt_terminator.kubernetes_events import KubernetesEvents
+from exeunt_terminator.remembered import Remembered
 from exeunt_terminator.terminator import DURABLE, Terminator
+from exeunt_terminator.without_bus import WithoutBus
 
 _SILENCE = 30.0
 """Seconds: the pull loop beats every second, also while NATS is away."""
 
 
 class TerminatorService:
-    """One pull loop, answered by one `Terminator`."""
+    """One pull loop, answered by one `Terminator`; and `WithoutBus`, for when nothing can be pulled."""
 
     def __init__(self, connections: Connections) -> None:
         expect_stops()
         settings, bus = connections.settings, connections.bus
         telling = settings.kubernetes_events and not settings.dry_run
         self._events = KubernetesEvents(connections.kube, enabled=telling)
-        self._terminator = Terminator(connections.kube, bus, settings, self._events)
+        remembered = Remembered()
+        self._terminator = Terminator(connections.kube, bus, settings, self._events, remembered)
         filters = tuple(every(fact) for fact in STOPPING_FACTS)
         self._ensure = partial(ensure_stream_and_consumer, bus, settings, RUNS, DURABLE, filters)
         self._pull = PullLoop(
@@ -40,19 +43,28 @@ class TerminatorService:
             ack_wait=settings.ack_wait.total_seconds(),
             max_deliveries=settings.max_deliveries,
         )
+        self._without_bus = WithoutBus(
+            connections.kube,
+            bus,
+            settings,
+            events=self._events,
+            remembered=remembered,
+            lost=lambda: bus.trouble or self._pull.lost,
+        )
 
     def health(self) -> tuple[dict[str, Callable[[], str | None]], dict[str, Pulse]]:
         return (
-            {"facts": lambda: self._pull.trouble},
+            {"facts": lambda: self._without_bus.told(self._pull.trouble)},
             {"facts": Pulse(lambda: self._pull.last_progress, _SILENCE)},
         )
 
     async def run(self) -> None:
-        await insist("make or check the consumer", self._ensure)
         async with asyncio.TaskGroup() as tasks:
-            telling = tasks.create_task(self._events.run())
+            others = [tasks.create_task(self._events.run()), tasks.create_task(self._without_bus.run())]
+            await insist("make or check the streams and the consumer", self._ensure)
             await self._pull.run(self._terminator.handle)
-            telling.cancel()
+            for other in others:
+                other.cancel()
 
     async def stop(self, budget: float) -> None:
         await self._pull.stop(budget)
@@ -65,4 +77,4 @@ def compose(connections: Connections) -> TerminatorService:
 
 def serve() -> NoReturn:
     """Run it until SIGTERM."""
-    main("exeunt-terminator", compose)
+    main("exeunt-terminator", compose, waits_for_streams=False)

@@ -2,7 +2,6 @@
 
 from datetime import datetime, timedelta
 
-from exeunt.bus.delivery import Delivery
 from exeunt.clock import parse_instant
 from exeunt.codec import FactEvent
 from exeunt.events import Fact
@@ -11,10 +10,10 @@ from exeunt.snapshot import Snapshot
 from exeunt.tracing import latency
 
 
-def stop_ended(event: FactEvent, delivery: Delivery, snapshot: Snapshot, *, at: datetime) -> None:
+def stop_ended(event: FactEvent, stored_at: datetime, snapshot: Snapshot, *, at: datetime) -> None:
     """Measure the stop of a run that was finalized on `event`, as the answer to the write came at `at`."""
     cause = CAUSES[event.fact]
-    since_cause = max(timedelta(0), at - (_since(event, snapshot) or delivery.timestamp))
+    since_cause = max(timedelta(0), at - (_since(event, snapshot) or stored_at))
     STOP_LATENCY.record(since_cause.total_seconds(), cause=cause)
     latency(since_cause)
     if snapshot.run.canceled_at is None:

@@ -23,6 +23,7 @@ from exeunt_terminator.commands import Delivered, End, Failed, GiveBack, Input, 
 from exeunt_terminator.kubernetes_events import KubernetesEvents
 from exeunt_terminator.machine import Stopping
 from exeunt_terminator.measures import stop_ended
+from exeunt_terminator.remembered import Remembered
 
 SOURCE: Final = "/exeunt/terminator"
 DURABLE: Final = "terminator"
@@ -35,15 +36,19 @@ log = structlog.get_logger()
 class Terminator:
     """Answers facts. Any number of instances may run: the conditional write lets one of them win."""
 
-    def __init__(self, kube: KubeClient, bus: Bus, settings: Settings, events: KubernetesEvents) -> None:
+    def __init__(
+        self, kube: KubeClient, bus: Bus, settings: Settings, events: KubernetesEvents, remembered: Remembered
+    ) -> None:
         self._kube = kube
         self._bus = bus
         self._settings = settings
         self._events = events
+        self._remembered = remembered
 
     async def handle(self, delivery: Delivery) -> Verdict:
         """Answer one delivery; what is returned tells the stream what to do with it. Raises PoisonEvent."""
         event = read_fact(delivery.headers, delivery.data)
+        self._remembered.keep(event)
         bind_run(event.snapshot.run.episode)
         with processing(
             event.fact, event.snapshot, delivery.headers, consumer=DURABLE, delivery=delivery.num_delivered
@@ -71,7 +76,7 @@ class Terminator:
         measured = False
         while not isinstance(command := stopping.receive(heard, datetime.now(UTC)), End):
             if stopping.written_at is not None and not measured:
-                stop_ended(event, delivery, stopping.snapshot, at=datetime.now(UTC))
+                stop_ended(event, delivery.timestamp, stopping.snapshot, at=datetime.now(UTC))
                 measured = True
             if isinstance(command, Record):
                 heard = await self._record(command, event, calls, hop)

@@ -109,6 +109,11 @@ class PullLoop:
             )
         return None
 
+    @property
+    def lost(self) -> str | None:
+        """Why nothing is heard of the consumer; None while its server speaks, whatever else `trouble` says of it."""
+        return self._trouble
+
     async def run(self, handle: Handler) -> None:
         """Handle messages until `stop`. An exception from `handle` is a bug: the rest is cancelled.
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Final, Literal
 
 from msgspec import Struct
 
@@ -14,6 +14,9 @@ from exeunt.history.lateness import due, late_by, missing
 from exeunt.history.refusals import attempt_in_words, refused
 from exeunt.history.stops import Ending, Stop, cause_of
 from exeunt.snapshot import Snapshot
+
+WITHOUT_BUS: Final = "without the bus"
+"""Said of a decision that was made while JetStream was away (ADR 25)."""
 
 
 class ToldEvent(Struct, frozen=True, kw_only=True):
@@ -123,12 +126,7 @@ def tell_event(stop: Stop, event: Event, *, cause: int | None = None) -> ToldEve
 def cause_in_words(stop: Stop) -> str | None:
     """What ended the stop, or holds it up: the rule, and the evidence or the timeout behind it."""
     if stop.finalizing is not None:
-        rule, snapshot = stop.finalizing.outcome.rule, _decided_from(stop.finalizing, stop.cause)
-        if rule == "topology-gone" and snapshot is not None and snapshot.topology.gone is not None:
-            return f"{rule} ({snapshot.topology.gone.kind})"
-        if rule == "deadline" and snapshot is not None:
-            return f"{rule} ({snapshot.shutdown.timeout}, {snapshot.shutdown.rule})"
-        return rule
+        return _ended_by(stop.finalizing, stop.cause)
     if stop.ending in (Ending.RUNNING, Ending.DELETED):
         return None
     if stop.ending is Ending.FINALIZED:
@@ -143,6 +141,16 @@ def cause_in_words(stop: Stop) -> str | None:
         terminal = next((said.snapshot.run for said in reversed(stop.facts) if said.snapshot.run.terminal), None)
         return f"{terminal.phase}: {terminal.message}" if terminal else None
     return f"{stop.outcomes[-1].outcome.rule}{_dry(stop.outcomes[-1])}" if stop.outcomes else None
+
+
+def _ended_by(said: SaidOutcome, cause: SaidFact | None) -> str:
+    rule, snapshot = said.outcome.rule, _decided_from(said, cause)
+    alone = f", {WITHOUT_BUS}" if said.outcome.without_bus else ""
+    if rule == "topology-gone" and snapshot is not None and snapshot.topology.gone is not None:
+        return f"{rule} ({snapshot.topology.gone.kind}{alone})"
+    if rule == "deadline" and snapshot is not None:
+        return f"{rule} ({snapshot.shutdown.timeout}, {snapshot.shutdown.rule}{alone})"
+    return f"{rule}{alone}"
 
 
 def what(event: Event) -> str:
@@ -191,7 +199,8 @@ def _outcome_in_words(said: SaidOutcome) -> str:
     deleted = [f"deleted {deleted_step_runs(outcome)}"] if outcome.deleted_step_runs else []
     children = [f"canceled {canceled_children(outcome)}"] if outcome.canceled_children else []
     tries = [attempt_in_words(outcome)] if outcome.verdict is Verdict.FAILED else []
-    return "; ".join([*detours, f"{outcome.rule}: {outcome.why}", *tries, *deleted, *children])
+    alone = [WITHOUT_BUS] if outcome.without_bus else []
+    return "; ".join([*detours, f"{outcome.rule}: {outcome.why}", *alone, *tries, *deleted, *children])
 
 
 def deleted_step_runs(outcome: Outcome) -> str:

@@ -1,0 +1,32 @@
+"""What this process has heard of cancels: without the bus, all that is left of what was fixed at the cancel. Pure."""
+
+from typing import Final
+
+from exeunt.codec import FactEvent
+from exeunt.events import Fact, episode_of
+from exeunt.snapshot import Snapshot
+from exeunt.subjects import fact_subject
+
+MOST: Final = 2_000
+"""Cancels, some 3 KB each: more stops than that are hardly ever under way at once."""
+
+
+class Remembered:
+    """The snapshots of the last cancels, by the subjects of their events."""
+
+    def __init__(self, most: int = MOST) -> None:
+        self._most = most
+        self._snapshots: dict[str, Snapshot] = {}
+
+    def keep(self, event: FactEvent) -> None:
+        """Of several events of one cancel the first counts, as in the stream."""
+        subject = fact_subject(episode_of(event.fact, event.snapshot.run), event.fact)
+        if event.fact is not Fact.CANCEL_REQUESTED or subject in self._snapshots:
+            return
+        self._snapshots[subject] = event.snapshot
+        if len(self._snapshots) > self._most:
+            del self._snapshots[next(iter(self._snapshots))]
+
+    def at(self, subject: str) -> Snapshot | None:
+        """The snapshot of the event on this subject, if it was heard and is not forgotten."""
+        return self._snapshots.get(subject)

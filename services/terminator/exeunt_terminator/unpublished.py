@@ -1,0 +1,103 @@
+"""What was done without the bus, kept until it is back, and then published as if it had never been away.
+
+What others have published of the same meanwhile stands; only an outcome that has ended a run, or that was refused, is
+added to theirs, as `machine` does it. A process that ends before the bus is back takes with it what it has kept: then
+the history has the end of the run, which the watcher publishes, and not who decided it.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from datetime import datetime
+from functools import partial
+from typing import Final
+
+import structlog
+from msgspec import Struct
+from msgspec.structs import replace
+
+from exeunt.bus.connection import Bus
+from exeunt.bus.errors import PermissionDenied, PublishRefused
+from exeunt.bus.messages import Message
+from exeunt.bus.publisher import AlreadyStored, Stored, last_message, publish
+from exeunt.codec import FactEvent, outcome_message
+from exeunt.events import DRY_RUN, Outcome, Verdict
+from exeunt.insist import insist
+from exeunt.logs import bind_run
+from exeunt.metrics import OUTCOMES, UNPUBLISHED_LOST
+from exeunt.subjects import RUNS
+
+MOST: Final = 10_000
+"""Outcomes that are kept, some 10 KB each. Runs are ended beyond that, too; what is not kept is counted and logged."""
+_DEADLINE: Final = 20.0
+"""Seconds for one try to publish a message."""
+_LOOK: Final = 0.2
+"""Seconds between two looks at whether there is something to publish, and somebody to take it."""
+
+log = structlog.get_logger()
+
+
+class Done(Struct, frozen=True):
+    """An event that was acted on, as the message that it would have been, and what came of it at `at`."""
+
+    message: Message
+    event: FactEvent
+    outcome: Outcome
+    source: str
+    at: datetime
+
+
+class Unpublished:
+    """Keeps `most` of what was done, the oldest first."""
+
+    def __init__(self, bus: Bus, *, most: int = MOST) -> None:
+        self._bus = bus
+        self._most = most
+        self._kept: deque[Done] = deque()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def add(self, done: Done) -> None:
+        """Keep it, if there is room."""
+        if len(self._kept) < self._most:
+            self._kept.append(done)
+        else:
+            self._lose(done, f"{self._most} outcomes are waiting already")
+
+    async def publish(self, works: Callable[[], bool]) -> None:
+        """In order, for ever, while JetStream `works`."""
+        while True:
+            await asyncio.sleep(_LOOK)
+            while self._kept and works():
+                done = self._kept[0]
+                bind_run(done.event.snapshot.run.episode)
+                try:
+                    await insist("publish what was done without the bus", partial(self._publish, done))
+                except (PublishRefused, PermissionDenied) as error:
+                    self._lose(done, str(error))
+                self._kept.popleft()
+
+    async def _publish(self, done: Done) -> None:
+        event, outcome = done.event, done.outcome
+        answer = await publish(self._bus, done.message, deadline=_DEADLINE)
+        outcome = replace(outcome, cause_sequence=answer.sequence)
+        if isinstance(answer, AlreadyStored):  # theirs need not have the snapshot that was decided from
+            own = replace(event.snapshot, step_runs=None)
+            outcome = replace(outcome, trail=tuple(replace(step, reread=step.reread or own) for step in outcome.trail))
+        message = outcome_message(
+            outcome, event.snapshot.run.episode, event.fact, source=done.source, now=done.at, context={}
+        )
+        stored = await publish(self._bus, message, deadline=_DEADLINE)
+        if isinstance(stored, AlreadyStored) and (outcome.finished_at or outcome.verdict is Verdict.FAILED):
+            last = await last_message(self._bus, RUNS, message.subject)
+            if last is not None and last.data == message.payload:
+                return  # an earlier try
+            after = replace(message, expected_last_subject_sequence=last.sequence if last else 0)
+            stored = await publish(self._bus, after, deadline=_DEADLINE)
+        if isinstance(stored, Stored):
+            OUTCOMES.add(cause=str(event.fact), verdict=DRY_RUN if outcome.dry_run else str(outcome.verdict))
+
+    def _lose(self, done: Done, why: str) -> None:
+        UNPUBLISHED_LOST.add()
+        log.error("outcome not recorded", fact=done.event.fact, verdict=done.outcome.verdict, error=why)
