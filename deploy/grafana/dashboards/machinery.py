@@ -141,8 +141,11 @@ JETSTREAM: Final = (
         "NATS trouble",
         "Totals of the running processes; every step up is an event. dead letters: `exeunt deadletters`. streams"
         " created: once at installation, later a stream was lost. errors and reconnects: a nats-server went down, or"
-        " refuses.",
+        " refuses. without the bus: that many terminators end runs by themselves, and keep unpublished outcomes.",
         COUNT,
+        promql(f"sum(exeunt_without_bus{{{HERE}}})", "without the bus"),
+        promql(f"sum(exeunt_unpublished_outcomes{{{HERE}}})", "unpublished outcomes"),
+        promql(f"sum(exeunt_unpublished_outcomes_lost_total{{{HERE}}})", "outcomes lost"),
         promql(f"sum by (consumer) (exeunt_dead_letters_total{{{HERE}}})", "dead letters: {{consumer}}"),
         promql(f"sum by (stream) (exeunt_streams_created_total{{{HERE}}})", "streams created: {{stream}}"),
         promql(f"sum by (error_type) (exeunt_nats_errors_total{{{HERE}}})", "errors: {{error_type}}"),

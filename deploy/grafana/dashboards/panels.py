@@ -130,7 +130,7 @@ def graph(
         .title(title)
         .description(description)
         .datasource(PROMETHEUS)
-        .targets([query.ref_id(ref) for ref, query in zip("ABCDEF"[: len(queries)], queries, strict=True)])
+        .targets([query.ref_id(ref) for ref, query in zip("ABCDEFG"[: len(queries)], queries, strict=True)])
         .unit(unit)
         .no_value("nothing in this time range")
         .thresholds(_thresholds(limits))
