@@ -8,13 +8,17 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Final
 
-from core.cluster import KINDS, STEPS, Cluster, Fault
+from core.cluster import CALL, KINDS, STEPS, Cluster, Fault
+from core.objects import story
 from core.scheduling import OVERDUE_AFTER, Scheduler
 from core.watching import Stream, Watcher
 from exeunt import bobrapet
 from exeunt.codec import read_fact
 from exeunt.events import STOPPING_FACTS, Fact, Verdict
+from exeunt.kube.changes import Changed, Relisted
+from exeunt.kube.resources import STORIES, TRANSPORT_BINDINGS
 from exeunt.subjects import outcome_subject
+from exeunt_terminator import commands
 from exeunt_terminator.commands import (
     Ack,
     AlreadyStored,
@@ -22,7 +26,6 @@ from exeunt_terminator.commands import (
     Delivered,
     End,
     Failed,
-    Input,
     NotStored,
     Patch,
     Record,
@@ -31,6 +34,7 @@ from exeunt_terminator.commands import (
 )
 from exeunt_terminator.machine import Stopping
 from exeunt_timeout_scheduler.deadlines import LONGEST_SILENCE
+from exeunt_watcher.commands import Input, Seen
 
 _MOST_LIVES: Final = 3
 _FAULTS: Final = tuple(Fault)
@@ -54,8 +58,11 @@ class Mesh:
         only bobrapet to StepRuns that come late.
         """
 
-    def new_watcher(self) -> "LaggingWatcher":
-        return LaggingWatcher(self.cluster, self.stream)
+    def new_watcher(self, *, listed: bool = True) -> "LaggingWatcher":
+        watcher = LaggingWatcher(self.cluster, self.stream)
+        for kind in KINDS if listed else ():
+            watcher.see(kind)
+        return watcher
 
     def ack_floor(self) -> int:
         """Up to which sequence the terminators have acknowledged everything."""
@@ -80,7 +87,7 @@ class Mesh:
         event = read_fact(message.headers, message.payload)
         self.deliveries[sequence] = deliveries = self.deliveries.get(sequence, 0) + 1
         stopping = Stopping(event, dry_run=False, propagate_cancel=False)
-        heard: Input = Delivered(sequence, deliveries, self.cluster.now)
+        heard: commands.Input = Delivered(sequence, deliveries, self.cluster.now)
         while not isinstance(command := stopping.receive(heard, self.cluster.now), End):
             if not isinstance(command, Patch):  # what comes between the look and the write is a request's time late
                 yield
@@ -95,7 +102,7 @@ class Mesh:
         if isinstance(command, Ack | DeadLetter):
             self.acknowledged[subject] = sequence
 
-    def record(self, command: Record, subject: str, fault: Fault | None) -> Input:
+    def record(self, command: Record, subject: str, fault: Fault | None) -> commands.Input:
         if command.outcome.verdict is Verdict.FINALIZE:
             written = command.outcome.finished_at
             assert written in self.cluster.ended_by_us, "what is recorded as written was written"
@@ -212,7 +219,7 @@ class Mesh:
         self.watchers[number % 2].sweep()
 
     def restart(self, number: int) -> None:
-        self.watchers[number % 2] = self.new_watcher()
+        self.watchers[number % 2] = self.new_watcher(listed=number < 4)
 
     def deliver(self, number: int) -> None:
         """Any stopping fact, also one that was answered before."""
@@ -283,6 +290,10 @@ class Mesh:
             for kind in KINDS:
                 watcher.see_all(kind)
             watcher.sweep()
+        run = self.cluster.state() if self.cluster.running and not self.cluster.redriving else None
+        if run is not None and any((run.uid, run.life) in watcher.bound for watcher in self.watchers):
+            established = self.stream.said(run.life_episode, Fact.TOPOLOGY_ESTABLISHED)
+            assert established, "what was seen of a topology is known"
         for subject in self.scheduler.unheard:
             self.to_the_end(self.scheduler.hear(subject))
         self.to_the_end(self.scheduler.look_after())
@@ -295,8 +306,8 @@ class Mesh:
 
     @property
     def topology_is_known(self) -> bool:
-        """A binding that came and went between two looks of every watcher is not known to have been there; nor is one
-        that came after the fact was said, on a word that was taken back: a fact is said once.
+        """A binding that no watcher saw while it was there is not known to have been; nor is one that came after the
+        fact was said, on a word that was taken back: a fact is said once.
         """
         run = self.cluster.state()
         hub = any(each["reason"] == bobrapet.TOPOLOGY_TERMINATED_REASON for each in self.cluster.conditions)
@@ -331,23 +342,46 @@ class Mesh:
 
 
 class LaggingWatcher:
-    """A watcher whose watches arrive one by one, each kind at its own pace."""
+    """A watcher whose lists and watches arrive one by one, each kind at its own pace.
+
+    `bound`: uid and life of the runs of which it saw a binding, as far as it could know the life then.
+    """
 
     def __init__(self, cluster: Cluster, stream: Stream) -> None:
+        self.bound: set[tuple[str, str]] = set()
         self._cluster = cluster
         self._watcher = Watcher(stream)
-        self._read = {kind: len(events) for kind, events in cluster.history.items()}
-        cluster.tell_all(self._watcher)
-        self._watcher.recall(cluster.now)
+        self._read: dict[str, int] = {}
+        self._hear(Seen(STORIES, None, Relisted([story()])))
 
     def see(self, kind: str) -> bool:
-        """Take in the next event of a kind; whether there was one."""
+        """List a kind, or take in its next event; whether there was one."""
         events = self._cluster.history[kind]
+        if kind not in self._read:
+            self._read[kind] = len(events)
+            for heard in self._cluster.listed(kind):
+                self._hear(heard)
+            return True
         if self._read[kind] == len(events):
             return False
         self._read[kind] += 1
-        events[self._read[kind] - 1](self._watcher, self._cluster.now)
+        self._hear(events[self._read[kind] - 1])
         return True
+
+    def _hear(self, heard: Input) -> None:
+        run = self._watcher.machine.peek(CALL, self._cluster.now)
+        self._watcher.hear(heard, self._cluster.now)
+        match heard:
+            case Seen(resource, _, Changed(item)) if resource == TRANSPORT_BINDINGS:
+                bindings = [item]
+            case Seen(resource, _, Relisted(items)) if resource == TRANSPORT_BINDINGS:
+                bindings = items
+            case _:
+                bindings = []
+        for binding in bindings:
+            uid = binding.spec.story_run_ref.uid
+            known = run is not None and run.run.uid == uid
+            self.bound.add((uid, run.run.life if run and known else bobrapet.FIRST_LIFE))
 
     def see_all(self, kind: str) -> None:
         while self.see(kind):

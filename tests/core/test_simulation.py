@@ -21,7 +21,7 @@ from core.simulation import ACTIONS, Action, Mesh, simulate
 from exeunt import bobrapet
 from exeunt.events import Fact, episode_of
 from exeunt.rules import Case
-from exeunt.snapshot import RunState, read_run
+from exeunt.snapshot import RunState, Topology, read_run
 from exeunt.subjects import fact_subject
 from exeunt_terminator import decision, evidence, machine
 from exeunt_terminator.commands import Ack
@@ -29,6 +29,7 @@ from exeunt_terminator.finalize import finalizing_patch
 from exeunt_terminator.stop import TRANSITIONS, Result, State
 from exeunt_timeout_scheduler import way
 from exeunt_timeout_scheduler.machine import Scheduling
+from exeunt_watcher import projection
 
 MOST_SEEDS: Final = 3000
 """Within which every planted bug is found; most take some dozens."""
@@ -164,6 +165,10 @@ BUGS: Final[dict[str, tuple[Bug, str]]] = {
             ),
         ),
         "a message is never acknowledged",
+    ),
+    "a binding that goes before its run is projected leaves no trace": (
+        lambda patch: patch.setattr(projection, "SEEN", Topology()),
+        "what was seen of a topology is known",
     ),
     "deadlines are not acted on": (
         lambda patch: without_rules(patch, "deadline"),

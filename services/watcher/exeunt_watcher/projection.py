@@ -31,6 +31,9 @@ from exeunt_watcher.topology import LiveBinding, Observed, judge
 Key = tuple[str, str]
 """Namespace and name."""
 
+SEEN: Final = Topology(established=True, step_runs_seen=True)
+"""What is known of a life in which a TransportBinding was seen."""
+
 K = TypeVar("K")
 
 
@@ -51,15 +54,16 @@ class Projection:
         self._stale_after = heartbeats_stale_after
         self._runs: dict[Key, StoryRun] = {}
         self._stories: dict[Key, Story] = {}
-        self._runs_of_story: defaultdict[Key, set[Key]] = defaultdict(set)
+        self._runs_of_story: defaultdict[Key, dict[Key, None]] = defaultdict(dict)  # a set in the order of its making
         self._step_runs: defaultdict[Key, dict[Key, tuple[StepRunRef, str | None]]] = defaultdict(dict)
         self._run_of_step_run: dict[Key, Key] = {}
         self._bindings: defaultdict[str, dict[Key, LiveBinding]] = defaultdict(dict)
-        self._run_of_binding: dict[Key, tuple[str, Key]] = {}
+        self._run_of_binding: dict[Key, Episode] = {}  # its life when the binding was first seen
         self._snapshots: dict[Key, Snapshot] = {}
-        self._remembered: dict[str, Topology] = {}
+        self._remembered: dict[str, tuple[Episode, Topology]] = {}
+        self._strangers: set[str] = set()  # remembered at the last sweep, though no such run was known
         self._fixed: dict[str, tuple[Episode, ShutdownTimeout]] = {}
-        self._runs_of_token: defaultdict[str, set[Key]] = defaultdict(set)
+        self._runs_of_token: defaultdict[str, dict[Key, None]] = defaultdict(dict)
         self._signals = signals or SignalsHeard()
 
     # Each method below takes in one object and answers with the keys of the runs that it may have changed.
@@ -72,9 +76,9 @@ class Projection:
         elif known is not None:
             self._unindex(known)
         self._runs[key] = run
-        self._runs_of_story[story_key(run)].add(key)
+        self._runs_of_story[story_key(run)][key] = None
         if token := run.metadata.annotations.get(bobrapet.TRIGGER_TOKEN):
-            self._runs_of_token[token].add(key)
+            self._runs_of_token[token][key] = None
         return [key]
 
     def story(self, story: Story) -> list[Key]:
@@ -109,6 +113,7 @@ class Projection:
 
     def binding(self, binding: TransportBinding) -> list[Key]:
         meta, ref = binding.metadata, binding.spec.story_run_ref
+        known = self._run_of_binding.get(meta.key)
         before = self.binding_gone(meta.key)  # an update may have moved it to another run
         if meta.deletion_timestamp or ref is None or ref.uid is None or ref.name is None:
             return before  # of no run, so evidence for or against none (contract §3.6)
@@ -119,18 +124,26 @@ class Projection:
             step_run=StepRunRef(owner.name, owner.uid) if owner else None,
             heartbeat=ready.last_transition_time if ready else None,
         )
-        self._run_of_binding[meta.key] = (ref.uid, run)
+        if known is None or known.uid != ref.uid:
+            known = Episode(*run, ref.uid, self._life(run, ref.uid))
+        self._run_of_binding[meta.key] = known
         return [run, *(other for other in before if other != run)]
 
     def binding_gone(self, key: Key) -> list[Key]:
-        known = self._run_of_binding.pop(key, None)
-        if known is None:
+        life = self._run_of_binding.pop(key, None)
+        if life is None:
             return []
-        uid, run = known
+        run, uid = (life.namespace, life.name), life.uid
         self._bindings[uid].pop(key, None)
         if not self._bindings[uid]:
             del self._bindings[uid]
+        self.remember(life, SEEN)  # the run may not have been projected while it was there
         return [run]
+
+    def _life(self, run: Key, uid: str) -> str:
+        """The run's present life, as far as it is known; of one that is not, only its first can be told for sure."""
+        known = self._runs.get(run)
+        return life_of(known.metadata.annotations) if known and known.metadata.uid == uid else bobrapet.FIRST_LIFE
 
     # And these read it.
 
@@ -147,9 +160,10 @@ class Projection:
         _discard(self._runs_of_story, story_key(run), run.metadata.key)
         _discard(self._runs_of_token, run.metadata.annotations.get(bobrapet.TRIGGER_TOKEN, ""), run.metadata.key)
 
-    def remember(self, uid: str, topology: Topology) -> None:
-        """Give a run the memory that the stream kept of its present life."""
-        self._remembered[uid] = self._remembered.get(uid, Topology()).with_memory(topology)
+    def remember(self, life: Episode, topology: Topology) -> None:
+        """What was seen in that life of a run; it counts for no other one."""
+        known, before = self._remembered.get(life.uid, (life, Topology()))
+        self._remembered[life.uid] = life, topology.with_memory(before) if known == life else topology
 
     def fix(self, episode: Episode, shutdown: ShutdownTimeout) -> None:
         """Give a canceled run the shutdown timeout that it had when its cancel was said."""
@@ -161,9 +175,13 @@ class Projection:
             return []
         return [signal.run] if signal.run else list(self._runs_of_token.get(signal.trigger_token or "", ()))
 
-    def forget_signals(self, now: datetime) -> None:
-        """Drop the signals that are too old to count."""
+    def forget(self, now: datetime) -> None:
+        """Drop the signals that are too old to count, and what is remembered of runs that have not shown since then."""
         self._signals.forget(now)
+        strangers = {uid for uid, (life, _) in self._remembered.items() if self.uid((life.namespace, life.name)) != uid}
+        for uid in self._strangers & strangers:
+            del self._remembered[uid]
+        self._strangers = strangers - self._strangers
 
     def peek(self, key: Key, now: datetime) -> Snapshot | None:
         """The run's snapshot as of now, without taking it for said; None when no such run is known."""
@@ -184,7 +202,8 @@ class Projection:
             self.run_gone(key)
         else:
             self._snapshots[key] = current
-            self._remembered.pop(current.run.uid, None)
+            if not current.run.redriving:
+                self._remembered.pop(current.run.uid, None)
             self._fixed.pop(current.run.uid, None)
         return previous, current
 
@@ -192,8 +211,8 @@ class Projection:
         story = self._stories.get(story_key(run))
         state = read_run(run, first_seen=_first_seen(previous, run, now), now=now, fence_wait=self._fence_wait)
         before = previous.topology if previous is not None and previous.run.life == state.life else Topology()
-        remembered = self._remembered.get(state.uid)
-        if remembered is not None:
+        life, remembered = self._remembered.get(state.uid, (None, Topology()))
+        if life == state.life_episode and not state.redriving:  # between two lives it counts for none
             before = before.with_memory(remembered)
         bindings = self._bindings.get(state.uid, {}).values()
         step_runs = self._live_step_runs(run)
@@ -242,6 +261,11 @@ class Projection:
     def snapshot(self, key: Key) -> Snapshot | None:
         return self._snapshots.get(key)
 
+    def uid(self, key: Key) -> str | None:
+        """Of the run that has this name, as far as it is known."""
+        run = self._runs.get(key)
+        return None if run is None else run.metadata.uid
+
     def namespaces(self, key: Key) -> tuple[str, ...]:
         """Where all that a run's snapshot is made of lives: its own namespace, and that of its Story."""
         run = self._runs.get(key)
@@ -251,9 +275,9 @@ class Projection:
         return self._runs.keys()
 
 
-def _discard(index: dict[K, set[Key]], at: K, key: Key) -> None:
-    runs = index.get(at, set())
-    runs.discard(key)
+def _discard(index: dict[K, dict[Key, None]], at: K, key: Key) -> None:
+    runs = index.get(at, {})
+    runs.pop(key, None)
     if not runs:
         index.pop(at, None)
 

@@ -1,0 +1,137 @@
+"""What a watcher hears, and what it asks for. Pure.
+
+Every command but Covered is answered by one input, which carries the command, in any order and however late. An answer
+comes once it is known: what is away is waited for by whoever carries the commands out.
+"""
+
+from typing import Any
+
+from msgspec import Struct
+
+from exeunt.events import Fact
+from exeunt.kube.changes import Change
+from exeunt.kube.models import StoryRun
+from exeunt.kube.resources import Resource
+from exeunt.signals import Signal
+from exeunt.snapshot import Snapshot
+from exeunt_watcher.lateness import Late
+from exeunt_watcher.projection import Key
+
+
+class Publish(Struct, frozen=True):
+    """Store the event, unless one of its subject is stored: Stored, AlreadyStored or Refused.
+
+    `late` is measured by the watcher that is the first to publish it.
+    """
+
+    event_type: Fact
+    snapshot: Snapshot
+    late: Late | None = None
+
+
+class Recall(Struct, frozen=True):
+    """Read what is stored of the run's cancellation, or of its attempt: Recalled."""
+
+    event_type: Fact
+    snapshot: Snapshot
+
+
+class MessageAt(Struct, frozen=True):
+    """Read the event at that sequence, which was stored in place of the one with this snapshot: MessageRead."""
+
+    sequence: int
+    snapshot: Snapshot
+
+
+class GetRun(Struct, frozen=True):
+    """Read the StoryRun, which was of this uid: RunRead, or RunUndecodable."""
+
+    key: Key
+    uid: str
+
+
+class Covered(Struct, frozen=True):
+    """From now on this namespace is spoken for, or all of them (None). To be told; there is no answer."""
+
+    namespace: str | None
+    unfinished_runs: int
+
+
+Question = Publish | Recall | MessageAt | GetRun
+Command = Question | Covered
+
+
+class Seen(Struct, frozen=True):
+    """The list-and-watch of this resource in this namespace, or in all of them (None), shows a change."""
+
+    resource: Resource[Any]
+    namespace: str | None
+    change: Change[Any]
+
+
+class Restored(Struct, frozen=True):
+    """The cluster is as it was before: what was seen of it may never have happened. All of it is listed anew."""
+
+
+class SignalHeard(Struct, frozen=True):
+    """Somebody says that a topology is gone, or up again."""
+
+    signal: Signal
+
+
+class AllSignalsHeard(Struct, frozen=True):
+    """Every signal that was in the stream at the start has been heard."""
+
+
+class Tick(Struct, frozen=True):
+    """Time has passed."""
+
+
+class Stored(Struct, frozen=True):
+    """The event is stored."""
+
+    asked: Publish
+
+
+class AlreadyStored(Struct, frozen=True):
+    """Another event of the same subject, or an earlier try of this one, is stored at `sequence`."""
+
+    asked: Publish
+    sequence: int
+
+
+class Refused(Struct, frozen=True):
+    """The stream will never take the event."""
+
+    asked: Publish
+
+
+class Recalled(Struct, frozen=True):
+    """The snapshot of the event that is stored, if there is one."""
+
+    asked: Recall
+    snapshot: Snapshot | None
+
+
+class MessageRead(Struct, frozen=True):
+    """The snapshot of the event that is stored there, if there is one."""
+
+    asked: MessageAt
+    snapshot: Snapshot | None
+
+
+class RunRead(Struct, frozen=True):
+    """The StoryRun of this name as it is now, whatever its uid; None when there is none."""
+
+    asked: GetRun
+    run: StoryRun | None
+
+
+class RunUndecodable(Struct, frozen=True):
+    """The StoryRun has not the shape of its kind."""
+
+    asked: GetRun
+
+
+Answer = Stored | AlreadyStored | Refused | Recalled | MessageRead | RunRead | RunUndecodable
+Input = Seen | Restored | SignalHeard | AllSignalsHeard | Tick | Answer

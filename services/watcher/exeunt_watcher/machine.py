@@ -1,0 +1,300 @@
+"""One watcher, as a machine: what it sees and hears in, what to publish and to read out. Pure.
+
+Nothing is published of a namespace before every kind in it has been listed once and every signal heard, because a list
+that has not come yet looks like "gone"; and nothing of a run that was listed before it is known what the stream
+remembers of it: that its topology was established, which a list does not show once it is gone, and the shutdown timeout
+of a canceled run, which was fixed at the cancel (contract §4.1). From then on each change is projected and what begins
+to hold is published; and what holds of unfinished stops is offered again at every sweep, which the stream refuses when
+it has it. So a lost event, a lost stream or a lost process costs time, never a stop. When the cluster is found to be as
+it was before, because etcd was restored from a backup, the watcher starts over, as a new process would.
+"""
+
+from collections.abc import Callable, Container, Iterable, Iterator
+from datetime import datetime, timedelta
+from functools import partial
+from itertools import chain
+from typing import Any, Final
+
+from exeunt.bobrapet import UNFINISHED, is_terminal
+from exeunt.events import Fact
+from exeunt.kube.changes import Change, Changed, Missing, Relisted, Removed
+from exeunt.kube.models import StoryRun
+from exeunt.kube.resources import STEP_RUNS, STORIES, STORY_RUNS, TRANSPORT_BINDINGS, Resource
+from exeunt.snapshot import Snapshot
+from exeunt_watcher.commands import (
+    AllSignalsHeard,
+    AlreadyStored,
+    Answer,
+    Command,
+    Covered,
+    GetRun,
+    Input,
+    MessageAt,
+    MessageRead,
+    Publish,
+    Recall,
+    Recalled,
+    Refused,
+    Restored,
+    RunRead,
+    RunUndecodable,
+    Seen,
+    SignalHeard,
+    Stored,
+    Tick,
+)
+from exeunt_watcher.facts import facts_between, standing
+from exeunt_watcher.lateness import Due, Lateness
+from exeunt_watcher.projection import SEEN, Key, Projection
+from exeunt_watcher.signals_heard import SignalsHeard
+
+RESOURCES: Final[tuple[Resource[Any], ...]] = (STORIES, TRANSPORT_BINDINGS, STEP_RUNS, STORY_RUNS)
+"""What is watched, in every namespace."""
+
+
+def selector(resource: Resource[Any]) -> str | None:
+    """The field selector of a list: what has finished is not read. Watches have none (ADR 14)."""
+    return UNFINISHED if resource in (STEP_RUNS, STORY_RUNS) else None
+
+
+class Watching:
+    """Watches one cluster, or some of its namespaces; `namespaces` is (None,) for all of them."""
+
+    def __init__(
+        self,
+        namespaces: Iterable[str | None],
+        *,
+        default_timeout: timedelta,
+        fence_wait: timedelta,
+        heartbeats_stale_after: timedelta | None,
+        sweep_interval: timedelta,
+    ) -> None:
+        self.signals_heard = False
+        self._namespaces = tuple(namespaces)
+        self._sweep_interval = sweep_interval
+        self._swept_at: datetime | None = None
+        self._new_projection = partial(
+            Projection,
+            default_timeout=default_timeout,
+            fence_wait=fence_wait,
+            heartbeats_stale_after=heartbeats_stale_after,
+            signals=SignalsHeard(),
+        )
+        self._start_over()
+
+    def _start_over(self) -> None:
+        """Know nothing of the cluster. Signals are not part of it."""
+        self._projection = known = self._new_projection()
+        self._kinds: dict[Resource[Any], tuple[Callable[[Any], list[Key]], Callable[[Key], list[Key]]]] = {
+            STORIES: (known.story, known.story_gone),
+            TRANSPORT_BINDINGS: (known.binding, known.binding_gone),
+            STEP_RUNS: (known.step_run, known.step_run_gone),
+        }
+        self._lateness = Lateness()
+        self._unlisted = {namespace: set(RESOURCES) for namespace in self._namespaces}
+        self._uncovered = set(self._namespaces)
+        self._recalling: dict[Key, tuple[str, set[Fact]]] = {}  # uid, and what is still to be answered
+        self._reading: dict[Key, str] = {}  # uid of a run that a list left out
+
+    def receive(self, heard: Input, now: datetime) -> list[Command]:
+        """What to do, after what was heard at `now`."""
+        return list(self._hear(heard, now))
+
+    def _hear(self, heard: Input, now: datetime) -> Iterator[Command]:
+        match heard:
+            case Seen(resource, namespace, change):
+                yield from self._see_run(change, now) if resource == STORY_RUNS else self._see(resource, change, now)
+                if isinstance(change, Relisted):
+                    self._unlisted[namespace].discard(resource)
+                    yield from self._cover(namespace, now)
+            case Restored():
+                self._start_over()
+            case SignalHeard(signal):
+                yield from self._touched(self._projection.signal(signal), now)
+            case AllSignalsHeard():
+                self.signals_heard = True
+                for namespace in self._namespaces:
+                    yield from self._cover(namespace, now)
+            case Tick():
+                yield from self._tick(now)
+            case _:
+                yield from self._answered(heard, now)
+
+    def _answered(self, heard: Answer, now: datetime) -> Iterator[Command]:
+        match heard:
+            case Recalled():
+                yield from self._recalled(heard, now)
+            case RunRead(asked, run) if self._reading.get(asked.key) == asked.uid:
+                del self._reading[asked.key]
+                if run is None or run.metadata.uid != asked.uid:
+                    yield from self._deleted(asked.key, asked.uid, now)
+                elif run.status is not None and is_terminal(run.status.phase):
+                    yield from self._touched(self._projection.story_run(run), now)
+                else:
+                    self._forget(asked.key)  # redriven since then, which the watch is about to show
+            case RunUndecodable(asked) if self._reading.get(asked.key) == asked.uid:
+                self._forget(asked.key)  # until the watch shows one that is not
+            case RunRead() | RunUndecodable():
+                pass  # the watch has shown more of it by now
+            case AlreadyStored(Publish(Fact.CANCEL_REQUESTED, snapshot), sequence) if snapshot.topology.gone:
+                yield MessageAt(sequence, snapshot)
+            case MessageRead(MessageAt(_, snapshot), stored):
+                if stored is None or stored.topology.gone is None:  # whoever was first did not know that
+                    yield Publish(Fact.TOPOLOGY_TERMINATED, snapshot)
+            case Stored() | AlreadyStored() | Refused():
+                pass
+
+    def _see(self, resource: Resource[Any], change: Change[Any], now: datetime) -> Iterator[Command]:
+        """What belongs to runs has changed."""
+        take, drop = self._kinds[resource]
+        match change:
+            case Relisted(items, missing):
+                touched = [drop(gone.key) for gone in missing]  # first, since a name may be in use again
+                touched += [take(item) for item in items]
+                yield from self._touched(dict.fromkeys(chain.from_iterable(touched)), now)
+            case Changed(item):
+                yield from self._touched(take(item), now)
+            case Removed(item):
+                yield from self._touched(drop(item.metadata.key), now)
+            case Missing(key):
+                yield from self._touched(drop(key), now)
+
+    def _see_run(self, change: Change[StoryRun], now: datetime) -> Iterator[Command]:
+        match change:
+            case Relisted(items, missing):
+                listed = {run.metadata.key: run.metadata.uid for run in items}
+                for gone in missing:  # finished, which the list leaves out, or deleted
+                    if gone.key not in listed and self._projection.uid(gone.key) == gone.uid:
+                        self._reading[gone.key] = gone.uid
+                        yield GetRun(gone.key, gone.uid)
+                fresh = [key for key, uid in listed.items() if self._projection.uid(key) != uid]
+                for run in items:
+                    yield from self._take(run, now)
+                yield from self._recall((key for key in fresh if self._covers(key[0])), now)
+                yield from self._touched(listed, now)
+            case Changed(run):
+                yield from self._take(run, now)
+                yield from self._touched([run.metadata.key], now)
+            case Removed(run):
+                yield from self._deleted(run.metadata.key, run.metadata.uid, now)
+            case Missing(key, uid):
+                yield from self._deleted(key, uid, now)
+
+    def _take(self, run: StoryRun, now: datetime) -> Iterator[Command]:
+        key = run.metadata.key
+        self._reading.pop(key, None)
+        known = self._projection.uid(key)
+        if known not in (None, run.metadata.uid):
+            yield from self._deleted(key, known, now)
+        self._projection.story_run(run)
+
+    def _deleted(self, key: Key, uid: str, now: datetime) -> Iterator[Command]:
+        if self._projection.uid(key) not in (None, uid):
+            return  # the news of an older run of this name
+        waiting = self._projection.peek(key, now) if key in self._recalling else None
+        last = self._forget(key) or waiting
+        if last is not None and last.realtime:
+            yield Publish(Fact.RUN_DELETED, last)
+
+    def _forget(self, key: Key) -> Snapshot | None:
+        """Know the run no more; its last snapshot, if it had one."""
+        self._reading.pop(key, None)
+        self._recalling.pop(key, None)
+        self._lateness.forget(key)
+        return self._projection.run_gone(key)
+
+    def _covers(self, *namespaces: str) -> bool:
+        """Whether what is known of all of these is all there is; of one that is not watched nothing ever will be."""
+        return self._uncovered.isdisjoint((None, *namespaces))
+
+    def _cover(self, namespace: str | None, now: datetime) -> Iterator[Command]:
+        """Speak for the namespace, once there is nothing that it lacks."""
+        if namespace not in self._uncovered or self._unlisted[namespace] or not self.signals_heard:
+            return
+        self._uncovered.discard(namespace)
+        known = self._projection
+        runs = [key for key in known.known_runs() if namespace in (None, key[0])]
+        yield Covered(namespace, len(runs))
+        yield from self._recall(runs, now)
+        # Runs elsewhere may have waited for Stories that are here.
+        yield from self._touched(
+            [key for key in known.known_runs() if namespace in (None, *known.namespaces(key))], now
+        )
+
+    def _recall(self, runs: Iterable[Key], now: datetime) -> Iterator[Command]:
+        """Ask what the stream remembers of these runs, which are new to this process."""
+        for key in runs:
+            seen = self._projection.peek(key, now)
+            if seen is None or not (seen.realtime or seen.story.resource_version is None):
+                continue
+            asked = set()
+            if seen.topology.established:
+                self._projection.remember(seen.run.life_episode, SEEN)
+            else:
+                asked.add(Fact.TOPOLOGY_ESTABLISHED)
+            if seen.run.cancel_requested:
+                asked.add(Fact.CANCEL_REQUESTED)
+            if asked:
+                self._recalling[key] = seen.run.uid, asked
+                yield from (Recall(event_type, seen) for event_type in sorted(asked))
+
+    def _recalled(self, answer: Recalled, now: datetime) -> Iterator[Command]:
+        asked, run = answer.asked, answer.asked.snapshot.run
+        uid, waiting = self._recalling.get(key := (run.namespace, run.name), ("", set()))
+        if uid != run.uid or asked.event_type not in waiting:
+            return
+        waiting.discard(asked.event_type)
+        if (stored := answer.snapshot) is not None and asked.event_type is Fact.CANCEL_REQUESTED:
+            self._projection.fix(stored.run.episode, stored.shutdown)
+            self._projection.remember(stored.run.life_episode, stored.topology)
+        elif stored is not None:
+            self._projection.remember(run.life_episode, SEEN)
+        if not waiting:
+            del self._recalling[key]
+            yield from self._touched([key], now)
+
+    def _touched(self, runs: Iterable[Key], now: datetime) -> Iterator[Command]:
+        """Project these runs, and publish what begins to hold."""
+        for key in runs:
+            if key in self._recalling or not self._covers(*self._projection.namespaces(key)):
+                continue
+            projected = self._projection.project(key, now)
+            if projected is not None:
+                previous, current = projected
+                late = self._lateness.see(previous, current, now)
+                for event_type in facts_between(previous, current):
+                    yield Publish(event_type, current, late if event_type is Fact.RUN_TERMINAL else None)
+
+    def _tick(self, now: datetime) -> Iterator[Command]:
+        """Look again at what time alone changes, and at every sweep offer what holds."""
+        yield from self._touched(self._projection.canceled(), now)
+        if self._swept_at is not None and timedelta(0) <= now - self._swept_at < self._sweep_interval:
+            return
+        if self._swept_at is not None:
+            self._projection.forget(now)
+            for snapshot in self.canceled():
+                yield from (Publish(event_type, snapshot) for event_type in standing(snapshot))
+        self._swept_at = now
+
+    # What can be asked, for health and metrics.
+
+    @property
+    def live(self) -> bool:
+        """Whether some namespace is covered, so that events are published."""
+        return len(self._uncovered) < len(self._namespaces)
+
+    def recalls(self, namespaces: Container[str | None]) -> bool:
+        """Whether runs in these namespaces wait for what the stream remembers of them."""
+        return any(None in namespaces or namespace in namespaces for namespace, _ in list(self._recalling))
+
+    def stops(self) -> list[tuple[datetime, Due]]:
+        """The stops that are under way: when each was canceled, and when it is due."""
+        return self._lateness.stops(self.canceled())
+
+    def peek(self, key: Key, now: datetime) -> Snapshot | None:
+        """The run as of now; None when no such run is known, or it has ended."""
+        return self._projection.peek(key, now)
+
+    def canceled(self) -> list[Snapshot]:
+        """The unfinished runs whose cancel was asked for, as they were last seen."""
+        return list(filter(None, map(self._projection.snapshot, self._projection.canceled())))
