@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install demo up test check docs picture histories fmt bench lock clean
+.PHONY: help install demo up test coverage check docs picture histories fmt bench lock release clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -26,6 +26,14 @@ test: install  ## all tests, on a real kube-apiserver, etcd, nats-server, Promet
 	@$(BIN)/exeunt up --prometheus --livekit --prepare-only
 	@$(BIN)/python tests/prepare_helm.py
 	@$(BIN)/python -m pytest
+
+coverage: install  ## the same, and which lines and branches they pass through, those of the services' processes among them
+	@$(BIN)/exeunt up --prometheus --livekit --prepare-only
+	@$(BIN)/python tests/prepare_helm.py
+	@$(BIN)/coverage erase
+	@$(BIN)/coverage run -m pytest $(TESTS)
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report
 
 check: install  ## ruff, ruff format, mypy --strict, import-linter, generated documents
 	@$(BIN)/ruff check .
@@ -62,5 +70,16 @@ lock:  ## write the requirements*.lock files anew (needs uv)
 	$(LOCK) pyproject.toml --constraint requirements.lock -o requirements-runtime.lock
 	printf 'hatchling\nsetuptools\n' | $(LOCK) - --constraint requirements.lock -o requirements-build.lock
 
+DIST ?= dist
+CHANGELOG ?= CHANGELOG.md
+
+release: install  ## build wheel, sdist and chart into dist/, and the notes of the version; its CI does the rest
+	@mkdir -p $(DIST)
+	@version=$$($(BIN)/exeunt --version) && \
+	  awk -v version="$$version" '/^## /{found = $$2 == version; next} found' $(CHANGELOG) > $(DIST)/notes.md && \
+	  { test -s $(DIST)/notes.md || { echo "$(CHANGELOG) says nothing of $$version"; exit 1; }; }
+	@SOURCE_DATE_EPOCH=0 $(BIN)/hatchling build -d $(DIST)
+	@$(BIN)/python tests/prepare_helm.py package deploy/chart --destination $(DIST)
+
 clean:  ## remove what the commands above made
-	rm -rf .venv .cache dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .cache .coverage* dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
