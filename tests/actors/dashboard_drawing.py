@@ -94,7 +94,7 @@ def _card(figure: Figure, panel: Panel, lines: int) -> Axes:
     figure.text(
         (left + 0.15) / width, (top - 0.12) / height, panel.title, color=_INK, size=size, va="top", weight="bold"
     )
-    margins = (0.75, 0.62, 0.2, 0.42) if panel.kind not in ("row", "stat") else (0.1, 0.1, 0.1, 0.35)
+    margins = (0.75, 0.78, 0.2, 0.42) if panel.kind not in ("row", "stat") else (0.1, 0.1, 0.1, 0.35)
     inner_width = panel.width * _COLUMN - margins[0] - margins[2]
     inner_height = max(panel.height * _LINE - margins[1] - margins[3], 0.1)
     axes = figure.add_axes(
@@ -171,7 +171,7 @@ def _legend(axes: Axes, panel: Panel, names: list[str]) -> None:
     columns = max(1, int(panel.width * _COLUMN * 11 / (max(map(len, labels)) + 5)))
     room = columns * _LEGEND_LINES
     axes.legend(
-        handles[:room], labels[:room], loc="upper left", bbox_to_anchor=(-0.02, -0.12), ncols=columns, fontsize=8,
+        handles[:room], labels[:room], loc="upper left", bbox_to_anchor=(-0.02, -0.14), ncols=columns, fontsize=8,
         frameon=False, labelcolor=_INK, borderaxespad=0, columnspacing=1, handlelength=1, labelspacing=0.2,
     )  # fmt: skip
 

@@ -1,6 +1,7 @@
 """Plays somebody who pastes commands into a shell, as a page or a document prints them."""
 
 import asyncio
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ class Terminal:
         self._exports: list[str] = []
 
     async def paste(self, command: str, within: float = 60) -> Ran:
-        """Runs it to its end; an `export` holds for what comes after."""
+        """Runs it to its end; an `export` or a variable holds for what comes after."""
         script = "\n".join([*self._exports, command])
         process = await asyncio.create_subprocess_exec(
             *("/bin/bash", "-c", script),
@@ -33,7 +34,7 @@ class Terminal:
         )
         async with asyncio.timeout(within):
             screen, _ = await process.communicate()
-        if command.startswith("export "):
+        if re.match(r"export |\w+=", command):
             self._exports.append(command)
         return Ran(process.returncode, screen.decode())
 
