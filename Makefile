@@ -49,7 +49,8 @@ docs: install  ## write the generated documents, dashboards and templates of the
 	@$(BIN)/python deploy/grafana/generate.py
 	@$(BIN)/python deploy/helm/generate_chart.py
 
-picture: install  ## draw docs/dashboard.png anew, from a storm of stops that is played for it
+picture: install  ## draw the pictures in docs/ anew: the dashboard of a storm of stops that is played for it, and the report
+	@$(BIN)/python tests/report_pictures.py
 	@$(BIN)/python tests/dashboard_picture.py
 
 histories: install  ## record the golden histories of tests/ anew, from the real services
