@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 import nats
+from PIL import Image
 from rich.console import Console
 
 from actors.admin import admin_client
@@ -38,7 +39,7 @@ PICTURE: Final = ROOT / "docs" / "dashboard.png"
 WHOLE: Final = ROOT / "docs" / "dashboard-all.png"
 
 SECONDS: Final = 150.0
-STOPS: Final = 450
+STOPS: Final = 150
 NOBODY_LEAVES: Final = 0.06
 """The share of calls that end at their shutdown deadline."""
 GONE_FIRST: Final = 0.1
@@ -113,6 +114,8 @@ async def main() -> None:
         recorded = await record(prometheus, panels(DASHBOARD), variables, start=start, end=end)
         draw(recorded, PICTURE, rows=2)
         draw(recorded, WHOLE)
+        for picture in (PICTURE, WHOLE):
+            Image.open(picture).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(picture, optimize=True)
         console.print(f"Drawn: {PICTURE.relative_to(ROOT)}, {WHOLE.relative_to(ROOT)}")
 
 

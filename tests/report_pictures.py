@@ -32,7 +32,7 @@ def main() -> None:
         file = Path(folder, "stop.html")
         file.write_text(page(told.stops, told.problems, version=exeunt.__version__, now=told.looked_at))
         for name, shot in asyncio.run(shots(file)):
-            small = Image.open(io.BytesIO(shot)).convert("RGB").quantize(32, dither=Image.Dither.NONE)
+            small = Image.open(io.BytesIO(shot)).convert("RGB").quantize(160, dither=Image.Dither.NONE)
             small.save(FOLDER / name, optimize=True)
 
 
