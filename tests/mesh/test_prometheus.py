@@ -129,7 +129,7 @@ async def test_every_query_of_every_panel_has_data(observed: Observed, panel: Pa
         names = [query.name(series) for series in answer]
         assert len(set(names)) == len(names), f"series that look the same: {names}"
         for selector in await selectors(observed.prometheus, query.interpolated(VARIABLES)):
-            assert await observed.prometheus.query(selector), selector
+            assert '"ALERTS"' in selector or await observed.prometheus.query(selector), selector  # none fires here
 
 
 async def test_the_picture_shows_every_panel(observed: Observed, tmp_path: Path) -> None:
