@@ -6,4 +6,7 @@ one run), `events` (what is said about it), `cloudevents` and `subjects` (how an
 JetStream). `settings`, `telemetry`, `health` and `service` make a process of it.
 """
 
-__version__ = "0.1.0"
+from importlib.metadata import version
+
+__version__ = version("exeunt")
+"""As pyproject.toml says it, and nothing else: `make docs` writes it into the chart and the manifests."""

@@ -142,7 +142,7 @@ async def _serve(
         await asyncio.wait({running, stop}, return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
         if not running.done():
-            log.info("stopping", budget=settings.drain_budget.total_seconds())
+            log.info("stopping", budget_s=settings.drain_budget.total_seconds())
             await work.stop(settings.drain_budget.total_seconds())
             running.cancel()
         with suppress(asyncio.CancelledError):

@@ -166,10 +166,8 @@ class Snapshot(Struct, frozen=True, kw_only=True, omit_defaults=True):
             if instant is not None:
                 parse_instant(instant)
         parse_duration(self.shutdown.timeout)
-        _CONDITIONS.decode(run.conditions)
-
-
-_CONDITIONS: Final = msgspec.json.Decoder(list[Condition] | None)
+        # Whole: a decoder of Condition skips what it does not know, and would let bytes pass that are no UTF-8 there.
+        msgspec.convert(msgspec.json.decode(run.conditions), list[Condition] | None)
 
 
 class _FieldsWritten(Struct, rename="camel"):

@@ -19,6 +19,7 @@ import exeunt
 from exeunt.bus.errors import BusError
 from exeunt.errors import ExeuntError, UsageError
 from exeunt.telemetry_variables import check_what_imports_read, forget_empty
+from exeunt_cli.completion import SCRIPTS, Shell
 from exeunt_cli.errors import NotFound
 from exeunt_cli.options import examples
 from exeunt_cli.settings import documented
@@ -50,7 +51,6 @@ for _where, _help, _first, *_others in (
 ):
     app.command(f"exeunt_cli.{_where}", help=_help, help_epilogue=examples(_first, *_others))
 app.command("exeunt_cli.deadletters:deadletters", name="deadletters", help="Look at what was set aside, or redrive it.")
-app.register_install_completion_command()
 
 
 @app.command(help_epilogue=examples("exeunt up", "exeunt up --prometheus --folder state"))
@@ -106,6 +106,15 @@ def nats_credentials(folder: Path, /, *, namespace: str | None = None, name: tup
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot write credentials to {folder}: {error}") from error
     sys.stdout.write(f"Written to {folder}. Next: kubectl apply -k {folder}\n")
+
+
+@app.command(help_epilogue=examples("source <(exeunt completion bash)", "exeunt completion fish | source"))
+def completion(shell: Shell, /) -> None:
+    """Print the completion script of a shell, which completes the names of runs, too.
+
+    `kubectl exeunt` is completed by kubectl itself, which finds `kubectl_complete-exeunt` beside this command.
+    """
+    sys.stdout.write(SCRIPTS[shell])
 
 
 @app.command(name="settings", help_epilogue=examples("exeunt settings | less"))

@@ -227,7 +227,7 @@ svg .badge.finalize text, svg .badge.failed text { fill: var(--card); }
 .why { grid-column: 2; overflow-wrap: anywhere; }
 .narrow { display: none; }
 @media (max-width: 52rem) { .wide { display: none; } .narrow { display: block; } figure { padding: .75rem .4rem; }
-  .narrow svg { width: 100%; } .headline strong { display: block; } }
+  .narrow svg { width: 100%; max-width: 30rem; margin: 0 auto; } .headline strong { display: block; } }
 @media (max-width: 30rem) { dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: .4rem; } }
 @media print { body { max-width: none; padding: 0; } figure, li { break-inside: avoid; } }
 """

@@ -23,7 +23,7 @@ from exeunt_cli.output import Columns
 FILE: Final = Path(__file__).parents[1] / "histories" / "dead-letter.jsonl"
 COMMANDS: Final = [
     *(["runs"], ["timeline"], ["tail"], ["explain"], ["export"], ["replay"], ["report"], ["plan"]),
-    *(["up"], ["settings"], ["nats-credentials"]),
+    *(["up"], ["settings"], ["nats-credentials"], ["completion"]),
     *(["deadletters", name] for name in ("list", "show", "redrive", "drop")),
 ]
 

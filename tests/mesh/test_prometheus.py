@@ -15,7 +15,7 @@ from actors.grafana import Panel, ask, panels, time_range
 from actors.kubernetes import Kubernetes
 from actors.livekit_room import LiveKitRoom
 from actors.names import FENCE
-from actors.prometheus_rules import rules, rules_file
+from actors.prometheus_rules import rules
 from actors.promql import selectors
 from actors.services import start_all, without
 from actors.signaling import everyone_leaves
@@ -26,7 +26,7 @@ from exeunt_local.livekit_server import LiveKitServer
 from exeunt_local.mesh import Mesh
 from exeunt_local.nats_server import NatsServer
 from exeunt_local.processes import free_port
-from exeunt_local.prometheus import Prometheus
+from exeunt_local.prometheus import Prometheus, rules_file
 from mesh.observing import let_the_terminator_write_events
 
 GRAFANA = Path(__file__).parents[2] / "deploy" / "grafana"
@@ -129,7 +129,7 @@ async def test_every_query_of_every_panel_has_data(observed: Observed, panel: Pa
         names = [query.name(series) for series in answer]
         assert len(set(names)) == len(names), f"series that look the same: {names}"
         for selector in await selectors(observed.prometheus, query.interpolated(VARIABLES)):
-            assert await observed.prometheus.query(selector), selector
+            assert '"ALERTS"' in selector or await observed.prometheus.query(selector), selector  # none fires here
 
 
 async def test_the_picture_shows_every_panel(observed: Observed, tmp_path: Path) -> None:

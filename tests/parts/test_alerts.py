@@ -18,6 +18,7 @@ from exeunt.instruments import Histogram
 from exeunt.metrics import INSTRUMENTS
 from exeunt_cli.__main__ import app
 from exeunt_local.binaries import PrometheusBinaries
+from exeunt_local.prometheus import rules_file
 
 ROOT: Final = Path(__file__).parents[2]
 RULES: Final = prometheus_rules.rules()
@@ -41,7 +42,7 @@ each_page = pytest.mark.parametrize("page", sorted(RUNBOOKS.glob("*.md")), ids=l
 
 @pytest.fixture
 def rules(tmp_path: Path) -> Path:
-    return prometheus_rules.rules_file(tmp_path / "rules.yaml")
+    return rules_file(tmp_path / "rules.yaml")
 
 
 def promtool(binaries: PrometheusBinaries, *words: str | Path) -> None:

@@ -71,14 +71,30 @@ def _arguments() -> argparse.Namespace:
     for grant in ("hidden", "agent", "recorder"):
         parser.add_argument(f"--{grant}", action="store_true")
     parser.add_argument("room")
-    parser.add_argument("identity")
-    return parser.parse_args()
+    parser.add_argument("identity", nargs="?", help="who joins")
+    parser.add_argument("--sid", action="store_true", help="join nobody: print the id of the room's present life")
+    given = parser.parse_args()
+    if bool(given.identity) == given.sid:
+        parser.error("either an identity or --sid")
+    return given
+
+
+async def sid_of(url: str, key: str, secret: str, room: str) -> str:
+    """What LiveKit calls the present life of a room. Exits with a message when nobody has joined it."""
+    async with api.LiveKitAPI(url, key, secret) as livekit:
+        rooms = (await livekit.room.list_rooms(api.ListRoomsRequest(names=[room]))).rooms
+    if not rooms:
+        sys.exit(f"nobody is in a room {room}: who joins makes it")
+    return str(rooms[0].sid)
 
 
 def main() -> None:
-    """Attends the room that the arguments name."""
+    """Attends the room that the arguments name, or tells its id."""
     given = _arguments()
     key, secret = given.keys.read_text().strip().split(": ")
+    if given.sid:
+        sys.stdout.write(asyncio.run(sid_of(given.url, key, secret, given.room)) + "\n")
+        return
     grants = api.VideoGrants(
         room_join=True, room=given.room, hidden=given.hidden, agent=given.agent, recorder=given.recorder
     )

@@ -114,6 +114,12 @@ class Process:
             await self.kill()
             return await self._child.wait()
 
+    async def ended(self) -> int:
+        """Returns its exit code once it has ended, by itself or by somebody's signal (negative)."""
+        if self._child is None:
+            raise RuntimeError(f"{self._name} was never started")
+        return await self._child.wait()
+
     async def kill(self) -> None:
         """SIGKILL; returns when the process is gone. Does nothing when it is already."""
         if self._child is not None:

@@ -42,7 +42,7 @@ async def settle(bus: Bus, delivery: Delivery, verdict: Verdict, *, durable: str
         case Ack():
             await delivery.tell(b"+ACK")
         case Retry(delay, reason):
-            message_log.debug("bus.retry", delay=delay, reason=reason)  # handlers tell what went wrong
+            message_log.debug("bus.retry", delay_s=delay, reason=reason)  # handlers tell what went wrong
             await delivery.nak(delay)
         case DeadLetter(reason):
             letter = dead_letter(delivery, durable=durable, reason=reason, max_payload=bus.nc.max_payload)

@@ -68,7 +68,7 @@ async def id_token(user: Named[User], *, strict: bool) -> str:
     except ConfigurationError as error:
         if left <= _SPENT:
             raise
-        log.warning("an id-token that expires soon is not renewed", seconds=round(left), error=str(error))
+        log.warning("an id-token that expires soon is not renewed", expires_in_s=round(left), error=str(error))
         return token
 
 
