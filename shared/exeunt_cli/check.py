@@ -160,9 +160,13 @@ class _Again(NamedTuple):
 
 def _again(said: SaidOutcome, cause: SaidFact) -> _Again:
     """At the same time for all of it, the outcome's: it decides nothing here."""
-    trail = said.outcome.trail
+    trail, snapshot = said.outcome.trail, cause.snapshot
+    if said.outcome.without_bus and trail and trail[0].reread is not None:
+        # It was decided from an event of its own, in place of which the history may have another's.
+        unknown = any(step.result == Result.WRITTEN_STEP_RUNS_UNKNOWN for step in trail)
+        snapshot = replace(trail[0].reread, step_runs=None if unknown else ())
     stopping = Stopping(
-        FactEvent(cloudevents.from_headers(cause.record.headers), cause.fact, cause.snapshot),
+        FactEvent(cloudevents.from_headers(cause.record.headers), cause.fact, snapshot),
         dry_run=said.outcome.dry_run,
         propagate_cancel=any(step.result == Result.UNREAD for step in trail),
     )

@@ -105,6 +105,7 @@ MAY_SAY = {
         f"$JS.API.DIRECT.GET.RUNS.exeunt.runs.{RUN}.topology-terminated",
         f"$JS.API.DIRECT.GET.RUNS.exeunt.runs.{RUN}.deadline-reached",
         f"$JS.API.DIRECT.GET.RUNS.exeunt.runs.{RUN}.cancel-requested",
+        f"$JS.API.DIRECT.GET.RUNS.exeunt.runs.{RUN}.outcome.cancel-requested",
         "$JS.API.DIRECT.GET.DEADLETTERS",
         "$JS.API.DIRECT.GET.SIGNALS.exeunt.signals.livekit-voice.call",
         f"$JS.API.DIRECT.GET.SIGNALS.exeunt.signals.{ROOM}",

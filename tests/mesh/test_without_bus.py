@@ -1,6 +1,8 @@
 """NATS is away: runs end all the same, by the same rules, and the history is complete once it is back."""
 
 import asyncio
+import os
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Final
@@ -31,6 +33,20 @@ async def wait_until_told(mesh: Mesh, words: str, instance: int = 0, within: flo
             async with http.get(f"{mesh.url('terminator', instance)}/readyz") as answer:
                 text = await answer.text()
             await asyncio.sleep(0.05)
+
+
+async def exeunt(nats_server: NatsServer, *arguments: str) -> str:
+    """What a command that succeeds prints, in one line of words."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "exeunt_cli", *arguments),
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "EXEUNT_NATS_URL": nats_server.url},
+    )
+    async with asyncio.timeout(60):
+        out, _ = await process.communicate()
+    told = " ".join(out.decode().split())
+    assert process.returncode == 0, told
+    return told
 
 
 async def wait_for_outcome(listener: Bystander, uid: str, holds: Callable[[Said], bool], within: float = 30) -> Said:
@@ -99,6 +115,9 @@ async def test_every_kind_of_stop_ends_as_with_the_bus_and_the_history_is_comple
         await listener.wait_until_idle(30)
         for call in (gone, hub, up):
             assert len(recorder.terminal_transitions(call.uid)) == 1
+            checked = await exeunt(own_nats, "replay", f"{namespace}/{call.name}", "--check")
+            assert "come out as they were recorded" in checked
+            assert "without the bus" in await exeunt(own_nats, "explain", f"{namespace}/{call.name}")
             ended = [
                 said
                 for said in await listener.history(call.uid)
