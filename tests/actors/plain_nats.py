@@ -20,7 +20,7 @@ class PlainNats:
         self._server: asyncio.Server | None = None
         self._writer: asyncio.StreamWriter | None = None
 
-    def say(self, words: dict[str, object] | bytes) -> None:
+    def send(self, words: dict[str, object] | bytes) -> None:
         """To whoever came last."""
         assert self._writer is not None
         if not isinstance(words, bytes):
@@ -30,15 +30,15 @@ class PlainNats:
 
     def connect(self) -> dict[str, object]:
         """What the first CONNECT said."""
-        said: dict[str, object] = json.loads(self.received.partition(b"CONNECT ")[2].partition(b"\r\n")[0])
-        return said
+        published: dict[str, object] = json.loads(self.received.partition(b"CONNECT ")[2].partition(b"\r\n")[0])
+        return published
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         self._writer = writer
         try:
             if self._info is not None:
-                self.say(self._info)
+                self.send(self._info)
             while data := await reader.read(65_536):
                 self.received += data
                 writer.writelines([b"PONG\r\n"] * data.count(b"PING\r\n"))

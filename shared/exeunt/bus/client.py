@@ -35,7 +35,7 @@ from nats.aio.transport import TcpTransport
 from exeunt.bus.credentials import NatsUser, Tls, read_user
 from exeunt.bus.servers import Login, NatsServer
 from exeunt.errors import UsageError
-from exeunt.tls import explain
+from exeunt.net.tls import explain
 
 log = structlog.get_logger(__name__)
 
@@ -135,8 +135,8 @@ class NatsClient(Client):
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:  # noqa: FBT001, FBT002 - nats-py's
         known = {srv.uri.netloc for srv in self._server_pool}
         await super()._process_info(info, initial_connection)
-        told, current = info.get("connect_urls"), self._current_server
-        if not told or current is None:
+        reported, current = info.get("connect_urls"), self._current_server
+        if not reported or current is None:
             return
         for srv in self._server_pool:
             if srv.uri.netloc not in known:
@@ -144,7 +144,7 @@ class NatsClient(Client):
                 if _is_ip(srv.uri):  # its certificate has the name that we went by, or its own address if that was one
                     srv.tls_name = current.tls_name or (None if _is_ip(current.uri) else current.uri.hostname)
         self._server_pool[:] = [
-            srv for srv in self._server_pool if not srv.discovered or srv is current or srv.uri.netloc in told
+            srv for srv in self._server_pool if not srv.discovered or srv is current or srv.uri.netloc in reported
         ]
         self._logins = {srv.uri.netloc: self._logins.get(srv.uri.netloc) for srv in self._server_pool}
 
@@ -176,8 +176,8 @@ class _Transport(TcpTransport):
         except TimeoutError:
             raise nats.errors.Error(f"{self._where}: no TLS: no handshake within {connect_timeout:g} s") from None
         except OSError as error:
-            told = explain(error, ca="EXEUNT_NATS_TLS_CA")
-            raise nats.errors.Error(f"{self._where}: no TLS: {told}") from error
+            reported = explain(error, ca="EXEUNT_NATS_TLS_CA")
+            raise nats.errors.Error(f"{self._where}: no TLS: {reported}") from error
         self._encrypted = self.is_open = True
 
     async def readline(self) -> bytes:

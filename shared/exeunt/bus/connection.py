@@ -22,10 +22,10 @@ from exeunt.back_off import BackOff, spread
 from exeunt.bus.client import NatsClient
 from exeunt.bus.credentials import Tls, read_user
 from exeunt.bus.errors import ApiRefused, BusClosed, BusError, BusUnavailable, NoResponders, PermissionDenied
-from exeunt.bus.messages import MAX_HEADERS, header_size
 from exeunt.bus.servers import read_servers
 from exeunt.errors import UsageError
-from exeunt.metrics import NATS_ERRORS, NATS_RECONNECTS
+from exeunt.events.messages import MAX_HEADERS, header_size
+from exeunt.telemetry.metrics import NATS_ERRORS, NATS_RECONNECTS
 
 PING_INTERVAL = 10  # seconds; two unanswered pings make the peer dead
 RECONNECT = BackOff(0.1, 1)
@@ -59,7 +59,7 @@ class Bus:
         self._violations: deque[tuple[float, str]] = deque(maxlen=32)
 
     @property
-    def trouble(self) -> str | None:
+    def unavailable_reason(self) -> str | None:
         """Why nothing can be sent now, for /readyz; None when the connection is up."""
         if self.nc.is_closed and self.session:
             return f"the connection to NATS at {self._where} is closed for good: {self._last_error}"
@@ -84,7 +84,7 @@ class Bus:
                 await self._connected.wait()
         except TimeoutError:
             self._check_open()
-            raise BusUnavailable(str(self.trouble)) from None
+            raise BusUnavailable(str(self.unavailable_reason)) from None
 
     async def request(
         self,
@@ -152,7 +152,7 @@ class Bus:
 
     def is_denied(self, subject: str, *, since: float) -> bool:
         """Whether the server forbade `subject`, or our inbox, after the loop time `since`."""
-        # nats-py hands the server's words over in lower case. A forbidden inbox is told once, on subscribing.
+        # nats-py hands the server's words over in lower case. A forbidden inbox is reported once, on subscribing.
         quoted, inbox = f'"{subject.lower()}"', self.nc.new_inbox().rpartition(".")[0].lower()
         return any(
             (when >= since and quoted in text) or f'subscription to "{inbox}' in text for when, text in self._violations
@@ -265,7 +265,7 @@ async def connect(
     patience: float | None = None,
 ) -> Bus:
     """Connect to NATS; after `patience` seconds (`connect_timeout`, when None) return all the same, with
-    `Bus.trouble`, and go on trying. `connect_timeout` is for each attempt.
+    `Bus.unavailable_reason`, and go on trying. `connect_timeout` is for each attempt.
 
     `url` may list several servers, separated by commas. `credentials` (user credentials, or an nkey seed) and
     those of `tls` are paths of files; they are read again for every new connection, so rotated ones are picked up, and

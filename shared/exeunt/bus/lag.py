@@ -11,7 +11,7 @@ import structlog
 from exeunt.back_off import spread
 from exeunt.bus.connection import Bus
 from exeunt.bus.errors import BusError
-from exeunt.metrics import CONSUMER_PENDING, CONSUMER_UNSETTLED
+from exeunt.telemetry.metrics import CONSUMER_PENDING, CONSUMER_UNACKNOWLEDGED
 
 _INTERVAL: Final = 10.0  # seconds
 _LOOK: Final = 0.05  # seconds
@@ -20,30 +20,32 @@ _NEARLY_FULL: Final = 0.8
 log = structlog.get_logger(__name__)
 
 
-async def report_lag(bus: Bus, stream: str, consumer: str, label: str, tell: Callable[[str | None], None]) -> NoReturn:
+async def report_lag(
+    bus: Bus, stream: str, consumer: str, label: str, report: Callable[[str | None], None]
+) -> NoReturn:
     """Ask for ever, measure it as `label`, and `tell` what is wrong, or None. What NATS does not answer is asked again
     next time; the pull loop says what is wrong then.
     """
-    told: str | None = None
+    reported: str | None = None
     while True:
         try:
             info = await bus.api(f"CONSUMER.INFO.{stream}.{consumer}")
             CONSUMER_PENDING.set(info["num_pending"], consumer=label)
-            CONSUMER_UNSETTLED.set(info["num_ack_pending"], consumer=label)
-            trouble = _paused(info, stream, consumer) or _at_its_limit(info, stream, consumer)
-            trouble = trouble or _full(await bus.api(f"STREAM.INFO.{stream}"), stream)
+            CONSUMER_UNACKNOWLEDGED.set(info["num_ack_pending"], consumer=label)
+            unavailable_reason = _paused(info, stream, consumer) or _at_its_limit(info, stream, consumer)
+            unavailable_reason = unavailable_reason or _full(await bus.api(f"STREAM.INFO.{stream}"), stream)
         except BusError as error:
             log.debug("bus.lag_unknown", consumer=label, error=str(error))
         else:
-            tell(trouble)
-            if trouble != told:
-                log.warning("bus.consumer_stands", consumer=label, trouble=trouble)
-            told = trouble
+            report(unavailable_reason)
+            if unavailable_reason != reported:
+                log.warning("bus.consumer_stands", consumer=label, trouble=unavailable_reason)
+            reported = unavailable_reason
         await asyncio.sleep(spread(_INTERVAL))
 
 
 async def caught_up(bus: Bus, stream: str, consumer: str) -> None:
-    """Return once the consumer has settled all that was in the stream when this began, however long that takes.
+    """Return once the consumer has acknowledged all that was in the stream when this began, however long that takes.
 
     Raises ApiRefused when there is no such stream or consumer (any more), BusUnavailable, PermissionDenied.
     """

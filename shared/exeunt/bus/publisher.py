@@ -18,8 +18,8 @@ import structlog
 from exeunt.back_off import BackOff
 from exeunt.bus.connection import Bus
 from exeunt.bus.errors import BusError, BusUnavailable, NoResponders, PermissionDenied, PublishRefused
-from exeunt.bus.messages import Message
-from exeunt.metrics import NATS_ERRORS
+from exeunt.events.messages import Message
+from exeunt.telemetry.metrics import NATS_ERRORS
 
 WRONG_LAST_SEQUENCE = 10071
 WRONG_LAST_SEQUENCE_UNKNOWN = 10164  # a rival's message is being replicated; its sequence is not known yet
@@ -120,15 +120,15 @@ async def _publish_once(bus: Bus, message: Message, patience: float) -> Stored |
 
 def _judge(subject: str, error: _PubError) -> AlreadyStored:
     """An error that means success, or the exception that says whether trying again makes sense."""
-    told = f"{error.description} ({error.code}/{error.err_code})"
+    reported = f"{error.description} ({error.code}/{error.err_code})"
     if error.err_code == WRONG_LAST_SEQUENCE and (sequence := re.search(r"\d+$", error.description)):
         return AlreadyStored(int(sequence.group()))
     if error.err_code == WRONG_LAST_SEQUENCE_UNKNOWN:
-        raise BusUnavailable(f"the stream cannot take {subject} now: {told}")
+        raise BusUnavailable(f"the stream cannot take {subject} now: {reported}")
     failure: BusError = (
-        BusUnavailable(f"the stream cannot take {subject} now: {told}")
+        BusUnavailable(f"the stream cannot take {subject} now: {reported}")
         if error.code >= 429
-        else PublishRefused(f"the stream will not take {subject}: {told}")
+        else PublishRefused(f"the stream will not take {subject}: {reported}")
     )
     NATS_ERRORS.add(error_type=type(failure).__name__)
     raise failure

@@ -1,4 +1,4 @@
-"""Streams, made when missing and checked when present; `exeunt.streams` names those of the mesh.
+"""Streams, made when missing and checked when present; `exeunt.bus.mesh_streams` names those of the mesh.
 
 Whoever runs NATS may have made the streams first, with replicas, placement or limits of their own. So a
 present stream is judged only by what would lose data or break us, and then the start stops with the command
@@ -14,7 +14,7 @@ import structlog
 
 from exeunt.bus.connection import Bus
 from exeunt.bus.errors import ApiRefused, PermissionDenied, StreamMisconfigured
-from exeunt.metrics import STREAMS_CREATED
+from exeunt.telemetry.metrics import STREAMS_CREATED
 
 NANOSECONDS = 1_000_000_000
 UNLIMITED = -1

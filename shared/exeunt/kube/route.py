@@ -9,8 +9,8 @@ from typing import Final
 import aiohttp
 
 from exeunt.kube.errors import ConfigurationError
-from exeunt.proxies import Proxy
-from exeunt.tls import client_context
+from exeunt.net.proxies import Proxy
+from exeunt.net.tls import client_context
 
 _KEEPALIVE: Final = 75.0  # seconds; the kube-apiserver closes idle connections after 90
 _LONGEST_LINE: Final = 2**21  # bytes; an event of a watch is one line, etcd takes objects of up to 1.5 MiB
@@ -32,7 +32,7 @@ class Route:
     proxy: Proxy | None = None
 
     def open_session(self, source: str, *, strict: bool) -> aiohttp.ClientSession:
-        """Raises ConfigurationError when the certificates, `source`'s, are no good; `strict` is as in `exeunt.tls`.
+        """Raises ConfigurationError when the certificates, `source`'s, are no good; `strict` is as in `exeunt.net.tls`.
 
         The session looks up no proxy and no .netrc by itself, which would be a job for a thread with every request.
         """
