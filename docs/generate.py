@@ -17,6 +17,7 @@ from exeunt_cli import asyncapi
 from exeunt_cli.settings import documented
 from exeunt_terminator import decision, stop
 from exeunt_timeout_scheduler import way
+from exeunt_timeout_scheduler.way import DeadlineState
 from exeunt_watcher import topology
 
 S = TypeVar("S", bound=StrEnum)
@@ -48,7 +49,7 @@ The first rule that applies decides. Where none does, the topology is still up, 
 It begins with an event of the run, with its schedule that fires, or with a sweep that has found it. What is not in the
 picture cannot happen here, either.
 
-{_diagram(way.TRANSITIONS, start=(way.DeadlineState.BEGUN,), ends=(way.DeadlineState.DONE, way.DeadlineState.GIVEN_BACK))}
+{_diagram(way.TRANSITIONS, start=(DeadlineState.BEGUN,), ends=(DeadlineState.DONE, DeadlineState.GIVEN_BACK))}
 
 A deadline is armed, and deadline-reached published, only while none of the first {len(CLOSED)} rules above applies.
 
