@@ -127,9 +127,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Deliveries after which a message is set aside as a dead letter. Only crashes and long outages redeliver, so this
     many means that the message itself ends the process."""
 
-    ack_wait: timedelta = timedelta(seconds=10)
-    """Silence after which NATS gives a message to another instance. A killed service costs at most this much for the
-    message that it held; a living one says that it is still at work."""
+    ack_wait: timedelta = timedelta(seconds=4)
+    """Silence after which NATS gives a message to another instance. A killed service, or one whose
+    connection is lost, costs at most this much for the message that it held; a living one says that it is at work."""
 
     retry_budget: timedelta = timedelta(seconds=60)
     """How long one call to the kube-apiserver is retried through throttling (429) and faults before the message goes

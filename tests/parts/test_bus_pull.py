@@ -187,9 +187,10 @@ async def test_a_killed_server_is_back_in_use_at_once(
 
 
 async def test_a_server_that_hung_is_asked_again_and_max_in_flight_holds(
-    bus: Bus, stream: Stream, nats_server: NatsServer, until: Until
+    bus: Bus, stream: Stream, nats_server: NatsServer, until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its connections stay, so that the pulls from before and from after deliver in the end."""
+    monkeypatch.setattr("exeunt.bus.pull.PULL_EXPIRES", 30.0)
     release = asyncio.Event()
     at_once = most = 0
 

@@ -134,7 +134,10 @@ async def test_a_server_that_is_reported_of_no_longer_is_not_tried_for_ever(unti
     async with PlainNats(free_port(), {"connect_urls": [gone]}) as plain, connected(f"127.0.0.1:{plain.port}") as bus:
         assert [uri.netloc for uri in bus.nc.discovered_servers] == [gone]
         there = f"127.0.0.1:{plain.port}"
-        plain.send({"connect_urls": [there]})
+        plain.info = {"connect_urls": [there]}
+        plain.send(plain.info)
+        plain.send(b"-ERR 'Stale Connection'\r\n")  # so that it is tried once: one that is cut off tells of no others
+        await until(lambda: bus.unavailable_reason is None and bus.session > 1, within=SECONDS)
         await until(lambda: bus.nc.discovered_servers == [], within=SECONDS)
         assert [uri.netloc for uri in bus.nc.servers] == [there]
 

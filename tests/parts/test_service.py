@@ -213,3 +213,12 @@ async def test_an_account_that_allows_too_little_is_one_line(servers: Binaries, 
     assert "set EXEUNT_HISTORY_BYTES" in stderr
     assert "set EXEUNT_DEADLINES_BYTES" in stderr
     assert "Traceback" not in log
+
+
+async def test_a_server_that_takes_small_messages_only_is_one_line(servers: Binaries, tmp_path: Path) -> None:
+    async with NatsServer(tmp_path / "nats", binary=servers.nats_server, config="max_payload: 32KB") as server:
+        code, log, stderr = await run_to_its_end(server.url, tmp_path)
+    assert code == 2
+    assert stderr.startswith("exeunt-timeout-scheduler: NATS takes messages of 32768 bytes at the most: have its ")
+    assert len(stderr.splitlines()) == 1
+    assert "Traceback" not in log

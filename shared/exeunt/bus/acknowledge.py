@@ -11,6 +11,7 @@ from exeunt.bus.connection import Bus
 from exeunt.bus.delivery import Ack, DeadLetter, Delivery, DeliveryAnswer, Retry
 from exeunt.bus.errors import BusUnavailable, PermissionDenied, PublishRefused
 from exeunt.bus.publisher import publish
+from exeunt.bus.unanswered import asked_of
 from exeunt.events.messages import MAX_HEADERS, Message, header_size
 from exeunt.telemetry.metrics import DEAD_LETTERS, DELIVERIES, REDELIVERIES
 
@@ -37,6 +38,7 @@ async def acknowledge(bus: Bus, delivery: Delivery, answer: DeliveryAnswer, *, d
         case Ack() if sync:
             try:
                 await bus.request(delivery.ack_subject, b"+ACK", timeout=DEADLINE)
+                bus.change.answered(asked_of(delivery.ack_subject))
             except (BusUnavailable, PermissionDenied) as error:
                 message_log.warning("bus.ack_unconfirmed", error=str(error))
         case Ack():

@@ -22,14 +22,15 @@ from exeunt.bus.acknowledge import acknowledge
 from exeunt.bus.connection import Bus
 from exeunt.bus.delivery import DeadLetter, Delivery, DeliveryAnswer, Retry
 from exeunt.bus.errors import BusUnavailable, NoResponders, PublishRefused
-from exeunt.bus.lag import report_lag
+from exeunt.bus.lag import look_for_a_majority, report_lag
 from exeunt.errors import PoisonEvent
 from exeunt.telemetry.metrics import expect_deliveries
 
 HEARTBEAT = 0.8  # seconds between the server's signs of life on an idle pull
 SILENCE = 2.5 * HEARTBEAT  # without any of them, the pull is taken for lost
-PULL_EXPIRES = 30.0  # seconds a pull waits at the server
+PULL_EXPIRES = 3.0  # seconds a pull waits at the server, which may deliver on it to where we cannot be reached any more
 BACK_OFF = BackOff(0.05, 1)  # between two tries to get the consumer back
+_RECREATE_PATIENCE = 1.0  # seconds for looking after a missing stream or consumer between two of them
 
 log = structlog.get_logger(__name__)
 
@@ -125,11 +126,13 @@ class PullLoop:
                 lag = tasks.create_task(
                     report_lag(self._bus, self._stream, self._consumer, self._durable, self._stands)
                 )
+                majority = tasks.create_task(look_for_a_majority(self._bus, self._stream, self._consumer))
                 await self._stopping.wait()
                 puller.cancel()
                 await self._wind_down()
                 keeper.cancel()
                 lag.cancel()
+                majority.cancel()
         finally:
             self._accepting = False
             self._unavailable_reason, self._standing = "stopped", None
@@ -151,8 +154,6 @@ class PullLoop:
         while not self._stopping.is_set():
             try:
                 await self._connection()
-                if self._failures:
-                    await self._recreate()
                 if self._subscription is None:
                     self._subscription = await self._subscribe(tasks, handle)
                 await self._ask_while_connected()
@@ -163,6 +164,12 @@ class PullLoop:
                 self._unavailable_reason = str(unavailable_reason)
                 self._failures += 1
                 await asyncio.sleep(BACK_OFF.wait(self._failures - 1))
+
+    async def _make_anew(self) -> None:
+        """While a leader is elected nobody answers this: no reason to wait for long, and a pull is there already."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_RECREATE_PATIENCE):
+                await self._recreate()
 
     async def _connection(self) -> None:
         """Wait for the connection as long as it takes, with signs of life."""
@@ -199,9 +206,15 @@ class PullLoop:
         loop = asyncio.get_running_loop()
         session, self._asked_for, self._ended_pull = self._bus.session, 0, None
         started = self._heard = loop.time()
+        if self._failures:
+            await self._ask()
+            await self._make_anew()
+            if self._ended_pull is not None:  # before there was something to pull from again
+                self._asked_for, self._ended_pull = 0, None
         while self._bus.session == session and self._bus.unavailable_reason is None:
             self._wake.clear()
             if self._ended_pull is not None:
+                self._bus.change.unanswered(self._next_subject, str(self._ended_pull), since=self._heard)
                 raise self._ended_pull
             await self._ask()
             with contextlib.suppress(TimeoutError):
@@ -211,9 +224,11 @@ class PullLoop:
                 self._heard = loop.time()
                 self._beat()
             elif loop.time() - self._heard > SILENCE:
-                denied = self._bus.is_denied(self._next_subject, since=started)
-                why = f"permission denied for subject {self._next_subject}" if denied else "no heartbeat"
-                raise BusUnavailable(f"consumer {self._durable} is silent: {why}")
+                silent = f"consumer {self._durable} is silent at {self._bus.server}"
+                if self._bus.is_denied(self._next_subject, since=started):
+                    raise BusUnavailable(f"{silent}: permission denied for subject {self._next_subject}")
+                self._bus.change.unanswered(self._next_subject, silent, since=self._heard)
+                raise BusUnavailable(f"{silent}: no heartbeat")
 
     async def _ask(self) -> None:
         """Ask for as many messages as there is room for, once half of the room is not asked for yet."""
@@ -243,7 +258,9 @@ class PullLoop:
                 self._asked_for = max(0, self._asked_for - int(headers.get("Nats-Pending-Messages", "0")))
                 self._wake_if_room()
             case "503":
-                self._ended_pull = NoResponders(f"consumer {self._durable} is missing, or JetStream is starting")
+                self._ended_pull = NoResponders(
+                    f"consumer {self._durable} is missing at {self._bus.server}, or has no leader (yet)"
+                )
                 self._wake.set()
             case _:
                 if most := re.search(
@@ -255,6 +272,7 @@ class PullLoop:
 
     def _all_is_well(self) -> None:
         self._heard, self._failures, self._unavailable_reason = self.last_progress, 0, None
+        self._bus.change.answered(self._next_subject)
 
     def _stands(self, unavailable_reason: str | None) -> None:
         self._standing = unavailable_reason

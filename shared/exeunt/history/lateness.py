@@ -15,7 +15,7 @@ from exeunt.history.stops import Ending, Stop
 PROMISED: Final = timedelta(seconds=1)
 """How much later than due a stop may end and not be called late."""
 REDELIVERY: Final = timedelta(seconds=15)
-"""An event that a service took and did not answer comes again after EXEUNT_ACK_WAIT (10 s); longer is no accident."""
+"""An event that a service took and did not answer comes again after EXEUNT_ACK_WAIT (4 s); longer is no accident."""
 
 _GOES_ON: Final = (Ending.STOPPING, Ending.FAILED)
 

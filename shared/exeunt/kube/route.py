@@ -9,6 +9,7 @@ from typing import Final
 import aiohttp
 
 from exeunt.kube.errors import ConfigurationError
+from exeunt.net.keepalive import kept_alive
 from exeunt.net.proxies import Proxy
 from exeunt.net.tls import client_context
 
@@ -39,7 +40,9 @@ class Route:
         return aiohttp.ClientSession(
             # Each watch holds a connection, so a limit (aiohttp's is 100) would starve the requests of whoever watches
             # many namespaces. Watches, lists and messages in flight are bounded where they are made.
-            connector=aiohttp.TCPConnector(ssl=self.tls(source, strict=strict), keepalive_timeout=_KEEPALIVE, limit=0),
+            connector=aiohttp.TCPConnector(
+                ssl=self.tls(source, strict=strict), keepalive_timeout=_KEEPALIVE, limit=0, socket_factory=kept_alive
+            ),
             read_bufsize=_LONGEST_LINE,
             skip_auto_headers=() if self.compressed else ("Accept-Encoding",),
         )

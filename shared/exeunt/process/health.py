@@ -1,13 +1,14 @@
 """The endpoints that others ask: /livez and /readyz the kubelet, /metrics Prometheus.
 
 `/livez`: the event loop turns (or nothing would answer) and the work moves. It fails only when a restart would help: a
-dependency that is away is waited for, not restarted over. `/readyz`: names every dependency that is missing, and stays
-200 when all that is missing is a part (`InPart`).
+dependency that is away is waited for, not restarted over. `/readyz`: names every dependency that is missing, and whose
+trouble it is, and stays 200 when all that is missing is a part (`InPart`).
 """
 
 import asyncio
 import json
 from collections.abc import Callable, Mapping
+from socket import gethostname
 from typing import NamedTuple
 
 import structlog
@@ -85,8 +86,8 @@ def _answer(reasons: dict[str, str]) -> web.Response:
     if not reasons:
         return _json({"status": "ok"}, 200)
     if all(isinstance(reason, InPart) for reason in reasons.values()):
-        return _json({"status": "degraded", "troubles": reasons}, 200)
-    return _json({"status": "error", "troubles": reasons}, 503)
+        return _json({"status": "degraded", "instance": gethostname(), "troubles": reasons}, 200)
+    return _json({"status": "error", "instance": gethostname(), "troubles": reasons}, 503)
 
 
 def _json(body: object, status: int) -> web.Response:

@@ -125,10 +125,8 @@ async def _serve(
 
         work = compose(Connections(settings, bus, kube))
         dependencies, pulses = work.health()
-        everywhere = {"nats": lambda: bus.unavailable_reason} | (
-            {"kubernetes": kube.unavailable_reason} if kube else {}
-        )
-        health = Health(everywhere | dependencies, pulses)
+        everywhere = {"nats": lambda: bus.unavailable_reason, "jetstream": lambda: bus.change.unavailable_reason}
+        health = Health(everywhere | ({"kubernetes": kube.unavailable_reason} if kube else {}) | dependencies, pulses)
         DEPENDENCY_UP.observe(lambda: {(name,): ask() is None for name, ask in health.dependencies.items()})
         runner = await serve_health(health, settings.http_addr, telemetry.endpoint)
         stack.push_async_callback(runner.cleanup)
