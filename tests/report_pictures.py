@@ -27,10 +27,10 @@ SCHEMES: Final = ("light", "dark")
 def main() -> None:
     if BINARY is None:
         sys.exit("picture: no chromium on this machine: the pictures of the report stay as they are")
-    told = read_file(str(ROOT / "docs" / "debugging.jsonl"))
+    loaded = read_file(str(ROOT / "docs" / "debugging.jsonl"))
     with tempfile.TemporaryDirectory(prefix="exeunt-picture-") as folder:
         file = Path(folder, "stop.html")
-        file.write_text(page(told.stops, told.problems, version=exeunt.__version__, now=told.looked_at))
+        file.write_text(page(loaded.stops, loaded.problems, version=exeunt.__version__, now=loaded.looked_at))
         for name, shot in asyncio.run(shots(file)):
             small = Image.open(io.BytesIO(shot)).convert("RGB").quantize(160, dither=Image.Dither.NONE)
             small.save(FOLDER / name, optimize=True)

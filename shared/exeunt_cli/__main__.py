@@ -18,7 +18,7 @@ from rich.padding import Padding
 import exeunt
 from exeunt.bus.errors import BusError
 from exeunt.errors import ExeuntError, UsageError
-from exeunt.telemetry_variables import check_what_imports_read, forget_empty
+from exeunt.telemetry.variables import check_what_imports_read, forget_empty
 from exeunt_cli.completion import SCRIPTS, Shell
 from exeunt_cli.errors import NotFound
 from exeunt_cli.options import examples
@@ -31,11 +31,16 @@ app = App(
 )
 for _where, _help, _first, *_others in (
     ("runs:runs", "List recent stops.", "exeunt runs -A --since 1d", "exeunt runs -n livekit-voice -f"),
-    ("timeline:timeline", "Tell the stops of a run.", "exeunt timeline call-7", "exeunt timeline run.jsonl -o wide"),
-    ("tail:tail", "Show what is said, as it is said.", "exeunt tail -n livekit-voice", "exeunt tail call-7 -o jsonl"),
+    ("timeline:timeline", "Show the stops of a run.", "exeunt timeline call-7", "exeunt timeline run.jsonl -o wide"),
+    (
+        "tail:tail",
+        "Show what is published, as it is published.",
+        "exeunt tail -n livekit-voice",
+        "exeunt tail call-7 -o jsonl",
+    ),
     (
         "explain:explain",
-        "Say in sentences what happened, and which rule won.",
+        "Explain in sentences what happened, and which rule won.",
         "exeunt explain livekit-voice/call-7",
         "exeunt explain call-7 --context production -o json",
     ),
@@ -50,7 +55,9 @@ for _where, _help, _first, *_others in (
     ("plan:plan", "Show what would be done now about every canceled run.", "exeunt plan -A --context production"),
 ):
     app.command(f"exeunt_cli.{_where}", help=_help, help_epilogue=examples(_first, *_others))
-app.command("exeunt_cli.deadletters:deadletters", name="deadletters", help="Look at what was set aside, or redrive it.")
+app.command(
+    "exeunt_cli.deadletters:deadletters", name="deadletters", help="Look at what was set aside, or republish it."
+)
 
 
 @app.command(help_epilogue=examples("exeunt up", "exeunt up --prometheus --folder state"))

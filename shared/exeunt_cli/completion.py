@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 from cyclopts import App
 
 from exeunt.errors import ExeuntError
-from exeunt.subjects import RUNS
+from exeunt.events.subjects import RUNS
 from exeunt_cli.options import Where
 
 _PATIENCE: Final = 2.0  # seconds

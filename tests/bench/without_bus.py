@@ -25,7 +25,7 @@ from bench.observer import Moment, Observer
 from bench.report import percentile
 from bench.world import NO_DEADLINE, Run, World
 from exeunt.clock import parse_duration
-from exeunt.events import Verdict
+from exeunt.events.event_types import Verdict
 from exeunt_local import BASE, CRDS, binaries
 from exeunt_local.control_plane import ControlPlane
 from exeunt_local.mesh import SERVICES, Mesh
@@ -72,19 +72,19 @@ async def main(stops: int, minutes: float) -> None:
                 sighting = observer.of(run.key)
                 if kind == "bindings went before the cancel":
                     await world.leave(run)
-                fence = await world.cancel(run)
+                cancel_observed_at = await world.cancel(run)
                 if kind == "bindings go":
                     await world.leave(run)
                 elif kind == "the hub says so":
                     await hub.signal_topology_terminated(kubernetes, *run.key)
-                said = Moment.now()
+                recorded = Moment.now()
                 async with asyncio.timeout(120):
                     ended = await sighting.ended
                 if kind == "deadline":
-                    due = fence + parse_duration(run.shutdown_timeout)
+                    due = cancel_observed_at + parse_duration(run.shutdown_timeout)
                     seconds[kind].append((ended.wall - due) / timedelta(seconds=1))
                 else:
-                    gone = sighting.gone.result() if kind == "bindings go" else said
+                    gone = sighting.gone.result() if kind == "bindings go" else recorded
                     seconds[kind].append(ended.clock - gone.clock)
 
             async with asyncio.TaskGroup() as tasks:
@@ -104,7 +104,9 @@ async def main(stops: int, minutes: float) -> None:
                 for made in await kubernetes.list(STORY_RUN, NAMESPACE):
                     history = await bystander.history(made["metadata"]["uid"])
                     ends = [
-                        said.outcome for said in history if said.outcome and said.outcome.verdict is Verdict.FINALIZE
+                        recorded.outcome
+                        for recorded in history
+                        if recorded.outcome and recorded.outcome.verdict is Verdict.FINALIZE
                     ]
                     decided.append(len(ends))
                     marked += sum(end.without_bus for end in ends)

@@ -15,20 +15,20 @@ from core.objects import (
     NAMESPACE,
     NOW,
     STARTED,
+    a_signal,
     binding,
     condition,
-    said,
     step_run,
     topology_terminated,
 )
-from exeunt import bobrapet
 from exeunt.clock import format_instant, format_status_time, parse_instant
+from exeunt.events.signals import Signal
 from exeunt.kube.changes import Changed, Relisted, Removed
-from exeunt.kube.models import StepRun, StoryRun, TransportBinding
 from exeunt.kube.resources import STEP_RUNS, STORY_RUNS, TRANSPORT_BINDINGS
-from exeunt.opt_out import is_enabled
-from exeunt.signals import Signal
-from exeunt.snapshot import FIELD_MANAGER, RunState, StepRunRef, read_run
+from exeunt.run import bobrapet
+from exeunt.run.models import StepRun, StoryRun, TransportBinding
+from exeunt.run.opt_out import is_enabled
+from exeunt.run.snapshot import FIELD_MANAGER, RunState, StepRunRef, read_run
 from exeunt_terminator import commands
 from exeunt_terminator.commands import (
     CancelChildren,
@@ -74,7 +74,7 @@ class Fault(StrEnum):
 
 
 class Cluster:
-    """The run `call` and what belongs to it. Its `life` counts redrives, and runs of the same name."""
+    """The run `call` and what belongs to it. Its `attempt` counts redrives, and runs of the same name."""
 
     def __init__(self) -> None:
         self.now = NOW
@@ -83,11 +83,11 @@ class Cluster:
         self.bindings: dict[str, TransportBinding] = {}
         self.signals: list[Signal] = []
         self.document: dict[str, Any] | None = None
-        self.life = 0
-        self.life_of: dict[str, int] = {}
-        """Which life a StepRun belongs to, by its uid."""
+        self.attempt = 0
+        self.attempt_of: dict[str, int] = {}
+        """Which attempt a StepRun belongs to, by its uid."""
         self.ends: dict[int, int] = {}
-        """How often the run was finished in each life."""
+        """How often the run was finished in each attempt."""
         self.ended_by_us: set[str] = set()
         """The `finishedAt` of our writes."""
         self._version = 1
@@ -140,9 +140,9 @@ class Cluster:
     @property
     def topology_gone(self) -> bool:
         hub = any(each["reason"] == bobrapet.TOPOLOGY_TERMINATED_REASON for each in self.conditions)
-        told = bool(self.signals) and self.signals[-1].gone
+        reported = bool(self.signals) and self.signals[-1].gone
         done = self.canceled and not self.steps
-        return hub or told or done or (self.established and not self.bindings)
+        return hub or reported or done or (self.established and not self.bindings)
 
     def state(self, first_seen: datetime | None = None) -> RunState:
         return read_run(self.run, first_seen=first_seen or self.now, now=self.now, fence_wait=FENCE_WAIT)
@@ -151,7 +151,7 @@ class Cluster:
 
     def create(self) -> None:
         """The run, of a uid of its own."""
-        metadata = {"name": "call", "namespace": NAMESPACE, "uid": f"uid-call-{self.life}", "generation": 1}
+        metadata = {"name": "call", "namespace": NAMESPACE, "uid": f"uid-call-{self.attempt}", "generation": 1}
         self.document = {
             "metadata": metadata | {"resourceVersion": "1", "annotations": {"kept": "yes"}},
             "spec": {"storyRef": {"name": "talk"}},
@@ -160,12 +160,14 @@ class Cluster:
         self.start()
 
     def start(self) -> None:
-        """A new life of it begins."""
-        self.life += 1
+        """A new attempt of it begins."""
+        self.attempt += 1
         self.established = False
         self.signals.clear()
-        self.now += timedelta(seconds=1)  # what is said in the second of a start may be of what was there before it
-        started = format_status_time(self.now) if self.life > 1 else STARTED
+        self.now += timedelta(
+            seconds=1
+        )  # what is published in the second of a start may be of what was there before it
+        started = format_status_time(self.now) if self.attempt > 1 else STARTED
         self.now += timedelta(seconds=1)
         conditions = [condition("Ready", "False", "Running", started)]
         self.write(self.there | {"status": {"phase": "Running", "startedAt": started, "conditions": conditions}})
@@ -179,7 +181,7 @@ class Cluster:
         self._version += 1
         document["metadata"] = document["metadata"] | {"resourceVersion": str(self._version)}
         if self.finished and not was_finished:
-            self.ends[self.life] = self.ends.get(self.life, 0) + 1
+            self.ends[self.attempt] = self.ends.get(self.attempt, 0) + 1
         self.history["StoryRun"].append(Seen(STORY_RUNS, None, Changed(self.run)))
 
     def change(self, part: str, **fields: Any) -> None:
@@ -191,9 +193,9 @@ class Cluster:
         self.change("metadata", annotations={key: each for key, each in merged.items() if each is not None})
 
     def create_step(self, name: str) -> None:
-        step = step_run(name, owner=self.uid, uid=f"{name}-{self.life}")
+        step = step_run(name, owner=self.uid, uid=f"{name}-{self.attempt}")
         self.steps[name] = step
-        self.life_of[step.metadata.uid] = self.life
+        self.attempt_of[step.metadata.uid] = self.attempt
         self.history["StepRun"].append(Seen(STEP_RUNS, None, Changed(step)))
 
     def remove_step(self, name: str) -> None:
@@ -213,7 +215,7 @@ class Cluster:
 
     def signal(self, *, gone: bool) -> None:
         """Somebody says on NATS that the topology is gone, or that it is not."""
-        signal = said(gone=gone, at=self.now, uid=self.uid)
+        signal = a_signal(gone=gone, at=self.now, uid=self.uid)
         self.signals.append(signal)
         self.history["Signal"].append(SignalHeard(signal))
 
@@ -227,14 +229,14 @@ class Cluster:
         token = self.annotations[_ASKED]
         self.write(self.there | {"status": {}})
         self.there["metadata"]["managedFields"] = []
-        self.annotate(bobrapet.FENCE, None)
+        self.annotate(bobrapet.CANCEL_OBSERVED_AT, None)
         self.annotate(_OBSERVED, token)
         self.start()
 
     def ask_redrive(self, *, uncancel: bool) -> None:
         if uncancel:
             self.change("spec", cancelRequested=None)
-        self.annotate(_ASKED, f"token-{self.life}")
+        self.annotate(_ASKED, f"token-{self.attempt}")
 
     def delete(self) -> None:
         self.clear()
@@ -290,9 +292,11 @@ class Cluster:
         assert not self.finished, "a run ends once"
         assert self.canceled, "a run that is not canceled is not ended"
         assert is_enabled(self.annotations), "a run that is opted out is not ended"
-        fence = self.annotations.get(bobrapet.FENCE)
-        assert fence or self.now >= self.canceled_at + FENCE_WAIT, "no run is ended before its fence"
-        late = self.now >= (parse_instant(fence) if fence else self.canceled_at) + TIMEOUT
+        cancel_observed_at = self.annotations.get(bobrapet.CANCEL_OBSERVED_AT)
+        assert cancel_observed_at or self.now >= self.canceled_at + FENCE_WAIT, (
+            "no run is ended before cancel_observed_at"
+        )
+        late = self.now >= (parse_instant(cancel_observed_at) if cancel_observed_at else self.canceled_at) + TIMEOUT
         assert self.topology_gone or late, "no run is ended early"
         document["metadata"] = document["metadata"] | {"managedFields": [_OURS]}
         self.ended_by_us.add(document["status"]["finishedAt"])
@@ -304,8 +308,8 @@ class Cluster:
         for ref in refs[: len(refs) // 2] if fault else refs:
             there = self.steps.get(ref.name)
             if there is not None and there.metadata.uid == ref.uid:
-                assert self.finished, "StepRuns go after the status was written, and never those of a later life"
-                assert self.life_of[ref.uid] == self.life
+                assert self.finished, "StepRuns go after the status was written, and never those of a later attempt"
+                assert self.attempt_of[ref.uid] == self.attempt
                 self.remove_step(ref.name)
                 deleted.append(ref.name)
         return Failed(fault, tuple(deleted)) if fault else Deleted(tuple(deleted))
@@ -316,11 +320,11 @@ class Cluster:
         self.canceled_at = self.now
         self.change("spec", cancelRequested=True)
 
-    def hub_says_gone(self) -> None:
+    def hub_reports_gone(self) -> None:
         self.change("status", conditions=[*self.conditions, topology_terminated(format_status_time(self.now))])
 
-    def stamp_fence(self) -> None:
-        self.annotate(bobrapet.FENCE, format_instant(self.now))
+    def observe_cancel(self) -> None:
+        self.annotate(bobrapet.CANCEL_OBSERVED_AT, format_instant(self.now))
 
     def listed(self, kind: str) -> Iterable[watching.Input]:
         """What a watcher lists of a kind, or hears of signals."""

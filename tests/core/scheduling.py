@@ -9,13 +9,13 @@ from msgspec.structs import replace
 from core.cluster import TIMEOUT, Cluster, Fault
 from core.objects import FENCE_WAIT, story
 from core.watching import Stream
-from exeunt.bus.messages import Message
 from exeunt.clock import parse_instant
-from exeunt.codec import fact_message, read_fact
-from exeunt.events import Fact
-from exeunt.kube.models import Story
-from exeunt.snapshot import Snapshot
-from exeunt.subjects import armed_subject
+from exeunt.events.codec import event_message, read_event
+from exeunt.events.event_types import EventType
+from exeunt.events.messages import Message
+from exeunt.events.subjects import armed_subject
+from exeunt.run.models import Story
+from exeunt.run.snapshot import Snapshot
 from exeunt_timeout_scheduler import commands
 from exeunt_timeout_scheduler.commands import (
     Ack,
@@ -56,7 +56,7 @@ _EDITED: Final = "1s"
 
 class Scheduler:
     """Any number of instances: each `yield` is a moment for something else, a crash too. `floor` is up to which
-    sequence of RUNS the terminators have settled everything, `faulty` takes the fault of the next request.
+    sequence of RUNS the terminators have acknowledged everything, `faulty` takes the fault of the next request.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Scheduler:
 
     def hear(self, subject: str) -> Iterator[None]:
         message, sequence = self._stream.messages[subject], self._stream.sequences[subject]
-        end = yield from self._carry_out(Heard(read_fact(message.headers, message.payload)))
+        end = yield from self._carry_out(Heard(read_event(message.headers, message.payload)))
         if isinstance(end, Ack | DeadLetter):
             self._settled[subject] = sequence
 
@@ -98,7 +98,10 @@ class Scheduler:
     def is_published(self) -> bool:
         """Whether the deadline was published of the run as it is."""
         cluster = self._cluster
-        return cluster.running and self._stream.said(cluster.state().episode, Fact.DEADLINE_REACHED) is not None
+        return (
+            cluster.running
+            and self._stream.published(cluster.state().cancellation, EventType.DEADLINE_REACHED) is not None
+        )
 
     def look_after(self) -> Iterator[None]:
         """What a sweep does, once the run is listed."""
@@ -117,7 +120,9 @@ class Scheduler:
 
     def _story(self, seen: Snapshot) -> Story:
         """It is edited only after the cancel: what stands before that is what counts."""
-        edited = self.story_edited and self._stream.said(seen.run.episode, Fact.CANCEL_REQUESTED) is not None
+        edited = (
+            self.story_edited and self._stream.published(seen.run.cancellation, EventType.CANCEL_REQUESTED) is not None
+        )
         return story(timeout=_EDITED if edited else None)
 
     def _answer(self, asked: Question, fault: Fault | None) -> Input:
@@ -132,7 +137,7 @@ class Scheduler:
             case _ if fault is not None:
                 return Failed(fault)
             case Disarm(run):
-                return Purged(int(self.pending.pop(armed_subject(run.episode), None) is not None))
+                return Purged(int(self.pending.pop(armed_subject(run.cancellation), None) is not None))
             case GetRun(_, first_seen):
                 return RunRead(self._cluster.state(first_seen)) if self._cluster.document else NotFound()
             case LastMessage(subject):
@@ -163,11 +168,11 @@ class Scheduler:
         return self.pending.setdefault(message.subject, message) is message
 
     def _publish(self, asked: Publish) -> bool:
-        message = fact_message(Fact.DEADLINE_REACHED, asked.snapshot, source="/s", now=asked.at, context={})
+        message = event_message(EventType.DEADLINE_REACHED, asked.snapshot, source="/s", now=asked.at, context={})
         if asked.after:
             last = self._stream.messages[message.subject]
             waited = self._cluster.now - parse_instant(last.headers["ce-time"])
-            assert self._floor() >= asked.after or waited > UNSETTLED, "what is not settled is not said again"
+            assert self._floor() >= asked.after or waited > UNSETTLED, "what is not acknowledged is not republished"
         return self._stream.publish(replace(message, expected_last_subject_sequence=asked.after))
 
     def _last(self, subject: str) -> Input:

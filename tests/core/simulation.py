@@ -12,12 +12,12 @@ from core.cluster import CALL, KINDS, STEPS, Cluster, Fault
 from core.objects import story
 from core.scheduling import OVERDUE_AFTER, Scheduler
 from core.watching import Stream, Watcher
-from exeunt import bobrapet
-from exeunt.codec import read_fact
-from exeunt.events import STOPPING_FACTS, Fact, Verdict
+from exeunt.events.codec import read_event
+from exeunt.events.event_types import STOPPING_EVENT_TYPES, EventType, Verdict
+from exeunt.events.subjects import outcome_subject
 from exeunt.kube.changes import Changed, Relisted
 from exeunt.kube.resources import STORIES, TRANSPORT_BINDINGS
-from exeunt.subjects import outcome_subject
+from exeunt.run import bobrapet
 from exeunt_terminator import commands
 from exeunt_terminator.commands import (
     Ack,
@@ -54,8 +54,8 @@ class Mesh:
         self.fault: Fault | None = None
         """How the next request goes wrong."""
         self.given_up = False
-        """Whether a stop of this life was dead-lettered, or opted out for a while: only the sweep comes back to it, and
-        only bobrapet to StepRuns that come late.
+        """Whether a stop of this attempt was dead-lettered, or opted out for a while: only the sweep comes back to it,
+        and only bobrapet to StepRuns that come late.
         """
 
     def new_watcher(self, *, listed: bool = True) -> "LaggingWatcher":
@@ -73,18 +73,20 @@ class Mesh:
         return fault
 
     @property
-    def facts(self) -> list[str]:
-        return [subject for subject in self.stream.messages if subject.endswith(STOPPING_FACTS)]
+    def run_events(self) -> list[str]:
+        return [subject for subject in self.stream.messages if subject.endswith(STOPPING_EVENT_TYPES)]
 
     @property
     def pending(self) -> list[str]:
-        return [subject for subject in self.facts if self.acknowledged.get(subject) != self.stream.sequences[subject]]
+        return [
+            subject for subject in self.run_events if self.acknowledged.get(subject) != self.stream.sequences[subject]
+        ]
 
     # The terminator: the machine, with the world's answers; each `yield` is a moment for something else.
 
     def stop(self, subject: str) -> Iterator[None]:
         message, sequence = self.stream.messages[subject], self.stream.sequences[subject]
-        event = read_fact(message.headers, message.payload)
+        event = read_event(message.headers, message.payload)
         self.deliveries[sequence] = deliveries = self.deliveries.get(sequence, 0) + 1
         stopping = Stopping(event, dry_run=False, propagate_cancel=False)
         heard: commands.Input = Delivered(sequence, deliveries, self.cluster.now)
@@ -93,10 +95,10 @@ class Mesh:
                 yield
             fault = self.take_fault()
             if isinstance(command, Record):
-                heard = self.record(command, outcome_subject(event.snapshot.run.episode, event.fact), fault)
+                heard = self.record(command, outcome_subject(event.snapshot.run.cancellation, event.event_type), fault)
             else:
                 heard = self.cluster.answer(command, fault)
-        # A second look is lost where another delivery of the same fact has been acknowledged meanwhile.
+        # A second look is lost where another delivery of the same event has been acknowledged meanwhile.
         lost = isinstance(command, SecondLook) and self.acknowledged.get(subject) == sequence
         self.given_up |= lost or isinstance(command, DeadLetter)
         if isinstance(command, Ack | DeadLetter):
@@ -120,21 +122,21 @@ class Mesh:
         if self.cluster.running and not self.cluster.canceled:
             self.cluster.cancel()
 
-    def stamp_fence(self, _: int) -> None:
+    def observe_cancel(self, _: int) -> None:
         cluster = self.cluster
-        if cluster.stopping and bobrapet.FENCE not in cluster.annotations:
-            cluster.stamp_fence()
+        if cluster.stopping and bobrapet.CANCEL_OBSERVED_AT not in cluster.annotations:
+            cluster.observe_cancel()
 
     def churn(self, number: int) -> None:
         """Somebody else writes the conditions, as bobrapet and the hub do all the time."""
         if self.cluster.running and self.cluster.conditions:
             ready, *others = self.cluster.conditions
-            said = ready | {"message": f"{number} {len(self.stops)}"}
-            self.cluster.change("status", conditions=[said, *others])
+            published = ready | {"message": f"{number} {len(self.stops)}"}
+            self.cluster.change("status", conditions=[published, *others])
 
-    def hub_says_gone(self, number: int) -> None:
+    def hub_reports_gone(self, number: int) -> None:
         if number == 0 and self.cluster.running and not self.cluster.topology_gone:
-            self.cluster.hub_says_gone()
+            self.cluster.hub_reports_gone()
 
     def hub_takes_it_back(self, number: int) -> None:
         """Somebody writes the conditions from a copy without the hub's word."""
@@ -159,24 +161,24 @@ class Mesh:
     def opt(self, number: int) -> None:
         """Somebody opts the run out, or in again."""
         if number < 3 and self.cluster.document is not None:
-            said = ("false", None, "true")[number]
-            self.given_up |= said == "false"
-            self.cluster.annotate(bobrapet.ENABLED, said)
+            published = ("false", None, "true")[number]
+            self.given_up |= published == "false"
+            self.cluster.annotate(bobrapet.ENABLED, published)
 
     def hub_starts_late(self, number: int) -> None:
-        """A StepRun that no fact knows; after the end it may come until the second look."""
+        """A StepRun that no event knows; after the end it may come until the second look."""
         awaited = self.cluster.running or (self.cluster.finished and self.second_look_ahead and not self.stops)
         if awaited and f"late-{number}" not in self.cluster.steps and not self.cluster.redriving:
             self.cluster.create_step(f"late-{number}")
 
     @property
     def second_look_ahead(self) -> bool:
-        episode = self.cluster.state().episode
+        cancellation = self.cluster.state().cancellation
         for subject in self.pending:
             message = self.stream.messages[subject]
             if (
                 self.stream.sequences[subject] in self.deliveries
-                and read_fact(message.headers, message.payload).snapshot.run.episode == episode
+                and read_event(message.headers, message.payload).snapshot.run.cancellation == cancellation
             ):
                 return True
         return False
@@ -184,25 +186,25 @@ class Mesh:
     def bobrapet_finishes(self, number: int) -> None:
         """Its own drain window is over: StepRuns gone, status written."""
         cluster = self.cluster
-        if number == 0 and cluster.stopping and bobrapet.FENCE in cluster.annotations:
+        if number == 0 and cluster.stopping and bobrapet.CANCEL_OBSERVED_AT in cluster.annotations:
             cluster.clear()
             cluster.change("status", phase=bobrapet.FINISHED, message=bobrapet.CANCELED_MESSAGE)
 
     def ask_redrive(self, number: int) -> None:
         cluster = self.cluster
-        if number < 4 and cluster.finished and not cluster.redriving and cluster.life < _MOST_LIVES:
+        if number < 4 and cluster.finished and not cluster.redriving and cluster.attempt < _MOST_LIVES:
             cluster.ask_redrive(uncancel=number < 3)
 
     def redrive(self, _: int) -> None:
         if self.cluster.document is not None and self.cluster.redriving:
             self.cluster.clear()
-            for watcher in self.watchers:  # known weakness: a binding seen in the next life counts as one of it
+            for watcher in self.watchers:  # known weakness: a binding seen in the next attempt counts as one of it
                 watcher.see_all("TransportBinding")
             self.cluster.redrive()
             self.given_up = not self.cluster.state().enabled
 
     def delete(self, number: int) -> None:
-        if number == 0 and self.cluster.document is not None and self.cluster.life < _MOST_LIVES:
+        if number == 0 and self.cluster.document is not None and self.cluster.attempt < _MOST_LIVES:
             self.cluster.delete()
 
     def recreate(self, number: int) -> None:
@@ -222,9 +224,9 @@ class Mesh:
         self.watchers[number % 2] = self.new_watcher(listed=number < 4)
 
     def deliver(self, number: int) -> None:
-        """Any stopping fact, also one that was answered before."""
-        if self.facts:
-            self.stops.append(self.stop(self.facts[number % len(self.facts)]))
+        """Any stopping event, also one that was answered before."""
+        if self.run_events:
+            self.stops.append(self.stop(self.run_events[number % len(self.run_events)]))
 
     def schedule_what_is_heard(self, number: int) -> None:
         if unheard := self.scheduler.unheard:
@@ -243,7 +245,7 @@ class Mesh:
     def lose(self, _: int) -> None:
         """A bug acknowledges deadline-reached, and nobody acts on it."""
         for subject in self.pending:
-            if subject.endswith(Fact.DEADLINE_REACHED):
+            if subject.endswith(EventType.DEADLINE_REACHED):
                 self.acknowledged[subject] = self.stream.sequences[subject]
                 self.given_up = True
 
@@ -281,7 +283,7 @@ class Mesh:
         for _ in one:
             pass
 
-    def settle(self) -> None:
+    def come_to_rest(self) -> None:
         """Faults cease, and everything that is under way comes to its end."""
         self.fault = None
         while self.stops:
@@ -291,8 +293,8 @@ class Mesh:
                 watcher.see_all(kind)
             watcher.sweep()
         run = self.cluster.state() if self.cluster.running and not self.cluster.redriving else None
-        if run is not None and any((run.uid, run.life) in watcher.bound for watcher in self.watchers):
-            established = self.stream.said(run.life_episode, Fact.TOPOLOGY_ESTABLISHED)
+        if run is not None and any((run.uid, run.attempt) in watcher.bound for watcher in self.watchers):
+            established = self.stream.published(run.attempt_key, EventType.TOPOLOGY_ESTABLISHED)
             assert established, "what was seen of a topology is known"
         for subject in self.scheduler.unheard:
             self.to_the_end(self.scheduler.hear(subject))
@@ -307,22 +309,22 @@ class Mesh:
     @property
     def topology_is_known(self) -> bool:
         """A binding that no watcher saw while it was there is not known to have been; nor is one that came after the
-        fact was said, on a word that was taken back: a fact is said once.
+        event was published, on a word that was taken back: an event is published once.
         """
         run = self.cluster.state()
         hub = any(each["reason"] == bobrapet.TOPOLOGY_TERMINATED_REASON for each in self.cluster.conditions)
-        told = bool(self.cluster.signals) and self.cluster.signals[-1].gone
-        seen = self.stream.said(run.life_episode, Fact.TOPOLOGY_ESTABLISHED)
-        gone = self.stream.said(run.episode, Fact.TOPOLOGY_TERMINATED)
-        return hub or told or (seen is not None and (gone is None or gone.topology.established))
+        reported = bool(self.cluster.signals) and self.cluster.signals[-1].gone
+        seen = self.stream.published(run.attempt_key, EventType.TOPOLOGY_ESTABLISHED)
+        gone = self.stream.published(run.cancellation, EventType.TOPOLOGY_TERMINATED)
+        return hub or reported or (seen is not None and (gone is None or gone.topology.established))
 
     def check_the_end(self) -> None:
         """When faults cease, every stop ends: as soon as the topology is gone, and at the deadline at the latest."""
         cluster = self.cluster
         if cluster.document is not None and cluster.redriving:
             self.redrive(0)
-        self.stamp_fence(0)
-        self.settle()
+        self.observe_cancel(0)
+        self.come_to_rest()
         if cluster.document is None or not cluster.canceled:
             assert not cluster.finished
             assert cluster.document is None or set(cluster.steps) >= set(STEPS)
@@ -332,11 +334,11 @@ class Mesh:
         for _ in range(2):  # what was acknowledged in vain is overdue
             while pending := list(self.scheduler.pending):
                 self.to_the_end(self.scheduler.fire(pending[0]))
-            self.settle()
+            self.come_to_rest()
             cluster.now += LONGEST_SILENCE + OVERDUE_AFTER
-            self.settle()
+            self.come_to_rest()
         if cluster.state().enabled:
-            assert cluster.ends.get(cluster.life) == 1, "every stop ends"
+            assert cluster.ends.get(cluster.attempt) == 1, "every stop ends"
             assert cluster.there["status"]["phase"] == bobrapet.FINISHED
             assert self.given_up or cluster.steps == {}, "nothing is left"
 
@@ -344,7 +346,7 @@ class Mesh:
 class LaggingWatcher:
     """A watcher whose lists and watches arrive one by one, each kind at its own pace.
 
-    `bound`: uid and life of the runs of which it saw a binding, as far as it could know the life then.
+    `bound`: uid and attempt of the runs of which it saw a binding, as far as it could know the attempt then.
     """
 
     def __init__(self, cluster: Cluster, stream: Stream) -> None:
@@ -381,7 +383,7 @@ class LaggingWatcher:
         for binding in bindings:
             uid = binding.spec.story_run_ref.uid
             known = run is not None and run.run.uid == uid
-            self.bound.add((uid, run.run.life if run and known else bobrapet.FIRST_LIFE))
+            self.bound.add((uid, run.run.attempt if run and known else bobrapet.FIRST_ATTEMPT))
 
     def see_all(self, kind: str) -> None:
         while self.see(kind):
@@ -398,7 +400,7 @@ ACTIONS: Final[Sequence[Action]] = (
     *(Mesh.step,) * 10,
     *(Mesh.deliver,) * 4,
     *(Mesh.cancel,) * 2,
-    *(Mesh.stamp_fence,) * 2,
+    *(Mesh.observe_cancel,) * 2,
     *(Mesh.connect,) * 2,
     *(Mesh.disconnect,) * 2,
     Mesh.signal,
@@ -413,7 +415,7 @@ ACTIONS: Final[Sequence[Action]] = (
     Mesh.edit_story,
     Mesh.lose,
     *(Mesh.schedule_what_is_heard,) * 2,
-    Mesh.hub_says_gone,
+    Mesh.hub_reports_gone,
     Mesh.hub_takes_it_back,
     Mesh.hub_starts_late,
     Mesh.bobrapet_finishes,

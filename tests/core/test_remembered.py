@@ -3,19 +3,19 @@
 from typing import Any
 
 from core.objects import NOW, snapshot
-from exeunt.codec import FactEvent, fact_message, read_fact
-from exeunt.events import Fact
-from exeunt.subjects import fact_subject
+from exeunt.events.codec import ReceivedEvent, event_message, read_event
+from exeunt.events.event_types import EventType
+from exeunt.events.subjects import event_subject
 from exeunt_terminator.remembered import Remembered
 
 
-def heard(fact: Fact = Fact.CANCEL_REQUESTED, **changes: Any) -> FactEvent:
-    message = fact_message(fact, snapshot(**changes), source="/exeunt/watcher", now=NOW, context={})
-    return read_fact(message.headers, message.payload)
+def heard(event_type: EventType = EventType.CANCEL_REQUESTED, **changes: Any) -> ReceivedEvent:
+    message = event_message(event_type, snapshot(**changes), source="/exeunt/watcher", now=NOW, context={})
+    return read_event(message.headers, message.payload)
 
 
-def subject_of(event: FactEvent) -> str:
-    return fact_subject(event.snapshot.run.episode, event.fact)
+def subject_of(event: ReceivedEvent) -> str:
+    return event_subject(event.snapshot.run.cancellation, event.event_type)
 
 
 def test_of_one_cancel_the_first_event_counts() -> None:
@@ -26,7 +26,7 @@ def test_of_one_cancel_the_first_event_counts() -> None:
 
 
 def test_other_events_fix_nothing() -> None:
-    remembered, other = Remembered(), heard(Fact.TOPOLOGY_TERMINATED)
+    remembered, other = Remembered(), heard(EventType.TOPOLOGY_TERMINATED)
     remembered.keep(other)
     assert remembered.at(subject_of(other)) is None
 

@@ -1,10 +1,10 @@
 """One stop from end to end without I/O: the real machines of terminator and timeout-scheduler, and the watcher's
 deciding modules, with everything around them in an order that hypothesis chooses (`simulation`).
 
-Whatever the order: a run is ended at most once in each life, and once in the end; never before its cancel and fence,
-never while it is opted out, never while its topology is up and its deadline has not come; no StepRun goes before that,
-none of a later life ever, and in the end none is left; a deadline is the one of the cancel, and is not said again while
-it is not settled. Each of these promises is broken on purpose, and found out.
+Whatever the order: a run is ended at most once in each attempt, and once in the end; never before its cancel and
+cancel_observed_at, never while it is opted out, never while its topology is up and its deadline has not come; no
+StepRun goes before that, none of a later attempt ever, and in the end none is left; a deadline is the one of the
+cancel, and is not republished while it is not acknowledged. Each of these promises is broken on purpose, and found out.
 """
 
 import random
@@ -18,15 +18,15 @@ from hypothesis import strategies as st
 
 from core.objects import FENCE_WAIT, NOW
 from core.simulation import ACTIONS, Action, Mesh, simulate
-from exeunt import bobrapet
-from exeunt.events import Fact, episode_of
-from exeunt.rules import Case
-from exeunt.snapshot import RunState, Topology, read_run
-from exeunt.subjects import fact_subject
+from exeunt.events.event_types import EventType, episode_of
+from exeunt.events.subjects import event_subject
+from exeunt.rules.closed import Case
+from exeunt.run import bobrapet
+from exeunt.run.snapshot import RunState, Topology, read_run
 from exeunt_terminator import decision, evidence, machine
 from exeunt_terminator.commands import Ack
 from exeunt_terminator.finalize import finalizing_patch
-from exeunt_terminator.stop import TRANSITIONS, Result, State
+from exeunt_terminator.stop import TRANSITIONS, Result, StopState
 from exeunt_timeout_scheduler import way
 from exeunt_timeout_scheduler.machine import Scheduling
 from exeunt_watcher import projection
@@ -39,7 +39,10 @@ MOST_SEEDS: Final = 3000
 @given(st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(0, 7)), min_size=40, max_size=140))
 def test_a_stop_happens_once_in_any_order(actions: list[tuple[Action, int]]) -> None:
     cluster = simulate(actions).cluster
-    event(f"life {cluster.life}: {'finished' if cluster.finished else 'canceled' if cluster.canceled else 'running'}")
+    event(
+        f"attempt {cluster.attempt}: "
+        f"{'finished' if cluster.finished else 'canceled' if cluster.canceled else 'running'}"
+    )
 
 
 def seeded(seed: int) -> Mesh:
@@ -71,12 +74,12 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs are ended that nobody has canceled."""
     without_tests(monkeypatch, "/spec/cancelRequested")
     without_rules(monkeypatch, "not-canceled")
-    (unfenced,) = (rule for rule in decision.RULES if rule.name == "unfenced")
+    (unobserved,) = (rule for rule in decision.RULES if rule.name == "unfenced")
 
     def of_canceled_runs(case: Case) -> bool:
-        return case.snapshot.run.cancel_requested and unfenced.applies(case)
+        return case.snapshot.run.cancel_requested and unobserved.applies(case)
 
-    rules = (rule._replace(applies=of_canceled_runs) if rule is unfenced else rule for rule in decision.RULES)
+    rules = (rule._replace(applies=of_canceled_runs) if rule is unobserved else rule for rule in decision.RULES)
     monkeypatch.setattr(decision, "RULES", tuple(rules))
 
 
@@ -90,11 +93,11 @@ def without_tests(monkeypatch: pytest.MonkeyPatch, *paths: str) -> None:
     monkeypatch.setattr(machine, "finalizing_patch", blind)
 
 
-def ways(monkeypatch: pytest.MonkeyPatch, state: State, result: Result, target: State) -> None:
+def ways(monkeypatch: pytest.MonkeyPatch, state: StopState, result: Result, target: StopState) -> None:
     monkeypatch.setitem(TRANSITIONS[state], result, target)
 
 
-FENCED: Final = "/metadata/annotations/" + bobrapet.FENCE.replace("/", "~1")
+OBSERVED_CANCEL: Final = "/metadata/annotations/" + bobrapet.CANCEL_OBSERVED_AT.replace("/", "~1")
 ENABLED: Final = "/metadata/annotations/" + bobrapet.ENABLED.replace("/", "~1")
 Bug = Callable[[pytest.MonkeyPatch], None]
 BUGS: Final[dict[str, tuple[Bug, str]]] = {
@@ -102,9 +105,9 @@ BUGS: Final[dict[str, tuple[Bug, str]]] = {
         eager,
         "a run that is not canceled is not ended",
     ),
-    "the fence is not waited for": (
+    "cancel_observed_at is not waited for": (
         lambda patch: without_rules(patch, "unfenced"),
-        "no run is ended before its fence",
+        "no run is ended before cancel_observed_at",
     ),
     "opted-out runs are ended": (
         lambda patch: without_rules(patch, "opted-out"),
@@ -114,8 +117,8 @@ BUGS: Final[dict[str, tuple[Bug, str]]] = {
         lambda patch: without_tests(patch, ENABLED),
         "a run that is opted out is not ended",
     ),
-    "a fact is believed that its topology is gone": (
-        lambda patch: ways(patch, State.DECIDING, Result.FINALIZE, State.PATCHING),
+    "an event is believed that its topology is gone": (
+        lambda patch: ways(patch, StopState.DECIDING, Result.FINALIZE, StopState.PATCHING),
         "no run is ended early",
     ),
     "a signal that was taken back counts": (
@@ -127,34 +130,36 @@ BUGS: Final[dict[str, tuple[Bug, str]]] = {
         "no run is ended early",
     ),
     "a write is not conditional": (
-        lambda patch: without_tests(patch, "/status/phase", "/status/finishedAt", "/status/conditions", FENCED),
+        lambda patch: without_tests(
+            patch, "/status/phase", "/status/finishedAt", "/status/conditions", OBSERVED_CANCEL
+        ),
         "a run ends once",
     ),
     "StepRuns go before the write": (
-        lambda patch: ways(patch, State.CHECKING, Result.STILL_GONE, State.DELETING),
+        lambda patch: ways(patch, StopState.CHECKING, Result.STILL_GONE, StopState.DELETING),
         "StepRuns go after the status was written",
     ),
     "what is listed is deleted unconfirmed": (
-        lambda patch: ways(patch, State.LISTING, Result.LISTED, State.DELETING),
-        "never those of a later life",
+        lambda patch: ways(patch, StopState.LISTING, Result.LISTED, StopState.DELETING),
+        "never those of a later attempt",
     ),
     "nobody takes a second look": (
         lambda patch: patch.setattr(machine, "SecondLook", Ack),
         "nothing is left",
     ),
     "a lost condition is the end": (
-        lambda patch: ways(patch, State.PATCHING, Result.CONDITION_LOST, State.DONE),
+        lambda patch: ways(patch, StopState.PATCHING, Result.CONDITION_LOST, StopState.DONE),
         "topology gone and canceled is enough",
     ),
     "a topology that is up again is forgotten": (
-        lambda patch: ways(patch, State.CHECKING, Result.UP_AGAIN, State.DONE),
+        lambda patch: ways(patch, StopState.CHECKING, Result.UP_AGAIN, StopState.DONE),
         "topology gone and canceled is enough",
     ),
     "a request that failed is not tried again": (
-        lambda patch: ways(patch, State.CHECKING, Result.FAILED, State.DONE),
+        lambda patch: ways(patch, StopState.CHECKING, Result.FAILED, StopState.DONE),
         "topology gone and canceled is enough",
     ),
-    "a late signal does not help a fact that stands on something else": (
+    "a late signal does not help an event that stands on something else": (
         lambda patch: patch.setattr(
             machine,
             "possible_evidence",
@@ -180,7 +185,7 @@ BUGS: Final[dict[str, tuple[Bug, str]]] = {
     ),
     "nothing is armed that was lost": (
         lambda patch: patch.setitem(
-            way.TRANSITIONS[way.State.LOOKING_BACK], way.Result.NEVER_PUBLISHED, way.State.DONE
+            way.TRANSITIONS[way.DeadlineState.LOOKING_BACK], way.Result.NEVER_PUBLISHED, way.DeadlineState.DONE
         ),
         "every stop ends",
     ),
@@ -188,13 +193,15 @@ BUGS: Final[dict[str, tuple[Bug, str]]] = {
         lambda patch: patch.setattr(Scheduling, "_as_published", lambda *_: None),
         "the deadline is the one of the cancel",
     ),
-    "an overdue run is not said again": (
-        lambda patch: patch.setitem(way.TRANSITIONS[way.State.LOOKING_BACK], way.Result.OVERDUE, way.State.DONE),
+    "an overdue run is not republished": (
+        lambda patch: patch.setitem(
+            way.TRANSITIONS[way.DeadlineState.LOOKING_BACK], way.Result.OVERDUE, way.DeadlineState.DONE
+        ),
         "every stop ends",
     ),
-    "an overdue run is said again while terminators have the last event": (
+    "an overdue run is published again while terminators have the last event": (
         lambda patch: patch.setattr(Scheduling, "_is_settled", lambda *_: True),
-        "what is not settled is not said again",
+        "what is not acknowledged is not republished",
     ),
     "another's write is taken for an own one": (
         lambda patch: patch.setattr(machine, "format_status_time", lambda _: "2026-11-24T18:13:33Z"),
@@ -211,22 +218,27 @@ def test_a_planted_bug_is_found(bug: str, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_the_shortest_way() -> None:
-    """Cancel and fence; the topology goes; both watchers say so; one write, and nothing is left."""
+    """Cancel and cancel_observed_at; the topology goes; both watchers say so; one write, and nothing is left."""
     mesh = Mesh()
     mesh.connect(0)
-    mesh.settle()
+    mesh.come_to_rest()
     mesh.cancel(0)
-    mesh.stamp_fence(0)
-    mesh.settle()
+    mesh.observe_cancel(0)
+    mesh.come_to_rest()
     assert not mesh.cluster.finished
     mesh.disconnect(0)
-    mesh.settle()
+    mesh.come_to_rest()
     assert not mesh.cluster.finished
     mesh.disconnect(0)
-    mesh.settle()
-    mesh.settle()
+    mesh.come_to_rest()
+    mesh.come_to_rest()
     assert (mesh.cluster.ends, mesh.cluster.steps) == ({1: 1}, {})
     run = read_run(mesh.cluster.run, first_seen=NOW, now=NOW, fence_wait=FENCE_WAIT)
-    facts = [Fact.TOPOLOGY_ESTABLISHED, Fact.CANCEL_REQUESTED, Fact.TOPOLOGY_TERMINATED, Fact.RUN_TERMINAL]
-    said = [fact_subject(episode_of(fact, run), fact) for fact in facts]
-    assert list(mesh.stream.messages) == said
+    event_types = [
+        EventType.TOPOLOGY_ESTABLISHED,
+        EventType.CANCEL_REQUESTED,
+        EventType.TOPOLOGY_TERMINATED,
+        EventType.RUN_TERMINAL,
+    ]
+    published = [event_subject(episode_of(event_type, run), event_type) for event_type in event_types]
+    assert list(mesh.stream.messages) == published

@@ -71,11 +71,13 @@ def test_nothing_is_allowed_that_is_not_named_and_no_workflow_runs_strangers_cod
             assert step["with"]["persist-credentials"] is False
 
 
-def test_tests_run_on_each_python_that_the_package_is_said_to_run_on() -> None:
+def test_tests_run_on_each_python_that_the_package_is_published_to_run_on() -> None:
     matrix = WORKFLOWS["ci.yml"]["jobs"]["test"]["strategy"]["matrix"]
-    said = [found[1] for each in PROJECT["classifiers"] if (found := re.fullmatch(r".* :: Python :: (\d\.\d+)", each))]
-    assert matrix["python"] == said == ["3.11", "3.12", "3.13", "3.14"]
-    assert PROJECT["requires-python"] == f">={said[0]}"
+    published = [
+        found[1] for each in PROJECT["classifiers"] if (found := re.fullmatch(r".* :: Python :: (\d\.\d+)", each))
+    ]
+    assert matrix["python"] == published == ["3.11", "3.12", "3.13", "3.14"]
+    assert PROJECT["requires-python"] == f">={published[0]}"
     planes = {path.name for path in (ROOT / "deploy/local/exeunt_local/control_planes").iterdir()}
     assert {each["kubernetes"] for each in matrix["include"]} <= planes
 

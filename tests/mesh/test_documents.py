@@ -13,11 +13,11 @@ import pytest
 
 from actors.terminal import Terminal
 from exeunt.bus.connection import Bus, connect
-from exeunt.bus.messages import Message
+from exeunt.bus.mesh_streams import deadletters_stream, runs_stream
 from exeunt.bus.publisher import publish
 from exeunt.bus.streams import ensure_stream
+from exeunt.events.messages import Message
 from exeunt.history.file import read_history
-from exeunt.streams import deadletters_stream, runs_stream
 from exeunt_local import CRDS
 from exeunt_local.binaries import Binaries
 from exeunt_local.control_plane import ControlPlane
@@ -124,10 +124,10 @@ async def fill(server: NatsServer, *, call_7: bool) -> None:
     for stream in (runs_stream(), deadletters_stream()):
         await ensure_stream(bus, stream)
     ended = (ROOT / "tests" / "histories" / "cancel-then-gone.jsonl").read_text()
-    await tell(bus, ended)
-    await tell(bus, (ROOT / "docs" / "debugging.jsonl").read_text())
+    await render(bus, ended)
+    await render(bus, (ROOT / "docs" / "debugging.jsonl").read_text())
     if call_7:
-        await tell(bus, ended.replace("cancel-then-gone", "call-7"))
+        await render(bus, ended.replace("cancel-then-gone", "call-7"))
     for number in range(3):
         headers = {"Exeunt-Reason": "a test", "Exeunt-Subject": f"exeunt.runs.voice.call.{number}.first.run-deleted"}
         headers |= {"Exeunt-Stream": "RUNS", "Exeunt-Sequence": str(number + 1), "Exeunt-Deliveries": "1"}
@@ -135,7 +135,7 @@ async def fill(server: NatsServer, *, call_7: bool) -> None:
     await bus.close(5)
 
 
-async def tell(bus: Bus, history: str) -> None:
+async def render(bus: Bus, history: str) -> None:
     for record in read_history(history.encode().splitlines(keepends=True)).records:
         headers = {name: value for name, value in record.headers.items() if not name.lower().startswith("nats-")}
         await publish(bus, Message(subject=record.subject, payload=record.data, headers=headers), deadline=5)

@@ -31,7 +31,7 @@ class Up(NamedTuple):
     screen: asyncio.StreamReader
     page: str
 
-    async def told(self, words: str, within: float = 60) -> str:
+    async def reported(self, words: str, within: float = 60) -> str:
         """What it has told up to these words, and the rest of their line."""
         async with asyncio.timeout(within):
             before = await self.screen.readuntil(words.encode())
@@ -133,21 +133,21 @@ async def test_a_real_call_is_over_when_its_caller_has_left(folders: tuple[Path,
                 assert re.search(rf"signal:\s+/livekit/bridge:\s+room\s+voice\s+\({joined['room']}\)", screen)
 
 
-async def test_who_dies_and_which_alert_fires_is_told(
+async def test_who_dies_and_which_alert_fires_is_reported(
     folders: tuple[Path, Path], prometheus_binaries: PrometheusBinaries
 ) -> None:
     assert prometheus_binaries.prometheus.is_file()
     kept, _ = folders
     async with running(kept, "--prometheus") as up:
         os.kill(child(up.process.pid, "exeunt_terminator"), signal.SIGKILL)
-        await up.told("terminator has died (SIGKILL); it is started again in 1 s.")
-        await up.told("terminator is back.")
+        await up.reported("terminator has died (SIGKILL); it is started again in 1 s.")
+        await up.reported("terminator is back.")
         [nats_url] = re.findall(r"export EXEUNT_NATS_URL=(.*)", up.page)
         connection = await nats.connect(nats_url)
         await connection.jetstream().publish("exeunt.runs.default.nobody.uid.first.cancel-requested", b"nonsense")
         await connection.close()
-        told = await up.told("ExeuntDeadLetters fires (warning):")
-        assert "messages of " in told
+        reported = await up.reported("ExeuntDeadLetters fires (warning):")
+        assert "messages of " in reported
 
 
 def child(parent: int, module: str) -> int:

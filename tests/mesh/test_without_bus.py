@@ -10,13 +10,13 @@ from typing import Final
 import pytest
 from aiohttp import ClientSession
 
-from actors.bystander import Bystander, Said
+from actors.bystander import Bystander, Recorded
 from actors.call import Call
 from actors.kubernetes import STORY, Kubernetes
 from actors.recorder import Recorder
 from actors.services import QUICK, start_all
-from exeunt import bobrapet
-from exeunt.events import Fact, Verdict
+from exeunt.events.event_types import EventType, Verdict
+from exeunt.run import bobrapet
 from exeunt_local.mesh import Mesh
 from exeunt_local.nats_server import NatsServer
 
@@ -44,18 +44,20 @@ async def exeunt(nats_server: NatsServer, *arguments: str) -> str:
     )
     async with asyncio.timeout(60):
         out, _ = await process.communicate()
-    told = " ".join(out.decode().split())
-    assert process.returncode == 0, told
-    return told
+    reported = " ".join(out.decode().split())
+    assert process.returncode == 0, reported
+    return reported
 
 
-async def wait_for_outcome(listener: Bystander, uid: str, holds: Callable[[Said], bool], within: float = 30) -> Said:
+async def wait_for_outcome(
+    listener: Bystander, uid: str, holds: Callable[[Recorded], bool], within: float = 30
+) -> Recorded:
     """The first outcome of which it holds."""
     async with asyncio.timeout(within):
         while True:
-            for said in await listener.history(uid):
-                if said.outcome is not None and holds(said):
-                    return said
+            for recorded in await listener.history(uid):
+                if recorded.outcome is not None and holds(recorded):
+                    return recorded
             await asyncio.sleep(0.05)
 
 
@@ -83,7 +85,7 @@ async def test_every_kind_of_stop_ends_as_with_the_bus_and_the_history_is_comple
         await wait_until_told(own_mesh, "runs are ended from here", instance)
     await asyncio.gather(*(call.cancel() for call in (gone, hub, up, out, batch)))
     for call in (gone, hub, up, out):
-        await call.wait_fenced(30)
+        await call.wait_observed(30)
     await gone.lose_bindings()
     await hub.signal_topology_terminated()
     await asyncio.gather(gone.wait_finished(30), hub.wait_finished(30), up.wait_finished(30))
@@ -92,7 +94,7 @@ async def test_every_kind_of_stop_ends_as_with_the_bus_and_the_history_is_comple
         await recorder.wait_until_seen(await call.get())
         assert [end.written_by for end in recorder.terminal_transitions(call.uid)] == ["exeunt-terminator"]
     end = recorder.terminal_transitions(up.uid)[0]
-    assert end.at >= end.fence + timedelta(seconds=5)
+    assert end.at >= end.cancel_observed_at + timedelta(seconds=5)
     await asyncio.sleep(1.5)  # what must not end has its deadline behind it
     for call in (out, batch, calm):  # bobrapet itself ends the batch
         ends = [end.written_by for end in recorder.terminal_transitions(call.uid)]
@@ -101,17 +103,19 @@ async def test_every_kind_of_stop_ends_as_with_the_bus_and_the_history_is_comple
     await own_nats.start()
     async with Bystander(own_nats.url) as listener:
         for call, cause, rule in (
-            (gone, Fact.TOPOLOGY_TERMINATED, "topology-gone"),
-            (hub, Fact.TOPOLOGY_TERMINATED, "topology-gone"),
-            (up, Fact.DEADLINE_REACHED, "deadline"),
+            (gone, EventType.TOPOLOGY_TERMINATED, "topology-gone"),
+            (hub, EventType.TOPOLOGY_TERMINATED, "topology-gone"),
+            (up, EventType.DEADLINE_REACHED, "deadline"),
         ):
-            said = await wait_for_outcome(
-                listener, call.uid, lambda said: said.outcome is not None and said.outcome.verdict is Verdict.FINALIZE
+            event = await wait_for_outcome(
+                listener,
+                call.uid,
+                lambda event: event.outcome is not None and event.outcome.verdict is Verdict.FINALIZE,
             )
-            assert said.outcome is not None
-            assert (said.fact, said.outcome.rule, said.outcome.without_bus) == (cause, rule, True)
-            assert said.outcome.cause_sequence == (await listener.wait_for_fact(call.uid, cause)).sequence
-            await listener.wait_for_fact(call.uid, Fact.RUN_TERMINAL, 30)
+            assert event.outcome is not None
+            assert (event.event_type, event.outcome.rule, event.outcome.without_bus) == (cause, rule, True)
+            assert event.outcome.cause_sequence == (await listener.wait_for_event(call.uid, cause)).sequence
+            await listener.wait_for_event(call.uid, EventType.RUN_TERMINAL, 30)
         await listener.wait_until_idle(30)
         for call in (gone, hub, up):
             assert len(recorder.terminal_transitions(call.uid)) == 1
@@ -119,19 +123,19 @@ async def test_every_kind_of_stop_ends_as_with_the_bus_and_the_history_is_comple
             assert "come out as they were recorded" in checked
             assert "without the bus" in await exeunt(own_nats, "explain", f"{namespace}/{call.name}")
             ended = [
-                said
-                for said in await listener.history(call.uid)
-                if said.outcome is not None and said.outcome.verdict is Verdict.FINALIZE
+                event
+                for event in await listener.history(call.uid)
+                if event.outcome is not None and event.outcome.verdict is Verdict.FINALIZE
             ]
             assert len(ended) == 1
         for instance in (0, 1):
             await wait_until_told(own_mesh, '"ok"', instance)
         again = await Call.start(kubernetes, namespace, "again", shutdown_timeout="120s")
         await again.cancel()
-        await again.wait_fenced(30)
+        await again.wait_observed(30)
         await again.lose_bindings()
         await again.wait_finished(30)
-        decided = await listener.wait_for_outcome(again.uid, Fact.TOPOLOGY_TERMINATED, 30)
+        decided = await listener.wait_for_outcome(again.uid, EventType.TOPOLOGY_TERMINATED, 30)
         assert decided.outcome is not None
         assert not decided.outcome.without_bus
 
@@ -147,7 +151,7 @@ async def test_the_deadline_that_was_fixed_at_the_cancel_counts_without_the_bus_
     call = await Call.start(kubernetes, namespace, shutdown_timeout="8s")
     await call.cancel()
     async with Bystander(own_nats.url) as listener:
-        await listener.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED, 30)
+        await listener.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED, 30)
     await own_nats.kill()
     shorter = {"spec": {"policy": {"timeouts": {"gracefulShutdownTimeout": "1s"}}}}
     await kubernetes.patch(STORY, namespace, call.story, shorter)
@@ -155,7 +159,7 @@ async def test_the_deadline_that_was_fixed_at_the_cancel_counts_without_the_bus_
     await recorder.wait_until_seen(await call.get())
     [end] = recorder.terminal_transitions(call.uid)
     assert end.written_by == "exeunt-terminator"
-    assert end.at >= end.fence + timedelta(seconds=8)
+    assert end.at >= end.cancel_observed_at + timedelta(seconds=8)
 
 
 async def test_a_terminator_that_starts_without_nats_ends_runs_too(

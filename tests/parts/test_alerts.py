@@ -14,8 +14,8 @@ from cyclopts import CycloptsError
 
 from actors import prometheus_rules
 from actors.installation import kustomize, with_components
-from exeunt.instruments import Histogram
-from exeunt.metrics import INSTRUMENTS
+from exeunt.telemetry.instruments import Histogram
+from exeunt.telemetry.metrics import INSTRUMENTS
 from exeunt_cli.__main__ import app
 from exeunt_local.binaries import PrometheusBinaries
 from exeunt_local.prometheus import rules_file

@@ -8,10 +8,10 @@ import pytest
 
 from actors.terminal import Terminal
 from exeunt.bus.connection import connect
-from exeunt.bus.messages import Message
+from exeunt.bus.mesh_streams import runs_stream
 from exeunt.bus.publisher import publish
 from exeunt.bus.streams import ensure_stream
-from exeunt.streams import runs_stream
+from exeunt.events.messages import Message
 from exeunt_cli.__main__ import app
 from exeunt_cli.completion import candidates
 from exeunt_local.binaries import Binaries

@@ -22,12 +22,12 @@ import generate
 from actors.grafana import panels
 from actors.installation import DEPLOY, kustomize, with_components
 from actors.prometheus_rules import rules
-from exeunt import semconv
-from exeunt.episodes import Episode
-from exeunt.instruments import Histogram, Instrument
-from exeunt.logs import configure_logs
-from exeunt.metrics import CAUSES, INSTRUMENTS
+from exeunt.run.cancellations import Cancellation
 from exeunt.settings import Settings
+from exeunt.telemetry import semconv
+from exeunt.telemetry.instruments import Histogram, Instrument
+from exeunt.telemetry.logs import configure_logs
+from exeunt.telemetry.metrics import CAUSES, INSTRUMENTS
 
 Json = dict[str, Any]
 
@@ -273,7 +273,7 @@ def lines() -> Iterator[tuple[str, str]]:
     before, handlers, level = structlog.get_config(), logging.root.handlers[:], logging.root.level
     out = io.StringIO()
     configure_logs(Settings(log_format="json"), service="exeunt-test", stream=out)
-    structlog.contextvars.bind_contextvars(run=str(Episode("voice", "call-7", "870cba24", "first")))
+    structlog.contextvars.bind_contextvars(run=str(Cancellation("voice", "call-7", "870cba24", "first")))
     with TracerProvider(shutdown_on_exit=False).get_tracer("t").start_as_current_span("hop"):
         structlog.get_logger().info("finalize", rule="topology-gone")
         structlog.get_logger().warning("stop not done yet", error="503")

@@ -16,12 +16,12 @@ from opentelemetry.sdk.trace import TracerProvider
 from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from exeunt.instruments import Counter, Gauge, Histogram, Instrument, Observed
-from exeunt.metrics import INSTRUMENTS
-from exeunt.prometheus import Handler, metrics_endpoint
-from exeunt.shutdown_timeout import ShutdownTimeout
-from exeunt.snapshot import Evidence, RunState, Snapshot, StoryState, Topology
-from exeunt.telemetry import configure_telemetry
+from exeunt.run.shutdown_timeout import ShutdownTimeout
+from exeunt.run.snapshot import Evidence, RunState, Snapshot, StoryState, Topology
+from exeunt.telemetry.configured import configure_telemetry
+from exeunt.telemetry.instruments import Counter, Gauge, Histogram, Instrument, Observable
+from exeunt.telemetry.metrics import INSTRUMENTS
+from exeunt.telemetry.prometheus import Handler, metrics_endpoint
 from exeunt_local.processes import free_port
 from exeunt_watcher.lateness import Lateness
 from exeunt_watcher.measures import measure_stops
@@ -81,8 +81,8 @@ def values(family: Metric) -> dict[tuple[str, ...], float]:
 async def test_each_kind_is_shown_as_prometheus_knows_it(scrape: Scrape) -> None:
     counter = Counter("t_things_total", "Things.", services="all", labels=("color",))
     gauge = Gauge("t_level", "A level.", services="all")
-    observed = Observed("t_up", "Up.", services="all", labels=("what",))
-    observed_counter = Observed("t_seen_total", "Seen.", services="all", kind="counter", labels=("what",))
+    observed = Observable("t_up", "Up.", services="all", labels=("what",))
+    observed_counter = Observable("t_seen_total", "Seen.", services="all", kind="counter", labels=("what",))
     scrape.instruments += [counter, gauge, observed, observed_counter]
     observed.observe(lambda: {("nats",): True, ("kubernetes",): False})
     observed_counter.observe(lambda: {("it",): 3})
@@ -146,7 +146,7 @@ async def test_what_is_expected_is_there_before_it_has_happened(scrape: Scrape) 
 async def test_what_nobody_has_measured_yet_has_no_series_but_where_there_is_only_one(scrape: Scrape) -> None:
     scrape.instruments += [
         Counter("t_letters_total", "Letters.", services="all", labels=("consumer",)),
-        Observed("t_up", "Up.", services="all", labels=("what",)),
+        Observable("t_up", "Up.", services="all", labels=("what",)),
         Gauge("t_level", "A level.", services="all"),
     ]
     found = await scrape.families()
@@ -171,12 +171,12 @@ async def test_a_service_shows_what_it_reports_unless_telemetry_is_off(
     assert found == (set() if off == "true" else reported)
 
 
-def test_opentelemetry_is_told_the_same_figures() -> None:
+def test_opentelemetry_is_reported_the_same_figures() -> None:
     reader = InMemoryMetricReader()
     meter = MeterProvider([reader], RESOURCE, shutdown_on_exit=False).get_meter("t")
     counter = Counter("t_things_total", "Things.", services="all", labels=("color",))
     gauge = Gauge("t_level", "A level.", services="all")
-    seen = Observed("t_seen_total", "Seen.", services="all", kind="counter", labels=("what",))
+    seen = Observable("t_seen_total", "Seen.", services="all", kind="counter", labels=("what",))
     histogram = Histogram("t_seconds", "Seconds.", services="all", labels=("cause",), buckets=(0.1, 1))
     counter.add(color="red")  # what was counted before is exported, too
     for each in (counter, gauge, seen, histogram):
@@ -189,8 +189,8 @@ def test_opentelemetry_is_told_the_same_figures() -> None:
     assert data is not None
     metrics = {metric.name: metric for metric in data.resource_metrics[0].scope_metrics[0].metrics}
     points = {name: next(iter(metric.data.data_points)) for name, metric in metrics.items()}
-    told = {n: (dict(p.attributes or {}), p.value) for n, p in points.items() if isinstance(p, NumberDataPoint)}
-    assert told == {
+    reported = {n: (dict(p.attributes or {}), p.value) for n, p in points.items() if isinstance(p, NumberDataPoint)}
+    assert reported == {
         "t_things_total": ({"color": "red"}, 3),
         "t_level": ({}, 4),
         "t_seen_total": ({"what": "it"}, 7),
@@ -253,10 +253,10 @@ def canceled(seconds_ago: float, timeout: str = "20s", **changes: object) -> Sna
         uid="uid",
         resource_version="1",
         generation=2,
-        life="first",
+        attempt="first",
         phase="Running",
         cancel_requested=True,
-        fence=at,
+        cancel_observed_at=at,
         canceled_at=at,
     )
     return Snapshot(
@@ -266,7 +266,7 @@ def canceled(seconds_ago: float, timeout: str = "20s", **changes: object) -> Sna
     )
 
 
-def test_stops_under_way_are_counted_and_their_oldest_is_told(reading: Reading) -> None:
+def test_stops_under_way_are_counted_and_their_oldest_is_reported(reading: Reading) -> None:
     lateness = Lateness()
     measure_stops(lateness.stops([canceled(5), canceled(12, "2m"), canceled(25, "24s")]), NOW)
     assert reading.read() == Gauges(3, 25, 1)
@@ -281,8 +281,8 @@ def test_stops_under_way_are_counted_and_their_oldest_is_told(reading: Reading) 
 def test_what_exeunt_is_not_to_end_is_not_counted(reading: Reading) -> None:
     batch = replace(canceled(50), story=StoryState(namespace="voice", name="talk", resource_version="1"))
     opted_out = canceled(50, enabled=False)
-    not_fenced_yet = canceled(50, fence=None)
-    measure_stops(Lateness().stops([batch, opted_out, not_fenced_yet, canceled(50, deleting=True)]), NOW)
+    not_observed_yet = canceled(50, cancel_observed_at=None)
+    measure_stops(Lateness().stops([batch, opted_out, not_observed_yet, canceled(50, deleting=True)]), NOW)
     assert reading.read() == Gauges(0, 0, 0)
 
 

@@ -198,7 +198,7 @@ STOPS: Final = (
     ),
     graph(
         "Outcomes",
-        "The terminator's decisions on facts. All but failed are normal: there, the write was refused or the run could"
+        "The terminator's decisions on events. All but failed are normal: there, the write was refused or the run could"
         " not be read; `exeunt runs` shows which, and `exeunt explain` why.",
         PER_MINUTE,
         promql(f"{per_minute('exeunt_outcomes_total', by='cause, verdict')} > 0", "{{cause}}: {{verdict}}"),

@@ -67,13 +67,13 @@ Cancel it as above: it ends when she leaves, or at once when she has left.
 
 _PROMETHEUS = """\
 Prometheus, to be queried over HTTP or as a data source of Grafana: {url}
-It has Exeunt's alerting rules; an alert that fires is told here.
+It has Exeunt's alerting rules; an alert that fires is reported here.
 
 """
 
 _END = """\
 Logs: {logs}
-A service that dies is told here, and started again. Ctrl-C stops everything.
+A service that dies is reported here, and started again. Ctrl-C stops everything.
 """
 
 

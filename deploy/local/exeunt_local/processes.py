@@ -142,7 +142,7 @@ class Process:
 async def spawn(
     command: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> asyncio.subprocess.Process:
-    """Starts the command in a process group of its own, tied to the life of this process."""
+    """Starts the command in a process group of its own, tied to the attempt of this process."""
     with log.open("ab") as output:
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *command),

@@ -69,7 +69,7 @@ class Prometheus:
     def scrape(self, mesh: Mesh) -> None:
         """From now on, what runs in `mesh`, under the labels that a PodMonitor would give it.
 
-        To be said again when a service was started anew: it then listens elsewhere.
+        To be called again when a service was started anew: it then listens elsewhere.
         """
         groups = [
             {

@@ -13,15 +13,15 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from exeunt import cloudevents
 from exeunt.bus.configured import connect_as
-from exeunt.bus.messages import Message
 from exeunt.bus.publisher import publish
 from exeunt.clock import format_instant
 from exeunt.errors import ExeuntError
+from exeunt.events import cloudevents
+from exeunt.events.messages import Message
+from exeunt.events.signals import TOPOLOGY_GONE, TOPOLOGY_UP, SignalBody
+from exeunt.events.subjects import signal_subject
 from exeunt.settings import read_settings
-from exeunt.signals import TOPOLOGY_GONE, TOPOLOGY_UP, SignalBody
-from exeunt.subjects import signal_subject
 
 _PATIENCE = 10.0  # seconds
 

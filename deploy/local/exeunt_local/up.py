@@ -1,7 +1,7 @@
 """`exeunt up`: everything that Exeunt needs and is, on this machine, to try by hand with kubectl.
 
 What is missing is the operator, so whoever tries it plays the operator's few writes; the page that `up` prints says
-which (`page`). `tests/demo.py` plays them itself. What dies, and which alert fires, is told below the page.
+which (`page`). `tests/demo.py` plays them itself. What dies, and which alert fires, is reported below the page.
 """
 
 import asyncio
@@ -97,7 +97,7 @@ async def _serve(servers: Binaries, watching: PrometheusBinaries | None, calling
                 tasks.create_task(_tell_alerts(prometheus, console.print))
 
 
-async def _keep(mesh: Mesh, service: str, tell: Tell) -> NoReturn:
+async def _keep(mesh: Mesh, service: str, render: Tell) -> NoReturn:
     """Tells when a service dies, and starts it again, as a kubelet would."""
     first, most = _RESTART
     pause = first
@@ -107,28 +107,31 @@ async def _keep(mesh: Mesh, service: str, tell: Tell) -> NoReturn:
         if asyncio.get_running_loop().time() - since > most:
             pause = first
         why = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        tell(f"{service} has died ({why}); it is started again in {pause:g} s.\n{tail(mesh.log(service), 5)}")
+        render(f"{service} has died ({why}); it is started again in {pause:g} s.\n{tail(mesh.log(service), 5)}")
         await asyncio.sleep(pause)
         pause = min(2 * pause, most)
         try:
             await mesh.start_again(service)
         except ProcessFailed as failed:
-            tell(str(failed))
+            render(str(failed))
         else:
-            tell(f"{service} is back.")
+            render(f"{service} is back.")
 
 
-async def _tell_alerts(prometheus: Prometheus, tell: Tell) -> NoReturn:
+async def _tell_alerts(prometheus: Prometheus, render: Tell) -> NoReturn:
     """Tells when an alert begins to fire, and when it is over."""
-    told: dict[str, str] = {}
+    rendered: dict[str, str] = {}
     while True:
         with contextlib.suppress(aiohttp.ClientError, TimeoutError):  # what it cannot say now, it says next time
             firing = {str(sorted(alert["labels"].items())): alert for alert in await prometheus.firing()}
             for key, alert in firing.items():
-                name, said = alert["labels"]["alertname"], alert["annotations"]
-                if key not in told:
-                    tell(f"{name} fires ({alert['labels']['severity']}): {said['summary']}.\n  {said['runbook_url']}")
-                told[key] = name
-            for key in told.keys() - firing:
-                tell(f"{told.pop(key)} is over.")
+                name, message = alert["labels"]["alertname"], alert["annotations"]
+                if key not in rendered:
+                    render(
+                        f"{name} fires ({alert['labels']['severity']}): {message['summary']}.\n  "
+                        f"{message['runbook_url']}"
+                    )
+                rendered[key] = name
+            for key in rendered.keys() - firing:
+                render(f"{rendered.pop(key)} is over.")
         await asyncio.sleep(_LOOK_AT_ALERTS)

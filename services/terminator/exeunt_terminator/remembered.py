@@ -2,10 +2,10 @@
 
 from typing import Final
 
-from exeunt.codec import FactEvent
-from exeunt.events import Fact, episode_of
-from exeunt.snapshot import Snapshot
-from exeunt.subjects import fact_subject
+from exeunt.events.codec import ReceivedEvent
+from exeunt.events.event_types import EventType, episode_of
+from exeunt.events.subjects import event_subject
+from exeunt.run.snapshot import Snapshot
 
 MOST: Final = 2_000
 """Cancels, some 3 KB each: more stops than that are hardly ever under way at once."""
@@ -18,10 +18,10 @@ class Remembered:
         self._most = most
         self._snapshots: dict[str, Snapshot] = {}
 
-    def keep(self, event: FactEvent) -> None:
+    def keep(self, event: ReceivedEvent) -> None:
         """Of several events of one cancel the first counts, as in the stream."""
-        subject = fact_subject(episode_of(event.fact, event.snapshot.run), event.fact)
-        if event.fact is not Fact.CANCEL_REQUESTED or subject in self._snapshots:
+        subject = event_subject(episode_of(event.event_type, event.snapshot.run), event.event_type)
+        if event.event_type is not EventType.CANCEL_REQUESTED or subject in self._snapshots:
             return
         self._snapshots[subject] = event.snapshot
         if len(self._snapshots) > self._most:

@@ -19,18 +19,18 @@ from msgspec.structs import replace
 
 from exeunt.bus.connection import Bus
 from exeunt.bus.delivery import back_off
-from exeunt.bus.messages import Message
-from exeunt.codec import FactEvent, fact_message, read_fact
-from exeunt.events import STOPPING_FACTS, Fact, Outcome, episode_of
+from exeunt.events.codec import ReceivedEvent, event_message, read_event
+from exeunt.events.event_types import STOPPING_EVENT_TYPES, EventType, Outcome, episode_of
+from exeunt.events.messages import Message
+from exeunt.events.subjects import armed_subject, event_subject
 from exeunt.kube.client import KubeClient
 from exeunt.kube.errors import ApiError, ApiUnavailable, NotFound, Rewound, Undecodable
 from exeunt.kube.list_watch import ListWatch
 from exeunt.kube.resources import STORY_RUNS
-from exeunt.logs import bind_run
+from exeunt.run.snapshot import Snapshot, read_run
 from exeunt.settings import Settings
-from exeunt.snapshot import Snapshot, read_run
-from exeunt.subjects import armed_subject, fact_subject
-from exeunt.tracing import processing
+from exeunt.telemetry.logs import bind_run
+from exeunt.telemetry.tracing import processing
 from exeunt_terminator import commands
 from exeunt_terminator.calls import Calls
 from exeunt_terminator.commands import Delivered, End, GiveBack, Input, LastSignals, Record, SecondLook, Signals
@@ -56,6 +56,8 @@ nothing to do.
 """
 _TICK: Final = 1.0
 """Seconds between looks at what only time changes."""
+_LISTS_AT_ONCE: Final = 16
+"""Lists fetched in parallel, as by the watcher."""
 _GRACE: Final = 10.0
 """Seconds that stops in progress have when the bus is back. What is left of them the stream brings up again."""
 
@@ -105,7 +107,7 @@ class StandIn:
         self._watches: list[ListWatch[Any]] = []
 
     @property
-    def trouble(self) -> str | None:
+    def unavailable_reason(self) -> str | None:
         """Why runs may be ended late, or not at all."""
         if missing := [str(watch.error or watch) for watch in self._watches if watch.error or not watch.synced]:
             return f"not listed yet, or not watched now: {', '.join(sorted(missing)[:5])}"
@@ -133,8 +135,11 @@ class StandIn:
     async def _watch(self) -> None:
         self._hear(watch.AllSignalsHeard())
         while True:
+            turns = asyncio.Semaphore(_LISTS_AT_ONCE)
             self._watches = [
-                ListWatch(self._kube, resource, namespace=namespace, list_field_selector=selector(resource))
+                ListWatch(
+                    self._kube, resource, namespace=namespace, list_field_selector=selector(resource), turns=turns
+                )
                 for namespace in self._namespaces
                 for resource in RESOURCES
             ]
@@ -165,7 +170,7 @@ class StandIn:
                     case watch.Publish():
                         inputs.append(self._publish(command))
                     case watch.Recall(event_type, snapshot):
-                        subject = fact_subject(episode_of(event_type, snapshot.run), event_type)
+                        subject = event_subject(episode_of(event_type, snapshot.run), event_type)
                         inputs.append(watch.Recalled(command, self._remembered.at(subject)))
                     case watch.MessageAt(sequence):
                         inputs.append(watch.MessageRead(command, self._snapshots.get(sequence)))
@@ -178,7 +183,7 @@ class StandIn:
         self._hear(await self._reads.answer(asked))
 
     def _publish(self, asked: watch.Publish) -> watch.Stored | watch.AlreadyStored:
-        subject = fact_subject(episode_of(asked.event_type, asked.snapshot.run), asked.event_type)
+        subject = event_subject(episode_of(asked.event_type, asked.snapshot.run), asked.event_type)
         if (sequence := self._published.get(subject)) is not None:
             return watch.AlreadyStored(asked, sequence)
         self._events += 1
@@ -188,12 +193,12 @@ class StandIn:
         self._act_on(asked.event_type, asked.snapshot)
         return watch.Stored(asked)
 
-    def _act_on(self, event_type: Fact, snapshot: Snapshot) -> None:
+    def _act_on(self, event_type: EventType, snapshot: Snapshot) -> None:
         """What the consumers of the stream would do."""
         now = datetime.now(UTC)
-        message = fact_message(event_type, snapshot, source=SOURCE, now=now, context={})
-        event = read_fact(message.headers, message.payload)
-        if event_type in STOPPING_FACTS:
+        message = event_message(event_type, snapshot, source=SOURCE, now=now, context={})
+        event = read_event(message.headers, message.payload)
+        if event_type in STOPPING_EVENT_TYPES:
             self._remembered.keep(event)
             self._tasks.create_task(self._stop(message, event, now))
         if event_type in HEARD:
@@ -203,7 +208,7 @@ class StandIn:
 
     async def _schedule(self, begins: deadline.Heard | deadline.Fired) -> None:
         """Carry out what a deadline asks for, again for as long as something fails."""
-        bind_run((begins.event if isinstance(begins, deadline.Heard) else begins.deadline).snapshot.run.episode)
+        bind_run((begins.event if isinstance(begins, deadline.Heard) else begins.deadline).snapshot.run.cancellation)
         failures = 0
         while True:
             scheduling = Scheduling()
@@ -219,13 +224,13 @@ class StandIn:
     async def _ask(self, asked: deadline.Question) -> deadline.Input:
         match asked:
             case deadline.Arm(armed):
-                subject = armed_subject(armed.snapshot.run.episode)
+                subject = armed_subject(armed.snapshot.run.cancellation)
                 if subject in self._armed:
                     return deadline.AlreadyStored()
                 self._armed[subject] = self._tasks.create_task(self._schedule(deadline.Fired(armed)))
                 return deadline.Stored()
             case deadline.Disarm(run):
-                task = self._armed.pop(armed_subject(run.episode), None)
+                task = self._armed.pop(armed_subject(run.cancellation), None)
                 return deadline.Purged(int(task is not None and task.cancel()))
             case deadline.Hold(until):
                 return await hold(until)
@@ -239,15 +244,15 @@ class StandIn:
                 now, fence_wait = datetime.now(UTC), self._settings.fence_wait
                 return deadline.RunRead(read_run(found, first_seen=first_seen, now=now, fence_wait=fence_wait))
             case deadline.Publish(snapshot):
-                self._act_on(Fact.DEADLINE_REACHED, snapshot)
+                self._act_on(EventType.DEADLINE_REACHED, snapshot)
                 return deadline.Stored()
         raise AssertionError(f"only a sweep asks for {asked}")
 
     # What the stream and this service do.
 
-    async def _stop(self, message: Message, event: FactEvent, since: datetime) -> None:
+    async def _stop(self, message: Message, event: ReceivedEvent, since: datetime) -> None:
         """One stop, again for as long as it is given back, and once more for the second look."""
-        bind_run(event.snapshot.run.episode)
+        bind_run(event.snapshot.run.cancellation)
         outcomes: list[Outcome] = []
         deliveries = 0
         while not self._back.is_set():
@@ -266,14 +271,16 @@ class StandIn:
                     return
 
     async def _try(
-        self, message: Message, event: FactEvent, since: datetime, deliveries: int, outcomes: list[Outcome]
+        self, message: Message, event: ReceivedEvent, since: datetime, deliveries: int, outcomes: list[Outcome]
     ) -> End:
         settings = self._settings
         stopping = Stopping(event, dry_run=settings.dry_run, propagate_cancel=settings.propagate_cancel)
         calls = Calls(self._kube, self._bus, settings)
         heard: Input = Delivered(0, deliveries, since, timedelta(seconds=back_off(deliveries)))
         measured = False
-        with processing(event.fact, event.snapshot, message.headers, consumer=CONSUMER, delivery=deliveries) as hop:
+        with processing(
+            event.event_type, event.snapshot, message.headers, consumer=CONSUMER, delivery=deliveries
+        ) as hop:
             while not isinstance(command := stopping.receive(heard, datetime.now(UTC)), End):
                 if stopping.written_at is not None and not measured:
                     stop_ended(event, since, stopping.snapshot, at=datetime.now(UTC))
@@ -296,12 +303,12 @@ class StandIn:
         self._tell(event, stopping)
         return command
 
-    def _tell(self, event: FactEvent, stopping: Stopping) -> None:
+    def _tell(self, event: ReceivedEvent, stopping: Stopping) -> None:
         if stopping.failure is not None:
-            log.warning("stop not done yet", fact=event.fact, error=stopping.failure, next_at=stopping.next_at)
+            log.warning("stop not done yet", fact=event.event_type, error=stopping.failure, next_at=stopping.next_at)
         if not stopping.recorded:
             return
         outcome = stopping.outcome()
-        log.info(outcome.verdict, fact=event.fact, rule=outcome.rule, why=outcome.why, without_bus=True,
+        log.info(outcome.verdict, fact=event.event_type, rule=outcome.rule, why=outcome.why, without_bus=True,
                  stop_latency_ms=outcome.stop_latency_ms, step_runs=outcome.deleted_step_runs)  # fmt: skip
-        self._kubernetes_events.tell(event.snapshot.run, outcome)
+        self._kubernetes_events.publish(event.snapshot.run, outcome)

@@ -18,14 +18,14 @@ from msgspec.structs import replace
 
 from exeunt.bus.connection import Bus
 from exeunt.bus.errors import PermissionDenied, PublishRefused
-from exeunt.bus.messages import Message
 from exeunt.bus.publisher import AlreadyStored, Stored, last_message, publish
-from exeunt.codec import FactEvent, outcome_message
-from exeunt.events import DRY_RUN, Outcome, Verdict
-from exeunt.insist import insist
-from exeunt.logs import bind_run
-from exeunt.metrics import OUTCOMES, UNPUBLISHED_LOST
-from exeunt.subjects import RUNS
+from exeunt.events.codec import ReceivedEvent, outcome_message
+from exeunt.events.event_types import DRY_RUN, Outcome, Verdict
+from exeunt.events.messages import Message
+from exeunt.events.subjects import RUNS
+from exeunt.process.insist import insist
+from exeunt.telemetry.logs import bind_run
+from exeunt.telemetry.metrics import OUTCOMES, UNPUBLISHED_LOST
 
 MOST: Final = 10_000
 """Outcomes that are kept, some 10 KB each. Runs are ended beyond that, too; what is not kept is counted and logged."""
@@ -41,7 +41,7 @@ class Done(Struct, frozen=True):
     """An event that was acted on, as the message that it would have been, and what came of it at `at`."""
 
     message: Message
-    event: FactEvent
+    event: ReceivedEvent
     outcome: Outcome
     source: str
     at: datetime
@@ -71,7 +71,7 @@ class Unpublished:
             await asyncio.sleep(_LOOK)
             while self._kept and works():
                 done = self._kept[0]
-                bind_run(done.event.snapshot.run.episode)
+                bind_run(done.event.snapshot.run.cancellation)
                 try:
                     await insist("publish what was done without the bus", partial(self._publish, done))
                 except (PublishRefused, PermissionDenied) as error:
@@ -86,7 +86,7 @@ class Unpublished:
             own = replace(event.snapshot, step_runs=None)
             outcome = replace(outcome, trail=tuple(replace(step, reread=step.reread or own) for step in outcome.trail))
         message = outcome_message(
-            outcome, event.snapshot.run.episode, event.fact, source=done.source, now=done.at, context={}
+            outcome, event.snapshot.run.cancellation, event.event_type, source=done.source, now=done.at, context={}
         )
         stored = await publish(self._bus, message, deadline=_DEADLINE)
         if isinstance(stored, AlreadyStored) and (outcome.finished_at or outcome.verdict is Verdict.FAILED):
@@ -96,8 +96,8 @@ class Unpublished:
             after = replace(message, expected_last_subject_sequence=last.sequence if last else 0)
             stored = await publish(self._bus, after, deadline=_DEADLINE)
         if isinstance(stored, Stored):
-            OUTCOMES.add(cause=str(event.fact), verdict=DRY_RUN if outcome.dry_run else str(outcome.verdict))
+            OUTCOMES.add(cause=str(event.event_type), verdict=DRY_RUN if outcome.dry_run else str(outcome.verdict))
 
     def _lose(self, done: Done, why: str) -> None:
         UNPUBLISHED_LOST.add()
-        log.error("outcome not recorded", fact=done.event.fact, verdict=done.outcome.verdict, error=why)
+        log.error("outcome not recorded", fact=done.event.event_type, verdict=done.outcome.verdict, error=why)

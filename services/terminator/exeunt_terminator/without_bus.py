@@ -14,8 +14,8 @@ import structlog
 from exeunt.bus.connection import Bus
 from exeunt.clock import format_instant
 from exeunt.kube.client import KubeClient
-from exeunt.metrics import UNPUBLISHED, UNPUBLISHED_LOST, WITHOUT_BUS
 from exeunt.settings import Settings
+from exeunt.telemetry.metrics import UNPUBLISHED, UNPUBLISHED_LOST, WITHOUT_BUS
 from exeunt_terminator.kubernetes_events import KubernetesEvents
 from exeunt_terminator.patience import Patience
 from exeunt_terminator.remembered import Remembered
@@ -53,13 +53,15 @@ class WithoutBus:
         UNPUBLISHED.observe(lambda: {(): float(len(unpublished))})
         UNPUBLISHED_LOST.expect()
 
-    def told(self, trouble: str | None) -> str | None:
+    def reported(self, unavailable_reason: str | None) -> str | None:
         """For /readyz: that trouble, and what is done about it. An outage is one although runs go on ending."""
         stand_in, since = self._stand_in, self._since
         if stand_in is None or since is None:
-            return trouble
-        how = stand_in.trouble or "runs are ended from here"
-        return f"{trouble or 'JetStream is coming back'}; without the bus since {format_instant(since)}: {how}"
+            return unavailable_reason
+        how = stand_in.unavailable_reason or "runs are ended from here"
+        return (
+            f"{unavailable_reason or 'JetStream is coming back'}; without the bus since {format_instant(since)}: {how}"
+        )
 
     async def run(self) -> None:
         """Until it is cancelled; at once, where this is switched off."""

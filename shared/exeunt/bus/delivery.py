@@ -1,6 +1,6 @@
 """A message on its way to a handler, and what the handler may answer.
 
-`pull` makes deliveries, `settle` carries the verdicts out. Handlers see only these values, so the deciding
+`pull` makes deliveries, `acknowledge` carries the answers out. Handlers see only these values, so the deciding
 code needs neither NATS nor this package's loops.
 """
 
@@ -48,7 +48,7 @@ class DeadLetter(msgspec.Struct, frozen=True):
     reason: str
 
 
-Verdict = Ack | Retry | DeadLetter
+DeliveryAnswer = Ack | Retry | DeadLetter
 
 
 @dataclasses.dataclass(eq=False, slots=True, frozen=True)
@@ -84,14 +84,14 @@ class Delivery:
         )
 
     async def in_progress(self) -> None:
-        """Tell the server that the handler is still at it; the ack wait starts anew."""
-        await self.tell(b"+WPI")
+        """Answer the server that the handler is still at it; the ack wait starts anew."""
+        await self.send(b"+WPI")
 
     async def nak(self, delay: float = 0.0) -> None:
         """Give it back, to be delivered again after `delay` seconds."""
-        await self.tell(b"-NAK" if delay <= 0 else b'-NAK {"delay": %d}' % int(delay * 1e9))
+        await self.send(b"-NAK" if delay <= 0 else b'-NAK {"delay": %d}' % int(delay * 1e9))
 
-    async def tell(self, word: bytes) -> None:
+    async def send(self, word: bytes) -> None:
         """Send one word of the ack protocol. Were it lost, the message would come back after its ack wait."""
         try:
             await self._nc.publish(self.ack_subject, word)

@@ -79,15 +79,15 @@ class KubeClient:
     async def close(self) -> None:
         await self._connection.close()
 
-    def reachable(self) -> str | None:
+    def unavailable_reason(self) -> str | None:
         """None, or why the latest request was not served: unreachable, throttled, not authorized."""
-        return self._connection.trouble
+        return self._connection.unavailable_reason
 
     async def probe(self, namespaces: Sequence[str]) -> None:
         """Ask now and then for a StoryRun that nobody has, for ever: "not found" shows that we are served.
 
-        It keeps `reachable` true to the moment, and a connection open for the next stop. A namespace may be closed to
-        us without that; only when all of them are, we are not served.
+        It keeps `unavailable_reason` true to the moment, and a connection open for the next stop. A namespace may be
+        closed to us without that; only when all of them are, we are not served.
         """
         while True:
             for namespace in namespaces:
@@ -153,7 +153,7 @@ class KubeClient:
     async def create(self, resource: Resource[T], namespace: str, body: bytes, *, field_manager: str) -> T:
         """Create an object that has a name of its own: sent again, it is answered with Conflict.
 
-        What Exeunt creates can be done without, so a refusal does not count for `reachable`.
+        What Exeunt creates can be done without, so a refusal does not count for `unavailable_reason`.
         """
         query = urlencode({"fieldManager": field_manager, "fieldValidation": "Strict"})
         call = Call("create", resource, namespace, query=query, body=body, optional=True)
@@ -183,7 +183,7 @@ class KubeClient:
         it. Returns whether one was found (it may have been on its way out); raises Conflict when there is another uid
         of that name.
 
-        A DELETE of one object cannot be told what else must hold. One of a collection can, so this is such a request,
+        A DELETE of one object cannot be shown what else must hold. One of a collection can, so this is such a request,
         narrowed to one name (ADR 4). It looks at the watch cache first, which is cheaper; what that does not know is
         looked for in etcd.
         """
@@ -210,8 +210,8 @@ class KubeClient:
         """The events since `resource_version` with bookmarks, one JSON line each; one attempt, never a retry.
 
         The server ends the watch after `timeout_seconds`. ApiUnavailable is raised when the stream breaks, and Silent
-        when nothing arrives for `idle_timeout` seconds. A refusal does not count for `reachable`; whoever watches has
-        to tell.
+        when nothing arrives for `idle_timeout` seconds. A refusal does not count for `unavailable_reason`; whoever
+        watches has to tell.
         """
         query = {
             "watch": "true",

@@ -102,7 +102,7 @@ class ListWatch(Generic[T]):
         while True:
             self.last_progress = loop.time()
             watching_since: float | None = None
-            trouble: ApiError | ApiUnavailable | None = None
+            failure: ApiError | ApiUnavailable | None = None
             lifetime = ceil(_spread(self._watch_timeout, 2 * self._watch_timeout))
             try:
                 if not self._resource_version:
@@ -129,27 +129,27 @@ class ListWatch(Generic[T]):
                         if change is not None:
                             yield change
                 if loop.time() - watching_since < min(lifetime - _PUNCTUAL, _HEALTHY):
-                    trouble = ApiUnavailable(f"watch {self.resource}: closed by the server at once")
+                    failure = ApiUnavailable(f"watch {self.resource}: closed by the server at once")
             except (ApiError, ApiUnavailable) as error:
-                trouble = error
+                failure = error
             lived = 0.0 if watching_since is None else loop.time() - watching_since
-            silent = isinstance(trouble, Silent) and not self._resource_version
-            if trouble is not None or lived < lifetime - _PUNCTUAL:
+            silent = isinstance(failure, Silent) and not self._resource_version
+            if failure is not None or lived < lifetime - _PUNCTUAL:
                 self._resource_version = ""
             if lived >= _HEALTHY:
                 failures = 0
-                if trouble is None:
+                if failure is None:
                     continue
-            failures = await self._wait(trouble, failures)
+            failures = await self._wait(failure, failures)
 
-    async def _wait(self, trouble: ApiError | ApiUnavailable | None, failures: int) -> int:
+    async def _wait(self, failure: ApiError | ApiUnavailable | None, failures: int) -> int:
         """Back off, visibly; returns how many failures there were in a row."""
-        asked = trouble.retry_after if isinstance(trouble, ApiError) else None
+        asked = failure.retry_after if isinstance(failure, ApiError) else None
         delay = _BACK_OFF.wait(failures, asked=min(asked or 0, _BACK_OFF.longest))
-        if trouble is not None:
+        if failure is not None:
             self.interruptions += 1
-            self.error = str(trouble)
-            self.refused = isinstance(trouble, (Forbidden, NotFound))
+            self.error = str(failure)
+            self.refused = isinstance(failure, (Forbidden, NotFound))
             self._log.warning("watch interrupted", error=self.error, retry_in=round(delay, 3))
         await asyncio.sleep(delay)
         return failures + 1
@@ -215,7 +215,7 @@ class ListWatch(Generic[T]):
         return Changed(item)
 
     def _skip(self, error: Undecodable, *, deleted: bool) -> Missing | None:
-        """Go on after an undecodable object; its deletion can still be told, though not its last state."""
+        """Go on after an undecodable object; its deletion can still be reported, though not its last state."""
         self._go_on_from(error.resource_version)
         key = (error.namespace, error.name)
         if deleted:
