@@ -17,8 +17,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from exeunt.bus.connection import Bus
-from exeunt.bus.errors import PermissionDenied, PublishRefused
-from exeunt.bus.publisher import AlreadyStored, Stored, last_message, publish
+from exeunt.bus.errors import BusUnavailable, PermissionDenied, PublishRefused
+from exeunt.bus.publisher import Stored, last_message, publish
 from exeunt.events.codec import ReceivedEvent, outcome_message
 from exeunt.events.event_types import DRY_RUN, Outcome, Verdict
 from exeunt.events.messages import Message
@@ -81,22 +81,29 @@ class Unpublished:
     async def _publish(self, done: Done) -> None:
         event, outcome = done.event, done.outcome
         answer = await publish(self._bus, done.message, deadline=_DEADLINE)
-        outcome = replace(outcome, cause_sequence=answer.sequence)
-        if isinstance(answer, AlreadyStored):  # theirs need not have the snapshot that was decided from
-            own = replace(event.snapshot, step_runs=None)
-            outcome = replace(outcome, trail=tuple(replace(step, reread=step.reread or own) for step in outcome.trail))
+        # Where the event is another's, it need not have the snapshot that was decided from.
+        own = replace(event.snapshot, step_runs=None)
+        trail = tuple(replace(step, reread=step.reread or own) for step in outcome.trail)
+        outcome = replace(outcome, cause_sequence=answer.sequence, trail=trail)
         message = outcome_message(
             outcome, event.snapshot.run.cancellation, event.event_type, source=done.source, now=done.at, context={}
         )
-        stored = await publish(self._bus, message, deadline=_DEADLINE)
-        if isinstance(stored, AlreadyStored) and (outcome.finished_at or outcome.verdict is Verdict.FAILED):
-            last = await last_message(self._bus, RUNS, message.subject)
-            if last is not None and last.data == message.payload:
-                return  # an earlier try
-            after = replace(message, expected_last_subject_sequence=last.sequence if last else 0)
-            stored = await publish(self._bus, after, deadline=_DEADLINE)
-        if isinstance(stored, Stored):
+        anew = outcome.finished_at is not None or outcome.verdict is Verdict.FAILED
+        if await self._store(message, anew=anew):
             OUTCOMES.add(cause=str(event.event_type), verdict=DRY_RUN if outcome.dry_run else str(outcome.verdict))
+
+    async def _store(self, message: Message, *, anew: bool) -> bool:
+        """Whether it is stored now: as the first one on its subject, or after that of somebody else if it is `anew`."""
+        answer = await publish(self._bus, message, deadline=_DEADLINE)
+        if isinstance(answer, Stored) or not anew:
+            return isinstance(answer, Stored)
+        last = await last_message(self._bus, RUNS, message.subject)
+        if last is not None and last.data == message.payload:
+            return False  # by an earlier try
+        after = replace(message, expected_last_subject_sequence=answer.sequence)
+        if not isinstance(await publish(self._bus, after, deadline=_DEADLINE), Stored):
+            raise BusUnavailable(f"somebody else stores on {message.subject}")  # or it was a try of ours: see again
+        return True
 
     def _lose(self, done: Done, why: str) -> None:
         UNPUBLISHED_LOST.add()
