@@ -4,8 +4,8 @@ long as an outage of JetStream lasts (ADR 25).
 Nothing is decided here. What the watcher's machine wants published goes straight to a stop; deadlines are held in
 memory; what a stop wants recorded is kept until there is somebody to take it. Whatever only the bus could know is
 answered with "nothing is known": no signal, and of what was published before only what this process has heard. So
-without the bus nothing ends earlier than with it. A topology that was gone before it was seen here is no evidence, and
-its run ends at its deadline.
+nothing is taken for gone earlier than with the bus. A topology that was gone before it was seen here is no evidence,
+and its run ends at its deadline.
 """
 
 import asyncio
