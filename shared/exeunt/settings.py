@@ -19,7 +19,15 @@ from exeunt.run.shutdown_timeout import LONGEST
 
 PREFIX: Final = "EXEUNT_"
 _MORE_THAN_ZERO: Final = frozenset(
-    {"ack_wait", "history", "livekit_look_interval", "overdue_after", "retry_budget", "sweep_interval"}
+    {
+        "ack_wait",
+        "clock_tolerance",
+        "history",
+        "livekit_look_interval",
+        "overdue_after",
+        "retry_budget",
+        "sweep_interval",
+    }
 )
 """Durations that must not be 0: what they bound would be over before it had begun, again and again."""
 _NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
@@ -91,6 +99,12 @@ class Settings(Struct, frozen=True, kw_only=True):
     """How long after a cancel bobrapet's cancel_observed_at is waited for before Exeunt goes on without it. Twice the
     longest requeue delay of bobrapet (7.5 s): a longer silence means that it is down."""
 
+    clock_tolerance: timedelta = timedelta(seconds=2)
+    """How far the terminator's clock may be off that of the kube-apiserver. Beyond it no run is ended by its deadline,
+    until the clocks agree or another terminator, whose clock does, takes it over. A warning comes at one second, which
+    is as exact as the kube-apiserver tells its time; clocks that are synchronized differ by milliseconds, so two
+    seconds are no clock that is kept."""
+
     heartbeat_stale_after: timedelta = timedelta(0)
     """Silence of every TransportBinding of a run that counts as "topology gone". 0s is off: the connector beats every
     30 s, so anything below 90s is luck."""
@@ -121,7 +135,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     the first; then after as long again, twice as long and so on, an hour at the most. Longer than any ordinary stop."""
 
     max_in_flight: Annotated[int, Meta(ge=1, le=10_000)] = 64
-    """Messages that one process handles at once. Beyond what the kube-apiserver answers in parallel more only waits."""
+    """Messages that one process handles at once. Beyond what the kube-apiserver answers in parallel more only waits.
+    In the terminator runs of one namespace have at most half of these places, or as many as are free, if others take
+    theirs: a namespace in trouble leaves room."""
 
     max_deliveries: Annotated[int, Meta(ge=2)] = 100
     """Deliveries after which a message is set aside as a dead letter. Only crashes and long outages redeliver, so this
@@ -136,9 +152,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     (ADR 25). 0s is off: then a stop waits for NATS. An election of a leader is over in less, mostly; a lost connection
     counts at once, silence after 2 s."""
 
-    retry_budget: timedelta = timedelta(seconds=60)
+    retry_budget: timedelta = timedelta(seconds=2)
     """How long one call to the kube-apiserver is retried through throttling (429) and faults before the message goes
-    back to the stream, to be tried again."""
+    back to the stream, to be tried again: after the time that a 429 asks for, or with back-off. Two seconds, because
+    until then it keeps its place, which is another stop's place. One try without an answer takes 10 s."""
 
     drain_budget: timedelta = timedelta(seconds=20)
     """How long after SIGTERM messages in flight may take. Keep terminationGracePeriodSeconds 5 s above it."""

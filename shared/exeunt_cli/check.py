@@ -161,29 +161,31 @@ class _Again(NamedTuple):
     whole: bool
 
 
-def _again(recorded: OutcomeEvent, cause: RunEvent) -> _Again:
-    """At the same time for all of it, the outcome's: it decides nothing here."""
-    trail, snapshot = recorded.outcome.trail, cause.snapshot
-    if recorded.outcome.without_bus and trail and trail[0].reread is not None:
+def _again(event: OutcomeEvent, cause: RunEvent) -> _Again:
+    """At the same time for all of it: it decides only whether a deadline has come, and what was recorded knows that."""
+    trail, snapshot = event.outcome.trail, cause.snapshot
+    if event.outcome.without_bus and trail and trail[0].reread is not None:
         # It was decided from an event of its own, in place of which the history may have another's.
         unknown = any(step.result == Result.WRITTEN_STEP_RUNS_UNKNOWN for step in trail)
         snapshot = replace(trail[0].reread, step_runs=None if unknown else ())
+    deadlines = (known.deadline for known in (cause.snapshot, *(step.reread for step in trail)) if known)
+    at = max((event.at, *filter(None, deadlines)))
     stopping = Stopping(
         ReceivedEvent(cloudevents.from_headers(cause.record.headers), cause.event_type, snapshot),
-        dry_run=recorded.outcome.dry_run,
+        dry_run=event.outcome.dry_run,
         propagate_cancel=any(step.result == Result.UNREAD for step in trail),
     )
     read = bool(trail) and (trail[0].reread is not None or (_is_gone(trail[0]) and not cause.snapshot.run.deleting))
-    heard: Input | None = Delivered(cause.record.sequence, 2 if read else 1, recorded.at)
+    heard: Input | None = Delivered(cause.record.sequence, 2 if read else 1, at)
     while heard is not None:
-        command = stopping.receive(heard, recorded.at)
+        command = stopping.receive(heard, at)
         if isinstance(command, Record | End):
             return _Again(stopping.trail, isinstance(command, Record))
-        heard = _answer(command, stopping, recorded)
+        heard = _answer(command, stopping, event, at)
     return _Again(stopping.trail, whole=False)
 
 
-def _answer(asked: Question, stopping: Stopping, event: OutcomeEvent) -> Input | None:
+def _answer(asked: Question, stopping: Stopping, event: OutcomeEvent, at: datetime) -> Input | None:
     """What was answered then, as far as it was recorded or shows in what was."""
     trail = event.outcome.trail[max(0, len(stopping.trail) - 1) :]
     came = trail[0].result if stopping.trail and trail else ""
@@ -191,7 +193,7 @@ def _answer(asked: Question, stopping: Stopping, event: OutcomeEvent) -> Input |
         case Patch():
             return _OF_WRITES.get(came)
         case GetRun(run) if came == Result.ANSWER_LOST:
-            ours = {"ended_by_exeunt": True, "finished_at": format_status_time(event.at)}
+            ours = {"ended_by_exeunt": True, "finished_at": format_status_time(at)}
             return RunRead(replace(run, phase=bobrapet.FINISHED, **ours))
         case GetRun():
             ahead = trail[1 if stopping.trail else 0 :]

@@ -1,6 +1,6 @@
 """One stop, told step by step: what the machine asks for after each answer. `simulation` has all the other orders."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 import pytest
@@ -18,7 +18,7 @@ from core.objects import (
     story_run,
     topology_terminated,
 )
-from exeunt.clock import format_instant
+from exeunt.clock import format_instant, parse_instant
 from exeunt.events import cloudevents
 from exeunt.events.codec import ReceivedEvent
 from exeunt.events.event_types import EventType, Verdict
@@ -140,7 +140,7 @@ def test_bindings_are_listed_again_and_the_event_is_given_back_when_nothing_show
     commands = asked(stop, AGAIN, RunRead(run), up, Signals(()))
     assert commands[1:3] == [List(run, bindings=True), LastSignals(run)]
     assert isinstance(commands[-1], GiveBack)
-    assert commands[-1].up_again
+    assert commands[-1].not_yet
 
 
 def test_a_signal_that_came_later_will_do_because_the_event_is_not_published_again() -> None:
@@ -255,6 +255,59 @@ def test_a_cancel_is_passed_on_while_the_topology_is_up_but_only_of_a_run_that_w
     assert kinds(commands) == [GetRun, CancelChildren, Record, Ack]
     assert stop.outcome().canceled_children == ("child",)
     assert [step.rule for step in stop.trail] == ["topology-up", "topology-up"]
+
+
+DEADLINE: Final = parse_instant(CANCEL_OBSERVED_AT) + timedelta(seconds=20)
+
+
+def reached(*, dry_run: bool = False) -> Stopping:
+    return stopping(Topology(established=True), event_type=EventType.DEADLINE_REACHED, dry_run=dry_run)
+
+
+def delivered(at: datetime, *, deliveries: int = 1, clock_trouble: str | None = None) -> Delivered:
+    return Delivered(7, deliveries, at, timedelta(seconds=4), clock_trouble)
+
+
+@pytest.mark.parametrize("early", [timedelta(0), timedelta(seconds=1)])
+def test_a_deadline_is_acted_on_by_a_clock_that_agrees_within_a_second(early: timedelta) -> None:
+    now = DEADLINE - early
+    assert isinstance(reached().receive(delivered(now), now), Patch)
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize(("early", "after"), [(1.001, 1.001), (15, 15), (3600, 30)])
+def test_a_deadline_that_has_not_come_by_our_clock_is_given_back_until_then(
+    early: float, after: float, *, dry_run: bool
+) -> None:
+    now = DEADLINE - timedelta(seconds=early)
+    end = reached(dry_run=dry_run).receive(delivered(now), now)
+    assert isinstance(end, GiveBack)
+    assert (end.after, end.not_yet) == (timedelta(seconds=after), True)
+
+
+def test_a_deadline_that_comes_later_by_the_run_as_it_is_read_is_given_back_until_then() -> None:
+    stop = reached()
+    assert isinstance(stop.receive(delivered(DEADLINE, deliveries=2), DEADLINE), GetRun)
+    later = replace(RUN, canceled_at=format_instant(parse_instant(CANCEL_OBSERVED_AT) + timedelta(seconds=5)))
+    end = stop.receive(RunRead(later), DEADLINE)
+    assert isinstance(end, GiveBack)
+    assert (end.after, end.not_yet) == (timedelta(seconds=5), True)
+
+
+def test_a_clock_that_is_not_to_be_gone_by_ends_no_run_by_its_deadline_but_all_others() -> None:
+    unavailable_reason = "the clock of this machine is 60.0 s ahead of that of the kube-apiserver"
+    stop = reached()
+    end = stop.receive(delivered(DEADLINE, clock_trouble=unavailable_reason), DEADLINE)
+    assert end == GiveBack(f"no run is ended by its deadline here: {unavailable_reason}", timedelta(seconds=4))
+    assert stop.failure is not None
+    assert isinstance(stopping().receive(delivered(NOW, clock_trouble=unavailable_reason), NOW), Patch)
+
+
+def test_a_call_that_asks_to_be_left_alone_is_tried_again_then() -> None:
+    stop = stopping()
+    asked = timedelta(seconds=7)
+    assert isinstance(stop.receive(delivered(NOW), NOW), Patch)
+    assert stop.receive(Failed("429", asked=asked), NOW) == GiveBack("429", asked)
 
 
 def test_an_answer_to_something_else_is_a_bug() -> None:

@@ -13,7 +13,6 @@ from core.objects import (
     OBSERVED_LATER,
     a_signal,
     binding,
-    run_state,
     step_run,
     story,
     story_run,
@@ -303,14 +302,15 @@ def test_a_late_edit_of_the_story_does_not_move_a_captured_timeout(known: Projec
 
 
 def test_a_restarted_watcher_keeps_to_what_was_published_at_the_cancel(known: Projection) -> None:
-    known.run_gone(CALL)
     run = story_run(cancel_observed_at=CANCEL_OBSERVED_AT)
-    known.fix(run_state(run).cancellation, ShutdownTimeout("7s", STORY_POLICY))
+    published = replace(projected(known, run), shutdown=ShutdownTimeout("7s", STORY_POLICY))
+    known.run_gone(CALL)
+    known.fix(published)
     assert projected(known, run).deadline == parse_instant(CANCEL_OBSERVED_AT) + timedelta(seconds=7)
     assert projected(known).deadline == parse_instant(CANCEL_OBSERVED_AT) + timedelta(seconds=7)
     # of this cancel, not of one before it
     known.run_gone(CALL)
-    known.fix(run_state(run).cancellation, ShutdownTimeout("7s", STORY_POLICY))
+    known.fix(published)
     again = projected(known, story_run(cancel_observed_at=OBSERVED_LATER))
     assert again.deadline == parse_instant(OBSERVED_LATER) + timedelta(seconds=5)
 
@@ -483,6 +483,25 @@ def test_the_memory_of_the_stream_may_come_after_the_run_was_seen() -> None:
     assert gone.kind == "bindings-gone"
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize("observed_at", [None, CANCEL_OBSERVED_AT])
+def test_a_story_that_is_deleted_during_the_stop_takes_its_opt_out_not_along(
+    known: Projection, observed_at: str | None, *, restarted: bool
+) -> None:
+    known.story(story(annotations={bobrapet.ENABLED: "false"}))
+    published = projected(known, story_run(canceled=True, cancel_observed_at=observed_at))
+    assert not published.story.enabled
+    known.story_gone((NAMESPACE, "talk"))
+    if restarted:
+        known.run_gone(CALL)
+        known.fix(published)
+    for _ in range(3):
+        assert not projected(known, story_run(canceled=True, cancel_observed_at=CANCEL_OBSERVED_AT)).story.enabled
+    # one that is made anew has the word
+    known.story(story(resource_version="9"))
+    assert projected(known).story.enabled
+
+
 def test_more_step_runs_than_an_event_can_hold_are_not_told(known: Projection) -> None:
     for number in range(499):
         known.step_run(step_run(f"call-{number}"))
@@ -497,7 +516,9 @@ def test_nothing_is_kept_of_what_was_deleted(known: Projection) -> None:
     )
     known.remember(replace(FIRST_ATTEMPT, uid="uid-other"), Topology(established=True))
     known.signal(a_signal(gone=True, run="other", uid="uid-other"))
-    known.fix(Cancellation(NAMESPACE, "other", "uid-other", "first"), ShutdownTimeout("7s", STORY_POLICY))
+    before = known.peek((NAMESPACE, "other"), NOW)
+    assert before is not None
+    known.fix(before)
     known.step_run(step_run("orphan", run="nobody", owner=None))
     known.binding(binding("orphan", run="nobody", run_uid="uid-nobody"))
     known.binding(binding("call-listen-transport", run="other", run_uid="uid-other"))

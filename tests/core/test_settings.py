@@ -10,7 +10,16 @@ DURATIONS = [field.name for field in msgspec.structs.fields(Settings) if field.t
 
 
 @pytest.mark.parametrize(
-    "name", ["ack_wait", "history", "livekit_look_interval", "overdue_after", "retry_budget", "sweep_interval"]
+    "name",
+    [
+        "ack_wait",
+        "clock_tolerance",
+        "history",
+        "livekit_look_interval",
+        "overdue_after",
+        "retry_budget",
+        "sweep_interval",
+    ],
 )
 @pytest.mark.parametrize("text", ["0s", "0", "-0s", "-1s"])
 def test_what_is_done_again_and_again_takes_longer_than_nothing(name: str, text: str) -> None:

@@ -18,6 +18,7 @@ from exeunt.bus.errors import PublishRefused
 from exeunt.bus.mesh_streams import deadletters_stream
 from exeunt.bus.publisher import last_message, publish
 from exeunt.bus.pull import Handler, PullLoop
+from exeunt.bus.shares import Share
 from exeunt.bus.streams import Stream, ensure_stream
 from exeunt.errors import PoisonEvent
 from exeunt.events.messages import Message, header_size
@@ -154,6 +155,68 @@ async def test_held_messages_do_not_block_the_free_slots(bus: Bus, stream: Strea
     async with running(pull_loop(bus, stream, max_in_flight=8), handle):
         await until(lambda: quick == 100)
         release.set()
+
+
+def team_and_run(delivery: Delivery) -> Share:
+    """Messages are about `<team>-<run>`."""
+    team, _, run = delivery.data.decode().partition("-")
+    return Share(team, run)
+
+
+async def test_a_team_that_gets_nowhere_leaves_room_and_one_run_is_handled_once_at_a_time(
+    bus: Bus, stream: Stream, until: Until
+) -> None:
+    release, stuck, done, most = asyncio.Event(), list[str](), list[str](), 0
+
+    async def handle(delivery: Delivery) -> DeliveryAnswer:
+        nonlocal most
+        name = delivery.data.decode()
+        if name.startswith("stuck"):
+            stuck.append(name)
+            most = max(most, len(stuck))
+            assert stuck.count(name) == 1
+            await release.wait()
+            stuck.remove(name)
+        done.append(name)
+        return Ack()
+
+    await ensure_stream(bus, stream)
+    await put(bus, stream, *["stuck-twice"] * 3, *(f"stuck-{number}" for number in range(100)))
+    await put(bus, stream, *(f"well-{number}" for number in range(50)))
+    async with running(pull_loop(bus, stream, max_in_flight=16, share=team_and_run, max_waiting=500), handle):
+        await until(lambda: len(done) == 50)
+        assert done == [f"well-{number}" for number in range(50)]
+        assert len(stuck) == 8
+        release.set()
+        await until(lambda: len(done) == 153)
+        assert done.count("stuck-twice") == 3
+        assert most == 8
+    await all_acknowledged(bus, stream)
+
+
+async def test_what_waits_for_a_place_is_given_back_at_once_when_the_loop_ends(
+    bus: Bus, stream: Stream, until: Until
+) -> None:
+    release, begun, log = asyncio.Event(), list[bytes](), Log()
+
+    async def stuck(delivery: Delivery) -> DeliveryAnswer:
+        begun.append(delivery.data)
+        await release.wait()
+        return Ack()
+
+    await ensure_stream(bus, stream)
+    await put(bus, stream, *(f"stuck-{number}" for number in range(50)))
+    loop = pull_loop(bus, stream, max_in_flight=4, share=team_and_run, max_waiting=500)
+    task = asyncio.create_task(loop.run(stuck))
+    await until(lambda: len(begun) == 2)
+    ending = asyncio.create_task(loop.stop(budget=30))
+    async with running(pull_loop(bus, stream), log):  # ack_wait is 30 s: without a NAK this would wait
+        await until(lambda: len(log) == 48)
+        assert len(begun) == 2
+        release.set()
+        await ending
+        await task
+        assert not set(begun) & set(log.bodies)
 
 
 async def test_a_loop_that_has_not_begun_is_not_stuck(bus: Bus, stream: Stream) -> None:

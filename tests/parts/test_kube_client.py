@@ -359,10 +359,18 @@ async def test_overload_ends_with_the_retry_budget(control_plane: ControlPlane, 
         connected(kubeconfig, retry_budget=1) as client,
     ):
         started = time.monotonic()
-        with pytest.raises(ApiUnavailable, match=r"no success within 1 s; last: .* 503.*gone fishing"):
+        with pytest.raises(ApiUnavailable, match=r"no success within 1 s; last: .* 503.*gone fishing") as given_up:
             await client.get(STORY_RUNS, namespace, "call")
         assert time.monotonic() - started < 5
+        assert 60 <= (given_up.value.retry_after or 0) <= 72
         assert "503" in (client.unavailable_reason() or "")
+
+
+async def test_the_clock_of_the_server_is_read_from_its_answers(client: KubeClient, namespace: str) -> None:
+    assert client.clock.ahead is None
+    await client.list(STORY_RUNS, namespace)
+    assert client.clock.ahead == 0
+    assert client.clock.differs(most=0) is None
 
 
 async def test_a_server_that_comes_back_in_time_is_not_noticed(

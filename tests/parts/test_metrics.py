@@ -204,8 +204,8 @@ def test_opentelemetry_is_reported_the_same_figures() -> None:
 
 def test_names_are_those_of_prometheus_and_labels_are_bounded() -> None:
     bounded = {
-        "answer", "cause", "code", "consumer", "dependency", "ended_by", "error_type", "event", "fact", "resource",
-        "result", "stream", "verb", "verdict",
+        "answer", "cause", "clock", "code", "consumer", "dependency", "ended_by", "error_type", "event", "fact",
+        "resource", "result", "stream", "verb", "verdict",
     }  # fmt: skip
     for instrument in INSTRUMENTS:
         assert re.fullmatch(r"exeunt_[a-z_]+", instrument.name)

@@ -201,7 +201,7 @@ def _dependencies() -> statetimeline.Panel:
         .legend(common.VizLegendOptions().show_legend(False).display_mode(looks.LegendDisplayMode.LIST))
         .tooltip(common.VizTooltipOptions().mode(looks.TooltipDisplayMode.MULTI))
         .height(8)
-        .span(8)
+        .span(6)
     )
 
 
@@ -212,7 +212,7 @@ PROCESSES: Final = (
         "Resident. A watcher holds every unfinished run, about 14 KB each. Memory that only grows is a bug: report it.",
         "bytes",
         promql(f"process_resident_memory_bytes{{{HERE}}} {PROCESS}", "{{service_name}} {{service_instance_id}}"),
-        width=8,
+        width=6,
     ),
     graph(
         "CPU",
@@ -223,6 +223,19 @@ PROCESSES: Final = (
             "{{service_name}} {{service_instance_id}}",
         ),
         limits=red_from(1),
-        width=8,
+        width=6,
+    ),
+    graph(
+        "Clocks",
+        "How far an instance's clock is off that of the kube-apiserver or nats-server, as far as that is certain. From"
+        " 1 s on deadlines are early or late; beyond EXEUNT_CLOCK_TOLERANCE (kube-apiserver) a terminator ends no run"
+        " by its deadline.",
+        SECONDS,
+        promql(
+            f"max by (service_name, clock) (abs(exeunt_clock_offset_seconds{{{HERE}}}) {PROCESS})",
+            "{{service_name}}: {{clock}}",
+        ),
+        limits=red_from(1),
+        width=6,
     ),
 )

@@ -3,13 +3,15 @@
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import NoReturn
+from typing import Final, NoReturn
 
+from exeunt.bus.delivery import Delivery
 from exeunt.bus.mesh_streams import ensure_stream_and_consumer
 from exeunt.bus.pull import PullLoop
+from exeunt.bus.shares import Share
 from exeunt.events.event_types import STOPPING_EVENT_TYPES
-from exeunt.events.subjects import RUNS, every
-from exeunt.process.health import Pulse
+from exeunt.events.subjects import RUNS, every, run_of
+from exeunt.process.health import InPart, Pulse
 from exeunt.process.insist import insist
 from exeunt.process.service import Connections, main
 from exeunt.telemetry.metrics import expect_stops
@@ -18,6 +20,9 @@ from exeunt_terminator.remembered import Remembered
 from exeunt_terminator.terminator import DURABLE, Terminator
 from exeunt_terminator.without_bus import WithoutBus
 
+_MOST_WAITING: Final = 2_000
+"""Messages that wait here for a place, so that another namespace's are seen behind those of one in trouble: some 16 MB.
+"""
 _SILENCE = 30.0
 """Seconds: the pull loop beats every second, also while NATS is away."""
 
@@ -42,6 +47,8 @@ class TerminatorService:
             recreate=self._ensure,
             ack_wait=settings.ack_wait.total_seconds(),
             max_deliveries=settings.max_deliveries,
+            share=_share,
+            max_waiting=_MOST_WAITING,
         )
         self._without_bus = WithoutBus(
             connections.kube,
@@ -54,9 +61,17 @@ class TerminatorService:
 
     def health(self) -> tuple[dict[str, Callable[[], str | None]], dict[str, Pulse]]:
         return (
-            {"facts": lambda: self._without_bus.reported(self._pull.unavailable_reason)},
+            {
+                "facts": lambda: self._without_bus.reported(self._pull.unavailable_reason),
+                "clock": self._clock_trouble,
+            },
             {"facts": Pulse(lambda: self._pull.last_progress, _SILENCE)},
         )
+
+    def _clock_trouble(self) -> InPart | None:
+        """Deadlines are a part: all other stops go on."""
+        unavailable_reason = self._terminator.clock_trouble()
+        return InPart(f"{unavailable_reason}: no run is ended by its deadline here") if unavailable_reason else None
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -68,6 +83,10 @@ class TerminatorService:
 
     async def stop(self, budget: float) -> None:
         await self._pull.stop(budget)
+
+
+def _share(delivery: Delivery) -> Share:
+    return Share(*run_of(delivery.subject))
 
 
 def compose(connections: Connections) -> TerminatorService:

@@ -1,7 +1,7 @@
 """Carries out what a stop asks for, but for recording it: calls to the kube-apiserver, and reads of SIGNALS."""
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import structlog
@@ -55,8 +55,7 @@ class Calls:
         try:
             return await self._ask(asked)
         except _TO_BE_TRIED_AGAIN as error:
-            self.error = error
-            return Failed(str(error))
+            return self._failed(error)
 
     async def _ask(self, asked: Question) -> Input:
         match asked:
@@ -124,11 +123,15 @@ class Calls:
             if isinstance(answer, Conflict):
                 continue  # another StepRun of the same name: not ours to delete (contract §10)
             if isinstance(answer, _TO_BE_TRIED_AGAIN):
-                self.error = answer
-                return Failed(str(answer), deleted)
+                return self._failed(answer, deleted)
             if isinstance(answer, BaseException):
                 raise answer
         return Deleted(deleted)
+
+    def _failed(self, error: ExeuntError, deleted: tuple[str, ...] = ()) -> Failed:
+        self.error = error
+        asked = error.retry_after if isinstance(error, ApiUnavailable) else None
+        return Failed(str(error), deleted, timedelta(seconds=asked) if asked else None)
 
 
 def _of(run: RunState) -> str:

@@ -15,13 +15,15 @@ from exeunt.run.snapshot import RunState, StepRunRef
 
 class Delivered(Struct, frozen=True):
     """The event has been delivered, `deliveries` times by now. It has been in the stream since `stored_at`, by the
-    stream's own clock. When it is given back it comes again after `back_off`.
+    stream's own clock. When it is given back it comes again after `back_off`. `clock_trouble` says why the clock that
+    `now` is read from is not to be gone by, if it is not.
     """
 
     sequence: int
     deliveries: int
     stored_at: datetime
     back_off: timedelta = timedelta()
+    clock_trouble: str | None = None
 
 
 class Written(Struct, frozen=True):
@@ -97,10 +99,13 @@ class NotStored(Struct, frozen=True):
 
 
 class Failed(Struct, frozen=True):
-    """It has to be tried again. `deleted` are the names of what was deleted all the same."""
+    """It has to be tried again, after as long as was asked for, or its back-off. `deleted` are the names of what was
+    deleted all the same.
+    """
 
     why: str
     deleted: tuple[str, ...] = ()
+    asked: timedelta | None = None
 
 
 Input = (
@@ -187,11 +192,11 @@ class DeadLetter(Struct, frozen=True):
 
 
 class GiveBack(Struct, frozen=True):
-    """Deliver the event again, after its back-off. `up_again`: nothing failed, the topology is only back."""
+    """Deliver the event again, after its back-off. `not_yet`: nothing failed, it is only not, or no longer, so."""
 
     why: str
     after: timedelta = timedelta()
-    up_again: bool = False
+    not_yet: bool = False
 
 
 Question = Patch | GetRun | List | LastSignals | Delete | CancelChildren

@@ -58,6 +58,10 @@ from exeunt_terminator.stop import TRANSITIONS, Result, StopState
 
 _FRESH: Final = timedelta(minutes=1)
 """An older event is not acted on before the run is read again: its conditional write would only be refused."""
+_EARLY: Final = timedelta(seconds=1)
+"""What two clocks that are kept may differ by: so much before its deadline a run may be ended by it."""
+_LONGEST_WAIT: Final = timedelta(seconds=30)
+"""For a deadline that has not come: a clock that is behind may be put right meanwhile."""
 _MOST_WRITES: Final = 5
 """Lost conditions in a row after which the event goes back to the stream for a while."""
 _LONGEST_WHY: Final = 1024
@@ -87,6 +91,8 @@ class Stopping:
         self._delivered: Delivered | None = None
         self._reread: Snapshot | None = None
         self._evidence: list[EvidenceKind] = []  # what may still show that the topology is gone
+        self._not_due_for: timedelta | None = None
+        self._asked: timedelta | None = None  # how long whoever failed wants to be left alone
         self._writes = 0
         self._sent_at: datetime | None = None
         self._unanswered: datetime | None = None  # the time in a write that may be stored, though told that it is not
@@ -106,8 +112,9 @@ class Stopping:
     def _hear(self, heard: Input, now: datetime) -> Command | Result:  # noqa: PLR0912 - a line for each answer
         """What came of what was being done."""
         match self._state, heard:
-            case _, Failed(why, deleted):
+            case _, Failed(why, deleted, asked):
                 self._deleted += deleted
+                self._asked = asked
                 return self._fail(why)
             case StopState.DELIVERED, Delivered():
                 self._delivered = heard
@@ -191,8 +198,7 @@ class Stopping:
             case StopState.DONE:
                 return Ack() if self.written_at is None else SecondLook()
             case StopState.GIVEN_BACK:
-                up_again = f"{self._event.event_type} was said, but the topology is up again"
-                return GiveBack(self.failure or up_again, self._back_off, up_again=self.failure is None)
+                return self._give_back()
         raise AssertionError(f"nothing leads back to {self._state}")
 
     def _decide(self, now: datetime) -> Result:
@@ -203,11 +209,34 @@ class Stopping:
             return Result.LEAVE
         if leftovers and self._reread is None:
             return self._came(Result.UNREAD)
+        by_deadline = self._event.event_type is EventType.DEADLINE_REACHED and not leftovers
+        if by_deadline and not self._is_due(now):
+            return self._came(Result.NOT_DUE)
         if self._dry_run:
             return self._came(Result.DRY_RUN)
         if leftovers:
             return Result.CLEAN_UP
-        return Result.FINALIZE_AT_DEADLINE if self._event.event_type is EventType.DEADLINE_REACHED else Result.FINALIZE
+        return Result.FINALIZE_AT_DEADLINE if by_deadline else Result.FINALIZE
+
+    def _is_due(self, now: datetime) -> bool:
+        """Whether our own clock agrees that the deadline has come, and is one to go by (ADR 13)."""
+        if self._delivered is not None and self._delivered.clock_trouble is not None:
+            self.failure = f"no run is ended by its deadline here: {self._delivered.clock_trouble}"
+            return False
+        deadline = self.snapshot.deadline
+        if deadline is not None and deadline - now > _EARLY:
+            self._not_due_for = deadline - now
+        return self._not_due_for is None
+
+    def _give_back(self) -> GiveBack:
+        if self.failure is not None:
+            return GiveBack(self.failure, self._back_off)
+        if self._not_due_for is not None:
+            why = f"{self._event.event_type} was said, but by this machine's clock it has not come"
+            return GiveBack(why, min(self._not_due_for, _LONGEST_WAIT), not_yet=True)
+        return GiveBack(
+            f"{self._event.event_type} was said, but the topology is up again", self._back_off, not_yet=True
+        )
 
     def _check(self) -> Command | Result:
         """Look at what is left of the evidence, one after the other."""
@@ -290,7 +319,7 @@ class Stopping:
 
     @property
     def _back_off(self) -> timedelta:
-        return self._delivered.back_off if self._delivered else timedelta()
+        return self._asked or (self._delivered.back_off if self._delivered else timedelta())
 
     def outcome(self) -> Outcome:
         """What to record, as far as it has come."""

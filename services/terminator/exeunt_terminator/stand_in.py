@@ -276,7 +276,13 @@ class StandIn:
         settings = self._settings
         stopping = Stopping(event, dry_run=settings.dry_run, propagate_cancel=settings.propagate_cancel)
         calls = Calls(self._kube, self._bus, settings)
-        heard: Input = Delivered(0, deliveries, since, timedelta(seconds=back_off(deliveries)))
+        heard: Input = Delivered(
+            0,
+            deliveries,
+            since,
+            back_off=timedelta(seconds=back_off(deliveries)),
+            clock_trouble=self._kube.clock.differs(settings.clock_tolerance.total_seconds()),
+        )
         measured = False
         with processing(
             event.event_type, event.snapshot, message.headers, consumer=CONSUMER, delivery=deliveries

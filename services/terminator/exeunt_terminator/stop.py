@@ -13,6 +13,9 @@ anything that was listed is deleted.
 Where the evidence no longer holds, the event goes back to the stream and is looked at again: its topology may go once
 more, and an event is published only once.
 
+Whether a deadline has come is for the clock of whoever acts on it, too: where that says that it has not, the event is
+given back until then, and a clock that differs from the kube-apiserver's ends no run by its deadline (ADR 13).
+
 A write that is forbidden is recorded as failed, and its event comes again: the right may be granted meanwhile. One that
 is refused for what it says is set aside.
 
@@ -63,6 +66,7 @@ class Result(StrEnum):
     AGAIN = "again, or grown old"
     FINALIZE = "finalize"
     FINALIZE_AT_DEADLINE = "finalize, its deadline has come"
+    NOT_DUE = "not come by our clock"
     STILL_GONE = "still gone"
     UP_AGAIN = "up again"
     CLEAN_UP = "clean up"
@@ -101,6 +105,7 @@ TRANSITIONS: dict[StopState, dict[Result, StopState]] = {
     StopState.DECIDING: {
         Result.FINALIZE: StopState.CHECKING,
         Result.FINALIZE_AT_DEADLINE: StopState.PATCHING,
+        Result.NOT_DUE: StopState.GIVEN_BACK,
         Result.CLEAN_UP: StopState.LISTING,
         Result.UNREAD: StopState.READING,
         Result.LEAVE: StopState.PASSING_ON,

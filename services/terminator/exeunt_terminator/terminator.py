@@ -45,6 +45,10 @@ class Terminator:
         self._events = events
         self._remembered = remembered
 
+    def clock_trouble(self) -> str | None:
+        """Why no run is ended by its deadline here, if none is."""
+        return self._kube.clock.differs(self._settings.clock_tolerance.total_seconds())
+
     async def handle(self, delivery: Delivery) -> DeliveryAnswer:
         """Answer one delivery; what is returned tells the stream what to do with it. Raises PoisonEvent."""
         event = read_event(delivery.headers, delivery.data)
@@ -71,7 +75,11 @@ class Terminator:
         calls = Calls(self._kube, self._bus, settings)
         deliveries = delivery.num_delivered
         heard: Input = Delivered(
-            delivery.stream_sequence, deliveries, delivery.timestamp, timedelta(seconds=back_off(deliveries))
+            delivery.stream_sequence,
+            deliveries,
+            delivery.timestamp,
+            back_off=timedelta(seconds=back_off(deliveries)),
+            clock_trouble=self.clock_trouble(),
         )
         measured = False
         while not isinstance(command := stopping.receive(heard, datetime.now(UTC)), End):
@@ -113,7 +121,7 @@ class Terminator:
         if stopping.failure is not None:
             log.warning("stop not done yet", fact=event.event_type, error=stopping.failure, next_at=stopping.next_at)
             hop.failed(calls.error or stopping.failure)
-        if isinstance(end, GiveBack) and end.up_again:
+        if isinstance(end, GiveBack) and end.not_yet:
             log.info("stop not due yet", fact=event.event_type, why=end.why)
             hop.drop()
         if isinstance(end, GiveBack) and not stopping.recorded:

@@ -245,7 +245,7 @@ class Watching:
             return
         waiting.discard(asked.event_type)
         if (stored := answer.snapshot) is not None and asked.event_type is EventType.CANCEL_REQUESTED:
-            self._projection.fix(stored.run.cancellation, stored.shutdown)
+            self._projection.fix(stored)
             self._projection.remember(stored.run.attempt_key, stored.topology)
         elif stored is not None:
             self._projection.remember(run.attempt_key, SEEN)

@@ -15,7 +15,6 @@ from exeunt.events.signals import Signal
 from exeunt.run import bobrapet
 from exeunt.run.cancellations import Cancellation, attempt_of
 from exeunt.run.models import StepRun, Story, StoryRun, TransportBinding
-from exeunt.run.shutdown_timeout import ShutdownTimeout
 from exeunt.run.snapshot import Snapshot, StepRunRef, Topology, read_run, read_story, resolve_shutdown, story_key
 from exeunt_watcher.signals_heard import SignalsHeard
 from exeunt_watcher.topology import LiveBinding, Seen, judge
@@ -54,7 +53,7 @@ class Projection:
         self._snapshots: dict[Key, Snapshot] = {}
         self._remembered: dict[str, tuple[Cancellation, Topology]] = {}
         self._strangers: set[str] = set()  # remembered at the last sweep, though no such run was known
-        self._fixed: dict[str, tuple[Cancellation, ShutdownTimeout]] = {}
+        self._fixed: dict[str, Snapshot] = {}
         self._runs_of_token: defaultdict[str, dict[Key, None]] = defaultdict(dict)
         self._signals = signals or SignalsHeard()
 
@@ -159,9 +158,11 @@ class Projection:
         known, before = self._remembered.get(attempt.uid, (attempt, Topology()))
         self._remembered[attempt.uid] = attempt, topology.with_memory(before) if known == attempt else topology
 
-    def fix(self, cancellation: Cancellation, shutdown: ShutdownTimeout) -> None:
-        """Give a canceled run the shutdown timeout that it had when its cancel was published."""
-        self._fixed[cancellation.uid] = cancellation, shutdown
+    def fix(self, published: Snapshot) -> None:
+        """Give a canceled run the shutdown timeout that it had when its cancel was published, and, if it is missing by
+        now, the Story.
+        """
+        self._fixed[published.run.uid] = published
 
     def signal(self, signal: Signal) -> list[Key]:
         """Somebody published something about the topology of one run, or of those that were started for a trigger
@@ -214,23 +215,18 @@ class Projection:
             before = before.with_memory(remembered)
         bindings = self._bindings.get(state.uid, {}).values()
         step_runs = self._live_step_runs(run)
-        # Captured at the cancel: what an edit of the Story would change must not move a deadline (contract §4.1).
-        captured = (
-            previous is not None
-            and previous.run.cancel_requested
-            and previous.run.cancellation == state.cancellation
-            and (previous.story.resource_version is not None or story is None)
-        )
-        cancellation, fixed = self._fixed.get(state.uid, (None, None))
-        if previous is not None and captured:
-            shutdown = previous.shutdown
-        elif fixed is not None and cancellation == state.cancellation:
-            shutdown = fixed
-        else:
-            shutdown = resolve_shutdown(run, story, self._default_timeout)
+        # Captured at the cancel: what an edit of the Story would change must not move a deadline (contract §4.1), and a
+        # Story that is deleted takes neither its opt-out nor its pattern along.
+        captured = previous if previous is not None and previous.run.cancel_requested else self._fixed.get(state.uid)
+        known_story, shutdown = read_story(run, story), resolve_shutdown(run, story, self._default_timeout)
+        if captured is not None and story is None and captured.run.attempt == state.attempt:
+            known_story = captured.story
+        if captured is not None and captured.run.cancellation == state.cancellation:
+            there_was_one = captured.story.resource_version is not None
+            shutdown = captured.shutdown if there_was_one or story is None else shutdown
         return Snapshot(
             run=state,
-            story=read_story(run, story),
+            story=known_story,
             shutdown=shutdown,
             topology=judge(
                 Seen(

@@ -25,8 +25,10 @@ from exeunt.bus.errors import ApiRefused, BusClosed, BusError, BusUnavailable, N
 from exeunt.bus.server_change import ServerChange
 from exeunt.bus.servers import read_servers
 from exeunt.bus.unanswered import asked_of
+from exeunt.clock import readable_instant
 from exeunt.errors import UsageError
 from exeunt.events.messages import MAX_HEADERS, header_size
+from exeunt.net.other_clock import OtherClock
 from exeunt.telemetry.metrics import NATS_ERRORS, NATS_RECONNECTS
 
 PING_INTERVAL = 10  # seconds; two unanswered pings make the peer dead
@@ -42,7 +44,8 @@ class Bus:
 
     `change` leads to another server when this one does not serve us.
     `session` grows with every (re)connection: whoever keeps state at the server compares it and starts over.
-    `recreate_streams` is what to run when a publish finds its stream missing; None leaves streams alone.
+    `recreate_streams` is what to run when a publish finds its stream missing; None leaves streams alone. `clock` is
+    that of the nats-servers, as they tell it when they are asked of streams and consumers.
     """
 
     def __init__(self, url: str, tls: Tls, credentials: str) -> None:
@@ -51,6 +54,7 @@ class Bus:
         self.change = ServerChange(self.nc)
         self.session = 0
         self.recreate_streams: Callable[[], Awaitable[None]] | None = None
+        self.clock = OtherClock("nats-server")
         self._servers = [server.url for server in servers]
         self._where = ", ".join(self._servers)
         self._connected = asyncio.Event()
@@ -159,9 +163,13 @@ class Bus:
 
         Raises ApiRefused, and what `request` raises; a "not now" of the server (429, 503) is BusUnavailable.
         """
-        subject, since = f"$JS.API.{call}", asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        subject, since = f"$JS.API.{call}", loop.time()
         reply = await self.request(subject, msgspec.json.encode(request or {}), timeout=5.0)
         answer: dict[str, Any] = msgspec.json.decode(reply.data)
+        if (reported := readable_instant(answer.get("ts"))) is not None:
+            leader = answer.get("cluster", {}).get("leader", "")
+            self.clock.tells(reported, round_trip=loop.time() - since, server=leader)
         if error := answer.get("error"):
             code, err_code, text = error["code"], error.get("err_code", 0), error.get("description", "")
             if code in {429, 503}:

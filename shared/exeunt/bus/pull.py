@@ -23,6 +23,8 @@ from exeunt.bus.connection import Bus
 from exeunt.bus.delivery import DeadLetter, Delivery, DeliveryAnswer, Retry
 from exeunt.bus.errors import BusUnavailable, NoResponders, PublishRefused
 from exeunt.bus.lag import look_for_a_majority, report_lag
+from exeunt.bus.shares import Share
+from exeunt.bus.turns import Turns
 from exeunt.errors import PoisonEvent
 from exeunt.telemetry.metrics import expect_deliveries
 
@@ -39,6 +41,11 @@ Handler = Callable[[Delivery], Awaitable[DeliveryAnswer]]
 
 class PullLoop:
     """Handles the messages of one durable consumer, at most `max_in_flight` at once. Run it once.
+
+    `share` says to whom a delivery belongs and what it is about: places are shared fairly, and no two that are about
+    the same are handled at once (`shares`). So that one can be seen behind many of another's, up to `max_waiting` more
+    are taken than there are places; when the loop ends, those are given back unseen. Without `share` it is first come,
+    first served.
 
     `consumer` is its name at the server where that is not `durable`, as for one that each process has of its own:
     logs and metrics go by `durable`.
@@ -65,6 +72,8 @@ class PullLoop:
         max_hold: float = 600.0,
         ack_sync: bool = False,
         consumer: str | None = None,
+        share: Callable[[Delivery], Share] | None = None,
+        max_waiting: int = 0,
     ) -> None:
         self._unavailable_reason: str | None = "not started"
         self._standing: str | None = None  # what the server says of the consumer while its pulls look well
@@ -74,7 +83,7 @@ class PullLoop:
         self._durable = durable
         self._consumer = consumer or durable
         self._next_subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{self._consumer}"
-        self._max_in_flight = max_in_flight
+        self._max_taken = max_in_flight + max_waiting
         self._recreate = recreate
         self._ack_wait = ack_wait
         self._max_hold = max_hold
@@ -84,11 +93,13 @@ class PullLoop:
         self._inbox = bus.nc.new_inbox()
         self._subscription: Subscription | None = None
         self._accepting = False  # whether arriving messages may still be handled
-        self._largest_pull = max_in_flight  # of messages; the server may allow fewer
+        self._largest_pull = self._max_taken  # of messages; the server may allow fewer
         self._asked_for = 0  # messages that pulls waiting at the server may still send
         self._in_flight: dict[Delivery, asyncio.Task[None]] = {}
         # Not every message was counted: a pull that was taken for lost may deliver after all.
-        self._slots = asyncio.Semaphore(max_in_flight)
+        self._turns = Turns(max_in_flight)
+        self._share = share or (lambda delivery: Share(delivery.ack_subject, ""))
+        self._begun: set[Delivery] = set()  # of those in flight
         self._wake = asyncio.Event()  # for the puller: there is something to ask for or to repair
         self._ended_pull: BusUnavailable | None = None
         self._stopping = asyncio.Event()
@@ -248,7 +259,7 @@ class PullLoop:
                 raise BusUnavailable(f"cannot pull from {self._durable}: {error}") from error
 
     def _room(self) -> int:
-        free = self._max_in_flight - len(self._in_flight)
+        free = self._max_taken - len(self._in_flight)
         return free - self._asked_for if free > 0 and self._asked_for <= free // 2 else 0
 
     def _wake_if_room(self) -> None:
@@ -291,7 +302,8 @@ class PullLoop:
 
     async def _handle_one(self, delivery: Delivery, handle: Handler) -> None:
         try:
-            async with self._slots:
+            async with self._turns.turn(self._share(delivery)):
+                self._begun.add(delivery)
                 verdict = await self._answer_of(delivery, handle)
                 await acknowledge(self._bus, delivery, verdict, durable=self._durable, sync=self._ack_sync)
         except asyncio.CancelledError:
@@ -304,6 +316,7 @@ class PullLoop:
             raise
         finally:
             del self._in_flight[delivery]
+            self._begun.discard(delivery)
             self._wake_if_room()
 
     async def _answer_of(self, delivery: Delivery, handle: Handler) -> DeliveryAnswer:
@@ -336,6 +349,9 @@ class PullLoop:
                 if self._subscription is not None and self._bus.unavailable_reason is None:
                     # Messages under way to us still arrive, and `arrive` gives them back.
                     await self._subscription.drain()  # type: ignore[no-untyped-call]
+        for delivery, task in list(self._in_flight.items()):
+            if delivery not in self._begun:
+                task.cancel()
         if self._in_flight:
             budget = max(0.0, self._stop_by - asyncio.get_running_loop().time())
             await asyncio.wait(self._in_flight.values(), timeout=budget)

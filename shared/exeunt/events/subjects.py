@@ -48,6 +48,12 @@ def every(event_type: EventType) -> str:
     return f"exeunt.runs.*.*.*.*.{event_type}"
 
 
+def run_of(subject: str) -> tuple[str, str]:
+    """The namespace and the name, as it is written there, of the run that a subject of RUNS is about."""
+    _, _, namespace, name, *_ = subject.split(".")
+    return namespace, name
+
+
 def armed_subject(cancellation: Cancellation) -> str:
     return f"exeunt.deadlines.armed.{_tokens(cancellation)}"
 

@@ -24,6 +24,7 @@ from exeunt.kube.credentials import Credentials
 from exeunt.kube.errors import ApiError, ApiUnavailable, Forbidden, Gone, NotFound, Silent, Undecodable
 from exeunt.kube.observed import observed
 from exeunt.kube.resources import STORY_RUNS, Resource, T
+from exeunt.net.other_clock import OtherClock
 
 _BACK_OFF: Final = BackOff(0.25, 5)
 _PROBE_INTERVAL: Final = 10.0  # seconds
@@ -45,9 +46,9 @@ class Listing(Generic[T]):
 class KubeClient:
     """A connection to one kube-apiserver.
 
-    `request_timeout` is for one attempt, `retry_budget` for all attempts of one request together, in seconds.
-    Every method raises ApiError (its subclasses say what was answered) and ApiUnavailable, and Undecodable
-    when a single object is not what its kind should be.
+    `request_timeout` is for one attempt, `retry_budget` for beginning all of them, in seconds: a wait that would last
+    longer than that is not begun. Every method raises ApiError (its subclasses say what was answered), ApiUnavailable,
+    and Undecodable when a single object is not what its kind should be.
     """
 
     def __init__(self, credentials: Credentials, *, request_timeout: float = 10, retry_budget: float = 60) -> None:
@@ -82,6 +83,11 @@ class KubeClient:
     def unavailable_reason(self) -> str | None:
         """None, or why the latest request was not served: unreachable, throttled, not authorized."""
         return self._connection.unavailable_reason
+
+    @property
+    def clock(self) -> OtherClock:
+        """The kube-apiserver's, which every answer tells."""
+        return self._connection.clock
 
     async def probe(self, namespaces: Sequence[str]) -> None:
         """Ask now and then for a StoryRun that nobody has, for ever: "not found" shows that we are served.
@@ -238,25 +244,24 @@ class KubeClient:
             raise self._connection.unavailable(call, error) from error
 
     async def _request(self, call: Call, *, retry: bool = True) -> bytes:
-        failures, perhaps_done = 0, False
-        last: Exception | None = None
-        try:
-            async with asyncio.timeout(self._retry_budget):
-                while True:
-                    try:
-                        return await self._read(call)
-                    except (ApiError, ApiUnavailable) as error:
-                        if isinstance(error, ApiError):
-                            error.perhaps_done = perhaps_done
-                        if not retry or not _is_transient(error):
-                            raise
-                        perhaps_done, last = perhaps_done or _perhaps_done(error), error
-                        asked = error.retry_after if isinstance(error, ApiError) else None
-                    await asyncio.sleep(_BACK_OFF.wait(failures, asked=asked))
-                    failures += 1
-        except TimeoutError:
-            pass
-        raise ApiUnavailable(f"{call}: no success within {self._retry_budget:g} s; last: {last}")
+        clock = asyncio.get_running_loop().time
+        until, failures, perhaps_done = clock() + self._retry_budget, 0, False
+        while True:
+            try:
+                return await self._read(call)
+            except (ApiError, ApiUnavailable) as error:
+                if isinstance(error, ApiError):
+                    error.perhaps_done = perhaps_done
+                if not retry or not _is_transient(error):
+                    raise
+                asked = error.retry_after if isinstance(error, ApiError) else None
+                wait = _BACK_OFF.wait(failures, asked=asked)
+                if clock() + wait > until:
+                    why = f"{call}: no success within {self._retry_budget:g} s; last: {error}"
+                    raise ApiUnavailable(why, retry_after=wait if asked else None) from error
+                perhaps_done = perhaps_done or _perhaps_done(error)
+            await asyncio.sleep(wait)
+            failures += 1
 
     async def _read(self, call: Call) -> bytes:
         with observed(call, self._connection.server):

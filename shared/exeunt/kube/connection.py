@@ -6,7 +6,10 @@ makes everything be read anew. `credentials` does the reading; `client` makes ca
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from functools import cache
 from importlib.metadata import version
 from typing import Any, Final
@@ -21,6 +24,7 @@ from exeunt.kube.credentials import Credentials
 from exeunt.kube.errors import ApiUnavailable, ConfigurationError, api_error
 from exeunt.kube.resources import Resource
 from exeunt.kube.route import Route
+from exeunt.net.other_clock import OtherClock
 from exeunt.net.tls import explain
 
 JSON: Final = "application/json"
@@ -87,11 +91,14 @@ def _template(resource: Resource[Any], subresource: str | None, *, namespaced: b
 
 
 class Connection:
-    """The session in use; `unavailable_reason` is None, or why the latest call shows that we are not served."""
+    """The session in use; `unavailable_reason` is None, or why the latest call shows that we are not served. `clock` is
+    the kube-apiserver's.
+    """
 
     def __init__(self, credentials: Credentials) -> None:
         """The credentials must have been loaded."""
         self.unavailable_reason: str | None = None
+        self.clock = OtherClock("the kube-apiserver", resolution=1.0)
         self._forbidden: tuple[str, float] | None = None
         """The verb of a write that was refused with 403, and when."""
         self._credentials = credentials
@@ -116,11 +123,11 @@ class Connection:
             await self._refresh()
         access = self._access
         try:
-            response = await access.send(call, limits)
+            response = await self._send(access, call, limits)
             if response.status == 401:
                 response.close()
                 await self._reload(access)
-                response = await self._access.send(call, limits)
+                response = await self._send(self._access, call, limits)
             if response.status < 300:
                 self._served(call)
                 return response
@@ -144,6 +151,15 @@ class Connection:
             denied = refusal.status == 403 and call.verb not in _READS
             self._forbidden = (call.verb, asyncio.get_running_loop().time()) if denied else None
         raise refusal
+
+    async def _send(self, access: "_Access", call: Call, limits: aiohttp.ClientTimeout) -> aiohttp.ClientResponse:
+        clock = asyncio.get_running_loop().time
+        sent = clock()
+        response = await access.send(call, limits)
+        with suppress(ValueError):  # something on the way has no clock, or answers for the kube-apiserver
+            reported = parsedate_to_datetime(response.headers.get("Date", ""))
+            self.clock.tells(reported.replace(tzinfo=reported.tzinfo or UTC), round_trip=clock() - sent)
+        return response
 
     def _served(self, call: Call) -> None:
         """No trouble any more; but that a write is forbidden, a read does not disprove."""

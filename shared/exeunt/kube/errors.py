@@ -28,7 +28,14 @@ class ConfigurationError(UsageError):
 
 
 class ApiUnavailable(ExeuntError):
-    """The kube-apiserver does not answer or does not serve; what was asked for may still have happened."""
+    """The kube-apiserver does not answer or does not serve; what was asked for may still have happened.
+
+    `retry_after` is how long (s) it has asked to be left alone, if it has; a little more, so that not all come at once.
+    """
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class Silent(ApiUnavailable):

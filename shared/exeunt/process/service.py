@@ -28,7 +28,7 @@ from exeunt.process.insist import insist
 from exeunt.settings import Settings, read_settings
 from exeunt.telemetry.configured import configure_telemetry
 from exeunt.telemetry.logs import configure_logs
-from exeunt.telemetry.metrics import DEPENDENCY_UP
+from exeunt.telemetry.metrics import CLOCK_OFFSET, DEPENDENCY_UP
 
 _CONNECT_TIMEOUT = 5.0
 _CLOSE_BUDGET = 3.0
@@ -132,6 +132,10 @@ async def _serve(
         dependencies, pulses = work.health()
         everywhere = {"nats": lambda: bus.unavailable_reason, "jetstream": lambda: bus.change.unavailable_reason}
         health = Health(everywhere | ({"kubernetes": kube.unavailable_reason} if kube else {}) | dependencies, pulses)
+        clocks = {"nats": bus.clock} | ({"kube-apiserver": kube.clock} if kube else {})
+        CLOCK_OFFSET.observe(
+            lambda: {(name,): ahead for name, clock in clocks.items() if (ahead := clock.ahead) is not None}
+        )
         DEPENDENCY_UP.observe(lambda: {(name,): ask() is None for name, ask in health.dependencies.items()})
         runner = await serve_health(health, settings.http_addr, telemetry.endpoint)
         stack.push_async_callback(runner.cleanup)

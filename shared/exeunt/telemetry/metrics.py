@@ -217,6 +217,14 @@ NATS_RECONNECTS: Final = Counter(
     "Connections to NATS after the first.",
     services="all",
 )
+CLOCK_OFFSET: Final = Observable(
+    "exeunt_clock_offset_seconds",
+    "How far the clock of the Pod's node is ahead of that of `kube-apiserver` or `nats` (negative: behind), as far as"
+    " that is certain: the kube-apiserver tells whole seconds, so less than one may be missing. Of several nats-servers"
+    " it is the one that differs most.",
+    services="all",
+    labels=("clock",),
+)
 DEPENDENCY_UP: Final = Observable(
     "exeunt_dependency_up",
     "1 while a dependency is available, 0 while /readyz reports trouble with it.",
