@@ -160,6 +160,9 @@ async def test_the_deadline_that_was_fixed_at_the_cancel_counts_without_the_bus_
     [end] = recorder.terminal_transitions(call.uid)
     assert end.written_by == "exeunt-terminator"
     assert end.at >= end.cancel_observed_at + timedelta(seconds=8)
+    # NATS is still dead: what was begun is brought to its end all the same.
+    assert await own_mesh.stop("terminator") == 0
+    assert all("deletionTimestamp" in step_run["metadata"] for step_run in await call.step_runs())
 
 
 async def test_a_terminator_that_starts_without_nats_ends_runs_too(

@@ -82,7 +82,10 @@ class TerminatorService:
                 other.cancel()
 
     async def stop(self, budget: float) -> None:
-        await self._pull.stop(budget)
+        now = asyncio.get_running_loop().time
+        end = now() + budget
+        await self._without_bus.stop(budget)
+        await self._pull.stop(max(0.0, end - now()))
 
 
 def _share(delivery: Delivery) -> Share:

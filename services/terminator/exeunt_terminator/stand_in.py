@@ -59,12 +59,12 @@ _TICK: Final = 1.0
 _LISTS_AT_ONCE: Final = 16
 """Lists fetched in parallel, as by the watcher."""
 _GRACE: Final = 10.0
-"""Seconds that stops in progress have when the bus is back. What is left of them the stream brings up again."""
+"""Seconds that stops in progress have at the end. What is left of them the stream brings up again."""
 
 log = structlog.get_logger()
 
 
-class _BusIsBack(Exception):
+class _Stopped(Exception):
     """Ends the task group."""
 
 
@@ -103,7 +103,7 @@ class StandIn:
         self._slots = asyncio.Semaphore(settings.max_in_flight)
         self._at_work: set[asyncio.Task[Any]] = set()
         self._tasks = asyncio.TaskGroup()
-        self._back = asyncio.Event()
+        self._stopping = asyncio.Event()
         self._watches: list[ListWatch[Any]] = []
 
     @property
@@ -113,21 +113,21 @@ class StandIn:
             return f"not listed yet, or not watched now: {', '.join(sorted(missing)[:5])}"
         return None
 
-    def bus_is_back(self) -> None:
-        """Begin nothing more; `run` ends soon."""
-        self._back.set()
+    def stop(self) -> None:
+        """Begin nothing more: the bus is back, or this process has to end. `run` ends soon."""
+        self._stopping.set()
 
     async def run(self) -> None:
-        """Until `bus_is_back`, and a little longer for the stops that are in progress."""
+        """Until `stop`, and a little longer for the stops that are in progress."""
         try:
             async with self._tasks:
                 watching = self._tasks.create_task(self._watch())
-                await self._back.wait()
+                await self._stopping.wait()
                 watching.cancel()
                 if self._at_work:
                     await asyncio.wait(self._at_work, timeout=_GRACE)
-                raise _BusIsBack  # noqa: TRY301 - so that the group cancels what waits for anything
-        except* _BusIsBack:
+                raise _Stopped  # noqa: TRY301 - so that the group cancels what waits for anything
+        except* _Stopped:
             pass
 
     # What the watcher would do.
@@ -255,7 +255,7 @@ class StandIn:
         bind_run(event.snapshot.run.cancellation)
         outcomes: list[Outcome] = []
         deliveries = 0
-        while not self._back.is_set():
+        while not self._stopping.is_set():
             deliveries += 1
             async with self._slots:
                 work = self._tasks.create_task(self._try(message, event, since, deliveries, outcomes))

@@ -48,6 +48,7 @@ class WithoutBus:
             StandIn, kube, bus, settings, events=events, remembered=remembered, unpublished=unpublished
         )
         self._stand_in: StandIn | None = None
+        self._standing_in: asyncio.Task[None] | None = None
         self._since: datetime | None = None
         WITHOUT_BUS.observe(lambda: {(): float(self._since is not None)})
         UNPUBLISHED.observe(lambda: {(): float(len(unpublished))})
@@ -75,10 +76,15 @@ class WithoutBus:
             if self._unpublished:
                 log.error("outcomes not recorded", number=len(self._unpublished))
 
+    async def stop(self, budget: float) -> None:
+        """Begin nothing more, and let the stops in progress end, for `budget` seconds at the most."""
+        if self._stand_in is not None and self._standing_in is not None:
+            self._stand_in.stop()
+            await asyncio.wait({self._standing_in}, timeout=budget)
+
     async def _look(self, tasks: asyncio.TaskGroup) -> NoReturn:
         now = asyncio.get_running_loop().time
         patience = Patience(self._patience)
-        standing_in: asyncio.Task[None] | None = None
         while True:
             lost = self._lost()
             away = patience.look(works=lost is None, now=now())
@@ -86,10 +92,10 @@ class WithoutBus:
                 self._since = datetime.now(UTC)
                 self._stand_in = self._new_stand_in()
                 log.warning("without the bus", trouble=lost)
-                standing_in = tasks.create_task(self._stand_in.run())
-            elif not away and self._stand_in is not None and standing_in is not None:
-                self._stand_in.bus_is_back()
-                await standing_in
+                self._standing_in = tasks.create_task(self._stand_in.run())
+            elif not away and self._stand_in is not None and self._standing_in is not None:
+                self._stand_in.stop()
+                await self._standing_in
                 log.warning("the bus is back", since=self._since, unpublished=len(self._unpublished))
-                self._stand_in = self._since = standing_in = None
+                self._stand_in = self._since = self._standing_in = None
             await asyncio.sleep(_LOOK)
