@@ -16,7 +16,7 @@ from exeunt.rules import CLOSED, Rule
 from exeunt_cli import asyncapi
 from exeunt_cli.settings import documented
 from exeunt_terminator import decision, stop
-from exeunt_timeout_scheduler import deadlines
+from exeunt_timeout_scheduler import way
 from exeunt_watcher import topology
 
 S = TypeVar("S", bound=StrEnum)
@@ -45,7 +45,10 @@ The first rule that applies decides. Where none does, the topology is still up, 
 
 ## The timeout-scheduler: what a deadline goes through
 
-{_diagram(deadlines.TRANSITIONS, start=(deadlines.State.NONE,), ends=())}
+It begins with an event of the run, with its schedule that fires, or with a sweep that has found it. What is not in the
+picture cannot happen here, either.
+
+{_diagram(way.TRANSITIONS, start=(way.State.BEGUN,), ends=(way.State.DONE, way.State.GIVEN_BACK))}
 
 A deadline is armed, and said to be reached, only while none of the first {len(CLOSED)} rules above applies.
 

@@ -27,6 +27,8 @@ DEADLINES: Final = "DEADLINES"
 SIGNALS: Final = "SIGNALS"
 DEADLETTERS: Final = "DEADLETTERS"
 LIVEKIT: Final = "LIVEKIT"
+TERMINATOR: Final = "terminator"
+"""The consumer of RUNS by which the terminators settle events."""
 
 
 def _tokens(episode: Episode) -> str:

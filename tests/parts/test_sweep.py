@@ -17,7 +17,6 @@ from exeunt.kube.client import KubeClient
 from exeunt.settings import Settings
 from exeunt_local.control_plane import ControlPlane
 from exeunt_local.processes import free_port
-from exeunt_timeout_scheduler.scheduler import Scheduler
 from exeunt_timeout_scheduler.sweep import Sweep
 
 Until = Callable[..., Awaitable[None]]
@@ -47,7 +46,7 @@ async def test_a_sweep_gives_up_when_nats_is_away_and_does_not_wait_for_each_run
     kube = await KubeClient.connect(kubeconfig=str(control_plane.kubeconfig))
     nowhere = f"nats://127.0.0.1:{free_port()}"
     bus = await connect(nowhere, name="test", inbox_prefix="_INBOX_test", connect_timeout=1, patience=0)
-    sweep = Sweep(kube, bus, settings, Scheduler(kube, bus, settings))
+    sweep = Sweep(kube, bus, settings)
     task = asyncio.create_task(sweep.run())
     try:
         began = asyncio.get_running_loop().time()

@@ -1,5 +1,5 @@
 """The timeout-scheduler: says when a canceled run is still unfinished at fence + shutdown timeout.
 
-`deadlines` is what a deadline goes through (states as a table); `scheduler` arms, holds and fires them on real parts,
-`sweep` compares them with the cluster, `app` composes the service.
+`way` is what a deadline goes through, as a table; `machine` goes by it, `sweeping` says what a sweep looks at. On real
+parts `scheduler` and `sweep` carry it out, `app` composes the service.
 """

@@ -12,9 +12,9 @@ from exeunt.metrics import expect_deadlines
 from exeunt.service import Connections, main
 from exeunt.streams import ensure_stream_and_consumer
 from exeunt.subjects import DEADLINES, EVERY_DUE, RUNS, every
-from exeunt_timeout_scheduler.deadlines import HAPPENINGS
 from exeunt_timeout_scheduler.scheduler import DUE_DURABLE, FACTS_DURABLE, Scheduler
 from exeunt_timeout_scheduler.sweep import Sweep
+from exeunt_timeout_scheduler.way import HEARD
 
 _MOST_HELD: Final = 2_000
 """Fired schedules held at once: each waits for its instant, and must not keep another from being on time."""
@@ -29,11 +29,11 @@ class TimeoutSchedulerService:
         expect_deadlines()
         settings, bus, kube = connections.settings, connections.bus, connections.kube
         self._scheduler = Scheduler(kube, bus, settings)
-        self._sweep = Sweep(kube, bus, settings, self._scheduler)
+        self._sweep = Sweep(kube, bus, settings)
         self._interval = settings.sweep_interval.total_seconds()
         self._retry_budget = settings.retry_budget.total_seconds()
         ensure = partial(ensure_stream_and_consumer, bus, settings)
-        filters = tuple(every(fact) for fact in HAPPENINGS)
+        filters = tuple(every(fact) for fact in HEARD)
         pull = partial(
             PullLoop, bus, ack_wait=settings.ack_wait.total_seconds(), max_deliveries=settings.max_deliveries
         )

@@ -1,38 +1,35 @@
 """The net below the events: the deadlines compared with the unfinished canceled runs of the cluster.
 
 On boot and at every sweep interval each open stop is armed if it is not, so an emptied stream costs nothing but time.
-A run that is still unfinished well after its deadline is said to be overdue once more, whatever became of the first
-event: it may have been lost, set aside, or etcd may have been restored from before the stop. The shutdown timeout is
-what the watcher said at the cancel, whatever became of the Story since; so is what a missing Story cannot tell.
+A run that is still unfinished well after its deadline is published as overdue, whatever became of the first event: it
+may have been lost, set aside, or etcd may have been restored from before the stop. `sweeping` says what is listed,
+`machine` what is done for each run.
 """
 
 import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
 import structlog
-from msgspec.structs import replace
 
 from exeunt.bobrapet import UNFINISHED
 from exeunt.bus.connection import Bus
-from exeunt.bus.errors import BusUnavailable, PermissionDenied, PublishRefused
-from exeunt.bus.publisher import last_message
-from exeunt.events import Fact
 from exeunt.kube.client import KubeClient
-from exeunt.kube.errors import ApiError, ApiUnavailable, NotFound, Undecodable
-from exeunt.kube.models import Story, StoryRun
-from exeunt.kube.resources import STORIES, STORY_RUNS
+from exeunt.kube.errors import ApiError, ApiUnavailable
+from exeunt.kube.models import StoryRun
+from exeunt.kube.resources import STORY_RUNS
 from exeunt.logs import bind_run
-from exeunt.recall import snapshot_of
 from exeunt.settings import Settings
-from exeunt.snapshot import Snapshot, read_run, read_story, resolve_shutdown, story_key
-from exeunt.subjects import RUNS, fact_subject
-from exeunt.tracing import sweeping
-from exeunt_timeout_scheduler.deadlines import closed, say_again_at
-from exeunt_timeout_scheduler.scheduler import Scheduler
+from exeunt.tracing import Hop, sweeping
+from exeunt_timeout_scheduler.calls import AWAY, Calls
+from exeunt_timeout_scheduler.commands import DeadLetter, End, Found, GetStory, Input, Question
+from exeunt_timeout_scheduler.machine import Scheduling
+from exeunt_timeout_scheduler.measures import DONE, tell
+from exeunt_timeout_scheduler.sweeping import GiveUp, List, Listed, LookAfter, NotListed, Sweeping
 
 _AT_ONCE: Final = 16
-"""Stories read and runs looked after in parallel, so that a sweep does not crowd out the stops themselves."""
+"""Namespaces listed and runs looked after in parallel, so that a sweep does not crowd out the stops themselves."""
 
 log = structlog.get_logger()
 
@@ -40,11 +37,10 @@ log = structlog.get_logger()
 class Sweep:
     """Compares deadlines with StoryRuns."""
 
-    def __init__(self, kube: KubeClient, bus: Bus, settings: Settings, scheduler: Scheduler) -> None:
+    def __init__(self, kube: KubeClient, bus: Bus, settings: Settings) -> None:
         self._kube = kube
-        self._bus = bus
         self._settings = settings
-        self._scheduler = scheduler
+        self._calls = Calls(kube, bus, settings)
         self.last_progress = float("inf")
         """Loop time of its last sign of life; infinite before `run`: what has not begun cannot be stuck."""
 
@@ -53,115 +49,81 @@ class Sweep:
         while True:
             self._moves()
             try:
-                await self._sweep()
-            except* (ApiUnavailable, BusUnavailable) as errors:
+                async with asyncio.TaskGroup() as tasks:
+                    one = _OneSweep(self._kube, self._calls, self._settings, tasks, self._moves)
+                    one.begin()
+            except* AWAY as errors:
                 log.warning("sweep not done", error=str(errors.exceptions[0]))
             await asyncio.sleep(self._settings.sweep_interval.total_seconds())
 
     def _moves(self) -> None:
         self.last_progress = asyncio.get_running_loop().time()
 
-    async def _sweep(self) -> None:
-        """Look after every canceled run. A dependency that is away ends it: each of them would wait for the same."""
-        canceled = await self._canceled()
-        slots = asyncio.Semaphore(_AT_ONCE)
-        async with asyncio.TaskGroup() as tasks:
-            stories = {key: tasks.create_task(self._story(key, slots)) for key in {story_key(run) for run in canceled}}
-            for run in canceled:
-                tasks.create_task(self._look_after(run, stories[story_key(run)], slots))
 
-    async def _canceled(self) -> list[StoryRun]:
-        """The unfinished canceled runs of all namespaces. Raises ApiUnavailable when none of them can be listed."""
-        slots, listed = asyncio.Semaphore(_AT_ONCE), asyncio.Event()
-        async with asyncio.TaskGroup() as tasks:
-            lists = [
-                tasks.create_task(self._canceled_in(namespace, slots, listed))
-                for namespace in self._settings.namespaces or (None,)
-            ]
-        return [run for each in lists for run in each.result()]
+class _OneSweep:
+    """Looks after every canceled run. A dependency that is away ends it: each of them would wait for the same."""
 
-    async def _canceled_in(
-        self, namespace: str | None, slots: asyncio.Semaphore, listed: asyncio.Event
-    ) -> list[StoryRun]:
-        """Those of one namespace. What is refused there, or fails while others are `listed`, is told and no more: the
-        others do not wait for it, and the next sweep asks again.
-        """
-        several = len(self._settings.namespaces) > 1
-        async with slots:
-            try:
-                listing = await self._kube.list(
-                    STORY_RUNS, namespace, field_selector=UNFINISHED, retry=not several, optional=several
-                )
-            except (ApiError, ApiUnavailable) as error:
-                if isinstance(error, ApiUnavailable) and not listed.is_set():
-                    raise
-                log.warning("StoryRuns not listed", namespace=namespace, error=str(error))
-                return []
-            finally:
-                self._moves()
-        listed.set()
-        for undecodable in listing.undecodable:
-            log.warning("StoryRun not usable", error=str(undecodable))
-        return [run for run in listing.items if run.spec.cancel_requested]
+    def __init__(
+        self, kube: KubeClient, calls: Calls, settings: Settings, tasks: asyncio.TaskGroup, moves: Callable[[], None]
+    ) -> None:
+        self._kube = kube
+        self._calls = calls
+        self._settings = settings
+        self._tasks = tasks
+        self._moves = moves
+        self._sweeping = Sweeping(settings.namespaces)
+        self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._stories: dict[GetStory, asyncio.Task[Input]] = {}
 
-    async def _story(self, key: tuple[str, str], slots: asyncio.Semaphore) -> Story | None:
-        """A Story; None when it is missing, and also when it is refused (another's namespace) or unreadable."""
-        async with slots:
-            try:
-                return await self._kube.get(STORIES, *key, optional=True)
-            except NotFound:
-                return None
-            except (ApiError, Undecodable) as error:
-                log.warning("Story not usable", story="/".join(key), error=str(error))
-                return None
-            finally:
-                self._moves()
+    def begin(self) -> None:
+        for asked in self._sweeping.begin():
+            self._tasks.create_task(self._list(asked))
 
-    async def _look_after(self, run: StoryRun, story: asyncio.Task[Story | None], slots: asyncio.Semaphore) -> None:
-        found = await story
-        async with slots:
-            try:
-                await self._compare(run, found)
-            except PublishRefused as error:  # one run's object that is too large must not end the service of all
-                log.error("deadline refused", run=run.metadata.key, error=str(error))  # noqa: TRY400 - no bug of ours
+    async def _list(self, asked: List) -> None:
+        async with self._slots:
+            heard = await self._answer(asked)
             self._moves()
+        for command in self._sweeping.receive(heard):
+            match command:
+                case LookAfter(run):
+                    self._tasks.create_task(self._look_after(run))
+                case GiveUp(why):
+                    raise ApiUnavailable(why)
 
-    async def _compare(self, run: StoryRun, story: Story | None) -> None:
-        now = datetime.now(UTC)
-        snapshot = Snapshot(
-            run=read_run(run, first_seen=now, now=now, fence_wait=self._settings.fence_wait),
-            story=read_story(run, story),
-            shutdown=resolve_shutdown(run, story, self._settings.shutdown_timeout),
-        )
-        bind_run(snapshot.run.episode)
-        snapshot = await self._as_told(snapshot)
-        deadline = snapshot.deadline
-        if deadline is None or closed(snapshot) is not None:
-            return  # also a run without a Story of which nobody has told that it streams
-        last = await last_message(self._bus, RUNS, fact_subject(snapshot.run.episode, Fact.DEADLINE_REACHED))
-        with sweeping(snapshot) as hop:
-            if last is None:
-                if not await self._scheduler.arm(snapshot, hop):
-                    hop.drop()
-            elif now > say_again_at(deadline, last.timestamp, self._settings.overdue_after):
-                log.warning("overdue", said_at=last.timestamp.isoformat())
-                hop.failed("overdue")
-                await self._scheduler.say_reached(snapshot, hop, expected_last_sequence=last.sequence)
-            else:
-                hop.drop()
-
-    async def _as_told(self, snapshot: Snapshot) -> Snapshot:
-        """The same with what a watcher said at the cancel, if it did: its shutdown timeout, and, where the Story is
-        missing, that there was one, or that the run streams.
-        """
-        subject = fact_subject(snapshot.run.episode, Fact.CANCEL_REQUESTED)
+    async def _answer(self, asked: List) -> Listed | NotListed:
+        optional = not asked.patiently
         try:
-            told = snapshot_of(await last_message(self._bus, RUNS, subject))
-        except PermissionDenied as error:  # permissions of an older version
-            log.error("what was said at the cancel is not known", error=str(error))  # noqa: TRY400 - no bug of ours
-            return snapshot
-        if told is None:
-            return snapshot
-        if snapshot.story.resource_version is None:
-            snapshot = replace(snapshot, story=told.story, streams=told.streams)
-        return replace(snapshot, shutdown=told.shutdown)
+            found = await self._kube.list(
+                STORY_RUNS, asked.namespace, field_selector=UNFINISHED, retry=asked.patiently, optional=optional
+            )
+        except (ApiError, ApiUnavailable) as error:
+            log.warning("StoryRuns not listed", namespace=asked.namespace, error=str(error))
+            return NotListed(str(error), away=isinstance(error, ApiUnavailable))
+        for undecodable in found.undecodable:
+            log.warning("StoryRun not usable", error=str(undecodable))
+        return Listed(tuple(found.items))
+
+    async def _look_after(self, run: StoryRun) -> None:
+        settings, scheduling = self._settings, Scheduling()
+        found = Found(run, settings.shutdown_timeout, settings.fence_wait, settings.overdue_after)
+        async with self._slots:
+            command = scheduling.receive(found, datetime.now(UTC))
+            bind_run(scheduling.snapshot.run.episode)
+            with sweeping(scheduling.snapshot) as hop:
+                while not isinstance(command, End):
+                    heard = await self._ask(command, hop)
+                    command = scheduling.receive(heard, datetime.now(UTC))
+                tell(scheduling, hop)
+                if not DONE.intersection(scheduling.trail):
+                    hop.drop()
+        if isinstance(command, DeadLetter):  # one run's object that is too large must not end the service of all
+            log.error("deadline refused", error=command.why)
+        self._moves()
+
+    async def _ask(self, asked: Question, hop: Hop) -> Input:
+        """Each Story is read once in a sweep, within a slot of whoever needs it first."""
+        if not isinstance(asked, GetStory):
+            return await self._calls.answer(asked, hop)
+        if asked not in self._stories:
+            self._stories[asked] = self._tasks.create_task(self._calls.answer(asked, hop))
+        return await self._stories[asked]
