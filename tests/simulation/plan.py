@@ -1,0 +1,52 @@
+"""What a seed plans: a few calls, what people do to them, and what fails meanwhile. Each seed leaves most kinds of faults
+out, so that what happens together differs from seed to seed.
+"""
+
+import random
+from typing import Final
+
+from simulation.faults import Fault
+from simulation.world import CALM, DISASTERS, PEOPLE, Action
+
+RUNS: Final = ("call", "chat", "talk")
+_PROCESSES: Final = tuple(f"{service}-{i}" for service in ("watcher", "terminator", "scheduler", "bridge") for i in (1, 2))
+_CLOCKS: Final = (*_PROCESSES, "nats", "operator")
+_OF_ALL: Final = ("restart kube-apiserver", "restore etcd", "wipe NATS", "stop NATS", "lose consumer", "operator down")
+_DONE_TO_CALLS: Final = tuple(what for what in PEOPLE if what not in ("create", "cancel"))
+
+
+def plan(seed: int) -> list[Action]:
+    chance = random.Random(f"plan {seed}")
+    actions = []
+    runs = RUNS[: chance.choice((1, 1, 1, 2, 2, 3))]
+    deeds = chance.sample(_DONE_TO_CALLS, chance.randrange(2, 9))
+    for run in runs:
+        created_at = chance.uniform(0.0, 6.0)
+        actions.append(Action(created_at, "create", run, chance.randrange(10)))
+        if chance.random() < 0.85:
+            actions.append(Action(chance.uniform(created_at, 25), "cancel", run))
+        for _ in range(chance.randrange(0, 8)):
+            actions.append(
+                Action(chance.uniform(created_at, CALM - 5), chance.choice(deeds), run, chance.randrange(12))
+            )
+    actions += _faults(chance)
+    return sorted(actions)
+
+
+def _faults(chance: random.Random) -> list[Action]:
+    actions = []
+    kinds = chance.sample((*Fault, *DISASTERS), chance.randrange(0, 6))
+    for kind in kinds:
+        for _ in range(chance.randrange(1, 4)):
+            at = chance.uniform(0, CALM - 15)
+            number = chance.randrange(12)
+            if kind in _OF_ALL:
+                actions.append(Action(at, kind, "", number, chance.uniform(0.5, 15)))
+            elif kind == "set clock":
+                actions.append(Action(at, kind, chance.choice(_CLOCKS), number))
+            elif kind in DISASTERS:
+                actions.append(Action(at, kind, chance.choice(_PROCESSES), number, chance.uniform(0.1, 15)))
+            else:
+                whom = chance.choice((*_PROCESSES, *[""] * 6))
+                actions.append(Action(at, f"fault: {kind}", whom, number, chance.uniform(0.5, 15)))
+    return actions
