@@ -7,10 +7,12 @@ import structlog
 from exeunt.bus.connection import Bus
 from exeunt.bus.publisher import StoredMessage, last_message
 from exeunt.codec import read_fact
+from exeunt.episodes import Episode
 from exeunt.errors import PoisonEvent
+from exeunt.events import Fact
 from exeunt.signals import Signal, read_signal
 from exeunt.snapshot import Snapshot
-from exeunt.subjects import SIGNALS, signal_subject, trigger_token_subject
+from exeunt.subjects import RUNS, SIGNALS, fact_subject, signal_subject, trigger_token_subject
 
 log = structlog.get_logger()
 
@@ -24,6 +26,11 @@ def snapshot_of(message: StoredMessage | None) -> Snapshot | None:
     except PoisonEvent as error:
         log.warning("what the stream remembers is no event", sequence=message.sequence, error=str(error))
         return None
+
+
+async def recalled(bus: Bus, episode: Episode, fact: Fact) -> Snapshot | None:
+    """The snapshot of the event that is stored, if it is. Raises BusUnavailable, NoResponders (no stream)."""
+    return snapshot_of(await last_message(bus, RUNS, fact_subject(episode, fact)))
 
 
 async def last_signals(bus: Bus, namespace: str, name: str, trigger_token: str | None) -> list[Signal]:

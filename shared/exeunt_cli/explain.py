@@ -1,11 +1,10 @@
 """`exeunt explain`: a stop in sentences; for one that goes on, what it waits for, until when, and what would end it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
-from msgspec.structs import replace
 
 from exeunt.bobrapet import TOPOLOGY_TERMINATED_REASON
 from exeunt.clock import elapsed_in_words, format_instant, in_words, parse_instant
@@ -16,15 +15,14 @@ from exeunt.history.lateness import due, late_by
 from exeunt.history.refusals import attempt_in_words, next_try
 from exeunt.history.stops import Ending, Stop
 from exeunt.history.telling import cause_in_words, deleted_step_runs, detour, milliseconds, tell, why
-from exeunt.kube.models import StoryRun
 from exeunt.settings import Settings
-from exeunt.snapshot import Snapshot, Topology
+from exeunt.snapshot import Snapshot
 from exeunt_cli.hanging import hangs_on
-from exeunt_cli.live import Remembered, look, services_settings
+from exeunt_cli.live import look, services_settings
 from exeunt_cli.options import Cluster, Run, Where
 from exeunt_cli.output import LATE, console, print_one, say, say_problems
 from exeunt_cli.plan import plan_for
-from exeunt_cli.source import connected, is_file, load, signals_about
+from exeunt_cli.source import connected, is_file, load
 from exeunt_terminator.decision import RULES
 
 _EVERYWHERE, _CURRENT = Where(), Cluster()
@@ -59,25 +57,13 @@ async def explain(
 
 async def _look(stop: Stop, settings: Settings, where: Where, cluster: Cluster) -> Snapshot | None:
     """The run in the cluster, when it is still this one."""
-    topology = stop.facts[-1].snapshot.topology if stop.facts else Topology()
-
-    async def recall(runs: Sequence[StoryRun]) -> Remembered:
-        async with connected(where) as bus:
-            signals = [signal for run in runs for signal in await signals_about(bus, run)]
-        return Remembered({stop.episode.uid: replace(topology, gone=None)}, signals)
-
     try:
-        found = await look(stop.episode.namespace, stop.episode.name, recall, settings, cluster)
+        async with connected(where) as bus:
+            found = await look(stop.episode.namespace, stop.episode.name, bus, settings, cluster)
     except ExeuntError as error:
         say(f"told without the live object: {error}")
         return None
-    if found is None or found.run.uid != stop.episode.uid:
-        return None
-    captured = stop.canceled
-    if captured is not None and captured.run.episode == found.run.episode:
-        # As the watcher captured it at the cancel; what has been edited since does not move the deadline.
-        return replace(found, shutdown=captured.shutdown)
-    return found
+    return found if found is not None and found.run.uid == stop.episode.uid else None
 
 
 def explained(stop: Stop, live: Snapshot | None, settings: Settings, now: datetime) -> Iterator[str]:

@@ -1,25 +1,29 @@
-"""Runs as the cluster has them now, projected as the watcher would project them.
+"""Runs as the cluster has them now, seen by the watcher's machine.
 
 Read with the rights of whoever asks (KUBECONFIG, or --kubeconfig and --context).
 """
 
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Final, NamedTuple
+from typing import Any, Final
 
-from exeunt.bobrapet import UNFINISHED
+from exeunt.bus.connection import Bus
+from exeunt.kube.changes import Relisted
 from exeunt.kube.client import KubeClient
 from exeunt.kube.errors import NotFound, Undecodable
-from exeunt.kube.models import StoryRun
-from exeunt.kube.resources import STEP_RUNS, STORIES, STORY_RUNS, TRANSPORT_BINDINGS
+from exeunt.kube.models import Story, StoryRun
+from exeunt.kube.resources import STEP_RUNS, STORIES, STORY_RUNS, TRANSPORT_BINDINGS, Resource
+from exeunt.recall import recalled
 from exeunt.settings import PREFIX, Settings, read_settings
-from exeunt.signals import Signal
-from exeunt.snapshot import Snapshot, Topology, story_key
+from exeunt.snapshot import Snapshot, story_key
 from exeunt_cli.options import Cluster
 from exeunt_cli.output import say
-from exeunt_watcher.projection import Projection
+from exeunt_cli.source import signals_about
+from exeunt_watcher.commands import AllSignalsHeard, Recall, Recalled, Seen, SignalHeard
+from exeunt_watcher.facts import subject_episode
+from exeunt_watcher.machine import Watching, selector
 
 _REQUEST_TIMEOUT: Final = 5.0
 _RETRY_BUDGET: Final = 5.0
@@ -29,16 +33,6 @@ def services_settings() -> Settings:
     """The services' settings, where they are set here too; what they do not know is not ours to judge."""
     known = {f"{PREFIX}{name}".upper() for name in Settings.__struct_fields__}
     return read_settings({name: value for name, value in os.environ.items() if name in known})
-
-
-class Remembered(NamedTuple):
-    """What NATS knows of runs: their topologies, by uid, from their histories; and the last signals about them."""
-
-    topologies: Mapping[str, Topology] = {}
-    signals: Sequence[Signal] = ()
-
-
-Recall = Callable[[Sequence[StoryRun]], Awaitable[Remembered]]
 
 
 async def _connected(settings: Settings, cluster: Cluster) -> KubeClient:
@@ -51,82 +45,81 @@ async def _connected(settings: Settings, cluster: Cluster) -> KubeClient:
     )
 
 
-async def look(namespace: str, name: str, recall: Recall, settings: Settings, cluster: Cluster) -> Snapshot | None:
+async def look(namespace: str, name: str, bus: Bus, settings: Settings, cluster: Cluster) -> Snapshot | None:
     """The run of that name, or None.
 
-    Raises ConfigurationError, ApiUnavailable, ApiError.
+    Raises ConfigurationError, ApiUnavailable, ApiError, BusError.
     """
     kube = await _connected(settings, cluster)
     try:
-        return await _look(kube, namespace, name, recall, settings)
+        try:
+            run = await kube.get(STORY_RUNS, namespace, name)
+        except NotFound:
+            return None
+        seen: dict[Resource[Any], list[Any]] = {STORY_RUNS: [run], STORIES: await _stories(kube, [run])}
+        naming = f"spec.storyRunRef.name={name}"
+        seen[STEP_RUNS] = (await kube.list(STEP_RUNS, namespace, field_selector=naming)).items
+        seen[TRANSPORT_BINDINGS] = (await kube.list(TRANSPORT_BINDINGS, namespace, field_selector=naming)).items
     finally:
         await kube.close()
-
-
-async def _look(kube: KubeClient, namespace: str, name: str, recall: Recall, settings: Settings) -> Snapshot | None:
-    known = _projection(settings)
-    try:
-        run = await kube.get(STORY_RUNS, namespace, name)
-    except NotFound:
-        return None
-    known.story_run(run)
-    _remember(known, await recall([run]))
-    with suppress(NotFound):
-        known.story(await kube.get(STORIES, *story_key(run)))
-    selector = f"spec.storyRunRef.name={name}"
-    for step_run in (await kube.list(STEP_RUNS, namespace, field_selector=selector)).items:
-        known.step_run(step_run)
-    for binding in (await kube.list(TRANSPORT_BINDINGS, namespace, field_selector=selector)).items:
-        known.binding(binding)
-    return known.peek(run.metadata.key, datetime.now(UTC))
+    (found,) = await _watched(seen, bus, settings)
+    return found
 
 
 async def look_at_canceled(
-    namespaces: tuple[str, ...], settings: Settings, recall: Recall, cluster: Cluster
+    namespaces: tuple[str, ...], settings: Settings, bus: Bus | None, cluster: Cluster
 ) -> list[Snapshot]:
-    """All unfinished canceled runs, of all namespaces when none is named.
+    """All unfinished canceled runs, of all namespaces when none is named; without `bus` nothing is remembered of them.
 
-    Raises ConfigurationError, ApiUnavailable, ApiError.
+    Raises ConfigurationError, ApiUnavailable, ApiError, BusError.
     """
     kube = await _connected(settings, cluster)
-    known, canceled = _projection(settings), list[StoryRun]()
+    seen: dict[Resource[Any], list[Any]] = {STORY_RUNS: [], STEP_RUNS: [], TRANSPORT_BINDINGS: []}
     try:
         for namespace in namespaces or (None,):
-            runs = await kube.list(STORY_RUNS, namespace, field_selector=UNFINISHED)
-            step_runs = await kube.list(STEP_RUNS, namespace, field_selector=UNFINISHED)
-            bindings = await kube.list(TRANSPORT_BINDINGS, namespace)
-            canceled += [run for run in runs.items if run.spec.cancel_requested]
-            for step_run in step_runs.items:
-                known.step_run(step_run)
-            for binding in bindings.items:
-                known.binding(binding)
-            for error in (*runs.undecodable, *step_runs.undecodable, *bindings.undecodable):
-                say(f"left out: {error}")
-        for key in sorted({story_key(run) for run in canceled}):
-            with suppress(NotFound):
-                try:
-                    known.story(await kube.get(STORIES, *key))
-                except Undecodable as error:
+            for resource, items in seen.items():
+                listing = await kube.list(resource, namespace, field_selector=selector(resource))
+                items.extend(listing.items)
+                for error in listing.undecodable:
                     say(f"left out: {error}")
+        seen[STORY_RUNS] = [run for run in seen[STORY_RUNS] if run.spec.cancel_requested]
+        seen[STORIES] = await _stories(kube, seen[STORY_RUNS])
     finally:
         await kube.close()
-    for run in canceled:
-        known.story_run(run)
-    _remember(known, await recall(canceled))
-    now = datetime.now(UTC)
-    return [found for run in canceled if (found := known.peek(run.metadata.key, now)) is not None]
+    return await _watched(seen, bus, settings)
 
 
-def _remember(known: Projection, remembered: Remembered) -> None:
-    for uid, topology in remembered.topologies.items():
-        known.remember(uid, topology)
-    for signal in remembered.signals:
-        known.signal(signal)
+async def _stories(kube: KubeClient, runs: Iterable[StoryRun]) -> list[Story]:
+    stories = []
+    for key in sorted({story_key(run) for run in runs}):
+        with suppress(NotFound):
+            try:
+                stories.append(await kube.get(STORIES, *key))
+            except Undecodable as error:
+                say(f"left out: {error}")
+    return stories
 
 
-def _projection(settings: Settings) -> Projection:
-    return Projection(
+async def _watched(listed: Mapping[Resource[Any], list[Any]], bus: Bus | None, settings: Settings) -> list[Snapshot]:
+    """The listed runs as a watcher sees them that starts now, and publishes nothing."""
+    runs: list[StoryRun] = listed[STORY_RUNS]
+    machine = Watching(
+        (None,),
         default_timeout=settings.shutdown_timeout,
         fence_wait=settings.fence_wait,
         heartbeats_stale_after=settings.heartbeat_stale_after or None,
+        sweep_interval=settings.sweep_interval,
     )
+    now = datetime.now(UTC)
+    for resource, items in listed.items():
+        machine.receive(Seen(resource, None, Relisted(items)), now)
+    if bus is not None:
+        for run in runs:
+            for signal in await signals_about(bus, run):
+                machine.receive(SignalHeard(signal), now)
+    found = {run.metadata.key: machine.peek(run.metadata.key, now) for run in runs}  # for one that has ended
+    for asked in machine.receive(AllSignalsHeard(), now):
+        if bus is not None and isinstance(asked, Recall):
+            episode = subject_episode(asked.event_type, asked.snapshot)
+            machine.receive(Recalled(asked, await recalled(bus, episode, asked.event_type)), now)
+    return [seen for key, ended in found.items() if (seen := machine.peek(key, now) or ended) is not None]

@@ -5,27 +5,18 @@ captured at the cancel, and what signals said last. Runs that have ended are lef
 left of them.
 """
 
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from msgspec import Struct
-from msgspec.structs import replace
 
-from exeunt.bus.connection import Bus
 from exeunt.bus.errors import BusError
 from exeunt.clock import format_instant, in_words, parse_instant
-from exeunt.episodes import life_of
 from exeunt.events import Fact, Verdict
-from exeunt.history.reading import read, run_filter
-from exeunt.history.stops import Stop
-from exeunt.kube.models import StoryRun
-from exeunt.shutdown_timeout import ShutdownTimeout
-from exeunt.signals import Signal
 from exeunt.snapshot import Snapshot
-from exeunt_cli.live import Remembered, look_at_canceled, services_settings
+from exeunt_cli.live import look_at_canceled, services_settings
 from exeunt_cli.options import Cluster, Output, Where
 from exeunt_cli.output import Columns, console, print_all, say
-from exeunt_cli.source import connected, signals_about, understood
+from exeunt_cli.source import connected
 from exeunt_terminator.decision import decide
 
 _EVERYWHERE, _CURRENT = Where(), Cluster()
@@ -52,26 +43,15 @@ class Planned(Struct, frozen=True, kw_only=True):
 async def plan(*, where: Where = _EVERYWHERE, cluster: Cluster = _CURRENT, output: Output = "table") -> None:
     """Show what would be done now about every canceled run (KUBECONFIG, and the services' EXEUNT_* settings)."""
     settings = services_settings()
-    captured: dict[str, ShutdownTimeout] = {}
-
-    async def recall(runs: Sequence[StoryRun]) -> Remembered:
-        topologies = {}
-        stops, signals = await _known_of(runs, where)
-        for uid, stop in stops.items():
-            canceled = stop.canceled
-            topologies[uid] = replace(stop.facts[-1].snapshot.topology, gone=None)
-            if canceled is not None:
-                captured[str(canceled.run.episode)] = canceled.shutdown
-        return Remembered(topologies, signals)
-
     namespaces = (where.namespace,) if where.namespace else settings.namespaces
-    found = await look_at_canceled(namespaces, settings, recall, cluster)
+    try:
+        async with connected(where) as bus:
+            found = await look_at_canceled(namespaces, settings, bus, cluster)
+    except BusError as error:
+        say(f"planned without what NATS knows: {error}")
+        found = await look_at_canceled(namespaces, settings, None, cluster)
     now = datetime.now(UTC)
-    planned = [
-        # As the watcher captured it at the cancel; what has been edited since does not move the deadline.
-        plan_for(replace(snapshot, shutdown=captured.get(str(snapshot.run.episode), snapshot.shutdown)), now)
-        for snapshot in found
-    ]
+    planned = [plan_for(snapshot, now) for snapshot in found]
     _show(sorted(planned, key=lambda each: (each.namespace, each.name)), now, output)
 
 
@@ -96,33 +76,6 @@ def plan_for(snapshot: Snapshot, now: datetime) -> Planned:
         why=why,
         step_runs=tuple(ref.name for ref in step_runs) if verdict is Verdict.FINALIZE else (),
     )
-
-
-async def _known_of(runs: Sequence[StoryRun], where: Where) -> tuple[dict[str, Stop], list[Signal]]:
-    """What RUNS knows of the runs' present lives, by uid, and SIGNALS of them; without NATS nothing, which is said."""
-    if not runs:
-        return {}, []
-    try:
-        async with connected(where) as bus:
-            found = {run.metadata.uid: await _stop_of(bus, run) for run in runs}
-            signals = [signal for run in runs for signal in await signals_about(bus, run)]
-    except BusError as error:
-        say(f"planned without what NATS knows: {error}")
-        return {}, []
-    return {uid: stop for uid, stop in found.items() if stop is not None}, signals
-
-
-async def _stop_of(bus: Bus, run: StoryRun) -> Stop | None:
-    meta = run.metadata
-    told = understood([record async for record in read(bus, run_filter(meta.namespace, meta.name))])
-    life = life_of(meta.annotations)
-    of_this_life = (stop for stop in reversed(told.stops) if stop.facts and _is(stop, meta.uid, life))
-    return next(of_this_life, None)
-
-
-def _is(stop: Stop, uid: str, life: str) -> bool:
-    run = stop.facts[-1].snapshot.run
-    return (run.uid, run.life) == (uid, life)
 
 
 def _show(planned: list[Planned], now: datetime, output: Output) -> None:

@@ -2,7 +2,7 @@
 terminator, also badly, and what must never happen. A promise that is broken is an AssertionError at that very moment.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
@@ -25,11 +25,13 @@ from core.objects import (
 from core.watching import Watcher
 from exeunt import bobrapet
 from exeunt.clock import format_instant, format_status_time, parse_instant
-from exeunt.kube.models import StepRun, StoryRun, TransportBinding
-from exeunt.kube.resources import STORY_RUNS
+from exeunt.kube.changes import Changed, Removed
+from exeunt.kube.models import KubeObject, StepRun, StoryRun, TransportBinding
+from exeunt.kube.resources import STEP_RUNS, STORIES, STORY_RUNS, TRANSPORT_BINDINGS, Resource
 from exeunt.opt_out import is_enabled
 from exeunt.signals import Signal
 from exeunt.snapshot import FIELD_MANAGER, RunState, StepRunRef, read_run
+from exeunt_terminator import commands
 from exeunt_terminator.commands import (
     CancelChildren,
     ChildrenCanceled,
@@ -39,7 +41,6 @@ from exeunt_terminator.commands import (
     Failed,
     Forbidden,
     GetRun,
-    Input,
     LastSignals,
     List,
     Listed,
@@ -51,15 +52,14 @@ from exeunt_terminator.commands import (
     Signals,
     Written,
 )
+from exeunt_watcher import commands as watching
+from exeunt_watcher.commands import Seen, SignalHeard
 
-CALL: Final = (NAMESPACE, "call")
 STEPS: Final = ("listen", "speak")
 KINDS: Final = ("StoryRun", "StepRun", "TransportBinding", "Signal")
 TIMEOUT: Final = timedelta(seconds=20)
 _OURS: Final = {"manager": FIELD_MANAGER, "subresource": "status", "fieldsV1": {"f:status": {"f:phase": {}}}}
 ((_ASKED, _OBSERVED), *_) = bobrapet.REDRIVE
-Sight = Callable[[Watcher, datetime], None]
-"""One watch event, or signal, as what it tells to a watcher."""
 
 
 class Fault(StrEnum):
@@ -79,7 +79,7 @@ class Cluster:
 
     def __init__(self) -> None:
         self.now = NOW
-        self.history: dict[str, list[Sight]] = {kind: [] for kind in KINDS}
+        self.history: dict[str, list[watching.Input]] = {kind: [] for kind in KINDS}
         self.steps: dict[str, StepRun] = {}
         self.bindings: dict[str, TransportBinding] = {}
         self.signals: list[Signal] = []
@@ -181,8 +181,7 @@ class Cluster:
         document["metadata"] = document["metadata"] | {"resourceVersion": str(self._version)}
         if self.finished and not was_finished:
             self.ends[self.life] = self.ends.get(self.life, 0) + 1
-        run = self.run
-        self.history["StoryRun"].append(lambda watcher, now: watcher.touched(watcher.projection.story_run(run), now))
+        self.history["StoryRun"].append(Seen(STORY_RUNS, None, Changed(self.run)))
 
     def change(self, part: str, **fields: Any) -> None:
         merged = self.there[part] | fields
@@ -196,13 +195,11 @@ class Cluster:
         step = step_run(name, owner=self.uid, uid=f"{name}-{self.life}")
         self.steps[name] = step
         self.life_of[step.metadata.uid] = self.life
-        self.history["StepRun"].append(lambda watcher, now: watcher.touched(watcher.projection.step_run(step), now))
+        self.history["StepRun"].append(Seen(STEP_RUNS, None, Changed(step)))
 
     def remove_step(self, name: str) -> None:
         """Its binding goes with it (contract §2.4)."""
-        del self.steps[name]
-        key = (NAMESPACE, name)
-        self.history["StepRun"].append(lambda watcher, now: watcher.touched(watcher.projection.step_run_gone(key), now))
+        self.history["StepRun"].append(Seen(STEP_RUNS, None, Removed(self.steps.pop(name))))
         if name in self.bindings:
             self.disconnect(name)
 
@@ -210,22 +207,16 @@ class Cluster:
         one = binding(name, run_uid=self.uid, owner=StepRunRef(name, self.steps[name].metadata.uid))
         self.established = True
         self.bindings[name] = one
-        self.history["TransportBinding"].append(
-            lambda watcher, now: watcher.touched(watcher.projection.binding(one), now)
-        )
+        self.history["TransportBinding"].append(Seen(TRANSPORT_BINDINGS, None, Changed(one)))
 
     def disconnect(self, name: str) -> None:
-        del self.bindings[name]
-        key = (NAMESPACE, name)
-        self.history["TransportBinding"].append(
-            lambda watcher, now: watcher.touched(watcher.projection.binding_gone(key), now)
-        )
+        self.history["TransportBinding"].append(Seen(TRANSPORT_BINDINGS, None, Removed(self.bindings.pop(name))))
 
     def signal(self, *, gone: bool) -> None:
         """Somebody says on NATS that the topology is gone, or that it is not."""
         signal = said(gone=gone, at=self.now, uid=self.uid)
         self.signals.append(signal)
-        self.history["Signal"].append(lambda watcher, now: watcher.touched(watcher.projection.signal(signal), now))
+        self.history["Signal"].append(SignalHeard(signal))
 
     def clear(self) -> None:
         """The StepRuns go, and their bindings: what comes first in a redrive, and in a deletion."""
@@ -248,12 +239,12 @@ class Cluster:
 
     def delete(self) -> None:
         self.clear()
+        self.history["StoryRun"].append(Seen(STORY_RUNS, None, Removed(self.run)))
         self.document = None
-        self.history["StoryRun"].append(lambda watcher, now: watcher.deleted(CALL, now))
 
     # What a terminator asks.
 
-    def answer(self, asked: Question, fault: Fault | None) -> Input:
+    def answer(self, asked: Question, fault: Fault | None) -> commands.Input:
         match asked:
             case Patch(_, body):
                 return self._patch(body, fault)
@@ -271,7 +262,7 @@ class Cluster:
             case CancelChildren():
                 return ChildrenCanceled(())
 
-    def _patch(self, body: bytes, fault: Fault | None) -> Input:
+    def _patch(self, body: bytes, fault: Fault | None) -> commands.Input:
         match fault:
             case Fault.UNAVAILABLE:
                 return Failed(fault)
@@ -289,7 +280,7 @@ class Cluster:
                 return self._store(body, perhaps_done=True)
         return self._store(body, perhaps_done=fault is Fault.REQUEST_LOST)
 
-    def _store(self, body: bytes, *, perhaps_done: bool = False) -> Input:
+    def _store(self, body: bytes, *, perhaps_done: bool = False) -> commands.Input:
         """The finalizing write, with all that must hold of it."""
         if self.document is None:
             return NotFound()
@@ -309,7 +300,7 @@ class Cluster:
         self.write(document)
         return Written()
 
-    def _delete(self, refs: tuple[StepRunRef, ...], fault: Fault | None) -> Input:
+    def _delete(self, refs: tuple[StepRunRef, ...], fault: Fault | None) -> commands.Input:
         deleted = []
         for ref in refs[: len(refs) // 2] if fault else refs:
             there = self.steps.get(ref.name)
@@ -334,13 +325,10 @@ class Cluster:
 
     def tell_all(self, watcher: Watcher) -> None:
         """What a new watcher lists and hears."""
-        known = watcher.projection
-        known.story(story())
-        if self.running:
-            known.story_run(self.run)
-        for step in self.steps.values():
-            known.step_run(step)
-        for one in self.bindings.values():
-            known.binding(one)
-        for told in self.history["Signal"]:
-            told(watcher, self.now)
+        listed: dict[Resource[Any], Iterable[KubeObject]] = {
+            STORIES: [story()],
+            STORY_RUNS: [self.run] if self.running else [],
+            STEP_RUNS: self.steps.values(),
+            TRANSPORT_BINDINGS: self.bindings.values(),
+        }
+        watcher.start(self.now, listed, self.history["Signal"])

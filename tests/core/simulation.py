@@ -323,7 +323,6 @@ class LaggingWatcher:
         self._watcher = Watcher(stream)
         self._read = {kind: len(events) for kind, events in cluster.history.items()}
         cluster.tell_all(self._watcher)
-        self._watcher.recall(cluster.now)
 
     def see(self, kind: str) -> bool:
         """Take in the next event of a kind; whether there was one."""
@@ -331,7 +330,7 @@ class LaggingWatcher:
         if self._read[kind] == len(events):
             return False
         self._read[kind] += 1
-        events[self._read[kind] - 1](self._watcher, self._cluster.now)
+        self._watcher.hear(events[self._read[kind] - 1], self._cluster.now)
         return True
 
     def see_all(self, kind: str) -> None:

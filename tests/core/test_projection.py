@@ -29,6 +29,7 @@ from exeunt.snapshot import FIELD_MANAGER, Snapshot, StepRunRef, Topology
 from exeunt_watcher.projection import Projection
 
 CALL = (NAMESPACE, "call")
+FIRST_LIFE = Episode(*CALL, "uid-call", bobrapet.FIRST_LIFE)
 REDRIVEN = {bobrapet.REDRIVE[0][1]: "again"}
 INDEXES = (
     "_runs",
@@ -212,7 +213,7 @@ def test_the_memory_of_the_stream_is_used_once_and_only_for_its_run() -> None:
     known = projection()
     for run in (story_run(), story_run("other", uid="uid-other")):
         known.story_run(run)
-    known.remember("uid-call", Topology(established=True, step_runs_seen=True))
+    known.remember(FIRST_LIFE, Topology(established=True, step_runs_seen=True))
     assert projected(known).topology.gone is not None
     assert projected(known, story_run("other", uid="uid-other")).topology == Topology()
     assert sizes(known)["_remembered"] == 0
@@ -473,7 +474,7 @@ def test_canceled_are_the_unfinished_runs_whose_cancel_was_asked_for(known: Proj
 def test_the_memory_of_the_stream_may_come_after_the_run_was_seen() -> None:
     known = projection()
     assert projected(known, story_run(fence=FENCE)).topology == Topology()
-    known.remember("uid-call", Topology(established=True, step_runs_seen=True))
+    known.remember(FIRST_LIFE, Topology(established=True, step_runs_seen=True))
     gone = projected(known).topology.gone
     assert gone is not None
     assert gone.kind == "bindings-gone"
@@ -489,7 +490,7 @@ def test_more_step_runs_than_a_fact_can_hold_are_not_told(known: Projection) -> 
 
 def test_nothing_is_kept_of_what_was_deleted(known: Projection) -> None:
     known.story_run(story_run("other", uid="uid-other", fence=FENCE, conditions=[topology_terminated()]))
-    known.remember("uid-other", Topology(established=True))
+    known.remember(replace(FIRST_LIFE, uid="uid-other"), Topology(established=True))
     known.signal(said(gone=True, run="other", uid="uid-other"))
     known.fix(Episode(NAMESPACE, "other", "uid-other", "first"), ShutdownTimeout("7s", STORY_POLICY))
     known.step_run(step_run("orphan", run="nobody", owner=None))
@@ -506,6 +507,8 @@ def test_nothing_is_kept_of_what_was_deleted(known: Projection) -> None:
         known.story_gone((NAMESPACE, name))
     for name in ("call", "other", "never-seen"):
         known.run_gone((NAMESPACE, name))
+    for _ in range(2):  # bindings of a run that does not show until the second time are forgotten, too
+        known.forget(NOW)
     assert sizes(known) == dict.fromkeys(INDEXES, 0)
 
 

@@ -5,7 +5,7 @@ is true was said.
 
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -27,9 +27,12 @@ from core.watching import Stream, Watcher
 from exeunt import bobrapet
 from exeunt.clock import format_instant, format_status_time, parse_instant
 from exeunt.events import Fact
+from exeunt.kube.changes import Change, Changed, Removed
 from exeunt.kube.models import StepRun, StoryRun, TransportBinding
+from exeunt.kube.resources import STEP_RUNS, STORIES, STORY_RUNS, TRANSPORT_BINDINGS, Resource
 from exeunt.signals import Signal
 from exeunt.snapshot import Snapshot, StepRunRef
+from exeunt_watcher.commands import Seen, SignalHeard
 
 SECOND = timedelta(seconds=1)
 NAMES = ("a--b", "a-b")
@@ -128,6 +131,9 @@ class Connection:
         return binding(self.name, run=self.run, run_uid=self.run_uid, owner=self.step, deleting=self.deleting)
 
 
+KINDS: Final[dict[type, Resource[Any]]] = {Run: STORY_RUNS, Step: STEP_RUNS, Connection: TRANSPORT_BINDINGS}
+
+
 class World(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
@@ -190,33 +196,24 @@ class World(RuleBasedStateMachine):
 
     def see(self, changed: Run | Step | Connection) -> None:
         self.note()
-        known = self.watcher.projection
-        if isinstance(changed, Run):
-            keys = known.story_run(changed.object())
-        elif isinstance(changed, Step):
-            keys = known.step_run(changed.object())
-        else:
-            keys = known.binding(changed.object())
-        self.watcher.touched(keys, self.now)
+        self.hear(KINDS[type(changed)], Changed(changed.object()))
+
+    def hear(self, resource: Resource[Any], change: Change[Any]) -> None:
+        self.watcher.hear(Seen(resource, None, change), self.now)
 
     def restart(self) -> None:
         """A new watcher lists everything; only what the stream said is remembered."""
         self.watcher = Watcher(self.stream, self.told)
-        known = self.watcher.projection
-        for run in self.runs.values():
-            if not bobrapet.is_terminal(run.phase):
-                known.story_run(run.object())
-        for step in self.steps.values():
-            if step.live:
-                known.step_run(step.object())
-        for one in self.bindings.values():
-            known.binding(one.object())
-        for signal in self.signals:
-            known.signal(signal)
-        known.story(story("batch", pattern="batch"))
-        if self.story_exists:
-            known.story(story())
-        self.watcher.recall(self.now)
+        self.watcher.start(
+            self.now,
+            {
+                STORIES: [story("batch", pattern="batch"), *([story()] if self.story_exists else [])],
+                STORY_RUNS: [run.object() for run in self.runs.values() if not bobrapet.is_terminal(run.phase)],
+                STEP_RUNS: [step.object() for step in self.steps.values() if step.live],
+                TRANSPORT_BINDINGS: [one.object() for one in self.bindings.values()],
+            },
+            map(SignalHeard, self.signals),
+        )
 
     def name(self, of: str) -> str:
         self.count += 1
@@ -253,7 +250,7 @@ class World(RuleBasedStateMachine):
             self.see(run)
         else:
             del self.runs[run.name]
-            self.watcher.deleted((NAMESPACE, run.name), self.now)
+            self.hear(STORY_RUNS, Removed(run.object()))
 
     @rule(number=PICK, by_hub=st.booleans(), connects=st.booleans())
     def start_step(self, number: int, *, by_hub: bool, connects: bool) -> None:
@@ -291,16 +288,12 @@ class World(RuleBasedStateMachine):
         self.see(step)
 
     def remove(self, one: Step | Connection) -> None:
-        known = self.watcher.projection
-        key = (NAMESPACE, one.name)
         if isinstance(one, Step):
             del self.steps[one.name]
-            keys = known.step_run_gone(key)
         else:
             del self.bindings[one.name]
-            keys = known.binding_gone(key)
         self.note()
-        self.watcher.touched(keys, self.now)
+        self.hear(KINDS[type(one)], Removed(one.object()))
 
     @rule(number=PICK)
     def cancel(self, number: int) -> None:
@@ -345,7 +338,7 @@ class World(RuleBasedStateMachine):
             run.signaled = gone
         signal = said(gone=gone, at=at, run=run.name, uid=run.uid if with_uid else None)
         self.signals.append(signal)
-        self.watcher.touched(self.watcher.projection.signal(signal), self.now)
+        self.watcher.hear(SignalHeard(signal), self.now)
 
     @rule(number=PICK, phase=st.sampled_from(["Finished", "Failed"]))
     def finish(self, number: int, phase: str) -> None:
@@ -385,10 +378,7 @@ class World(RuleBasedStateMachine):
     def lose_or_restore_the_story(self) -> None:
         self.now += SECOND
         self.story_exists = not self.story_exists
-        known = self.watcher.projection
-        self.watcher.touched(
-            known.story(story()) if self.story_exists else known.story_gone((NAMESPACE, "talk")), self.now
-        )
+        self.hear(STORIES, Changed(story()) if self.story_exists else Removed(story()))
 
     @rule()
     def restart_the_watcher(self) -> None:
@@ -451,13 +441,15 @@ class World(RuleBasedStateMachine):
         """When all is deleted, nothing is kept."""
         for run in list(self.runs.values()):
             del self.runs[run.name]
-            self.watcher.deleted((NAMESPACE, run.name), self.now)
+            self.hear(STORY_RUNS, Removed(run.object()))
         for step in list(self.steps.values()):
             self.remove(step)
         for one in list(self.bindings.values()):
             self.remove(one)
         for name in ("talk", "batch"):
-            self.watcher.projection.story_gone((NAMESPACE, name))
+            self.hear(STORIES, Removed(story(name)))
+        for _ in range(2):  # of a run that does not show until the second sweep nothing is remembered
+            self.watcher.sweep(self.now)
         kept = {name: value for name, value in vars(self.watcher.projection).items() if isinstance(value, dict)}
         assert not any(kept.values())
 

@@ -1,21 +1,41 @@
-"""The stream RUNS and a watcher without I/O, for searches by hypothesis.
-
-Plays `exeunt_watcher.watcher` and its `fact_publisher` step for step: the pure modules are the real ones, and what the
-stream keeps has been encoded and is decoded by the real codec.
+"""The stream RUNS and a watcher without I/O, for searches by hypothesis: the real machine, whose commands are carried
+out at once, on a stream whose messages have been encoded and are decoded by the real codec.
 """
 
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
+from typing import Any
 
 from core.objects import FENCE_WAIT
 from exeunt.bus.messages import Message
 from exeunt.codec import fact_message, read_fact
 from exeunt.episodes import Episode
 from exeunt.events import Fact
-from exeunt.snapshot import Snapshot, Topology
+from exeunt.kube.changes import Relisted
+from exeunt.kube.models import KubeObject
+from exeunt.kube.resources import Resource
+from exeunt.snapshot import Snapshot
 from exeunt.subjects import fact_subject
-from exeunt_watcher.facts import facts_between, standing
-from exeunt_watcher.projection import Key, Projection
+from exeunt_watcher.commands import (
+    AllSignalsHeard,
+    AlreadyStored,
+    Answer,
+    Command,
+    Covered,
+    GetRun,
+    Input,
+    MessageAt,
+    MessageRead,
+    Publish,
+    Recall,
+    Recalled,
+    Seen,
+    Stored,
+    Tick,
+)
+from exeunt_watcher.facts import subject_episode
+from exeunt_watcher.machine import RESOURCES, Watching
+from exeunt_watcher.projection import Projection
 
 
 class Stream:
@@ -31,56 +51,68 @@ class Stream:
 
     def said(self, episode: Episode, fact: Fact) -> Snapshot | None:
         """The snapshot that `fact` was said with, if it was."""
-        message = self.messages.get(fact_subject(episode, fact))
-        return None if message is None else read_fact(message.headers, message.payload).snapshot
+        return _snapshot(self.messages.get(fact_subject(episode, fact)))
+
+    def sequence(self, subject: str) -> int:
+        return list(self.messages).index(subject) + 1
+
+    def at(self, sequence: int) -> Snapshot | None:
+        return _snapshot(list(self.messages.values())[sequence - 1])
+
+
+def _snapshot(message: Message | None) -> Snapshot | None:
+    return None if message is None else read_fact(message.headers, message.payload).snapshot
 
 
 class Watcher:
-    """One process of the watcher, from its start on. `told` hears every fact before it is published."""
+    """One process of the watcher, from its start on. `told` hears every event before it is published."""
 
     def __init__(self, stream: Stream, told: Callable[[Fact, Snapshot], None] = lambda *_: None) -> None:
-        self.projection = Projection(
-            default_timeout=timedelta(seconds=20), fence_wait=FENCE_WAIT, heartbeats_stale_after=None
+        self.machine = Watching(
+            (None,),
+            default_timeout=timedelta(seconds=20),
+            fence_wait=FENCE_WAIT,
+            heartbeats_stale_after=None,
+            sweep_interval=timedelta(0),  # whenever it ticks
         )
         self._stream = stream
         self._told = told
 
-    def touched(self, keys: Iterable[Key], now: datetime) -> None:
-        for key in keys:
-            projected = self.projection.project(key, now)
-            if projected is not None:
-                for fact in facts_between(*projected):
-                    self.say(fact, projected[1], now)
+    @property
+    def projection(self) -> Projection:
+        return self.machine._projection
 
-    def deleted(self, key: Key, now: datetime) -> None:
-        last = self.projection.run_gone(key)
-        if last is not None and last.realtime:
-            self.say(Fact.RUN_DELETED, last, now)
-
-    def recall(self, now: datetime) -> None:
-        """Every kind has been listed and every signal heard: recall what the stream knows, then say what holds."""
-        for key in list(self.projection.known_runs()):
-            seen = self.projection.peek(key, now)
-            if seen is None or not (seen.realtime or seen.story.resource_version is None):
-                continue
-            said = self._stream.said(seen.run.life_episode, Fact.TOPOLOGY_ESTABLISHED)
-            if seen.topology.established or said is not None:
-                self.projection.remember(seen.run.uid, Topology(established=True, step_runs_seen=True))
-        self.touched(list(self.projection.known_runs()), now)
+    def start(self, now: datetime, listed: dict[Resource[Any], Iterable[KubeObject]], signals: Iterable[Input]) -> None:
+        """List every kind and hear every signal."""
+        for resource in RESOURCES:
+            self.hear(Seen(resource, None, Relisted(list(listed[resource]))), now)
+        for signal in signals:
+            self.hear(signal, now)
+        self.hear(AllSignalsHeard(), now)
+        self.sweep(now)  # from this on they are counted
 
     def sweep(self, now: datetime) -> None:
-        """Look again at what time alone changes, and offer what holds."""
-        self.touched(self.projection.canceled(), now)
-        for key in self.projection.canceled():
-            snapshot = self.projection.snapshot(key)
-            if snapshot is not None:
-                for fact in standing(snapshot):
-                    self.say(fact, snapshot, now)
+        self.hear(Tick(), now)
 
-    def say(self, fact: Fact, snapshot: Snapshot, now: datetime) -> None:
-        self._told(fact, snapshot)
-        stored = self._stream.publish(fact_message(fact, snapshot, source="/watcher", now=now, context={}))
-        if not stored and fact is Fact.CANCEL_REQUESTED and snapshot.topology.gone is not None:
-            winner = self._stream.said(snapshot.run.episode, fact)
-            if winner is None or winner.topology.gone is None:
-                self.say(Fact.TOPOLOGY_TERMINATED, snapshot, now)
+    def hear(self, heard: Input, now: datetime) -> None:
+        commands = self.machine.receive(heard, now)
+        while commands:
+            answer = self.answer(commands.pop(0), now)
+            commands += self.machine.receive(answer, now) if answer else []
+
+    def answer(self, asked: Command, now: datetime) -> Answer | None:
+        match asked:
+            case Publish(event_type, snapshot):
+                self._told(event_type, snapshot)
+                message = fact_message(event_type, snapshot, source="/watcher", now=now, context={})
+                if self._stream.publish(message):
+                    return Stored(asked)
+                return AlreadyStored(asked, self._stream.sequence(message.subject))
+            case Recall(event_type, snapshot):
+                return Recalled(asked, self._stream.said(subject_episode(event_type, snapshot), event_type))
+            case MessageAt(sequence):
+                return MessageRead(asked, self._stream.at(sequence))
+            case GetRun():
+                raise AssertionError("it lists but once")
+            case Covered():
+                return None

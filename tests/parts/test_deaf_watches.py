@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from kubernetes_asyncio.client import CustomObjectsApi
 
 from actors.front import Answer, Front, accepting, refusing, standing_before
 from actors.kubernetes import STORY_RUN, Kubernetes
+from exeunt.kube.changes import Relisted
 from exeunt.kube.client import KubeClient
-from exeunt.kube.list_watch import Change, ListWatch, Relisted
+from exeunt.kube.list_watch import ListWatch
 from exeunt.kube.models import StoryRun
 from exeunt.kube.resources import STORY_RUNS
 from exeunt_local.control_plane import ControlPlane
@@ -70,14 +72,16 @@ class Following:
     def __init__(self, watch: ListWatch[StoryRun]) -> None:
         self.watch = watch
         self.names: set[str] = set()
-        self._task = asyncio.create_task(watch.run(self._take))
+        self._task = asyncio.create_task(self._follow())
 
-    async def _take(self, change: Change[StoryRun]) -> None:
-        match change:
-            case Relisted(items):
-                self.names = {item.metadata.name for item in items}
-            case _ if hasattr(change, "object"):
-                self.names.add(change.object.metadata.name)
+    async def _follow(self) -> None:
+        async with aclosing(aiter(self.watch)) as changes:
+            async for change in changes:
+                match change:
+                    case Relisted(items):
+                        self.names = {item.metadata.name for item in items}
+                    case _ if hasattr(change, "object"):
+                        self.names.add(change.object.metadata.name)
 
     async def stop(self) -> None:
         self._task.cancel()

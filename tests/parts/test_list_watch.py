@@ -1,9 +1,9 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
-from typing import Any, Generic, Literal
+from typing import Any, Generic, Literal, NoReturn
 
 import msgspec
 import pytest
@@ -11,9 +11,10 @@ from kubernetes_asyncio.client import CustomObjectsApi
 from structlog.testing import capture_logs
 
 from actors.tcp_proxy import TcpProxy
+from exeunt.kube.changes import Change, Changed, Missing, Relisted, Removed
 from exeunt.kube.client import KubeClient
-from exeunt.kube.list_watch import Change, Changed, ListWatch, Missing, Relisted, Removed
-from exeunt.kube.models import KubeObject, StoryRun
+from exeunt.kube.list_watch import ListWatch
+from exeunt.kube.models import KubeObject
 from exeunt.kube.resources import STORY_RUNS, Resource, T
 from exeunt_local.control_plane import ControlPlane
 
@@ -71,7 +72,13 @@ class Following(Generic[T]):
         self.changes: list[Change[T]] = []
         self.objects: dict[str, T] = {}
 
-    async def handle(self, change: Change[T]) -> None:
+    async def follow(self) -> NoReturn:
+        async with aclosing(aiter(self.list_watch)) as changes:
+            async for change in changes:
+                self.handle(change)
+        raise AssertionError("a watch goes on for ever")
+
+    def handle(self, change: Change[T]) -> None:
         self.changes.append(change)
         match change:
             case Relisted(items, missing):
@@ -100,7 +107,7 @@ class Following(Generic[T]):
 @asynccontextmanager
 async def following(list_watch: ListWatch[T]) -> AsyncIterator[Following[T]]:
     it = Following(list_watch)
-    task = asyncio.create_task(list_watch.run(it.handle))
+    task = asyncio.create_task(it.follow())
     try:
         await it.until(lambda: list_watch.synced)
         yield it
@@ -241,7 +248,7 @@ async def test_a_failed_list_yields_nothing(remote: KubeClient, network: TcpProx
     list_watch = ListWatch(remote, STORY_RUNS, namespace=cluster.namespace)
     it = Following(list_watch)
     async with asyncio.TaskGroup() as group:
-        task = group.create_task(list_watch.run(it.handle))
+        task = group.create_task(it.follow())
         await it.until(lambda: list_watch.error)
         assert it.changes == []
         assert not list_watch.synced
@@ -337,38 +344,34 @@ async def test_an_undecodable_object_is_logged_once_and_skipped(client: KubeClie
             assert it.changes[-1] == Missing((cluster.namespace, "odd"), uid)
 
 
-async def test_what_the_handler_raises_ends_the_run(client: KubeClient, cluster: Cluster) -> None:
-    async def handle(change: Change[StoryRun]) -> None:
-        raise LookupError(change)
-
+async def test_a_list_is_handed_over_when_what_follows_is_asked_for(client: KubeClient, cluster: Cluster) -> None:
     list_watch = ListWatch(client, STORY_RUNS, namespace=cluster.namespace)
-    with pytest.raises(LookupError):
-        await list_watch.run(handle)
-    assert not list_watch.synced
+    async with aclosing(aiter(list_watch)) as changes:
+        assert await anext(changes) == Relisted([])
+        assert not list_watch.synced
+        await cluster.create("call")
+        assert isinstance(await anext(changes), Changed)
+        assert list_watch.synced
 
 
-async def test_a_burst_is_handed_over_one_by_one_and_in_order(client: KubeClient, cluster: Cluster) -> None:
+async def test_a_burst_comes_in_order_however_slowly_it_is_taken(client: KubeClient, cluster: Cluster) -> None:
     await cluster.create("call")
     takes: list[str] = []
-    at_work = 0
-
-    async def handle(change: Change[StoryRun]) -> None:
-        nonlocal at_work
-        at_work += 1
-        assert at_work == 1
-        await asyncio.sleep(0.001)
-        at_work -= 1
-        await it.handle(change)
-        if isinstance(change, Changed):
-            takes.append(change.object.metadata.annotations["take"])
-
     list_watch = ListWatch(client, STORY_RUNS, namespace=cluster.namespace)
+
+    async def follow() -> None:
+        async with aclosing(aiter(list_watch)) as changes:
+            async for change in changes:
+                await asyncio.sleep(0.001)
+                if isinstance(change, Changed):
+                    takes.append(change.object.metadata.annotations["take"])
+
     it = Following(list_watch)
     async with asyncio.TaskGroup() as group:
-        task = group.create_task(list_watch.run(handle))
+        task = group.create_task(follow())
         await it.until(lambda: list_watch.synced)
         for take in range(100):
             await cluster.annotate("call", take=str(take))
-        await it.until(lambda: it.annotation("call") == "99")
+        await it.until(lambda: "99" in takes)
         task.cancel()
     assert takes == [str(take) for take in range(100)]

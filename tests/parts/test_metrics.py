@@ -205,13 +205,13 @@ def canceled(seconds_ago: float, timeout: str = "20s", **changes: object) -> Sna
 
 def test_stops_under_way_are_counted_and_their_oldest_is_told(reading: Reading) -> None:
     lateness = Lateness()
-    measure_stops([canceled(5), canceled(12, "2m"), canceled(25, "24s")], lateness, NOW)
+    measure_stops(lateness.stops([canceled(5), canceled(12, "2m"), canceled(25, "24s")]), NOW)
     assert reading.read() == Gauges(3, 25, 1)
     left = replace(canceled(12, "2m"), topology=Topology(gone=Evidence("bindings-gone", 2, "")))
     lateness.see(None, left, NOW - timedelta(seconds=4))
-    measure_stops([canceled(25, "24s"), left], lateness, NOW)
+    measure_stops(lateness.stops([canceled(25, "24s"), left]), NOW)
     assert reading.read() == Gauges(2, 25, 4)
-    measure_stops([], lateness, NOW)
+    measure_stops([], NOW)
     assert reading.read() == Gauges(0, 0, 0)
 
 
@@ -219,7 +219,7 @@ def test_what_exeunt_is_not_to_end_is_not_counted(reading: Reading) -> None:
     batch = replace(canceled(50), story=StoryState(namespace="voice", name="talk", resource_version="1"))
     opted_out = canceled(50, enabled=False)
     not_fenced_yet = canceled(50, fence=None)
-    measure_stops([batch, opted_out, not_fenced_yet, canceled(50, deleting=True)], Lateness(), NOW)
+    measure_stops(Lateness().stops([batch, opted_out, not_fenced_yet, canceled(50, deleting=True)]), NOW)
     assert reading.read() == Gauges(0, 0, 0)
 
 

@@ -4,6 +4,7 @@ A stop is due when its run is canceled and its topology gone, or at its shutdown
 watcher measures it, because it outlives whoever should have ended the run, and sees what bobrapet ended in its place.
 """
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Final, Literal, NamedTuple
 
@@ -56,6 +57,14 @@ class Lateness:
     def due(self, snapshot: Snapshot) -> Due | None:
         """When an unfinished run is due, in the future perhaps; None when it is no stop."""
         return _due(snapshot, self._gone_since(snapshot.run))
+
+    def stops(self, canceled: Iterable[Snapshot]) -> list[tuple[datetime, Due]]:
+        """The stops among unfinished canceled runs: when each was canceled, and when it is due."""
+        return [
+            (parse_instant(snapshot.run.canceled_at), due)
+            for snapshot in canceled
+            if snapshot.run.canceled_at is not None and (due := self.due(snapshot)) is not None
+        ]
 
     def forget(self, key: Key) -> None:
         """There is no such run any more."""

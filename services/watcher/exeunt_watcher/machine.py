@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from itertools import chain
 from typing import Any, Final
 
+from exeunt.bobrapet import UNFINISHED
 from exeunt.events import Fact
 from exeunt.kube.changes import Change, Changed, Missing, Relisted, Removed
 from exeunt.kube.models import StoryRun
@@ -22,6 +23,7 @@ from exeunt.snapshot import Snapshot
 from exeunt_watcher.commands import (
     AllSignalsHeard,
     AlreadyStored,
+    Answer,
     Command,
     Covered,
     GetRun,
@@ -47,6 +49,11 @@ from exeunt_watcher.signals_heard import SignalsHeard
 
 RESOURCES: Final[tuple[Resource[Any], ...]] = (STORIES, TRANSPORT_BINDINGS, STEP_RUNS, STORY_RUNS)
 """What is watched, in every namespace."""
+
+
+def selector(resource: Resource[Any]) -> str | None:
+    """The field selector of a list: what has finished is not read. Watches have none (ADR 14)."""
+    return UNFINISHED if resource in (STEP_RUNS, STORY_RUNS) else None
 
 
 class Watching:
@@ -111,6 +118,11 @@ class Watching:
                     yield from self._cover(namespace, now)
             case Tick():
                 yield from self._tick(now)
+            case _:
+                yield from self._answered(heard, now)
+
+    def _answered(self, heard: Answer, now: datetime) -> Iterator[Command]:
+        match heard:
             case Recalled():
                 yield from self._recalled(heard, now)
             case RunRead(asked, run) if self._reading.get(asked.key) == asked.uid:
@@ -156,18 +168,18 @@ class Watching:
                         yield GetRun(gone.key, gone.uid)
                 fresh = [key for key, uid in listed.items() if self._projection.uid(key) != uid]
                 for run in items:
-                    yield from self._take(run, now)
+                    yield from self._take(run)
                 yield from self._recall((key for key in fresh if self._covers(key[0])), now)
                 yield from self._touched(listed, now)
             case Changed(run):
-                yield from self._take(run, now)
+                yield from self._take(run)
                 yield from self._touched([run.metadata.key], now)
             case Removed(run):
                 yield from self._deleted(run.metadata.key, run.metadata.uid)
             case Missing(key, uid):
                 yield from self._deleted(key, uid)
 
-    def _take(self, run: StoryRun, now: datetime) -> Iterator[Command]:
+    def _take(self, run: StoryRun) -> Iterator[Command]:
         key = run.metadata.key
         self._reading.pop(key, None)
         known = self._projection.uid(key)
@@ -203,7 +215,9 @@ class Watching:
         yield Covered(namespace, len(runs))
         yield from self._recall(runs, now)
         # Runs elsewhere may have waited for Stories that are here.
-        yield from self._touched([key for key in known.known_runs() if namespace in (None, *known.namespaces(key))], now)
+        yield from self._touched(
+            [key for key in known.known_runs() if namespace in (None, *known.namespaces(key))], now
+        )
 
     def _recall(self, runs: Iterable[Key], now: datetime) -> Iterator[Command]:
         """Ask what the stream remembers of these runs, which are new to this process."""
@@ -215,7 +229,7 @@ class Watching:
             if seen.topology.established:
                 self._projection.remember(seen.run.life_episode, SEEN)
             else:
-                asked.add(Fact.TOPOLOGYSEEN)
+                asked.add(Fact.TOPOLOGY_ESTABLISHED)
             if seen.run.cancel_requested:
                 asked.add(Fact.CANCEL_REQUESTED)
             if asked:
@@ -228,9 +242,10 @@ class Watching:
         if uid != run.uid or asked.event_type not in waiting:
             return
         waiting.discard(asked.event_type)
-        if answer.snapshot is not None and asked.event_type is Fact.CANCEL_REQUESTED:
-            self._projection.fix(answer.snapshot.run.episode, answer.snapshot.shutdown)
-        elif answer.snapshot is not None:
+        if (stored := answer.snapshot) is not None and asked.event_type is Fact.CANCEL_REQUESTED:
+            self._projection.fix(stored.run.episode, stored.shutdown)
+            self._projection.remember(stored.run.life_episode, stored.topology)
+        elif stored is not None:
             self._projection.remember(run.life_episode, SEEN)
         if not waiting:
             del self._recalling[key]
@@ -270,9 +285,13 @@ class Watching:
         """Whether runs in these namespaces wait for what the stream remembers of them."""
         return any(None in namespaces or namespace in namespaces for namespace, _ in list(self._recalling))
 
-    def stops(self) -> list[tuple[Snapshot, Due]]:
-        """The stops that are under way, and when each is due."""
-        return [(snapshot, due) for snapshot in self.canceled() if (due := self._lateness.due(snapshot)) is not None]
+    def stops(self) -> list[tuple[datetime, Due]]:
+        """The stops that are under way: when each was canceled, and when it is due."""
+        return self._lateness.stops(self.canceled())
+
+    def peek(self, key: Key, now: datetime) -> Snapshot | None:
+        """The run as of now; None when no such run is known, or it has ended."""
+        return self._projection.peek(key, now)
 
     def canceled(self) -> list[Snapshot]:
         """The unfinished runs whose cancel was asked for, as they were last seen."""

@@ -1,12 +1,11 @@
 """What the watcher measures: the stops that are under way, and how its watches do."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from operator import add
 from typing import Any
 
-from exeunt.clock import parse_instant
 from exeunt.kube.list_watch import ListWatch
 from exeunt.metrics import (
     STOPS_OVERDUE,
@@ -16,21 +15,14 @@ from exeunt.metrics import (
     WATCH_INTERRUPTIONS,
     WATCH_RELISTS,
 )
-from exeunt.snapshot import Snapshot
-from exeunt_watcher.lateness import Lateness
+from exeunt_watcher.lateness import Due
 
 
-def measure_stops(canceled: Iterable[Snapshot], lateness: Lateness, now: datetime) -> None:
-    """Measure the stops among unfinished canceled runs."""
-    pending = 0
-    age = overdue = timedelta(0)
-    for snapshot in canceled:
-        due = lateness.due(snapshot)
-        if due is not None and snapshot.run.canceled_at is not None:
-            pending += 1
-            age = max(age, now - parse_instant(snapshot.run.canceled_at))
-            overdue = max(overdue, now - due.at)
-    STOPS_PENDING.set(pending)
+def measure_stops(stops: Sequence[tuple[datetime, Due]], now: datetime) -> None:
+    """Measure the stops that are under way, of which `Lateness.stops` tells."""
+    age = max((now - canceled_at for canceled_at, _ in stops), default=timedelta(0))
+    overdue = max([timedelta(0), *(now - due.at for _, due in stops)])
+    STOPS_PENDING.set(len(stops))
     STOPS_PENDING_AGE.set(age.total_seconds())
     STOPS_OVERDUE.set(overdue.total_seconds())
 

@@ -124,8 +124,9 @@ class Projection:
             step_run=StepRunRef(owner.name, owner.uid) if owner else None,
             heartbeat=ready.last_transition_time if ready else None,
         )
-        same = known is not None and known.uid == ref.uid
-        self._run_of_binding[meta.key] = known if same else Episode(*run, ref.uid, self._life(run, ref.uid))
+        if known is None or known.uid != ref.uid:
+            known = Episode(*run, ref.uid, self._life(run, ref.uid))
+        self._run_of_binding[meta.key] = known
         return [run, *(other for other in before if other != run)]
 
     def binding_gone(self, key: Key) -> list[Key]:
@@ -203,7 +204,8 @@ class Projection:
             self.run_gone(key)
         else:
             self._snapshots[key] = current
-            self._remembered.pop(current.run.uid, None)
+            if not current.run.redriving:
+                self._remembered.pop(current.run.uid, None)
             self._fixed.pop(current.run.uid, None)
         return previous, current
 
@@ -211,7 +213,9 @@ class Projection:
         story = self._stories.get(story_key(run))
         state = read_run(run, first_seen=_first_seen(previous, run, now), now=now, fence_wait=self._fence_wait)
         before = previous.topology if previous is not None and previous.run.life == state.life else Topology()
-        remembered = self._remembered.get(state.uid)
+        remembered = (
+            None if state.redriving else self._remembered.get(state.uid)
+        )  # between two lives it counts for none
         if remembered is not None and remembered[0] == state.life_episode:
             before = before.with_memory(remembered[1])
         bindings = self._bindings.get(state.uid, {}).values()

@@ -13,15 +13,14 @@ went before (ADR 22). So everything is listed anew.
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator
 from math import ceil, inf
-from typing import Final, Generic, NamedTuple, NoReturn
+from typing import Final, Generic, NamedTuple
 
 import msgspec
 import structlog
 
+from exeunt.kube.changes import Change, Changed, Missing, Relisted, Removed
 from exeunt.kube.client import KubeClient, Listing
 from exeunt.kube.errors import ApiError, ApiUnavailable, Forbidden, NotFound, Rewound, Silent, Undecodable, api_error
 from exeunt.kube.resources import Resource, T
@@ -32,43 +31,6 @@ _HEALTHY: Final = 10.0  # seconds that a watch must live for the next failure to
 _PUNCTUAL: Final = 1.0  # seconds that a watch may end before we think it was to: the server began to count first
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Changed(Generic[T]):
-    """An object was created or modified."""
-
-    object: T
-
-
-@dataclass(frozen=True, slots=True)
-class Removed(Generic[T]):
-    """An object was deleted; this is its last state."""
-
-    object: T
-
-
-@dataclass(frozen=True, slots=True)
-class Missing:
-    """A known object is not in a new list: it was deleted, or it merely left the list's selector."""
-
-    key: tuple[str, str]
-    uid: str
-
-
-@dataclass(frozen=True, slots=True)
-class Relisted(Generic[T]):
-    """The complete list, at the start and whenever a watch cannot go on; never one that failed half-way.
-
-    `missing` was known before; a name may be in both, under another uid. It is one change, because half of it is a
-    state that there never was: a replaced object is gone, say.
-    """
-
-    items: list[T]
-    missing: tuple[Missing, ...] = ()
-
-
-Change = Relisted[T] | Changed[T] | Removed[T] | Missing
 
 
 class ListWatch(Generic[T]):
@@ -83,7 +45,7 @@ class ListWatch(Generic[T]):
     For health checks:
     `synced`: the first list has been handed over.
     `last_progress`: loop time of the last line, list or attempt; it stands still for at most `idle_timeout`
-    or the longest back-off (30 s), unless the handler blocks. Infinite while it waits for its turn.
+    or the longest back-off (30 s), unless nobody asks for more. Infinite while it waits for its turn.
     `last_heard`: loop time of the last event, bookmark or list, at first that of the construction. That a watch was
     accepted does not count.
     `relists`: how often a new list caught up on what a watch may have missed.
@@ -126,18 +88,12 @@ class ListWatch(Generic[T]):
     def __str__(self) -> str:
         return f"{self.resource} in {self.namespace or 'all namespaces'}"
 
-    async def run(self, handle: Callable[[Change[T]], Awaitable[None]]) -> NoReturn:
-        """Hand over one change after another, for ever; the next is read when `handle` has returned.
+    async def __aiter__(self) -> AsyncGenerator[Change[T], None]:
+        """One change after another, for ever; the next is read when it is asked for. To be closed (`aclosing`).
 
-        Trouble with the kube-apiserver is waited out; what `handle` raises ends the run. So does Rewound: all that was
-        handed over may never have happened, and whoever knows it has to forget it.
+        Trouble with the kube-apiserver is waited out. Raises Rewound: all that was handed over may never have happened,
+        and whoever knows it has to forget it.
         """
-        async with aclosing(self._changes()) as changes:
-            async for change in changes:
-                await handle(change)
-        raise AssertionError("a watch goes on for ever")
-
-    async def _changes(self) -> AsyncGenerator[Change[T], None]:
         loop = asyncio.get_running_loop()
         failures = 0
         silent = False  # the last watch was accepted and brought nothing for as long as we waited

@@ -1,0 +1,128 @@
+"""Carries out what a watcher asks for: writes and reads of the stream RUNS, and reads of StoryRuns."""
+
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from functools import partial
+from typing import Final, TypeVar
+
+import structlog
+
+from exeunt import bobrapet
+from exeunt.bus import publisher
+from exeunt.bus.connection import Bus
+from exeunt.bus.errors import BusUnavailable, PublishRefused
+from exeunt.bus.publisher import message_at, publish
+from exeunt.codec import fact_message
+from exeunt.events import Fact
+from exeunt.insist import insist
+from exeunt.kube.client import KubeClient
+from exeunt.kube.errors import ApiError, ApiUnavailable, NotFound, Undecodable
+from exeunt.kube.models import StoryRun
+from exeunt.kube.resources import STORY_RUNS
+from exeunt.logs import bind_run
+from exeunt.metrics import FACTS, STOP_LATENESS
+from exeunt.recall import recalled, snapshot_of
+from exeunt.snapshot import Snapshot
+from exeunt.subjects import RUNS
+from exeunt.tracing import sending
+from exeunt_watcher.commands import (
+    AlreadyStored,
+    Answer,
+    GetRun,
+    MessageAt,
+    MessageRead,
+    Publish,
+    Question,
+    Recall,
+    Recalled,
+    Refused,
+    RunRead,
+    RunUndecodable,
+    Stored,
+)
+from exeunt_watcher.facts import subject_episode
+from exeunt_watcher.projection import Key
+
+SOURCE: Final = "/exeunt/watcher"
+_PUBLISH_DEADLINE: Final = 30.0
+"""Seconds for one attempt to publish, with its own retries, before the log says that it is still to be done."""
+
+T = TypeVar("T")
+log = structlog.get_logger()
+
+
+class Calls:
+    """Each call is made until it is answered. `on_failure` hears of every try that a dependency did not answer."""
+
+    def __init__(self, kube: KubeClient, bus: Bus, *, on_failure: Callable[[], None]) -> None:
+        self._kube = kube
+        self._bus = bus
+        self._on_failure = on_failure
+
+    async def answer(self, asked: Question) -> Answer:
+        """In a task of its own, whose log lines tell the run."""
+        match asked:
+            case GetRun(key):
+                try:
+                    return RunRead(asked, await self._insist("read a run that a list left out", self._read, key))
+                except Undecodable as error:
+                    log.warning("StoryRun not usable", error=str(error))
+                    return RunUndecodable(asked)
+            case Publish(event_type, snapshot):
+                bind_run(snapshot.run.episode)
+                try:
+                    return await self._insist(f"publish {event_type}", self._publish, asked, datetime.now(UTC))
+                except PublishRefused as error:  # one run's object that is too large must not end the watcher of all
+                    log.error("event refused", fact=event_type, error=str(error))  # noqa: TRY400 - no bug of ours
+                    return Refused(asked)
+            case Recall(event_type, snapshot):
+                bind_run(snapshot.run.episode)
+                of = subject_episode(event_type, snapshot)
+                return Recalled(asked, await self._insist(f"recall {event_type}", recalled, self._bus, of, event_type))
+            case MessageAt(sequence, snapshot):
+                bind_run(snapshot.run.episode)
+                found = await self._insist("see who published the cancel", message_at, self._bus, RUNS, sequence)
+                return MessageRead(asked, snapshot_of(found))
+
+    async def _insist(self, what: str, call: Callable[..., Awaitable[T]], *arguments: object) -> T:
+        return await insist(what, partial(call, *arguments), on_failure=self._on_failure)
+
+    async def _read(self, key: Key) -> StoryRun | None:
+        """The run, if it is there. Raises Undecodable, and ApiUnavailable for any refusal: then it is asked again."""
+        try:
+            return await self._kube.get(STORY_RUNS, *key)
+        except NotFound:
+            return None
+        except ApiError as error:  # such as 403 while the permissions of a restarted server are on their way
+            raise ApiUnavailable(str(error)) from error
+
+    async def _publish(self, asked: Publish, now: datetime) -> Stored | AlreadyStored:
+        """Somebody else having published it is success."""
+        event_type, snapshot, late = asked.event_type, asked.snapshot, asked.late
+        with sending(event_type, snapshot) as hop:
+            message = fact_message(event_type, snapshot, source=SOURCE, now=now, context=hop.headers)
+            try:
+                answer = await publish(self._bus, message, deadline=_PUBLISH_DEADLINE)
+            except BusUnavailable:
+                hop.drop()  # the try that succeeds is the hop
+                raise
+            if isinstance(answer, publisher.AlreadyStored):
+                hop.drop()
+                return AlreadyStored(asked, answer.sequence)
+            FACTS.add(fact=str(event_type))
+            if late is not None:
+                STOP_LATENESS.record(late.by.total_seconds(), cause=late.cause, ended_by=late.ended_by)
+            log.info(event_type, sequence=answer.sequence, gone=snapshot.topology.gone and snapshot.topology.gone.kind)
+            if event_type is Fact.CANCEL_REQUESTED:
+                _warn(snapshot)
+            return Stored(asked)
+
+
+def _warn(snapshot: Snapshot) -> None:
+    """Of what people wrote and nobody can follow: once for each stop, by the watcher that was first to publish it."""
+    for rejected in snapshot.shutdown.rejected:
+        log.warning("shutdown timeout not usable", rule=rejected.rule, value=rejected.value, why=rejected.why)
+    for said_by, value in (("StoryRun", snapshot.run.enabled_unclear), ("Story", snapshot.story.enabled_unclear)):
+        if value is not None:
+            why = f'{bobrapet.ENABLED} is neither "true" nor "false": it counts as absent'
+            log.warning("opt-out not readable", rule=f"{said_by} annotation", value=value, why=why)
