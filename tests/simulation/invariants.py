@@ -1,7 +1,7 @@
 """What must never happen, and what must have happened in the end. What is broken is an AssertionError at that moment."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final
 
 import msgspec
@@ -64,7 +64,7 @@ class Invariants:
         assert not is_terminal(before), "a run ends once"
         assert before["spec"].get("cancelRequested"), "a run that is not canceled is not ended"
         assert annotations.get(bobrapet.ENABLED) != "false", "a run that is opted out is not ended"
-        assert is_enabled, "a run whose Story is opted out is not ended"
+        assert is_enabled or truth.had_no_story, "a run whose Story is opted out is not ended"
         assert pattern == "realtime", "a run that is not realtime is not ended"
         cancel_observed_at = annotations.get(bobrapet.FENCE)
         key = uid, before["metadata"].get("attempt", 0), cancel_observed_at or ""
@@ -123,8 +123,8 @@ class Invariants:
             and STORIES[document["spec"]["storyRef"]["name"]][::2] == ("realtime", True)
         ]
 
-    def check_stops(self, calm_since: float) -> None:
-        """Every stop ends in time, once nothing fails any more."""
+    def check_stops(self, calm_since: float, set_aside: Collection[str]) -> None:
+        """Every stop ends in time, once nothing fails any more; one whose event was `set_aside` at its deadline."""
         now = self.clock.now
         for name in self.stops():
             document = self.api.documents[name]
@@ -135,7 +135,7 @@ class Invariants:
             deadline = observed + max(truth.timeouts | {20.0})
             late = max(0.0, calm_since - deadline)
             assert now <= max(calm_since, deadline) + late + PATIENCE, f"every stop ends: {name}"
-            if truth.known_since is not None:
+            if truth.known_since is not None and uid not in set_aside:
                 begun = max(calm_since, truth.known_since, observed, canceled_at if not cancel_observed_at else 0.0)
                 assert now <= begun + PROMPT, f"topology gone and canceled is enough: {name}"
 
@@ -170,7 +170,12 @@ class Invariants:
         disasters = [*self.restored_at, *self.nats.wiped_at]
         if ended_at is None or not is_terminal(document) or excused or any(at >= ended_at for at in disasters):
             return []  # what a lost volume makes us forget is left to bobrapet
-        return [each.metadata.name for each in self.api.step_runs(name)]
+        streaming = {binding.spec.engram_name for binding in self.api.bindings(name)}
+        return [
+            each.metadata.name
+            for each in self.api.step_runs(name)
+            if each.metadata.name in streaming or not bobrapet.is_terminal(each.status.phase if each.status else None)
+        ]
 
     def _wrong_signal(self) -> str | None:
         looks, signals = self.nats.streams[LIVEKIT], self.nats.streams[SIGNALS]

@@ -33,6 +33,7 @@ class LiveKit:
 
     def open(self, name: str) -> str:
         """A room is made, with a caller and a bot in it."""
+        self.close(name)
         self._made += 1
         room = self.rooms[name] = Room(name, f"RM_{self._made}")
         self._happened("room_started", room)

@@ -30,6 +30,8 @@ class Operator:
         self.api = api
         self.offset = 0.0
         self.down_until = 0.0
+        self.batch: set[str] = set()
+        """Stories whose steps are jobs, and stream nothing."""
         self.drains: dict[str, float] = {}
         self.attempt_of: dict[str, tuple[str, int]] = {}
         """By the uid of a StepRun: its run's, and the attempt."""
@@ -112,7 +114,7 @@ class Operator:
                 self.api.mark_deleted(STEP_RUN, each.metadata.name)
         if live:
             self.wake(name, 2, 3)
-        elif document["status"].get("phase") != bobrapet.FINISHED:
+        elif (document.get("status") or {}).get("phase") != bobrapet.FINISHED:
             self.clock.happened["bobrapet ends a run"] += 1
             self._write_finished(name, document)
 
@@ -124,7 +126,7 @@ class Operator:
         }
         managed = [each for each in document["metadata"].get("managedFields", ()) if each["manager"] == "operator"]
         self.api.documents[name] = document | {"metadata": document["metadata"] | {"managedFields": managed}}
-        status["finishedAt"] = document["status"].get("finishedAt") or self.status_time()
+        status["finishedAt"] = (document.get("status") or {}).get("finishedAt") or self.status_time()
         self.api.change_run(name, "status", **status)
 
     def _clear(self, name: str) -> list[StepRun]:
@@ -164,7 +166,7 @@ class Operator:
         uid = f"uid-{name}-{self._made}"
         self.attempt_of[uid] = run_uid, document["metadata"].get("attempt", 0)
         self.api.put(STEP_RUN, step_run(name, run=run, uid=uid, owner=run_uid if owned else None))
-        if connects:
+        if connects and document["spec"]["storyRef"]["name"] not in self.batch:
             self.connect_later(name)
 
     def connect_later(self, step: str, least: float = 0.1, most: float = 2.0) -> None:

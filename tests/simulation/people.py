@@ -44,6 +44,7 @@ class People:
         self.livekit = livekit
         self.canceled_at: dict[str, float] = {}
         self._made = 0
+        operator.batch = {name for name, (pattern, *_) in STORIES.items() if pattern == "batch"}
         for name in STORIES:
             self.make_story(name)
 

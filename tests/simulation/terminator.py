@@ -74,7 +74,8 @@ class Terminator(Process):
         self._propagates = propagates
         self._consumer = nats.consumer(RUNS, DURABLE, is_stopping)
         self.lost_second_looks: set[str] = set()
-        """By the uid of their run."""
+        self.set_aside: set[str] = set()
+        """Both by the uid of their run."""
 
     def begin(self) -> None:
         self._consumer.join(self, self._deliver)
@@ -214,6 +215,7 @@ class Terminator(Process):
             case GiveBack(_, after):
                 delivery.give_back(after.total_seconds())
             case DeadLetter():
+                self.set_aside.add(delivery.message.subject.split(".")[4])
                 self.clock.happened["a message is set aside"] += 1
                 delivery.ack()
             case _:

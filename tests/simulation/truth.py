@@ -42,6 +42,7 @@ class Truth:
         self.signals: list[Signaled] = []
         self.timeouts: set[float] = set()
         """Those that its Story had until the cancel was published."""
+        self.had_no_story = False
         self.is_fixed = False
         self.established_published = False
         self.terminated_unestablished = False
@@ -53,6 +54,7 @@ class Truths:
         self.of_uid: dict[str, Truth] = {}
         self._clock = clock
         self._api = api
+        self._nats = nats
         api.on_change.append(self._see)
         api.on_restore.append(self._restored)
         nats.on_stored.append(self._stored)
@@ -62,9 +64,9 @@ class Truths:
         truth = self.of_uid.get(uid)
         if truth is None or truth.attempt != attempt:
             before, truth = truth, Truth(attempt, self._clock.now)
-            if before is not None and attempt > 1:  # known weakness: what a watcher still sees counts for the next one
+            if before is not None:  # known weakness: what a watcher still sees counts for the next attempt
                 truth.established, truth.had_steps = before.established, before.had_steps
-            elif before is not None:
+            if before is not None and attempt <= 1:
                 truth.signals = before.signals
             self.of_uid[uid] = truth
         return truth
@@ -92,11 +94,12 @@ class Truths:
         if document is None:
             return
         truth, now = self.of(document), self._clock.now
-        if not truth.is_fixed:
+        if not truth.is_fixed or self._nats.wiped_at:  # without RUNS nobody knows what it was at the cancel
             truth.timeouts.add(self._timeout(document))
+            truth.had_no_story |= document["spec"]["storyRef"]["name"] not in self._api.objects[STORY]
         uid = document["metadata"]["uid"]
         connected = any((ref := each.spec.story_run_ref) and ref.uid == uid for each in self._api.bindings(name))
-        live = any(_is_live(each, uid) for each in self._api.step_runs(name))
+        live = any(is_live(each, uid) for each in self._api.step_runs(name))
         truth.established |= connected
         truth.had_steps |= live
         by_hub = hub_says_gone(document)
@@ -160,7 +163,7 @@ def _newest(signals: list[Signaled]) -> bool:
     return max(signals, key=lambda each: each.at).gone if signals else False
 
 
-def _is_live(step: StepRun, uid: str) -> bool:
+def is_live(step: StepRun, uid: str) -> bool:
     owners = [owner.uid for owner in step.metadata.owner_references]
     phase = step.status.phase if step.status else None
     return (not owners or uid in owners) and not step.metadata.deletion_timestamp and not bobrapet.is_terminal(phase)

@@ -95,7 +95,8 @@ class World(Clockwork):
         done_since = self.now
         while True:
             self.run(self.now + _STEP)
-            self.invariants.check_stops(CALM)
+            set_aside = set[str]().union(*(terminator.set_aside for terminator in self.terminators))
+            self.invariants.check_stops(CALM, set_aside)
             if self.invariants.stops():
                 done_since = self.now
                 continue
