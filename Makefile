@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install demo up test check docs picture histories fmt bench lock clean
+.PHONY: help install demo up test simulate check docs picture histories fmt bench lock clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -26,6 +26,11 @@ test: install  ## all tests, on a real kube-apiserver, etcd, nats-server, Promet
 	@$(BIN)/exeunt up --prometheus --livekit --prepare-only
 	@$(BIN)/python tests/prepare_helm.py
 	@$(BIN)/python -m pytest
+
+SEEDS ?= 10000
+
+simulate: install  ## play SEEDS=10000 simulations of everything, or one with its trace: SEED=123
+	@$(BIN)/python tests/simulate.py $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
 
 check: install  ## ruff, ruff format, mypy --strict, import-linter, generated documents
 	@$(BIN)/ruff check .

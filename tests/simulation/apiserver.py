@@ -126,6 +126,8 @@ class ApiServer:
 
     def _tell(self, change: Change) -> None:
         self.changes[change.kind].append(change)
+        if self.clock.trace is not None:
+            self.clock.note("etcd", f"{change.kind} {change.object.metadata.name} {'gone' if change.gone else ''}")
         for told in self.on_change:
             told(change)
 

@@ -124,7 +124,9 @@ class Invariants:
         ]
 
     def check_stops(self, calm_since: float, set_aside: Collection[str]) -> None:
-        """Every stop ends in time, once nothing fails any more; one whose event was `set_aside` at its deadline."""
+        """Every stop ends in time, once nothing fails any more; one whose event was `set_aside`, or that was
+        opted out for a while, at its deadline.
+        """
         now = self.clock.now
         for name in self.stops():
             document = self.api.documents[name]
@@ -135,7 +137,7 @@ class Invariants:
             deadline = observed + max(truth.timeouts | {20.0})
             late = max(0.0, calm_since - deadline)
             assert now <= max(calm_since, deadline) + late + PATIENCE, f"every stop ends: {name}"
-            if truth.known_since is not None and uid not in set_aside:
+            if truth.known_since is not None and uid not in set_aside and not truth.was_opted_out:
                 begun = max(calm_since, truth.known_since, observed, canceled_at if not cancel_observed_at else 0.0)
                 assert now <= begun + PROMPT, f"topology gone and canceled is enough: {name}"
 

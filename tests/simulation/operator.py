@@ -166,7 +166,7 @@ class Operator:
         uid = f"uid-{name}-{self._made}"
         self.attempt_of[uid] = run_uid, document["metadata"].get("attempt", 0)
         self.api.put(STEP_RUN, step_run(name, run=run, uid=uid, owner=run_uid if owned else None))
-        if connects and document["spec"]["storyRef"]["name"] not in self.batch:
+        if connects:
             self.connect_later(name)
 
     def connect_later(self, step: str, least: float = 0.1, most: float = 2.0) -> None:
@@ -183,6 +183,8 @@ class Operator:
         name = f"{step}-transport"
         run = self.api.documents.get(found.spec.story_run_ref.name)
         if name in self.api.objects[BINDING] or run is None or found.metadata.uid in self.stopped_by_itself:
+            return
+        if run["spec"]["storyRef"]["name"] in self.batch:
             return
         owner = StepRunRef(step, found.metadata.uid)
         run_name = found.spec.story_run_ref.name

@@ -12,6 +12,8 @@ RUNS: Final = ("call", "chat", "talk")
 _PROCESSES: Final = tuple(f"{service}-{i}" for service in ("watcher", "terminator", "scheduler", "bridge") for i in (1, 2))
 _CLOCKS: Final = (*_PROCESSES, "nats", "operator")
 _OF_ALL: Final = ("restart kube-apiserver", "restore etcd", "wipe NATS", "stop NATS", "lose consumer", "operator down")
+_SELDOM: Final = (Fault.GIVEN_UP, Fault.ANSWER_LOST, Fault.REQUEST_LOST, Fault.FORBIDDEN, Fault.CONFLICT, Fault.REFUSED)
+"""They strike only the one write that ends a run."""
 _DONE_TO_CALLS: Final = tuple(what for what in PEOPLE if what not in ("create", "cancel"))
 
 
@@ -25,6 +27,8 @@ def plan(seed: int) -> list[Action]:
         actions.append(Action(created_at, "create", run, chance.randrange(10)))
         if chance.random() < 0.85:
             actions.append(Action(chance.uniform(created_at, 25), "cancel", run))
+        if chance.random() < 0.3:
+            actions += _again(chance, run)
         for _ in range(chance.randrange(0, 8)):
             actions.append(
                 Action(chance.uniform(created_at, CALM - 5), chance.choice(deeds), run, chance.randrange(12))
@@ -33,12 +37,24 @@ def plan(seed: int) -> list[Action]:
     return sorted(actions)
 
 
+def _again(chance: random.Random, run: str) -> list[Action]:
+    """Another attempt of the run, or another run of its name."""
+    at = chance.uniform(15, 32)
+    if chance.random() < 0.7:
+        again = [Action(at, "redrive", run, chance.randrange(2))]
+    else:
+        again = [Action(at, "delete", run), Action(at + chance.uniform(0.5, 3), "recreate", run, chance.randrange(10))]
+    return [*again, Action(at + chance.uniform(0.5, 8), "cancel", run)]
+
+
 def _faults(chance: random.Random) -> list[Action]:
     actions = []
-    kinds = chance.sample((*Fault, *DISASTERS), chance.randrange(0, 6))
+    kinds = chance.sample((*Fault, *DISASTERS), chance.randrange(0, 7))
+    if chance.random() < 0.3:
+        kinds.append(chance.choice(_SELDOM))
     for kind in kinds:
         for _ in range(chance.randrange(1, 4)):
-            at = chance.uniform(0, CALM - 15)
+            at = chance.uniform(0, CALM - 10)
             number = chance.randrange(12)
             if kind in _OF_ALL:
                 actions.append(Action(at, kind, "", number, chance.uniform(0.5, 15)))
@@ -48,5 +64,5 @@ def _faults(chance: random.Random) -> list[Action]:
                 actions.append(Action(at, kind, chance.choice(_PROCESSES), number, chance.uniform(0.1, 15)))
             else:
                 whom = chance.choice((*_PROCESSES, *[""] * 6))
-                actions.append(Action(at, f"fault: {kind}", whom, number, chance.uniform(0.5, 15)))
+                actions.append(Action(at, f"fault: {kind}", whom, number, chance.uniform(1, 30)))
     return actions

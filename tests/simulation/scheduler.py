@@ -103,6 +103,7 @@ class Scheduler(Process):
 
     def _hear(self, scheduling: Scheduling, end: Callable[[Command], None], heard: Input) -> None:
         command = scheduling.receive(heard, self.now())
+        self.clock.happened[f"scheduler hears: {type(heard).__name__}"] += 1
         self.clock.happened[f"scheduler: {type(command).__name__}"] += 1
         if not isinstance(command, Hold):
             self.clock.note(self.name, f"{type(heard).__name__} -> {type(command).__name__}")

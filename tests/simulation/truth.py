@@ -2,9 +2,8 @@
 it is evident that a topology is gone, and which timeouts a stop may have.
 """
 
-from typing import Final
-
-import msgspec
+from collections import defaultdict
+from typing import Final, NamedTuple
 
 from exeunt import bobrapet
 from exeunt.clock import parse_instant
@@ -20,10 +19,12 @@ from simulation.operator import hub_says_gone
 _TIMEOUTS: Final[dict[object, float]] = {"5s": 5.0, "2m0s": 120.0, "3s": 3.0, "10s": 10.0, "40s": 40.0}
 
 
-class Signaled(msgspec.Struct, frozen=True):
+class Signaled(NamedTuple):
+    """`at` by the clock of whoever said it, `stored_at` in truth."""
+
     at: float
+    stored_at: float
     gone: bool
-    by_token: bool
 
 
 class Truth:
@@ -33,16 +34,16 @@ class Truth:
 
     def __init__(self, attempt: int, started_at: float) -> None:
         self.attempt = attempt
-        self.started_at = started_at
+        self.started_at = self.created_at = started_at
         self.established = False
         self.had_steps = False
         self.evident = False
         self.evident_until = float("-inf")
         self.known_since: float | None = None
-        self.signals: list[Signaled] = []
         self.timeouts: set[float] = set()
         """Those that its Story had until the cancel was published."""
         self.had_no_story = False
+        self.was_opted_out = False
         self.is_fixed = False
         self.established_published = False
         self.terminated_unestablished = False
@@ -55,6 +56,9 @@ class Truths:
         self._clock = clock
         self._api = api
         self._nats = nats
+        self._signals: defaultdict[str, list[Signaled]] = defaultdict(list)
+        self._unowned: set[str] = set()
+        """Runs that had a StepRun which nobody owns. To a watcher that is behind it is one of the next run of the name."""
         api.on_change.append(self._see)
         api.on_restore.append(self._restored)
         nats.on_stored.append(self._stored)
@@ -64,10 +68,9 @@ class Truths:
         truth = self.of_uid.get(uid)
         if truth is None or truth.attempt != attempt:
             before, truth = truth, Truth(attempt, self._clock.now)
+            truth.created_at = before.created_at if before else self._clock.now
             if before is not None:  # known weakness: what a watcher still sees counts for the next attempt
                 truth.established, truth.had_steps = before.established, before.had_steps
-            if before is not None and attempt <= 1:
-                truth.signals = before.signals
             self.of_uid[uid] = truth
         return truth
 
@@ -76,6 +79,8 @@ class Truths:
         if change.kind == STORY_RUN:
             self._look(found.metadata.name)
         elif isinstance(found, StepRun):
+            if not found.metadata.owner_references:
+                self._unowned.add(found.spec.story_run_ref.name)
             self._look(found.spec.story_run_ref.name)
         elif isinstance(found, TransportBinding) and (ref := found.spec.story_run_ref) and ref.name:
             self._look(ref.name)
@@ -94,6 +99,7 @@ class Truths:
         if document is None:
             return
         truth, now = self.of(document), self._clock.now
+        truth.was_opted_out |= document["metadata"]["annotations"].get(bobrapet.ENABLED) == "false"
         if not truth.is_fixed or self._nats.wiped_at:  # without RUNS nobody knows what it was at the cancel
             truth.timeouts.add(self._timeout(document))
             truth.had_no_story |= document["spec"]["storyRef"]["name"] not in self._api.objects[STORY]
@@ -101,13 +107,13 @@ class Truths:
         connected = any((ref := each.spec.story_run_ref) and ref.uid == uid for each in self._api.bindings(name))
         live = any(is_live(each, uid) for each in self._api.step_runs(name))
         truth.established |= connected
-        truth.had_steps |= live
+        truth.had_steps |= live or name in self._unowned
         by_hub = hub_says_gone(document)
         evident = (
             by_hub
             or (truth.established and not connected)
             or bool(document["spec"].get("cancelRequested") and truth.had_steps and not live)
-            or _newest(truth.signals)
+            or self._is_signaled(truth, document)
         )
         if evident or truth.evident:
             truth.evident_until = now
@@ -116,13 +122,29 @@ class Truths:
         truth.known_since = (now if truth.known_since is None else truth.known_since) if known else None
 
     def _is_known(self, truth: Truth, document: Document, *, connected: bool) -> bool:
-        started = (document.get("status") or {}).get("startedAt")
-        since = seconds(parse_instant(started)) + 2 if started else float("inf")
-        first = truth.attempt <= 1
-        signals = [each for each in truth.signals if each.at >= since or (first and each.by_token)]
-        if _newest(signals):
+        if _newest(self._sure_signals(truth, document)):
             return True
         return truth.established_published and not connected and not truth.terminated_unestablished
+
+    def _is_signaled(self, truth: Truth, document: Document) -> bool:
+        """By signals that are sure to be about this attempt, or by those that may be."""
+        by_name, by_token = self._named(document)
+        started_at = truth.started_at - 5 if truth.attempt > 1 else float("-inf")
+        perhaps = [each for each in (*by_name, *by_token) if each.stored_at >= max(started_at, truth.created_at)]
+        return _newest(self._sure_signals(truth, document)) or _newest(perhaps)
+
+    def _sure_signals(self, truth: Truth, document: Document) -> list[Signaled]:
+        by_name, by_token = self._named(document)
+        started = (document.get("status") or {}).get("startedAt")
+        since = seconds(parse_instant(started)) + 1 if started else float("inf")
+        late = [each for each in (*by_name, *by_token) if each.at >= since]
+        return [*late, *(each for each in by_token if each.at < since)] if truth.attempt <= 1 else late
+
+    def _named(self, document: Document) -> tuple[list[Signaled], list[Signaled]]:
+        """The signals that name the run, or its trigger token."""
+        token = document["metadata"]["annotations"].get(bobrapet.TRIGGER_TOKEN)
+        by_name = self._signals.get(f"exeunt.signals.voice.{document['metadata']['name']}", [])
+        return by_name, self._signals.get(f"exeunt.signals._trigger_token.{token}", [])
 
     def _timeout(self, document: Document) -> float:
         story = self._api.objects[STORY].get(document["spec"]["storyRef"]["name"])
@@ -151,16 +173,13 @@ class Truths:
             return
         gone = message.headers["ce-type"] == TOPOLOGY_GONE
         at = seconds(parse_instant(message.headers["ce-time"]))
-        for name, document in self._api.documents.items():
-            token = document["metadata"]["annotations"].get(bobrapet.TRIGGER_TOKEN)
-            if message.subject in (f"exeunt.signals.voice.{name}", f"exeunt.signals._trigger_token.{token}"):
-                by_token = "_trigger_token" in message.subject
-                self.of(document).signals.append(Signaled(at, gone, by_token))
-                self._look(name)
+        self._signals[message.subject].append(Signaled(at, self._clock.now, gone))
+        for name in self._api.documents:
+            self._look(name)
 
 
 def _newest(signals: list[Signaled]) -> bool:
-    return max(signals, key=lambda each: each.at).gone if signals else False
+    return max(signals).gone if signals else False
 
 
 def is_live(step: StepRun, uid: str) -> bool:

@@ -105,13 +105,15 @@ class Watcher(Process):
         self.later(settings.TICK, self._tick)
 
     def _hear(self, heard: Input) -> None:
+        self.clock.happened[f"watcher hears: {type(heard).__name__}"] += 1
         for command in self.machine.receive(heard, self.now()):
             self.clock.happened[f"watcher: {type(command).__name__}"] += 1
             match command:
                 case Covered():
                     pass
                 case Publish(event_type, snapshot):
-                    self.clock.note(self.name, f"publishes {event_type} of {snapshot.run.episode}")
+                    gone = snapshot.topology.gone.kind if snapshot.topology.gone else "up"
+                    self.clock.note(self.name, f"publishes {event_type} of {snapshot.run.episode}: {gone}")
                     now = self.now()
                     message = fact_message(event_type, snapshot, source="/exeunt/watcher", now=now, context={})
                     self._nats.publish(self, message, partial(self._published, command, message))

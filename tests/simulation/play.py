@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from simulation import coverage
 from simulation.plan import plan
 from simulation.world import Action, World
 
@@ -27,13 +28,15 @@ def play(seed: int, actions: Sequence[Action] | None = None, *, traced: bool = F
 
 
 def play_all(seeds: Iterable[int]) -> tuple[list[Failure], Counter[str]]:
+    coverage.record()
+    coverage.walked.clear()
     failures, happened = [], Counter[str]()
     for seed in seeds:
         world, broken = play(seed)
         happened.update(world.happened)
         if broken is not None:
             failures.append(Failure(seed, broken))
-    return failures, happened
+    return failures, happened + coverage.walked
 
 
 def shrink(seed: int) -> tuple[list[Action], str]:
