@@ -19,15 +19,13 @@ from core.objects import (
     condition,
     said,
     step_run,
-    story,
     topology_terminated,
 )
-from core.watching import Watcher
 from exeunt import bobrapet
 from exeunt.clock import format_instant, format_status_time, parse_instant
-from exeunt.kube.changes import Changed, Removed
-from exeunt.kube.models import KubeObject, StepRun, StoryRun, TransportBinding
-from exeunt.kube.resources import STEP_RUNS, STORIES, STORY_RUNS, TRANSPORT_BINDINGS, Resource
+from exeunt.kube.changes import Changed, Relisted, Removed
+from exeunt.kube.models import StepRun, StoryRun, TransportBinding
+from exeunt.kube.resources import STEP_RUNS, STORY_RUNS, TRANSPORT_BINDINGS
 from exeunt.opt_out import is_enabled
 from exeunt.signals import Signal
 from exeunt.snapshot import FIELD_MANAGER, RunState, StepRunRef, read_run
@@ -53,9 +51,10 @@ from exeunt_terminator.commands import (
     Written,
 )
 from exeunt_watcher import commands as watching
-from exeunt_watcher.commands import Seen, SignalHeard
+from exeunt_watcher.commands import AllSignalsHeard, Seen, SignalHeard
 
 STEPS: Final = ("listen", "speak")
+CALL: Final = (NAMESPACE, "call")
 KINDS: Final = ("StoryRun", "StepRun", "TransportBinding", "Signal")
 TIMEOUT: Final = timedelta(seconds=20)
 _OURS: Final = {"manager": FIELD_MANAGER, "subresource": "status", "fieldsV1": {"f:status": {"f:phase": {}}}}
@@ -323,12 +322,13 @@ class Cluster:
     def stamp_fence(self) -> None:
         self.annotate(bobrapet.FENCE, format_instant(self.now))
 
-    def tell_all(self, watcher: Watcher) -> None:
-        """What a new watcher lists and hears."""
-        listed: dict[Resource[Any], Iterable[KubeObject]] = {
-            STORIES: [story()],
-            STORY_RUNS: [self.run] if self.running else [],
-            STEP_RUNS: self.steps.values(),
-            TRANSPORT_BINDINGS: self.bindings.values(),
-        }
-        watcher.start(self.now, listed, self.history["Signal"])
+    def listed(self, kind: str) -> Iterable[watching.Input]:
+        """What a watcher lists of a kind, or hears of signals."""
+        match kind:
+            case "StoryRun":
+                return [Seen(STORY_RUNS, None, Relisted([self.run] if self.running else []))]
+            case "StepRun":
+                return [Seen(STEP_RUNS, None, Relisted(list(self.steps.values())))]
+            case "TransportBinding":
+                return [Seen(TRANSPORT_BINDINGS, None, Relisted(list(self.bindings.values())))]
+        return [*self.history["Signal"], AllSignalsHeard()]

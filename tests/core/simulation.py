@@ -10,13 +10,17 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from core.cluster import KINDS, STEPS, TIMEOUT, Cluster, Fault
+from core.cluster import CALL, KINDS, STEPS, TIMEOUT, Cluster, Fault
+from core.objects import story
 from core.watching import Stream, Watcher
 from exeunt import bobrapet
 from exeunt.codec import fact_message, read_fact
 from exeunt.events import STOPPING_FACTS, Fact, Verdict
+from exeunt.kube.changes import Changed, Relisted
+from exeunt.kube.resources import STORIES, TRANSPORT_BINDINGS
 from exeunt.snapshot import Snapshot
 from exeunt.subjects import outcome_subject
+from exeunt_terminator import commands
 from exeunt_terminator.commands import (
     Ack,
     AlreadyStored,
@@ -24,7 +28,6 @@ from exeunt_terminator.commands import (
     Delivered,
     End,
     Failed,
-    Input,
     NotStored,
     Patch,
     Record,
@@ -33,6 +36,7 @@ from exeunt_terminator.commands import (
 )
 from exeunt_terminator.machine import Stopping
 from exeunt_timeout_scheduler.deadlines import closed
+from exeunt_watcher.commands import Input, Seen
 
 _MOST_LIVES: Final = 3
 _FAULTS: Final = tuple(Fault)
@@ -75,7 +79,7 @@ class Mesh:
         event = read_fact(message.headers, message.payload)
         self.deliveries[subject] = self.deliveries.get(subject, 0) + 1
         stopping = Stopping(event, dry_run=False, propagate_cancel=False)
-        heard: Input = Delivered(1 + self.facts.index(subject), self.deliveries[subject], self.cluster.now)
+        heard: commands.Input = Delivered(1 + self.facts.index(subject), self.deliveries[subject], self.cluster.now)
         while not isinstance(command := stopping.receive(heard, self.cluster.now), End):
             if not isinstance(command, Patch):  # what comes between the look and the write is a request's time late
                 yield
@@ -90,7 +94,7 @@ class Mesh:
         if isinstance(command, Ack | DeadLetter):
             self.acknowledged.add(subject)
 
-    def record(self, command: Record, subject: str, fault: Fault | None) -> Input:
+    def record(self, command: Record, subject: str, fault: Fault | None) -> commands.Input:
         if command.outcome.verdict is Verdict.FINALIZE:
             written = command.outcome.finished_at
             assert written in self.cluster.ended_by_us, "what is recorded as written was written"
@@ -272,6 +276,10 @@ class Mesh:
             for kind in KINDS:
                 watcher.see_all(kind)
             watcher.sweep()
+        run = self.cluster.state() if self.cluster.running and not self.cluster.redriving else None
+        if run is not None and any((run.uid, run.life) in watcher.bound for watcher in self.watchers):
+            established = self.stream.said(run.life_episode, Fact.TOPOLOGY_ESTABLISHED)
+            assert established, "what was seen of a topology is known"
         for _ in range(5):
             for subject in self.pending:
                 for _ in self.stop(subject):
@@ -282,8 +290,8 @@ class Mesh:
 
     @property
     def topology_is_known(self) -> bool:
-        """A binding that came and went between two looks of every watcher is not known to have been there; nor is one
-        that came after the fact was said, on a word that was taken back: a fact is said once.
+        """A binding that no watcher saw while it was there is not known to have been; nor is one that came after the
+        fact was said, on a word that was taken back: a fact is said once.
         """
         run = self.cluster.state()
         hub = any(each["reason"] == bobrapet.TOPOLOGY_TERMINATED_REASON for each in self.cluster.conditions)
@@ -316,22 +324,46 @@ class Mesh:
 
 
 class LaggingWatcher:
-    """A watcher whose watches arrive one by one, each kind at its own pace."""
+    """A watcher whose lists and watches arrive one by one, each kind at its own pace.
+
+    `bound`: uid and life of the runs of which it saw a binding, as far as it could know the life then.
+    """
 
     def __init__(self, cluster: Cluster, stream: Stream) -> None:
+        self.bound: set[tuple[str, str]] = set()
         self._cluster = cluster
         self._watcher = Watcher(stream)
-        self._read = {kind: len(events) for kind, events in cluster.history.items()}
-        cluster.tell_all(self._watcher)
+        self._read: dict[str, int] = {}
+        self._hear(Seen(STORIES, None, Relisted([story()])))
 
     def see(self, kind: str) -> bool:
-        """Take in the next event of a kind; whether there was one."""
+        """List a kind, or take in its next event; whether there was one."""
         events = self._cluster.history[kind]
+        if kind not in self._read:
+            self._read[kind] = len(events)
+            for heard in self._cluster.listed(kind):
+                self._hear(heard)
+            return True
         if self._read[kind] == len(events):
             return False
         self._read[kind] += 1
-        self._watcher.hear(events[self._read[kind] - 1], self._cluster.now)
+        self._hear(events[self._read[kind] - 1])
         return True
+
+    def _hear(self, heard: Input) -> None:
+        run = self._watcher.machine.peek(CALL, self._cluster.now)
+        self._watcher.hear(heard, self._cluster.now)
+        match heard:
+            case Seen(resource, _, Changed(item)) if resource == TRANSPORT_BINDINGS:
+                bindings = [item]
+            case Seen(resource, _, Relisted(items)) if resource == TRANSPORT_BINDINGS:
+                bindings = items
+            case _:
+                bindings = []
+        for binding in bindings:
+            uid = binding.spec.story_run_ref.uid
+            known = run is not None and run.run.uid == uid
+            self.bound.add((uid, run.run.life if run and known else bobrapet.FIRST_LIFE))
 
     def see_all(self, kind: str) -> None:
         while self.see(kind):

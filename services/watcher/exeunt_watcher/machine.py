@@ -11,10 +11,11 @@ it was before, because etcd was restored from a backup, the watcher starts over,
 
 from collections.abc import Callable, Container, Iterable, Iterator
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import chain
 from typing import Any, Final
 
-from exeunt.bobrapet import UNFINISHED
+from exeunt.bobrapet import UNFINISHED, is_terminal
 from exeunt.events import Fact
 from exeunt.kube.changes import Change, Changed, Missing, Relisted, Removed
 from exeunt.kube.models import StoryRun
@@ -70,26 +71,24 @@ class Watching:
     ) -> None:
         self.signals_heard = False
         self._namespaces = tuple(namespaces)
-        self._default_timeout = default_timeout
-        self._fence_wait = fence_wait
-        self._heartbeats_stale_after = heartbeats_stale_after
         self._sweep_interval = sweep_interval
         self._swept_at: datetime | None = None
-        self._signals = SignalsHeard()
+        self._new_projection = partial(
+            Projection,
+            default_timeout=default_timeout,
+            fence_wait=fence_wait,
+            heartbeats_stale_after=heartbeats_stale_after,
+            signals=SignalsHeard(),
+        )
         self._start_over()
 
     def _start_over(self) -> None:
         """Know nothing of the cluster. Signals are not part of it."""
-        self._projection = Projection(
-            default_timeout=self._default_timeout,
-            fence_wait=self._fence_wait,
-            heartbeats_stale_after=self._heartbeats_stale_after,
-            signals=self._signals,
-        )
+        self._projection = known = self._new_projection()
         self._kinds: dict[Resource[Any], tuple[Callable[[Any], list[Key]], Callable[[Key], list[Key]]]] = {
-            STORIES: (self._projection.story, self._projection.story_gone),
-            TRANSPORT_BINDINGS: (self._projection.binding, self._projection.binding_gone),
-            STEP_RUNS: (self._projection.step_run, self._projection.step_run_gone),
+            STORIES: (known.story, known.story_gone),
+            TRANSPORT_BINDINGS: (known.binding, known.binding_gone),
+            STEP_RUNS: (known.step_run, known.step_run_gone),
         }
         self._lateness = Lateness()
         self._unlisted = {namespace: set(RESOURCES) for namespace in self._namespaces}
@@ -128,11 +127,13 @@ class Watching:
             case RunRead(asked, run) if self._reading.get(asked.key) == asked.uid:
                 del self._reading[asked.key]
                 if run is None or run.metadata.uid != asked.uid:
-                    yield from self._deleted(asked.key, asked.uid)  # and made anew, perhaps, under the same name
-                if run is not None:
+                    yield from self._deleted(asked.key, asked.uid, now)
+                elif run.status is not None and is_terminal(run.status.phase):
                     yield from self._touched(self._projection.story_run(run), now)
+                else:
+                    self._forget(asked.key)  # redriven since then, which the watch is about to show
             case RunUndecodable(asked) if self._reading.get(asked.key) == asked.uid:
-                self._forget(asked.key)  # until the watch shows one that is
+                self._forget(asked.key)  # until the watch shows one that is not
             case RunRead() | RunUndecodable():
                 pass  # the watch has shown more of it by now
             case AlreadyStored(Publish(Fact.CANCEL_REQUESTED, snapshot), sequence) if snapshot.topology.gone:
@@ -168,29 +169,30 @@ class Watching:
                         yield GetRun(gone.key, gone.uid)
                 fresh = [key for key, uid in listed.items() if self._projection.uid(key) != uid]
                 for run in items:
-                    yield from self._take(run)
+                    yield from self._take(run, now)
                 yield from self._recall((key for key in fresh if self._covers(key[0])), now)
                 yield from self._touched(listed, now)
             case Changed(run):
-                yield from self._take(run)
+                yield from self._take(run, now)
                 yield from self._touched([run.metadata.key], now)
             case Removed(run):
-                yield from self._deleted(run.metadata.key, run.metadata.uid)
+                yield from self._deleted(run.metadata.key, run.metadata.uid, now)
             case Missing(key, uid):
-                yield from self._deleted(key, uid)
+                yield from self._deleted(key, uid, now)
 
-    def _take(self, run: StoryRun) -> Iterator[Command]:
+    def _take(self, run: StoryRun, now: datetime) -> Iterator[Command]:
         key = run.metadata.key
         self._reading.pop(key, None)
         known = self._projection.uid(key)
         if known not in (None, run.metadata.uid):
-            yield from self._deleted(key, known)
+            yield from self._deleted(key, known, now)
         self._projection.story_run(run)
 
-    def _deleted(self, key: Key, uid: str) -> Iterator[Command]:
+    def _deleted(self, key: Key, uid: str, now: datetime) -> Iterator[Command]:
         if self._projection.uid(key) not in (None, uid):
             return  # the news of an older run of this name
-        last = self._forget(key)
+        waiting = self._projection.peek(key, now) if key in self._recalling else None
+        last = self._forget(key) or waiting
         if last is not None and last.realtime:
             yield Publish(Fact.RUN_DELETED, last)
 

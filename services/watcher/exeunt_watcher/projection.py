@@ -176,9 +176,7 @@ class Projection:
         return [signal.run] if signal.run else list(self._runs_of_token.get(signal.trigger_token or "", ()))
 
     def forget(self, now: datetime) -> None:
-        """Drop the signals that are too old to count, and what is remembered of runs that did not show since the last
-        time.
-        """
+        """Drop the signals that are too old to count, and what is remembered of runs that have not shown since then."""
         self._signals.forget(now)
         strangers = {uid for uid, (life, _) in self._remembered.items() if self.uid((life.namespace, life.name)) != uid}
         for uid in self._strangers & strangers:
@@ -213,11 +211,9 @@ class Projection:
         story = self._stories.get(story_key(run))
         state = read_run(run, first_seen=_first_seen(previous, run, now), now=now, fence_wait=self._fence_wait)
         before = previous.topology if previous is not None and previous.run.life == state.life else Topology()
-        remembered = (
-            None if state.redriving else self._remembered.get(state.uid)
-        )  # between two lives it counts for none
-        if remembered is not None and remembered[0] == state.life_episode:
-            before = before.with_memory(remembered[1])
+        life, remembered = self._remembered.get(state.uid, (None, Topology()))
+        if life == state.life_episode and not state.redriving:  # between two lives it counts for none
+            before = before.with_memory(remembered)
         bindings = self._bindings.get(state.uid, {}).values()
         step_runs = self._live_step_runs(run)
         # Captured at the cancel: what an edit of the Story would change must not move a deadline (contract §4.1).

@@ -1,0 +1,412 @@
+"""The watcher's machine: what waits for what, and what it asks for in the end. No clock, no I/O."""
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from core.objects import (
+    FENCE,
+    FENCE_WAIT,
+    NAMESPACE,
+    NOW,
+    binding,
+    said,
+    snapshot,
+    step_run,
+    story,
+    story_run,
+    topology_terminated,
+)
+from exeunt import bobrapet
+from exeunt.events import Fact
+from exeunt.kube.changes import Changed, Missing, Relisted, Removed
+from exeunt.kube.models import KubeObject, StoryRun
+from exeunt.kube.resources import STEP_RUNS, STORIES, STORY_RUNS, TRANSPORT_BINDINGS, Resource
+from exeunt.shutdown_timeout import RUN_ANNOTATION, ShutdownTimeout
+from exeunt.snapshot import Snapshot, Topology
+from exeunt_watcher.commands import (
+    AllSignalsHeard,
+    AlreadyStored,
+    Command,
+    Covered,
+    GetRun,
+    Input,
+    MessageAt,
+    MessageRead,
+    Publish,
+    Recall,
+    Recalled,
+    Restored,
+    RunRead,
+    RunUndecodable,
+    Seen,
+    SignalHeard,
+    Stored,
+    Tick,
+)
+from exeunt_watcher.machine import Watching
+
+CALL = (NAMESPACE, "call")
+SWEEP = timedelta(seconds=30)
+REDRIVEN = {bobrapet.REDRIVE[0][1]: "again"}
+ESTABLISHED, CANCEL, TERMINATED = Fact.TOPOLOGY_ESTABLISHED, Fact.CANCEL_REQUESTED, Fact.TOPOLOGY_TERMINATED
+
+
+class Watched:
+    """A machine, and what it is told, all of it at the same moment where nothing else is said."""
+
+    def __init__(self, *namespaces: str) -> None:
+        self.machine = Watching(
+            namespaces or (None,),
+            default_timeout=timedelta(seconds=20),
+            fence_wait=FENCE_WAIT,
+            heartbeats_stale_after=None,
+            sweep_interval=SWEEP,
+        )
+
+    def hear(self, heard: Input, at: datetime = NOW) -> list[Command]:
+        return self.machine.receive(heard, at)
+
+    def lists(self, resource: Resource[Any], *items: KubeObject, missing: Iterable[Missing] = ()) -> list[Command]:
+        return self.hear(Seen(resource, None, Relisted(list(items), tuple(missing))))
+
+    def changes(self, resource: Resource[Any], item: KubeObject) -> list[Command]:
+        return self.hear(Seen(resource, None, Changed(item)))
+
+    def removes(self, resource: Resource[Any], item: KubeObject) -> list[Command]:
+        return self.hear(Seen(resource, None, Removed(item)))
+
+    def start(self, *runs: StoryRun, bindings: Iterable[KubeObject] = ()) -> list[Command]:
+        """List everything and hear every signal; what it then asks for."""
+        self.hear(AllSignalsHeard())
+        self.lists(STORIES, story())
+        self.lists(TRANSPORT_BINDINGS, *bindings)
+        self.lists(STEP_RUNS)
+        return self.lists(STORY_RUNS, *runs)
+
+    def recall(self, asked: Iterable[Command], **remembered: Snapshot) -> list[Command]:
+        """Answer what of `asked` is to be recalled, with the event of that type or none."""
+        recalls = [each for each in asked if isinstance(each, Recall)]
+        return [
+            command
+            for each in recalls
+            for command in self.hear(Recalled(each, remembered.get(each.event_type.replace("-", "_"))))
+        ]
+
+
+@pytest.fixture
+def watched() -> Watched:
+    return Watched()
+
+
+def published(commands: Iterable[Command]) -> list[Fact]:
+    return [each.event_type for each in commands if isinstance(each, Publish)]
+
+
+def recalled(commands: Iterable[Command]) -> list[Fact]:
+    return [each.event_type for each in commands if isinstance(each, Recall)]
+
+
+# The beginning.
+
+
+def test_nothing_is_asked_for_before_every_kind_is_listed_and_every_signal_heard(watched: Watched) -> None:
+    run = story_run(fence=FENCE)
+    for resource, items in ((STORY_RUNS, [run]), (TRANSPORT_BINDINGS, []), (STEP_RUNS, []), (STORIES, [story()])):
+        assert watched.lists(resource, *items) == []
+        assert watched.hear(Tick()) == []
+    assert not watched.machine.live
+    covered, *asked = watched.hear(AllSignalsHeard())
+    assert covered == Covered(None, 1)
+    assert recalled(asked) == [CANCEL, ESTABLISHED]
+    assert watched.machine.live
+
+
+def test_a_run_that_was_listed_waits_for_all_that_is_remembered_of_it(watched: Watched) -> None:
+    asked = watched.start(story_run(fence=FENCE))
+    assert published(asked) == []
+    assert watched.machine.recalls({None})
+    assert watched.changes(STORY_RUNS, story_run(fence=FENCE, resource_version="2")) == []
+    assert watched.hear(SignalHeard(said(gone=True))) == []
+    assert watched.hear(Tick()) == []
+    assert watched.recall(asked[:2]) == []
+    assert published(watched.recall(asked[2:])) == [CANCEL, TERMINATED]  # new to us: whoever said it may not have known
+    assert not watched.machine.recalls({None})
+
+
+def test_a_run_does_not_take_the_answer_about_an_earlier_run_of_its_name_for_its_own(watched: Watched) -> None:
+    of_the_first = watched.start(story_run(fence=FENCE))
+    asked = watched.lists(STORY_RUNS, story_run(uid="another", fence=FENCE), missing=[Missing(CALL, "uid-call")])
+    assert watched.recall(of_the_first, topology_established=snapshot()) == []
+    assert published(watched.recall(asked)) == [CANCEL]
+
+
+def test_a_run_that_is_deleted_while_it_waits_was_deleted_all_the_same(watched: Watched) -> None:
+    """Its deadline may be armed: somebody has published its cancel before."""
+    asked = watched.start(story_run(fence=FENCE))
+    assert published(watched.removes(STORY_RUNS, story_run(fence=FENCE))) == [Fact.RUN_DELETED]
+    assert watched.recall(asked, cancel_requested=snapshot()) == []
+
+
+def test_a_run_that_begins_later_waits_for_nothing(watched: Watched) -> None:
+    watched.start()
+    assert published(watched.changes(STORY_RUNS, story_run(fence=FENCE))) == [CANCEL]
+
+
+def test_a_batch_run_waits_for_nothing(watched: Watched) -> None:
+    watched.hear(AllSignalsHeard())
+    watched.lists(STORIES, story(pattern="batch"))
+    for resource in (TRANSPORT_BINDINGS, STEP_RUNS):
+        watched.lists(resource)
+    assert watched.lists(STORY_RUNS, story_run(fence=FENCE)) == [Covered(None, 1)]
+
+
+def test_what_is_remembered_is_that_its_topology_was_established(watched: Watched) -> None:
+    asked = watched.start(story_run(fence=FENCE))
+    commands = watched.recall(asked, topology_established=snapshot())
+    assert published(commands) == [ESTABLISHED, CANCEL, TERMINATED]
+    gone = [each.snapshot.topology.gone for each in commands if isinstance(each, Publish)]
+    assert [each and each.kind for each in gone] == ["bindings-gone"] * 3
+
+
+def test_the_shutdown_timeout_is_the_one_of_the_cancel_though_the_story_was_edited_since(watched: Watched) -> None:
+    asked = watched.start(story_run(fence=FENCE, annotations={bobrapet.SHUTDOWN_TIMEOUT: "1ms"}))
+    at_the_cancel = replace(snapshot(), shutdown=ShutdownTimeout("7s", RUN_ANNOTATION))
+    commands = watched.recall(asked, cancel_requested=at_the_cancel)
+    assert {each.snapshot.shutdown.timeout for each in commands if isinstance(each, Publish)} == {"7s"}
+
+
+def test_step_runs_that_were_seen_before_the_cancel_are_remembered_with_it(watched: Watched) -> None:
+    asked = watched.start(story_run(fence=FENCE))
+    commands = watched.recall(asked, cancel_requested=replace(snapshot(), topology=Topology(step_runs_seen=True)))
+    gone = {each.snapshot.topology.gone for each in commands if isinstance(each, Publish)}
+    assert [each.kind for each in gone if each] == ["step-runs-done"]
+
+
+def test_what_is_remembered_of_an_earlier_run_of_the_name_or_an_earlier_life_counts_for_none(watched: Watched) -> None:
+    asked = watched.start(story_run(fence=FENCE))
+    watched.removes(STORY_RUNS, story_run(fence=FENCE))
+    watched.changes(STORY_RUNS, story_run(uid="another"))
+    assert watched.recall(asked, topology_established=snapshot()) == []
+    assert published(watched.changes(STORY_RUNS, story_run(uid="another", fence=FENCE))) == [CANCEL]
+
+    other = Watched()
+    asked = other.start(story_run(fence=FENCE))
+    other.changes(STORY_RUNS, story_run(fence=FENCE, annotations=REDRIVEN))
+    assert published(other.recall(asked, topology_established=snapshot())) == [CANCEL]
+
+
+# A binding that comes and goes before it can be told.
+
+
+def test_a_binding_that_goes_before_the_namespace_is_covered_leaves_a_trace(watched: Watched) -> None:
+    watched.hear(AllSignalsHeard())
+    watched.lists(STORIES, story())
+    watched.lists(TRANSPORT_BINDINGS, binding())
+    watched.lists(STEP_RUNS)
+    assert watched.removes(TRANSPORT_BINDINGS, binding()) == []
+    asked = watched.lists(STORY_RUNS, story_run())
+    assert recalled(asked) == []  # it is known already
+    assert published(asked) == [ESTABLISHED, TERMINATED]
+
+
+def test_a_binding_that_comes_and_goes_while_its_run_waits_leaves_a_trace(watched: Watched) -> None:
+    asked = watched.start(story_run())
+    assert watched.changes(TRANSPORT_BINDINGS, binding()) == []
+    assert watched.removes(TRANSPORT_BINDINGS, binding()) == []
+    assert published(watched.recall(asked)) == [ESTABLISHED, TERMINATED]
+
+
+def test_a_binding_that_comes_and_goes_before_its_run_shows_leaves_a_trace(watched: Watched) -> None:
+    watched.start()
+    watched.changes(TRANSPORT_BINDINGS, binding())
+    watched.removes(TRANSPORT_BINDINGS, binding())
+    assert published(watched.changes(STORY_RUNS, story_run())) == [ESTABLISHED, TERMINATED]
+
+
+def test_a_binding_of_an_earlier_life_leaves_none(watched: Watched) -> None:
+    """Bobrapet redrives the run while the watcher starts: the binding was listed before that, the run after it."""
+    watched.hear(AllSignalsHeard())
+    watched.lists(STORIES, story())
+    watched.lists(TRANSPORT_BINDINGS, binding())
+    watched.lists(STEP_RUNS)
+    watched.removes(TRANSPORT_BINDINGS, binding())
+    asked = watched.lists(STORY_RUNS, story_run(fence=FENCE, annotations=REDRIVEN))
+    assert published(watched.recall(asked)) == [CANCEL]
+
+
+def test_of_a_run_that_does_not_show_nothing_is_kept_after_the_second_sweep(watched: Watched) -> None:
+    watched.start()
+    watched.changes(TRANSPORT_BINDINGS, binding())
+    watched.removes(TRANSPORT_BINDINGS, binding())
+    for number in range(3):
+        watched.hear(Tick(), NOW + number * SWEEP)
+    assert published(watched.changes(STORY_RUNS, story_run())) == []
+
+
+# Lists that come later.
+
+
+def test_a_run_that_a_list_left_out_is_read(watched: Watched) -> None:
+    watched.recall(watched.start(story_run()))
+    (asked,) = watched.lists(STORY_RUNS, missing=[Missing(CALL, "uid-call")])
+    assert asked == GetRun(CALL, "uid-call")
+    finished = story_run(phase="Finished")
+    assert published(watched.hear(RunRead(asked, finished))) == [Fact.RUN_TERMINAL]
+    assert watched.hear(RunRead(asked, finished)) == []
+
+
+@pytest.mark.parametrize("other", [None, story_run(uid="another")], ids=["deleted", "made anew"])
+def test_a_run_that_is_not_there_any_more_was_deleted(watched: Watched, other: StoryRun | None) -> None:
+    watched.recall(watched.start(story_run()))
+    (asked,) = watched.lists(STORY_RUNS, missing=[Missing(CALL, "uid-call")])
+    assert isinstance(asked, GetRun)
+    (deleted,) = watched.hear(RunRead(asked, other))
+    assert isinstance(deleted, Publish)
+    assert (deleted.event_type, deleted.snapshot.run.uid) == (Fact.RUN_DELETED, "uid-call")
+
+
+def test_what_a_watch_shows_meanwhile_is_newer_than_what_was_read(watched: Watched) -> None:
+    """Redriven since it was read, finished."""
+    watched.recall(watched.start(story_run()))
+    (asked,) = watched.lists(STORY_RUNS, missing=[Missing(CALL, "uid-call")])
+    assert isinstance(asked, GetRun)
+    watched.changes(STORY_RUNS, story_run(annotations=REDRIVEN))
+    for answer in (RunRead(asked, story_run(phase="Finished")), RunRead(asked, None), RunUndecodable(asked)):
+        assert watched.hear(answer) == []
+    assert watched.machine.peek(CALL, NOW) is not None
+
+
+def test_a_run_that_is_unfinished_again_is_known_when_the_watch_shows_it(watched: Watched) -> None:
+    """Or it were for ever, where the watch ends before that and the run has finished once more before the next list."""
+    watched.recall(watched.start(story_run()))
+    (asked,) = watched.lists(STORY_RUNS, missing=[Missing(CALL, "uid-call")])
+    assert isinstance(asked, GetRun)
+    assert watched.hear(RunRead(asked, story_run(annotations=REDRIVEN))) == []
+    assert watched.machine.peek(CALL, NOW) is None
+    assert published(watched.changes(STORY_RUNS, story_run(fence=FENCE, annotations=REDRIVEN))) == [CANCEL]
+
+
+def test_a_run_that_cannot_be_read_is_forgotten(watched: Watched) -> None:
+    watched.recall(watched.start(story_run()))
+    (asked,) = watched.lists(STORY_RUNS, missing=[Missing(CALL, "uid-call")])
+    assert isinstance(asked, GetRun)
+    assert watched.hear(RunUndecodable(asked)) == []
+    assert watched.machine.peek(CALL, NOW) is None
+
+
+def test_a_run_in_place_of_another_of_its_name_shows_that_that_was_deleted(watched: Watched) -> None:
+    watched.recall(watched.start(story_run()))
+    deleted, *asked = watched.lists(STORY_RUNS, story_run(uid="another"), missing=[Missing(CALL, "uid-call")])
+    assert isinstance(deleted, Publish)
+    assert (deleted.event_type, deleted.snapshot.run.uid) == (Fact.RUN_DELETED, "uid-call")
+    assert recalled(asked) == [ESTABLISHED]  # it may have run for long while nothing was seen
+
+
+def test_the_news_of_an_older_run_of_the_name_is_none(watched: Watched) -> None:
+    watched.recall(watched.start(story_run(uid="another")))
+    assert watched.removes(STORY_RUNS, story_run()) == []
+    assert watched.machine.peek(CALL, NOW) is not None
+
+
+# Several namespaces.
+
+
+def test_each_namespace_is_covered_by_itself_and_a_run_waits_for_that_of_its_story() -> None:
+    here, elsewhere = "here", "elsewhere"
+
+    def in_namespace(namespace: str, item: Any) -> Any:
+        return replace(item, metadata=replace(item.metadata, namespace=namespace))
+
+    watched = Watched(here, elsewhere)
+    watched.hear(AllSignalsHeard())
+    run = in_namespace(here, story_run(fence=FENCE))
+    run = replace(run, spec=replace(run.spec, story_ref=replace(run.spec.story_ref, namespace=elsewhere)))
+    for kind in (STORIES, TRANSPORT_BINDINGS, STEP_RUNS):
+        assert watched.hear(Seen(kind, here, Relisted([]))) == []
+    asked = watched.hear(Seen(STORY_RUNS, here, Relisted([run])))
+    assert asked[0] == Covered(here, 1)
+    assert watched.recall(asked) == []
+    others: tuple[Resource[Any], ...] = (TRANSPORT_BINDINGS, STEP_RUNS, STORY_RUNS)
+    for resource in others:
+        assert watched.hear(Seen(resource, elsewhere, Relisted([]))) == []
+    covered, *commands = watched.hear(Seen(STORIES, elsewhere, Relisted([in_namespace(elsewhere, story())])))
+    assert covered == Covered(elsewhere, 0)
+    assert published(commands) == [CANCEL]
+
+
+# What the stream answers.
+
+
+def gone(watched: Watched) -> Publish:
+    """A cancel that finds the topology gone."""
+    watched.recall(watched.start(story_run(conditions=[topology_terminated()])))
+    (cancel,) = watched.changes(STORY_RUNS, story_run(fence=FENCE, conditions=[topology_terminated()]))
+    assert isinstance(cancel, Publish)
+    assert cancel.event_type is CANCEL
+    return cancel
+
+
+@pytest.mark.parametrize("knew", [True, False])
+def test_whoever_published_the_cancel_first_may_not_have_known_that_the_topology_is_gone(
+    watched: Watched, *, knew: bool
+) -> None:
+    cancel = gone(watched)
+    assert watched.hear(Stored(cancel)) == []
+    (asked,) = watched.hear(AlreadyStored(cancel, 7))
+    assert asked == MessageAt(7, cancel.snapshot)
+    first = cancel.snapshot if knew else replace(cancel.snapshot, topology=Topology(established=True))
+    assert published(watched.hear(MessageRead(asked, first))) == ([] if knew else [TERMINATED])
+    assert published(watched.hear(MessageRead(asked, None))) == [TERMINATED]
+
+
+def test_whoever_published_the_cancel_of_a_topology_that_is_up_does_not_matter(watched: Watched) -> None:
+    watched.recall(watched.start(story_run()))
+    (cancel,) = watched.changes(STORY_RUNS, story_run(fence=FENCE))
+    assert isinstance(cancel, Publish)
+    assert watched.hear(AlreadyStored(cancel, 7)) == []
+
+
+def test_what_holds_of_a_stop_is_offered_at_every_sweep_also_when_the_clock_is_set_back(watched: Watched) -> None:
+    watched.recall(watched.start(story_run(fence=FENCE)))
+    assert watched.hear(Tick(), NOW) == []
+    assert watched.hear(Tick(), NOW + SWEEP / 2) == []
+    assert published(watched.hear(Tick(), NOW + SWEEP)) == [CANCEL]
+    assert watched.hear(Tick(), NOW + SWEEP * 1.5) == []
+    assert published(watched.hear(Tick(), NOW + SWEEP * 0.5)) == [CANCEL]
+    assert published(watched.hear(Tick(), NOW + SWEEP * 1.5)) == [CANCEL]
+
+
+def test_a_fence_that_does_not_come_is_waited_for_so_long(watched: Watched) -> None:
+    watched.recall(watched.start(story_run(canceled=True)))
+    assert watched.hear(Tick(), NOW + FENCE_WAIT / 2) == []
+    assert published(watched.hear(Tick(), NOW + FENCE_WAIT)) == [CANCEL]
+
+
+# The cluster as it was before.
+
+
+def test_after_a_restore_it_starts_over_and_keeps_the_signals(watched: Watched) -> None:
+    run = story_run(fence=FENCE)
+    asked = watched.start(run)
+    watched.hear(SignalHeard(said(gone=True)))
+    assert watched.hear(Restored()) == []
+    assert not watched.machine.live
+    assert watched.recall(asked) == []  # what was asked of what never happened
+    for resource in (STORIES, TRANSPORT_BINDINGS, STEP_RUNS):
+        assert watched.lists(resource, *([story()] if resource is STORIES else [])) == []
+    asked = watched.lists(STORY_RUNS, run)
+    assert asked[0] == Covered(None, 1)
+    assert published(watched.recall(asked)) == [CANCEL, TERMINATED]
+
+
+def test_two_machines_in_one_process_know_nothing_of_each_other(watched: Watched) -> None:
+    other = Watched()
+    watched.recall(watched.start(story_run(), bindings=[binding()]))
+    assert other.machine.peek(CALL, NOW) is None
+    assert other.start() == [Covered(None, 0)]
+    assert published(watched.removes(TRANSPORT_BINDINGS, binding())) == [TERMINATED]
+    assert other.changes(STEP_RUNS, step_run()) == []
