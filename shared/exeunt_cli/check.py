@@ -1,6 +1,7 @@
 """Every recorded decision, decided again by the cores of today and compared with what was recorded. Pure.
 
-- A fact: the condition under which its service says it still holds of the snapshot that it carries.
+- A fact of the watcher: the condition under which it is said still holds of the snapshot that it carries.
+- A deadline: the timeout-scheduler's machine is driven again, at the time when it was said, and says so still.
 - An outcome: the terminator's machine is driven again. What it asks is answered as the trail tells that it was: the run
   as it was read again, and what came of each write. What a trail does not tell was as the outcome shows: the evidence
   was still there when something was written, and what is not among the StepRuns that were deleted was not there.
@@ -9,6 +10,7 @@ Verdicts, rules and results are compared, not the words for them.
 """
 
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 from typing import Final, NamedTuple
 
 from msgspec import Struct
@@ -20,6 +22,7 @@ from exeunt.codec import FactEvent
 from exeunt.events import Decided, Fact, Verdict
 from exeunt.history.event import SaidFact, SaidOutcome
 from exeunt.history.stops import Stop, cause_of
+from exeunt.snapshot import Snapshot
 from exeunt_terminator.commands import (
     CancelChildren,
     ChildrenCanceled,
@@ -45,7 +48,10 @@ from exeunt_terminator.commands import (
 )
 from exeunt_terminator.machine import Stopping
 from exeunt_terminator.stop import Result
-from exeunt_timeout_scheduler.deadlines import closed
+from exeunt_timeout_scheduler import commands as timeout_scheduler
+from exeunt_timeout_scheduler.commands import Hold, Publish
+from exeunt_timeout_scheduler.deadlines import Deadline
+from exeunt_timeout_scheduler.machine import Scheduling
 from exeunt_watcher.facts import holds
 
 
@@ -101,17 +107,28 @@ def check(stops: Iterable[Stop]) -> Checked:
 def check_fact(said: SaidFact) -> Iterator[Difference]:
     """Whether its service would say it again of this snapshot, and not earlier."""
     if said.fact is Fact.DEADLINE_REACHED:
-        decision, deadline = closed(said.snapshot), said.snapshot.deadline
-        if decision is not None:
-            yield _difference(said, str(said.fact), "the stop is open", f"closed: {_name(*decision[:2])}")
-        elif deadline is None or said.at < deadline:
-            due = format_instant(deadline) if deadline else "never"
-            yield _difference(said, str(said.fact), f"not before {due}", f"at {format_instant(said.at)}")
+        scheduling, command = fire(said.snapshot, said.at)
+        if isinstance(command, Hold):
+            early = f"not before {format_instant(command.until)}", f"at {format_instant(said.at)}"
+            yield _difference(said, str(said.fact), *early)
+        elif not isinstance(command, Publish):
+            why = _name(*scheduling.decision[:2]) if scheduling.decision else "it has no deadline"
+            yield _difference(said, str(said.fact), "the stop is open", f"closed: {why}")
     elif said.fact is Fact.RUN_DELETED:
         if not said.snapshot.realtime:
             yield _difference(said, str(said.fact), "the run is realtime", "it is not")
     elif not holds(said.fact, said.snapshot):
         yield _difference(said, str(said.fact), "it holds of its snapshot", "it does not")
+
+
+def fire(snapshot: Snapshot, at: datetime) -> tuple[Scheduling, timeout_scheduler.Command]:
+    """What the timeout-scheduler would do at `at`, the deadline's schedule having fired, and the run being as it is."""
+    scheduling = Scheduling()
+    deadline = Deadline(format_instant(snapshot.deadline or at), snapshot)
+    command = scheduling.receive(timeout_scheduler.Fired(deadline), at)
+    if isinstance(command, timeout_scheduler.GetRun):
+        command = scheduling.receive(timeout_scheduler.RunRead(snapshot.run), at)
+    return scheduling, command
 
 
 def check_outcome(said: SaidOutcome, cause: SaidFact) -> Iterator[Difference]:

@@ -14,8 +14,9 @@ from exeunt.history.stops import Step, Stop
 from exeunt.history.telling import cause_in_words, milliseconds
 from exeunt.shutdown_timeout import RUN_ANNOTATION, ShutdownTimeout
 from exeunt.snapshot import Snapshot
+from exeunt_cli.check import fire
 from exeunt_terminator.decision import decide
-from exeunt_timeout_scheduler.deadlines import closed
+from exeunt_timeout_scheduler.commands import Publish
 
 SHUTDOWN_TIMEOUT: Final = "shutdown-timeout"
 
@@ -76,7 +77,7 @@ def otherwise(stop: Stop, shutdown: ShutdownTimeout) -> Otherwise | None:
     deadline = asked_at + shutdown.duration
     known: Snapshot | None = None
     for said in _until_the_end(stop):
-        if known is not None and said.at > deadline and closed(known) is None:
+        if known is not None and isinstance(fire(known, said.at)[1], Publish):
             break
         known = replace(said.snapshot, shutdown=shutdown)
         if known.run.terminal:
@@ -87,7 +88,7 @@ def otherwise(stop: Stop, shutdown: ShutdownTimeout) -> Otherwise | None:
                 return ends(said.at, decision.rule)
     if known is None or not known.run.cancel_requested:
         return ends(None, "its history does not tell of the cancel")
-    why_not = closed(known)
+    why_not = fire(known, deadline)[0].decision
     if why_not is not None:
         return ends(None, f"{why_not.rule}: {why_not.why}")
     decision = decide(Fact.DEADLINE_REACHED, known.run.episode, known)

@@ -1,5 +1,5 @@
 """All that stops a run, without I/O and in any order: two watchers that see each kind of object at their own pace and
-restart, a timeout-scheduler, and terminators, which are the real machine, get bad answers and crash between any two.
+restart, timeout-schedulers and terminators, which are the real machines, get bad answers and crash between any two.
 
 What may happen next is an action; one that is not possible now does nothing. `cluster` knows what must never happen.
 """
@@ -8,19 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Final
 
-from msgspec.structs import replace
-
-from core.cluster import CALL, KINDS, STEPS, TIMEOUT, Cluster, Fault
-from core.objects import story
+from core.cluster import KINDS, STEPS, Cluster, Fault
+from core.scheduling import OVERDUE_AFTER, Scheduler
 from core.watching import Stream, Watcher
 from exeunt import bobrapet
-from exeunt.codec import fact_message, read_fact
+from exeunt.codec import read_fact
 from exeunt.events import STOPPING_FACTS, Fact, Verdict
-from exeunt.kube.changes import Changed, Relisted
-from exeunt.kube.resources import STORIES, TRANSPORT_BINDINGS
-from exeunt.snapshot import Snapshot
 from exeunt.subjects import outcome_subject
-from exeunt_terminator import commands
 from exeunt_terminator.commands import (
     Ack,
     AlreadyStored,
@@ -28,6 +22,7 @@ from exeunt_terminator.commands import (
     Delivered,
     End,
     Failed,
+    Input,
     NotStored,
     Patch,
     Record,
@@ -35,8 +30,7 @@ from exeunt_terminator.commands import (
     Stored,
 )
 from exeunt_terminator.machine import Stopping
-from exeunt_timeout_scheduler.deadlines import closed
-from exeunt_watcher.commands import Input, Seen
+from exeunt_timeout_scheduler.deadlines import LONGEST_SILENCE
 
 _MOST_LIVES: Final = 3
 _FAULTS: Final = tuple(Fault)
@@ -50,10 +44,9 @@ class Mesh:
         self.stream = Stream()
         self.watchers = [self.new_watcher() for _ in range(2)]
         self.stops: list[Iterator[None]] = []
-        self.deliveries: dict[str, int] = {}
-        self.acknowledged: set[str] = set()
-        self.outcomes: dict[str, int] = {}
-        """The sequence of the last outcome on each subject."""
+        self.deliveries: dict[int, int] = {}
+        self.acknowledged: dict[str, int] = {}
+        self.scheduler = Scheduler(self.cluster, self.stream, self.ack_floor, self.take_fault)
         self.fault: Fault | None = None
         """How the next request goes wrong."""
         self.given_up = False
@@ -64,37 +57,45 @@ class Mesh:
     def new_watcher(self) -> "LaggingWatcher":
         return LaggingWatcher(self.cluster, self.stream)
 
+    def ack_floor(self) -> int:
+        """Up to which sequence the terminators have acknowledged everything."""
+        return min((self.stream.sequences[subject] for subject in self.pending), default=self.stream.last + 1) - 1
+
+    def take_fault(self) -> Fault | None:
+        fault, self.fault = self.fault, None
+        return fault
+
     @property
     def facts(self) -> list[str]:
         return [subject for subject in self.stream.messages if subject.endswith(STOPPING_FACTS)]
 
     @property
     def pending(self) -> list[str]:
-        return [subject for subject in self.facts if subject not in self.acknowledged]
+        return [subject for subject in self.facts if self.acknowledged.get(subject) != self.stream.sequences[subject]]
 
     # The terminator: the machine, with the world's answers; each `yield` is a moment for something else.
 
     def stop(self, subject: str) -> Iterator[None]:
-        message = self.stream.messages[subject]
+        message, sequence = self.stream.messages[subject], self.stream.sequences[subject]
         event = read_fact(message.headers, message.payload)
-        self.deliveries[subject] = self.deliveries.get(subject, 0) + 1
+        self.deliveries[sequence] = deliveries = self.deliveries.get(sequence, 0) + 1
         stopping = Stopping(event, dry_run=False, propagate_cancel=False)
-        heard: commands.Input = Delivered(1 + self.facts.index(subject), self.deliveries[subject], self.cluster.now)
+        heard: Input = Delivered(sequence, deliveries, self.cluster.now)
         while not isinstance(command := stopping.receive(heard, self.cluster.now), End):
             if not isinstance(command, Patch):  # what comes between the look and the write is a request's time late
                 yield
-            fault, self.fault = self.fault, None
+            fault = self.take_fault()
             if isinstance(command, Record):
                 heard = self.record(command, outcome_subject(event.snapshot.run.episode, event.fact), fault)
             else:
                 heard = self.cluster.answer(command, fault)
         # A second look is lost where another delivery of the same fact has been acknowledged meanwhile.
-        lost = isinstance(command, SecondLook) and subject in self.acknowledged
+        lost = isinstance(command, SecondLook) and self.acknowledged.get(subject) == sequence
         self.given_up |= lost or isinstance(command, DeadLetter)
         if isinstance(command, Ack | DeadLetter):
-            self.acknowledged.add(subject)
+            self.acknowledged[subject] = sequence
 
-    def record(self, command: Record, subject: str, fault: Fault | None) -> commands.Input:
+    def record(self, command: Record, subject: str, fault: Fault | None) -> Input:
         if command.outcome.verdict is Verdict.FINALIZE:
             written = command.outcome.finished_at
             assert written in self.cluster.ended_by_us, "what is recorded as written was written"
@@ -102,34 +103,9 @@ class Mesh:
             return Failed(fault)
         if fault is Fault.REFUSED:
             return NotStored()
-        last = self.outcomes.get(subject, 0)
-        if last != command.after:
-            return AlreadyStored(last)
-        self.outcomes[subject] = last + len(self.stream.messages) + 1  # later than the fact
+        if not self.stream.next(subject, after=command.after):
+            return AlreadyStored(self.stream.sequences[subject])
         return Failed(fault) if fault is Fault.GIVEN_UP else Stored()
-
-    # The timeout-scheduler: arms what it hears of, fires when the deadline comes, checks, says; and says again.
-
-    def fire(self) -> Iterator[None]:
-        for subject in list(self.stream.messages):
-            if not subject.endswith(Fact.CANCEL_REQUESTED) or self.cluster.document is None:
-                continue
-            message = self.stream.messages[subject]
-            armed = read_fact(message.headers, message.payload).snapshot
-            if armed.deadline is None:
-                continue  # what was opted out at the cancel, and is no more, is armed by the sweep
-            self.cluster.now = max(self.cluster.now, armed.deadline)
-            reread = replace(armed, run=self.cluster.state())
-            if closed(reread, armed) is None:
-                yield
-                self.reached(reread)
-
-    def reached(self, snapshot: Snapshot) -> None:
-        message = fact_message(Fact.DEADLINE_REACHED, snapshot, source="/s", now=self.cluster.now, context={})
-        if not self.stream.publish(message) and message.subject in self.acknowledged:
-            self.stream.messages[message.subject] = message  # overdue again (ADR 16)
-            self.acknowledged.discard(message.subject)
-            self.deliveries.pop(message.subject)
 
     # What may happen to the run.
 
@@ -192,7 +168,7 @@ class Mesh:
         for subject in self.pending:
             message = self.stream.messages[subject]
             if (
-                subject in self.deliveries
+                self.stream.sequences[subject] in self.deliveries
                 and read_fact(message.headers, message.payload).snapshot.run.episode == episode
             ):
                 return True
@@ -243,9 +219,29 @@ class Mesh:
         if self.facts:
             self.stops.append(self.stop(self.facts[number % len(self.facts)]))
 
+    def schedule_what_is_heard(self, number: int) -> None:
+        if unheard := self.scheduler.unheard:
+            self.begin(self.scheduler.hear(unheard[number % len(unheard)]), number)
+
+    def sweep_deadlines(self, number: int) -> None:
+        """At any time, and long after the deadline once that was published."""
+        if self.scheduler.is_published():
+            self.cluster.now += 4 * OVERDUE_AFTER
+        self.begin(self.scheduler.look_after(), number)
+
     def deadline(self, number: int) -> None:
-        if number == 0:
-            self.stops.append(self.fire())
+        if number < 4 and (pending := list(self.scheduler.pending)):
+            self.begin(self.scheduler.fire(pending[number % len(pending)]), number)
+
+    def lose(self, _: int) -> None:
+        """A bug acknowledges deadline-reached, and nobody acts on it."""
+        for subject in self.pending:
+            if subject.endswith(Fact.DEADLINE_REACHED):
+                self.acknowledged[subject] = self.stream.sequences[subject]
+                self.given_up = True
+
+    def edit_story(self, number: int) -> None:
+        self.scheduler.story_edited = number < 4
 
     def step(self, number: int) -> None:
         if self.stops:
@@ -267,6 +263,17 @@ class Mesh:
         self.cluster.now += timedelta(milliseconds=1)
         action(self, number)
 
+    def begin(self, one: Iterator[None], number: int) -> None:
+        """In between everything else, or with nothing between."""
+        if number % 2:
+            self.to_the_end(one)
+        else:
+            self.stops.append(one)
+
+    def to_the_end(self, one: Iterator[None]) -> None:
+        for _ in one:
+            pass
+
     def settle(self) -> None:
         """Faults cease, and everything that is under way comes to its end."""
         self.fault = None
@@ -276,22 +283,20 @@ class Mesh:
             for kind in KINDS:
                 watcher.see_all(kind)
             watcher.sweep()
-        run = self.cluster.state() if self.cluster.running and not self.cluster.redriving else None
-        if run is not None and any((run.uid, run.life) in watcher.bound for watcher in self.watchers):
-            established = self.stream.said(run.life_episode, Fact.TOPOLOGY_ESTABLISHED)
-            assert established, "what was seen of a topology is known"
+        for subject in self.scheduler.unheard:
+            self.to_the_end(self.scheduler.hear(subject))
+        self.to_the_end(self.scheduler.look_after())
         for _ in range(5):
             for subject in self.pending:
-                for _ in self.stop(subject):
-                    pass
+                self.to_the_end(self.stop(subject))
         cluster = self.cluster
         waits = cluster.running and cluster.canceled and not (cluster.topology_gone and self.topology_is_known)
         assert waits or not self.pending, "a message is never acknowledged"
 
     @property
     def topology_is_known(self) -> bool:
-        """A binding that no watcher saw while it was there is not known to have been; nor is one that came after the
-        fact was said, on a word that was taken back: a fact is said once.
+        """A binding that came and went between two looks of every watcher is not known to have been there; nor is one
+        that came after the fact was said, on a word that was taken back: a fact is said once.
         """
         run = self.cluster.state()
         hub = any(each["reason"] == bobrapet.TOPOLOGY_TERMINATED_REASON for each in self.cluster.conditions)
@@ -313,10 +318,12 @@ class Mesh:
             return
         if cluster.running and cluster.topology_gone and self.topology_is_known:
             assert self.given_up, "topology gone and canceled is enough"
-        cluster.now += TIMEOUT
-        self.stops.append(self.fire())
-        self.settle()
-        self.settle()
+        for _ in range(2):  # what was acknowledged in vain is overdue
+            while pending := list(self.scheduler.pending):
+                self.to_the_end(self.scheduler.fire(pending[0]))
+            self.settle()
+            cluster.now += LONGEST_SILENCE + OVERDUE_AFTER
+            self.settle()
         if cluster.state().enabled:
             assert cluster.ends.get(cluster.life) == 1, "every stop ends"
             assert cluster.there["status"]["phase"] == bobrapet.FINISHED
@@ -324,46 +331,23 @@ class Mesh:
 
 
 class LaggingWatcher:
-    """A watcher whose lists and watches arrive one by one, each kind at its own pace.
-
-    `bound`: uid and life of the runs of which it saw a binding, as far as it could know the life then.
-    """
+    """A watcher whose watches arrive one by one, each kind at its own pace."""
 
     def __init__(self, cluster: Cluster, stream: Stream) -> None:
-        self.bound: set[tuple[str, str]] = set()
         self._cluster = cluster
         self._watcher = Watcher(stream)
-        self._read: dict[str, int] = {}
-        self._hear(Seen(STORIES, None, Relisted([story()])))
+        self._read = {kind: len(events) for kind, events in cluster.history.items()}
+        cluster.tell_all(self._watcher)
+        self._watcher.recall(cluster.now)
 
     def see(self, kind: str) -> bool:
-        """List a kind, or take in its next event; whether there was one."""
+        """Take in the next event of a kind; whether there was one."""
         events = self._cluster.history[kind]
-        if kind not in self._read:
-            self._read[kind] = len(events)
-            for heard in self._cluster.listed(kind):
-                self._hear(heard)
-            return True
         if self._read[kind] == len(events):
             return False
         self._read[kind] += 1
-        self._hear(events[self._read[kind] - 1])
+        events[self._read[kind] - 1](self._watcher, self._cluster.now)
         return True
-
-    def _hear(self, heard: Input) -> None:
-        run = self._watcher.machine.peek(CALL, self._cluster.now)
-        self._watcher.hear(heard, self._cluster.now)
-        match heard:
-            case Seen(resource, _, Changed(item)) if resource == TRANSPORT_BINDINGS:
-                bindings = [item]
-            case Seen(resource, _, Relisted(items)) if resource == TRANSPORT_BINDINGS:
-                bindings = items
-            case _:
-                bindings = []
-        for binding in bindings:
-            uid = binding.spec.story_run_ref.uid
-            known = run is not None and run.run.uid == uid
-            self.bound.add((uid, run.run.life if run and known else bobrapet.FIRST_LIFE))
 
     def see_all(self, kind: str) -> None:
         while self.see(kind):
@@ -390,7 +374,11 @@ ACTIONS: Final[Sequence[Action]] = (
     Mesh.sweep,
     Mesh.restart,
     Mesh.wait,
-    Mesh.deadline,
+    *(Mesh.deadline,) * 2,
+    *(Mesh.sweep_deadlines,) * 2,
+    Mesh.edit_story,
+    Mesh.lose,
+    *(Mesh.schedule_what_is_heard,) * 2,
     Mesh.hub_says_gone,
     Mesh.hub_takes_it_back,
     Mesh.hub_starts_late,

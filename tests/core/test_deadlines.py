@@ -338,4 +338,5 @@ def test_an_overdue_run_is_said_to_be_so_less_and_less_often() -> None:
 
 def test_a_deadline_that_was_said_early_by_another_clock_is_waited_for_all_the_same() -> None:
     early = DEADLINE - timedelta(minutes=1)
-    assert say_again_at(DEADLINE, early, timedelta(seconds=30)) == early + timedelta(seconds=30)
+    assert say_again_at(DEADLINE, early, timedelta(seconds=30)) == DEADLINE
+    assert looking_back(now=DEADLINE - timedelta(seconds=10), said_at=early) == [Ack()]

@@ -1,9 +1,10 @@
-"""One stop from end to end without I/O: the terminator's real machine and the other deciding modules, with everything
-around them in an order that hypothesis chooses (`simulation`).
+"""One stop from end to end without I/O: the real machines of terminator and timeout-scheduler, and the watcher's
+deciding modules, with everything around them in an order that hypothesis chooses (`simulation`).
 
 Whatever the order: a run is ended at most once in each life, and once in the end; never before its cancel and fence,
 never while it is opted out, never while its topology is up and its deadline has not come; no StepRun goes before that,
-none of a later life ever, and in the end none is left. Each of these promises is broken on purpose, and found out.
+none of a later life ever, and in the end none is left; a deadline is the one of the cancel, and is not said again while
+it is not settled. Each of these promises is broken on purpose, and found out.
 """
 
 import random
@@ -20,13 +21,14 @@ from core.simulation import ACTIONS, Action, Mesh, simulate
 from exeunt import bobrapet
 from exeunt.events import Fact
 from exeunt.rules import Case
-from exeunt.snapshot import RunState, Topology, read_run
+from exeunt.snapshot import RunState, read_run
 from exeunt.subjects import fact_subject
 from exeunt_terminator import decision, evidence, machine
 from exeunt_terminator.commands import Ack
 from exeunt_terminator.finalize import finalizing_patch
 from exeunt_terminator.stop import TRANSITIONS, Result, State
-from exeunt_watcher import projection
+from exeunt_timeout_scheduler import way
+from exeunt_timeout_scheduler.machine import Scheduling
 
 MOST_SEEDS: Final = 3000
 """Within which every planted bug is found; most take some dozens."""
@@ -52,7 +54,7 @@ def test_one_seed_decides_everything() -> None:
 
 
 def broken_promises() -> Iterator[str]:
-    """What simulations say that find something wrong."""
+    """What simulations say that find something wrong: a bug may break one promise first, and then another."""
     for seed in range(MOST_SEEDS):
         try:
             seeded(seed)
@@ -163,13 +165,31 @@ BUGS: Final[dict[str, tuple[Bug, str]]] = {
         ),
         "a message is never acknowledged",
     ),
-    "a binding that goes before its run is projected leaves no trace": (
-        lambda patch: patch.setattr(projection, "SEEN", Topology()),
-        "what was seen of a topology is known",
-    ),
     "deadlines are not acted on": (
         lambda patch: without_rules(patch, "deadline"),
         "every stop ends",
+    ),
+    "a deadline is not held": (
+        lambda patch: patch.setattr(Scheduling, "_hold", lambda *_: way.Result.INSTANT),
+        "no run is ended early",
+    ),
+    "nothing is armed that was lost": (
+        lambda patch: patch.setitem(
+            way.TRANSITIONS[way.State.LOOKING_BACK], way.Result.NEVER_PUBLISHED, way.State.DONE
+        ),
+        "every stop ends",
+    ),
+    "an edit of the Story after the cancel moves the deadline": (
+        lambda patch: patch.setattr(Scheduling, "_as_published", lambda *_: None),
+        "the deadline is the one of the cancel",
+    ),
+    "an overdue run is not said again": (
+        lambda patch: patch.setitem(way.TRANSITIONS[way.State.LOOKING_BACK], way.Result.OVERDUE, way.State.DONE),
+        "every stop ends",
+    ),
+    "an overdue run is said again while terminators have the last event": (
+        lambda patch: patch.setattr(Scheduling, "_is_settled", lambda *_: True),
+        "what is not settled is not said again",
     ),
     "another's write is taken for an own one": (
         lambda patch: patch.setattr(machine, "format_status_time", lambda _: "2026-11-24T18:13:33Z"),

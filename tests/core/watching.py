@@ -39,15 +39,29 @@ from exeunt_watcher.projection import Projection
 
 
 class Stream:
-    """RUNS: the first message on a subject is kept, every other is refused (ADR 3)."""
+    """RUNS: a message is kept if the last one on its subject is the one that is expected, mostly none (ADR 3)."""
 
     def __init__(self) -> None:
         self.messages: dict[str, Message] = {}
+        """The last one on each subject; outcomes are not among them."""
+        self.sequences: dict[str, int] = {}
+        self.last = 0
 
     def publish(self, message: Message) -> bool:
         """Whether it was stored."""
-        assert message.expected_last_subject_sequence == 0
-        return self.messages.setdefault(message.subject, message) is message
+        assert message.expected_last_subject_sequence is not None
+        stored = self.next(message.subject, after=message.expected_last_subject_sequence)
+        if stored:
+            self.messages[message.subject] = message
+        return stored
+
+    def next(self, subject: str, *, after: int) -> bool:
+        """Give the next sequence to a message, if the last on its subject is that one."""
+        if self.sequences.get(subject, 0) != after:
+            return False
+        self.last += 1
+        self.sequences[subject] = self.last
+        return True
 
     def said(self, episode: Episode, fact: Fact) -> Snapshot | None:
         """The snapshot that `fact` was said with, if it was."""

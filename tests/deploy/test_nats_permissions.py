@@ -36,6 +36,7 @@ from exeunt_local.processes import ProcessFailed, free_port
 RUN = "livekit-voice.call.3f0c6f3e-0001.2026-11-24T18:13:32_1Z"
 ROOM = "_trigger_token.RM_cZbbficGvDFB"
 STREAMS = ("RUNS", "DEADLINES", "SIGNALS", "DEADLETTERS")
+ASKED_WHEN_OVERDUE = "$JS.API.CONSUMER.INFO.RUNS.terminator"
 
 
 def acks(consumer: str) -> set[str]:
@@ -72,6 +73,7 @@ MAY_SAY = {
         f"exeunt.runs.{RUN}.deadline-reached",
         f"exeunt.deadlines.armed.{RUN}",
         f"exeunt.deadlines.due.{RUN}",
+        ASKED_WHEN_OVERDUE,
         "exeunt.deadletters.timeout-scheduler",
         "exeunt.deadletters.timeout-scheduler-due",
         *(f"$JS.API.STREAM.{call}.{stream}" for call in ("INFO", "CREATE") for stream in STREAMS),
@@ -326,7 +328,12 @@ async def test_what_is_allowed_is_what_is_said(install: Install, kubernetes: Kub
         await stopping.cancel()
         await stopping.wait_fenced()
         await installation.start("watcher", 1, **QUICK)
-        await installation.start_all(0, **QUICK, EXEUNT_SWEEP_INTERVAL="300ms")
+        sweeping = {**QUICK, "EXEUNT_SWEEP_INTERVAL": "300ms", "EXEUNT_OVERDUE_AFTER": "300ms"}
+        await installation.start("timeout-scheduler", 1, **sweeping)
+        async with asyncio.timeout(30):  # that is overdue, as long as there is no terminator
+            while ASKED_WHEN_OVERDUE not in used(installation, "timeout-scheduler"):  # noqa: ASYNC110 - a log is polled
+                await asyncio.sleep(0.1)
+        await installation.start_all(0, **sweeping)
         await early.delete()
         await set_aside_something(installation, admin.client)
         await stop_in_every_way(installation, kubernetes)

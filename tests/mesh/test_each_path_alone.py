@@ -230,3 +230,17 @@ async def test_an_overdue_run_is_stopped_although_its_deadline_was_said_and_lost
     await listener.streams.delete_msg("RUNS", said.sequence)
     await own_mesh.start("terminator", 0, **overdue)
     await assert_ended_once(call, recorder)
+
+
+async def test_what_no_terminator_has_answered_yet_is_not_said_again(
+    kubernetes: Kubernetes, namespace: str, own_mesh: Mesh, listener: Bystander, recorder: Recorder
+) -> None:
+    overdue = {**SWEEP, "EXEUNT_OVERDUE_AFTER": "1s"}
+    await asyncio.gather(*(own_mesh.start(service, 0, **overdue) for service in ("watcher", "timeout-scheduler")))
+    call = await Call.start(kubernetes, namespace, shutdown_timeout="500ms")
+    await call.cancel()
+    await listener.wait_for_fact(call.uid, Fact.DEADLINE_REACHED)
+    await asyncio.sleep(5)  # ten sweeps, to which it is overdue from the third on
+    await own_mesh.start("terminator", 0, **overdue)
+    await assert_ended_once(call, recorder)
+    assert (await listener.facts(call.uid)).count(Fact.DEADLINE_REACHED) == 1

@@ -86,7 +86,7 @@ class Calls:
             case GetRun():
                 return await self._get_run(asked)
             case GetStory():
-                return await self._get_story(asked)
+                return await self.get_story(asked)
             case Arm(deadline, at):
                 return await self._store(schedule(deadline, at, headers))
             case Publish(snapshot, at, after):
@@ -109,7 +109,8 @@ class Calls:
         now = datetime.now(UTC)
         return RunRead(read_run(found, first_seen=asked.first_seen, now=now, fence_wait=self._fence_wait))
 
-    async def _get_story(self, asked: GetStory) -> Input:
+    async def get_story(self, asked: GetStory) -> StoryRead:
+        """Raises ApiUnavailable."""
         try:
             return StoryRead(await self._kube.get(STORIES, asked.namespace, asked.name, optional=True))
         except NotFound:

@@ -44,9 +44,10 @@ def say_again_at(deadline: datetime, said_at: datetime, overdue_after: timedelta
     """When a run that is still unfinished is published as overdue (again), its deadline being published at `said_at`.
 
     Each wait is as long as all those before together, an hour at the most: what is refused each time, by a policy of
-    the cluster for example, must not fill the history and the dead letters for as long as that takes.
+    the cluster for example, must not fill the history and the dead letters for as long as that takes. One that was
+    published early, by a clock that is ahead, is not published again before the deadline.
     """
-    return said_at + max(overdue_after, min(said_at - deadline, LONGEST_SILENCE))
+    return max(deadline, said_at + max(overdue_after, min(said_at - deadline, LONGEST_SILENCE)))
 
 
 def schedule(deadline: Deadline, at: datetime | None, headers: dict[str, str]) -> Message:

@@ -21,9 +21,9 @@ from exeunt.kube.models import StoryRun
 from exeunt.kube.resources import STORY_RUNS
 from exeunt.logs import bind_run
 from exeunt.settings import Settings
-from exeunt.tracing import Hop, sweeping
+from exeunt.tracing import sweeping
 from exeunt_timeout_scheduler.calls import AWAY, Calls
-from exeunt_timeout_scheduler.commands import DeadLetter, End, Found, GetStory, Input, Question
+from exeunt_timeout_scheduler.commands import DeadLetter, End, Found, GetStory, StoryRead
 from exeunt_timeout_scheduler.machine import Scheduling
 from exeunt_timeout_scheduler.measures import DONE, tell
 from exeunt_timeout_scheduler.sweeping import GiveUp, List, Listed, LookAfter, NotListed, Sweeping
@@ -73,7 +73,7 @@ class _OneSweep:
         self._moves = moves
         self._sweeping = Sweeping(settings.namespaces)
         self._slots = asyncio.Semaphore(_AT_ONCE)
-        self._stories: dict[GetStory, asyncio.Task[Input]] = {}
+        self._stories: dict[GetStory, asyncio.Task[StoryRead]] = {}
 
     def begin(self) -> None:
         for asked in self._sweeping.begin():
@@ -109,21 +109,21 @@ class _OneSweep:
         async with self._slots:
             command = scheduling.receive(found, datetime.now(UTC))
             bind_run(scheduling.snapshot.run.episode)
+            while isinstance(command, GetStory):  # outside of the span, which is dropped where nothing follows
+                command = scheduling.receive(await self._story(command), datetime.now(UTC))
+                self._moves()
             with sweeping(scheduling.snapshot) as hop:
                 while not isinstance(command, End):
-                    heard = await self._ask(command, hop)
-                    command = scheduling.receive(heard, datetime.now(UTC))
+                    command = scheduling.receive(await self._calls.answer(command, hop), datetime.now(UTC))
+                    self._moves()
                 tell(scheduling, hop)
                 if not DONE.intersection(scheduling.trail):
                     hop.drop()
         if isinstance(command, DeadLetter):  # one run's object that is too large must not end the service of all
             log.error("deadline refused", error=command.why)
-        self._moves()
 
-    async def _ask(self, asked: Question, hop: Hop) -> Input:
+    def _story(self, asked: GetStory) -> asyncio.Task[StoryRead]:
         """Each Story is read once in a sweep, within a slot of whoever needs it first."""
-        if not isinstance(asked, GetStory):
-            return await self._calls.answer(asked, hop)
         if asked not in self._stories:
-            self._stories[asked] = self._tasks.create_task(self._calls.answer(asked, hop))
-        return await self._stories[asked]
+            self._stories[asked] = self._tasks.create_task(self._calls.get_story(asked))
+        return self._stories[asked]
