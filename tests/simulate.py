@@ -3,6 +3,7 @@
 import argparse
 import multiprocessing
 import os
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ _CHUNK = 50
 
 def play_many(first: int, seeds: int) -> Iterator[tuple[list[Failure], Counter[str]]]:
     """On all cores, chunk by chunk, in any order."""
+    os.environ["PYTHONHASHSEED"] = "0"  # the order of sets is a part of what repeats exactly
     chunks = [range(at, min(at + _CHUNK, first + seeds)) for at in range(first, first + seeds, _CHUNK)]
     with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
         yield from pool.imap_unordered(play_all, chunks)
@@ -26,6 +28,8 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=10_000, help="play so many")
     parser.add_argument("--first", type=int, default=0, help="from this one on")
     told = parser.parse_args()
+    if os.environ.get("PYTHONHASHSEED") != "0":
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | {"PYTHONHASHSEED": "0"})
     return _one(told.seed) if told.seed is not None else _many(told.first, told.seeds)
 
 

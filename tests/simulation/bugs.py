@@ -9,7 +9,7 @@ import pytest
 
 from exeunt import bobrapet
 from exeunt.rules import Case
-from exeunt.snapshot import RunState
+from exeunt.snapshot import RunState, Snapshot
 from exeunt_livekit_bridge import machine as bridge
 from exeunt_terminator import decision, evidence, machine
 from exeunt_terminator.commands import Ack
@@ -76,6 +76,15 @@ def late_for_ever(deadline: datetime, said_at: datetime, overdue_after: timedelt
     return said_at + timedelta(days=1)
 
 
+def deaf(patch: Patch) -> None:
+    judge = bridge.Looking._judge
+
+    def never_up(looking: Any, listed: Any) -> Any:
+        return bridge.LookAgain(1.0) if looking._said.gone else judge(looking, listed)
+
+    patch.setattr(bridge.Looking, "_judge", never_up)
+
+
 Bug = Callable[[Patch], None]
 BUGS: Final[dict[str, tuple[Bug, str]]] = {
     "a cancel is not waited for": (eager, "a run that is not canceled is not ended"),
@@ -92,7 +101,7 @@ BUGS: Final[dict[str, tuple[Bug, str]]] = {
         "a run whose Story is opted out is not ended",
     ),
     "runs that do not stream are ended": (
-        lambda patch: without_rules(patch, "not-realtime"),
+        lambda patch: patch.setattr(Snapshot, "realtime", property(lambda _: True)),
         "a run that is not realtime is not ended",
     ),
     "an opt-out that comes between is overwritten": (
@@ -176,8 +185,8 @@ BUGS: Final[dict[str, tuple[Bug, str]]] = {
         lambda patch: patch.setattr(bridge, "callers", lambda *_: ()),
         "the bridge says what it has seen",
     ),
-    "a room is looked at once": (
-        lambda patch: patch.setattr(bridge, "LookAgain", lambda _: bridge.Done()),
+    "a call that is on again is not taken back": (
+        deaf,
         "what is known of",
     ),
 }

@@ -105,6 +105,13 @@ class People:
             self.api.change_run(name, "spec", cancelRequested=None)
         self.api.annotate(name, **{ASKED: f"token-{self.clock.now}"})
 
+    def end_and_redrive(self, name: str) -> None:
+        """bobrapet's drain is over, and somebody has the run done again, which is canceled still."""
+        document = self.api.documents.get(name)
+        if document is not None and document["spec"].get("cancelRequested") and not is_terminal(document):
+            self.operator.end(name)
+            self.redrive(name, uncancel=False)
+
     # Its topology.
 
     def delete_bindings(self, name: str, number: int) -> None:

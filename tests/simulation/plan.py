@@ -11,7 +11,7 @@ from simulation.world import CALM, DISASTERS, PEOPLE, Action
 RUNS: Final = ("call", "chat", "talk")
 _PROCESSES: Final = tuple(f"{service}-{i}" for service in ("watcher", "terminator", "scheduler", "bridge") for i in (1, 2))
 _CLOCKS: Final = (*_PROCESSES, "nats", "operator")
-_OF_ALL: Final = ("restart kube-apiserver", "restore etcd", "wipe NATS", "stop NATS", "lose consumer", "operator down")
+_OF_ALL: Final = ("trap", "restart kube-apiserver", "restore etcd", "wipe NATS", "stop NATS", "lose consumer", "operator down")
 _SELDOM: Final = (Fault.GIVEN_UP, Fault.ANSWER_LOST, Fault.REQUEST_LOST, Fault.FORBIDDEN, Fault.CONFLICT, Fault.REFUSED)
 """They strike only the one write that ends a run."""
 _DONE_TO_CALLS: Final = tuple(what for what in PEOPLE if what not in ("create", "cancel"))
@@ -50,6 +50,8 @@ def _again(chance: random.Random, run: str) -> list[Action]:
 def _faults(chance: random.Random) -> list[Action]:
     actions = []
     kinds = chance.sample((*Fault, *DISASTERS), chance.randrange(0, 7))
+    if chance.random() < 0.5:
+        actions.append(Action(chance.uniform(5, CALM - 15), "trap", "", chance.randrange(12), chance.uniform(0.1, 9)))
     if chance.random() < 0.3:
         kinds.append(chance.choice(_SELDOM))
     for kind in kinds:

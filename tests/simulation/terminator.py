@@ -1,5 +1,6 @@
 """A process of the terminator: its real machine, with the simulated servers around it."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
@@ -24,6 +25,7 @@ from exeunt_terminator.commands import (
     Delete,
     Deleted,
     Delivered,
+    End,
     Failed,
     GetRun,
     GiveBack,
@@ -73,6 +75,8 @@ class Terminator(Process):
         self._nats = nats
         self._propagates = propagates
         self._consumer = nats.consumer(RUNS, DURABLE, is_stopping)
+        self.on_command: Callable[[Command, str], float] = lambda *_: 0.0
+        """Told each command, and the run's name, before it is carried out; answers with seconds that it takes longer."""
         self.lost_second_looks: set[str] = set()
         self.set_aside: set[str] = set()
         """Both by the uid of their run."""
@@ -98,6 +102,13 @@ class Terminator(Process):
 
     def _hear(self, stop: Stop, heard: Input) -> None:
         command = stop.stopping.receive(heard, self.now())
+        delay = self.on_command(command, stop.event.snapshot.run.name)
+        if delay and not isinstance(command, End):
+            self.later(delay, partial(self._do, stop, heard, command))
+        else:
+            self._do(stop, heard, command)
+
+    def _do(self, stop: Stop, heard: Input, command: Command) -> None:
         self.clock.happened[f"terminator: {type(command).__name__}"] += 1
         self.clock.happened[f"terminator hears: {type(heard).__name__}"] += 1
         self.clock.note(self.name, f"{_told(heard)} -> {_told(command)}")

@@ -13,6 +13,8 @@ from simulation.apiserver import ApiServer
 from simulation.faults import Fault
 from simulation.processes import Process
 
+_SELDOM: Final = 0.3
+"""How many of the events break a watch while watches break."""
 _LONGEST_DELAY: Final = 10.0
 
 
@@ -93,7 +95,7 @@ class Watch:
         if self._position is None or self.ended:
             return
         api = self._api
-        if api.troubles.strikes(self._process.name, Fault.NO_API, Fault.WATCH_BROKEN, Fault.EXPIRED):
+        if api.troubles.strikes(self._process.name, Fault.NO_API, Fault.WATCH_BROKEN, Fault.EXPIRED) and api.clock.chance.random() < _SELDOM:
             self.break_off()
             return
         changes = api.changes[self._kind]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final, NamedTuple
 
+from exeunt_terminator import commands
 from simulation.apiserver import ApiServer
 from simulation.bridge import Bridge
 from simulation.clockwork import Clockwork
@@ -66,12 +67,26 @@ class World(Clockwork):
         for bridge in self.bridges:
             bridge.on_signal.append(self.invariants.said)
         self.livekit.on_event.append(self._webhook)
+        self.traps: list[Action] = []
+        for terminator in self.terminators:
+            terminator.on_command = self._trap
 
     def _webhook(self, event: str, room: Room) -> None:
         """It goes to one of the bridges; one that is down loses it, with those that LiveKit repeats."""
         bridge = self.chance.choice(self.bridges)
         if bridge.alive:
             bridge.webhook(event, room)
+
+    def _trap(self, command: object, name: str) -> float:
+        """Something happens to the run just when a terminator asks for this, and the request takes long."""
+        for trap in self.traps:
+            asked, deed = TRAPS[trap.number % len(TRAPS)]
+            if isinstance(command, asked):
+                self.traps.remove(trap)
+                self.happened["trap"] += 1
+                self.act(Action(self.now, deed, name, trap.number))
+                return trap.lasting
+        return 0.0
 
     def act(self, action: Action) -> None:
         self.happened[f"action: {action.what}"] += 1
@@ -165,12 +180,28 @@ PEOPLE: Final[dict[str, Callable[[World, Action], None]]] = {
     "edit Story": _run(lambda people, action: people.edit_story(action.whom, action.number)),
     "delete Story": _run(lambda people, action: people.delete_story(action.whom)),
     "restore Story": _run(lambda people, action: people.restore_story(action.whom)),
+    "end and redrive": _run(lambda people, action: people.end_and_redrive(action.whom)),
     "leave room": lambda world, action: world.livekit.leave(action.whom),
     "join room": lambda world, action: world.livekit.join(action.whom),
     "close room": lambda world, action: world.livekit.close(action.whom),
     "poison": _run(lambda people, action: people.poison(action.whom, action.number)),
 }
-_STORIES: Final = ("talk", "talk", "talk", "talk", "quick", "patient", "talk", "batch", "left", "talk")
+_STORIES: Final = ("talk", "talk", "patient", "patient", "quick", "patient", "talk", "batch", "left", "talk")
+
+TRAPS: Final = (
+    (commands.Patch, "opt out"),
+    (commands.List, "end and redrive"),
+    (commands.Patch, "end and redrive"),
+    (commands.Patch, "signal up"),
+    (commands.LastSignals, "signal up"),
+    (commands.List, "redrive"),
+    (commands.Delete, "redrive"),
+    (commands.List, "redrive"),
+    (commands.Patch, "delete"),
+    (commands.GetRun, "end and redrive"),
+    (commands.GetRun, "delete"),
+    (commands.Patch, "stale conditions"),
+)
 
 DISASTERS: Final[dict[str, Callable[[World, Action], None]]] = {
     "crash": lambda world, action: world.processes[action.whom].crash(action.lasting),
@@ -182,5 +213,6 @@ DISASTERS: Final[dict[str, Callable[[World, Action], None]]] = {
     "stop NATS": lambda world, action: world.nats.stop(action.lasting),
     "lose consumer": lambda world, action: world.nats.lose_consumer(action.number),
     "operator down": _operator_down,
+    "trap": lambda world, action: world.traps.append(action),
 }
 ACTIONS: Final = PEOPLE | DISASTERS | {f"fault: {fault}": _trouble(fault) for fault in Fault}
