@@ -22,6 +22,11 @@ def play_many(first: int, seeds: int) -> Iterator[tuple[list[Failure], Counter[s
         yield from pool.imap_unordered(play_all, chunks)
 
 
+def _print(*lines: object) -> None:
+    sys.stdout.writelines(f"{line}\n" for line in lines)
+    sys.stdout.flush()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, help="play this one, with its trace")
@@ -38,9 +43,9 @@ def _one(seed: int) -> int:
     if broken is not None:
         actions, _ = shrink(seed)
         world, broken = play(seed, actions, traced=True)
-        print("It still fails with only these actions:", *actions, "", sep="\n")
-    print(*world.trace or (), sep="\n")
-    print(f"\nseed {seed}: {broken or 'all is well'}")
+        _print("It still fails with only these actions:", *actions, "")
+    _print(*(world.trace or ()))
+    _print(f"\nseed {seed}: {broken or 'all is well'}")
     return 1 if broken else 0
 
 
@@ -50,8 +55,8 @@ def _many(first: int, seeds: int) -> int:
         done += _CHUNK
         failed += len(failures)
         for seed, why in failures:
-            print(f"seed {seed}: {why}    (make simulate SEED={seed})", flush=True)
-    print(f"{min(done, seeds)} seeds in {time.monotonic() - began:.0f} s, {failed} failed")
+            _print(f"seed {seed}: {why}    (make simulate SEED={seed})")
+    _print(f"{min(done, seeds)} seeds in {time.monotonic() - began:.0f} s, {failed} failed")
     return 1 if failed else 0
 
 

@@ -108,7 +108,9 @@ class ApiServer:
 
     def annotate(self, name: str, **annotations: str | None) -> None:
         merged = self.documents[name]["metadata"]["annotations"] | annotations
-        self.change_run(name, "metadata", annotations={key: value for key, value in merged.items() if value is not None})
+        self.change_run(
+            name, "metadata", annotations={key: value for key, value in merged.items() if value is not None}
+        )
 
     def remove(self, kind: str, name: str) -> None:
         self.version += 1
@@ -178,6 +180,9 @@ class ApiServer:
         little = self.clock.little
         store = partial(self._finalize, asked, standing)
 
+        def unseen() -> None:
+            store()
+
         def answer(given: Input, after: float = 0.02) -> None:
             process.later(little(0.001, after), lambda: then(given))
 
@@ -191,10 +196,10 @@ class ApiServer:
             case Fault.CONFLICT:
                 answer(ConditionLost(fault))
             case Fault.GIVEN_UP:
-                self.clock.after(little(0.001, 3), store)
+                self.clock.after(little(0.001, 3), unseen)
                 answer(Failed(fault), 8)
             case Fault.ANSWER_LOST:
-                self.clock.after(little(0.001, 0.03), store)
+                self.clock.after(little(0.001, 0.03), unseen)
                 self.clock.after(little(0.1, 4), lambda: answer(store(perhaps_done=True)))
             case Fault.REQUEST_LOST:
                 self.clock.after(little(0.1, 4), lambda: answer(store(perhaps_done=True)))

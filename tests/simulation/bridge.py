@@ -36,7 +36,7 @@ _NOT_CALLERS = ("bubu-agent*",)
 
 
 class Bridge(Process):
-    """`on_signal` is told what is published: the sid, whether it is over, and when the look at it began."""
+    """`on_signal` is told what is published: the sid, when the look at it began, and whether it is over."""
 
     def __init__(self, clock: Clockwork, troubles: Troubles, name: str, livekit: LiveKit, nats: JetStream) -> None:
         super().__init__(clock, troubles, name)
@@ -44,7 +44,7 @@ class Bridge(Process):
         self._nats = nats
         self._looks = nats.consumer(LIVEKIT, "livekit-bridge", lambda _: True)
         self._failing_since: float | None = None
-        self.on_signal: list[Callable[[str, bool, float], None]] = []
+        self.on_signal: list[Callable[[str, float, bool], None]] = []
 
     def begin(self) -> None:
         self._failing_since = None
@@ -88,7 +88,7 @@ class Bridge(Process):
             case Publish(message, gone):
                 self._nats.publish(self, message, lambda answer: then(self._published(answer)))
                 for told in self.on_signal:
-                    told(sid, gone, since)
+                    told(sid, since, gone)
             case Done():
                 delivery.ack()
             case LookAgain(after):

@@ -72,7 +72,7 @@ def without_late_signals(patch: Patch) -> None:
     patch.setattr(machine, "possible_evidence", possible)
 
 
-def late_for_ever(deadline: datetime, said_at: datetime, overdue_after: timedelta) -> datetime:
+def late_for_ever(_: datetime, said_at: datetime, __: timedelta) -> datetime:
     return said_at + timedelta(days=1)
 
 

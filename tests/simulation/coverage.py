@@ -1,5 +1,5 @@
-"""What a search has to have seen, else it proves nothing: every way of the machines' tables, every command and input, every
-fault, and everything that people do.
+"""What a search has to have seen, else it proves nothing: every way of the machines' tables, every command and input,
+every fault, and everything that people do.
 """
 
 from collections import Counter

@@ -1,4 +1,4 @@
-"""What goes wrong between a process and a server: for a while, with some likelihood, for everybody or for one process."""
+"""What goes wrong between a process and a server: for a while, with some likelihood, for everybody or for one."""
 
 from enum import StrEnum
 from typing import Final, NamedTuple

@@ -1,4 +1,4 @@
-"""What must never happen, and what must have happened in the end. What is broken is an AssertionError at that moment."""
+"""What must never happen, and what must have happened in the end. What is broken is an AssertionError at once."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable
@@ -24,7 +24,7 @@ from simulation.watcher import Watcher
 
 FENCE_WAIT: Final = 15.0
 PROMPT: Final = 75.0
-"""Seconds within which a canceled run whose topology is gone ends when nothing fails: the longest back-off and sweeps."""
+"""Seconds within which a canceled run whose topology is gone ends when nothing fails: the longest back-off, sweeps."""
 PATIENCE: Final = 90.0
 """The same after its deadline: overdue, a sweep, and the longest back-off."""
 
@@ -104,7 +104,7 @@ class Invariants:
                 uid = message.subject.split(".")[4]
                 assert (uid, outcome.finished_at) in self._ended_as, "what is recorded as written was written"
 
-    def said(self, sid: str, gone: bool, since: float) -> None:
+    def said(self, sid: str, since: float, *, gone: bool) -> None:
         """The bridge publishes that a call is over, or not; it has looked since then."""
         assert self.livekit.was(sid, since, over=gone), "the bridge says what it has seen"
 

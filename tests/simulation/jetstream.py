@@ -1,5 +1,5 @@
-"""JetStream: streams that take a message once, durable consumers that deliver it at least once, message schedules by the
-server's own clock, and volumes that are lost.
+"""JetStream: streams that take a message once, durable consumers that deliver it at least once, message schedules by
+the server's own clock, and volumes that are lost.
 """
 
 from collections.abc import Callable, Iterator
@@ -255,7 +255,9 @@ class JetStream:
             case Fault.PUBLISH_UNANSWERED:
                 self.clock.after(little(0.001, 2), partial(serve, unanswered=True))
             case Fault.PUBLISH_TWICE:
-                self.clock.after(little(0.001, 2), partial(serve, twice=message.expected_last_subject_sequence is not None))
+                self.clock.after(
+                    little(0.001, 2), partial(serve, twice=message.expected_last_subject_sequence is not None)
+                )
             case _:
                 self.clock.after(little(0.001, 0.03), serve)
 
@@ -264,7 +266,7 @@ class JetStream:
         process: Process,
         stream: str,
         subject: str | int,
-        then: Callable[[StoredMessage | None | Unavailable], None],
+        then: Callable[[StoredMessage | Unavailable | None], None],
     ) -> None:
         """The last message on a subject, or the one at a sequence."""
         little = self.clock.little
@@ -350,7 +352,9 @@ class JetStream:
             self.clock.after(1.0, partial(self._fire, stream, armed))
             return
         stream.remove(armed.sequence)
-        self.store(Message(subject=armed.headers["nats-schedule-target"], payload=armed.payload, headers={}), "schedule")
+        self.store(
+            Message(subject=armed.headers["nats-schedule-target"], payload=armed.payload, headers={}), "schedule"
+        )
 
     def wipe(self) -> None:
         """The volume is lost; streams and consumers are made anew."""

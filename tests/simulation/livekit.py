@@ -1,5 +1,5 @@
-"""LiveKit: rooms that have a name and, for each time that they are made, a sid; who is in them; and webhooks that are late,
-out of order, or lost.
+"""LiveKit: rooms that have a name and, for each time that they are made, a sid; who is in them; and webhooks that are
+late, out of order, or lost.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ class Room:
 
 
 class LiveKit:
-    """`on_event` takes a webhook: its event, and the room as it was. `upheld`: by sid, until when a caller was there."""
+    """`on_event` takes a webhook: its event, and the room."""
 
     def __init__(self, clock: Clockwork) -> None:
         self.clock = clock

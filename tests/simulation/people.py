@@ -10,8 +10,8 @@ from msgspec.structs import replace
 from core.objects import NAMESPACE, story
 from exeunt import bobrapet, cloudevents
 from exeunt.bus.messages import Message
-from exeunt.events import Fact
 from exeunt.clock import format_instant, format_status_time
+from exeunt.events import Fact
 from exeunt.kube.models import Story, StoryPolicy, StoryTimeouts
 from exeunt.signals import TOPOLOGY_GONE, TOPOLOGY_UP, SignalBody
 from exeunt.subjects import signal_subject
@@ -135,7 +135,12 @@ class People:
         """The hub makes one that nobody owns."""
         document = self.api.documents.get(name)
         realtime = document is not None and STORIES[document["spec"]["storyRef"]["name"]][0] == "realtime"
-        if document is not None and realtime and not is_terminal(document) and (document.get("status") or {}).get("phase"):
+        if (
+            document is not None
+            and realtime
+            and not is_terminal(document)
+            and (document.get("status") or {}).get("phase")
+        ):
             self.operator.create_step_run(name, f"late-{number}", owned=number % 2 == 0, connects=number % 3 == 0)
 
     def hub_says_gone(self, name: str) -> None:
@@ -169,7 +174,9 @@ class People:
     def poison(self, name: str, number: int) -> None:
         """Somebody publishes what is no event and no signal."""
         subject = (signal_subject(NAMESPACE, name), f"exeunt.runs.{NAMESPACE}.{name}.uid.first.{Fact.CANCEL_REQUESTED}")
-        headers = ({}, {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/x", "ce-type": "nonsense"})[number // 2 % 2]
+        headers = ({}, {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/x", "ce-type": "nonsense"})[
+            number // 2 % 2
+        ]
         if not self.nats.away:
             self.nats.store(Message(subject=subject[number % 2], payload=b"{", headers=headers), "somebody")
 

@@ -1,5 +1,5 @@
-"""What a seed plans: a few calls, what people do to them, and what fails meanwhile. Each seed leaves most kinds of faults
-out, so that what happens together differs from seed to seed.
+"""What a seed plans: a few calls, what people do to them, and what fails meanwhile. Each seed leaves most kinds of
+faults out, so that what happens together differs from seed to seed.
 """
 
 import random
@@ -9,9 +9,19 @@ from simulation.faults import Fault
 from simulation.world import CALM, DISASTERS, PEOPLE, Action
 
 RUNS: Final = ("call", "chat", "talk")
-_PROCESSES: Final = tuple(f"{service}-{i}" for service in ("watcher", "terminator", "scheduler", "bridge") for i in (1, 2))
+_PROCESSES: Final = tuple(
+    f"{service}-{i}" for service in ("watcher", "terminator", "scheduler", "bridge") for i in (1, 2)
+)
 _CLOCKS: Final = (*_PROCESSES, "nats", "operator")
-_OF_ALL: Final = ("trap", "restart kube-apiserver", "restore etcd", "wipe NATS", "stop NATS", "lose consumer", "operator down")
+_OF_ALL: Final = (
+    "trap",
+    "restart kube-apiserver",
+    "restore etcd",
+    "wipe NATS",
+    "stop NATS",
+    "lose consumer",
+    "operator down",
+)
 _SELDOM: Final = (Fault.GIVEN_UP, Fault.ANSWER_LOST, Fault.REQUEST_LOST, Fault.FORBIDDEN, Fault.CONFLICT, Fault.REFUSED)
 """They strike only the one write that ends a run."""
 _DONE_TO_CALLS: Final = tuple(what for what in PEOPLE if what not in ("create", "cancel"))

@@ -1,5 +1,5 @@
-"""A process: it crashes and starts again, freezes and thaws, and has a clock of its own. What it was waiting for when it
-crashed never comes.
+"""A process: it crashes and starts again, freezes and thaws, and has a clock of its own. What it was waiting for when
+it crashed never comes.
 """
 
 from collections.abc import Callable

@@ -40,7 +40,7 @@ from exeunt_timeout_scheduler.commands import (
 )
 from exeunt_timeout_scheduler.deadlines import read_deadline, schedule
 from exeunt_timeout_scheduler.machine import Scheduling
-from exeunt_timeout_scheduler.sweeping import LookAfter, Listed, NotListed, Sweeping
+from exeunt_timeout_scheduler.sweeping import Listed, LookAfter, NotListed, Sweeping
 from exeunt_timeout_scheduler.way import HEARD
 from simulation import jetstream, settings
 from simulation.apiserver import STORY, STORY_RUN, ApiServer
@@ -89,7 +89,13 @@ class Scheduler(Process):
 
     def _list(self) -> Listed | NotListed:
         there = [run for name in self._api.objects[STORY_RUN] if (run := self._api.run(name)) is not None]
-        return Listed(tuple(run for run in there if not read_run(run, first_seen=self.now(), now=self.now(), fence_wait=settings.FENCE_WAIT).terminal))
+        return Listed(
+            tuple(
+                run
+                for run in there
+                if not read_run(run, first_seen=self.now(), now=self.now(), fence_wait=settings.FENCE_WAIT).terminal
+            )
+        )
 
     def _listed(self, sweeping: Sweeping, heard: Listed | NotListed) -> None:
         for command in sweeping.receive(heard):

@@ -23,7 +23,6 @@ from exeunt_terminator.commands import (
     Command,
     DeadLetter,
     Delete,
-    Deleted,
     Delivered,
     End,
     Failed,
@@ -76,7 +75,7 @@ class Terminator(Process):
         self._propagates = propagates
         self._consumer = nats.consumer(RUNS, DURABLE, is_stopping)
         self.on_command: Callable[[Command, str], float] = lambda *_: 0.0
-        """Told each command, and the run's name, before it is carried out; answers with seconds that it takes longer."""
+        """Told each command, and the run's name, before it is carried out; answers with how much longer it takes."""
         self.lost_second_looks: set[str] = set()
         self.set_aside: set[str] = set()
         """Both by the uid of their run."""
@@ -200,7 +199,12 @@ class Terminator(Process):
     def _record(self, stop: Stop, command: Record) -> None:
         event = stop.event
         message = outcome_message(
-            command.outcome, event.snapshot.run.episode, event.fact, source="/exeunt/terminator", now=self.now(), context={}
+            command.outcome,
+            event.snapshot.run.episode,
+            event.fact,
+            source="/exeunt/terminator",
+            now=self.now(),
+            context={},
         )
         message = replace(message, expected_last_subject_sequence=command.after)
         self._nats.publish(self, message, partial(self._recorded, stop))

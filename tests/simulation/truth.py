@@ -1,5 +1,5 @@
-"""What is true of the runs, told by the objects and signals themselves, without a line of the product's rules: since when
-it is evident that a topology is gone, and which timeouts a stop may have.
+"""What is true of the runs, told by the objects and signals themselves, without a line of the product's rules: since
+when it is evident that a topology is gone, and which timeouts a stop may have.
 """
 
 from collections import defaultdict
@@ -58,7 +58,7 @@ class Truths:
         self._nats = nats
         self._signals: defaultdict[str, list[Signaled]] = defaultdict(list)
         self._unowned: set[str] = set()
-        """Runs that had a StepRun which nobody owns. To a watcher that is behind it is one of the next run of the name."""
+        """Runs that had a StepRun which nobody owns: to a watcher that is behind, the next one of the name had it."""
         api.on_change.append(self._see)
         api.on_restore.append(self._restored)
         nats.on_stored.append(self._stored)
@@ -170,7 +170,8 @@ class Truths:
 
     def _signaled(self, message: StoredMessage) -> None:
         if message.headers.get("ce-type") not in (TOPOLOGY_GONE, TOPOLOGY_UP):
-            self._signals[message.subject].clear()  # known weakness: poison hides what was said on its subject before
+            known = self._signals[message.subject]  # known weakness: poison hides what was said there before
+            known[:] = [each for each in known if each.gone]
             return
         gone = message.headers["ce-type"] == TOPOLOGY_GONE
         at = seconds(parse_instant(message.headers["ce-time"]))

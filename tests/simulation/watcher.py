@@ -33,7 +33,8 @@ from exeunt_watcher.commands import (
 from exeunt_watcher.facts import subject_episode
 from exeunt_watcher.machine import Watching
 from simulation import jetstream, settings
-from simulation.apiserver import BINDING, STEP_RUN, STORY, STORY_RUN, ApiServer, Change as Written
+from simulation.apiserver import BINDING, STEP_RUN, STORY, STORY_RUN, ApiServer
+from simulation.apiserver import Change as Written
 from simulation.clockwork import Clockwork
 from simulation.faults import Fault, Troubles
 from simulation.jetstream import JetStream, StoredMessage, Unavailable

@@ -1,5 +1,5 @@
-"""A list and a watch of one kind, as `exeunt.kube.list_watch` follows it: at its own pace, broken and listed anew, and so
-behind the others and blind to what came and went in between (ADR 22).
+"""A list and a watch of one kind, as `exeunt.kube.list_watch` follows it: at its own pace, broken and listed anew, and
+so behind the others and blind to what came and went in between (ADR 22).
 """
 
 from collections.abc import Callable
@@ -53,7 +53,9 @@ class Watch:
             self._retry()
             return
         slow = troubles.strikes(process.name, Fault.SLOW_LIST)
-        api.clock.after(api.clock.little(0.001, 0.05), partial(self._serve_list, api.clock.little(1, 10) if slow else 0.01))
+        api.clock.after(
+            api.clock.little(0.001, 0.05), partial(self._serve_list, api.clock.little(1, 10) if slow else 0.01)
+        )
 
     def _serve_list(self, delay: float) -> None:
         api = self._api
@@ -95,7 +97,10 @@ class Watch:
         if self._position is None or self.ended:
             return
         api = self._api
-        if api.troubles.strikes(self._process.name, Fault.NO_API, Fault.WATCH_BROKEN, Fault.EXPIRED) and api.clock.chance.random() < _SELDOM:
+        if (
+            api.troubles.strikes(self._process.name, Fault.NO_API, Fault.WATCH_BROKEN, Fault.EXPIRED)
+            and api.clock.chance.random() < _SELDOM
+        ):
             self.break_off()
             return
         changes = api.changes[self._kind]
@@ -125,8 +130,4 @@ class Watch:
 
 
 def _is_finished(item: KubeObject) -> bool:
-    return (
-        isinstance(item, StoryRun | StepRun)
-        and item.status is not None
-        and bobrapet.is_terminal(item.status.phase)
-    )
+    return isinstance(item, StoryRun | StepRun) and item.status is not None and bobrapet.is_terminal(item.status.phase)

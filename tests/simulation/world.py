@@ -1,4 +1,4 @@
-"""Everything together: the servers, bobrapet, people, and two or more processes of each service, which run until what was
+"""Everything together: servers, bobrapet, people, and two or more processes of each service, which run until what was
 planned is over, nothing fails any more, and everything has come to its end.
 """
 
@@ -29,7 +29,7 @@ _LEAK_AFTER: Final = 75.0
 
 
 class Action(NamedTuple):
-    """What somebody does, or what fails, `at` that second. `whom` is a run or a process; what the numbers mean depends."""
+    """What somebody does, or what fails, `at` that second. `whom` is a run or a process."""
 
     at: float
     what: str
@@ -65,7 +65,7 @@ class World(Clockwork):
         for process in self.processes.values():
             self.after(self.little(0, 0.5), process.start)
         for bridge in self.bridges:
-            bridge.on_signal.append(self.invariants.said)
+            bridge.on_signal.append(lambda sid, since, gone: self.invariants.said(sid, since, gone=gone))
         self.livekit.on_event.append(self._webhook)
         self.traps: list[Action] = []
         for terminator in self.terminators:
@@ -157,6 +157,18 @@ def _operator_down(world: World, action: Action) -> None:
     world.operator.down_until = max(world.operator.down_until, world.now + action.lasting)
 
 
+_STORIES: Final[tuple[str, ...]] = (
+    "talk",
+    "talk",
+    "patient",
+    "patient",
+    "quick",
+    "patient",
+    "talk",
+    "batch",
+    "left",
+    "talk",
+)
 PEOPLE: Final[dict[str, Callable[[World, Action], None]]] = {
     "cancel": _run(lambda people, action: people.cancel(action.whom)),
     "opt out": _run(lambda people, action: people.opt(action.whom, "false")),
@@ -186,7 +198,6 @@ PEOPLE: Final[dict[str, Callable[[World, Action], None]]] = {
     "close room": lambda world, action: world.livekit.close(action.whom),
     "poison": _run(lambda people, action: people.poison(action.whom, action.number)),
 }
-_STORIES: Final = ("talk", "talk", "patient", "patient", "quick", "patient", "talk", "batch", "left", "talk")
 
 TRAPS: Final = (
     (commands.Patch, "opt out"),
