@@ -44,7 +44,7 @@ class Bridge(Process):
         self._nats = nats
         self._looks = nats.consumer(LIVEKIT, "livekit-bridge", lambda _: True)
         self._failing_since: float | None = None
-        self.on_signal: list[Callable[[str, float, bool], None]] = []
+        self.on_signal: list[Callable[..., None]] = []
 
     def begin(self) -> None:
         self._failing_since = None
@@ -88,7 +88,7 @@ class Bridge(Process):
             case Publish(message, gone):
                 self._nats.publish(self, message, lambda answer: then(self._published(answer)))
                 for told in self.on_signal:
-                    told(sid, since, gone)
+                    told(sid, since, gone=gone)
             case Done():
                 delivery.ack()
             case LookAgain(after):

@@ -180,6 +180,18 @@ class People:
         if not self.nats.away:
             self.nats.store(Message(subject=subject[number % 2], payload=b"{", headers=headers), "somebody")
 
+    def flap(self, name: str) -> None:
+        """It is up again, and gone for good some time later."""
+        self.signal(name, gone=False, of_uid=False)
+        self.clock.after(self.clock.little(5, 20), lambda: self.signal(name, gone=True, of_uid=False))
+
+    def come_back(self, name: str) -> None:
+        """Everybody connects again; that they are gone for good is only said."""
+        for each in self.api.step_runs(name):
+            self.operator.stopped_by_itself.discard(each.metadata.uid)
+            self.operator.connect(each.metadata.name)
+        self.clock.after(self.clock.little(5, 20), lambda: self.signal(name, gone=True, of_uid=False))
+
     # Its Story.
 
     def edit_story(self, name: str, number: int) -> None:

@@ -15,6 +15,8 @@ _PROCESSES: Final = tuple(
 _CLOCKS: Final = (*_PROCESSES, "nats", "operator")
 _OF_ALL: Final = (
     "trap",
+    "requests fail",
+    "writes are refused",
     "restart kube-apiserver",
     "restore etcd",
     "wipe NATS",
@@ -35,11 +37,14 @@ def plan(seed: int) -> list[Action]:
     for run in runs:
         created_at = chance.uniform(0.0, 6.0)
         actions.append(Action(created_at, "create", run, chance.randrange(10)))
-        if chance.random() < 0.85:
+        plotted = run == runs[0] and chance.random() < 0.6
+        if plotted:
+            actions += _plot(chance, run)
+        elif chance.random() < 0.85:
             actions.append(Action(chance.uniform(created_at, 25), "cancel", run))
         if chance.random() < 0.3:
             actions += _again(chance, run)
-        for _ in range(chance.randrange(0, 8)):
+        for _ in range(chance.randrange(0, 3 if plotted else 8)):
             actions.append(
                 Action(chance.uniform(created_at, CALM - 5), chance.choice(deeds), run, chance.randrange(12))
             )
@@ -57,11 +62,25 @@ def _again(chance: random.Random, run: str) -> list[Action]:
     return [*again, Action(at + chance.uniform(0.5, 8), "cancel", run)]
 
 
+def _plot(chance: random.Random, run: str) -> list[Action]:
+    """What has to come together to be of interest."""
+    kind, at = chance.randrange(8), chance.uniform(8, 24)
+    if kind == 0:  # nobody arms what was opted out at its cancel
+        opted_in = Action(at + chance.uniform(6, 14), "opt in", run)
+        return [Action(at, "opt out", run), Action(at + 5, "cancel", run), opted_in]
+    if kind == 1:  # the stream refuses what is published at the cancel
+        gone = Action(at - 1, chance.choice(("signal gone", "stop engrams", "leave room")), run)
+        refused = Action(at, f"fault: {Fault.PUBLISH_REFUSED}", "", 2, chance.uniform(2, 6))
+        return [gone, refused, Action(at + 1, "cancel", run)]
+    gone_at = at + chance.uniform(0.5, 6)
+    gone = Action(gone_at, chance.choice(("signal gone", "delete bindings", "stop engrams")), run)
+    trap = Action(at, "trap", "", chance.randrange(12), chance.uniform(0.1, 9))
+    return [Action(at, "cancel", run), trap, gone]
+
+
 def _faults(chance: random.Random) -> list[Action]:
     actions = []
     kinds = chance.sample((*Fault, *DISASTERS), chance.randrange(0, 7))
-    if chance.random() < 0.5:
-        actions.append(Action(chance.uniform(5, CALM - 15), "trap", "", chance.randrange(12), chance.uniform(0.1, 9)))
     if chance.random() < 0.3:
         kinds.append(chance.choice(_SELDOM))
     for kind in kinds:

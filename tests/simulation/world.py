@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final, NamedTuple
 
+from msgspec import Struct
+
 from exeunt_terminator import commands
-from simulation.apiserver import ApiServer
+from simulation.apiserver import ApiServer, is_terminal
 from simulation.bridge import Bridge
 from simulation.clockwork import Clockwork
 from simulation.faults import Fault, Trouble, Troubles
@@ -65,7 +67,7 @@ class World(Clockwork):
         for process in self.processes.values():
             self.after(self.little(0, 0.5), process.start)
         for bridge in self.bridges:
-            bridge.on_signal.append(lambda sid, since, gone: self.invariants.said(sid, since, gone=gone))
+            bridge.on_signal.append(self.invariants.said)
         self.livekit.on_event.append(self._webhook)
         self.traps: list[Action] = []
         for terminator in self.terminators:
@@ -81,12 +83,16 @@ class World(Clockwork):
         """Something happens to the run just when a terminator asks for this, and the request takes long."""
         for trap in self.traps:
             asked, deed = TRAPS[trap.number % len(TRAPS)]
-            if isinstance(command, asked):
+            if isinstance(command, asked) and self._is_possible(deed, name):
                 self.traps.remove(trap)
                 self.happened["trap"] += 1
                 self.act(Action(self.now, deed, name, trap.number))
                 return trap.lasting
         return 0.0
+
+    def _is_possible(self, deed: str, name: str) -> bool:
+        document = self.api.documents.get(name)
+        return document is not None and is_terminal(document) is (deed == "redrive")
 
     def act(self, action: Action) -> None:
         self.happened[f"action: {action.what}"] += 1
@@ -169,6 +175,16 @@ _STORIES: Final[tuple[str, ...]] = (
     "left",
     "talk",
 )
+
+
+def _fail(*faults: Fault) -> Callable[[World, Action], None]:
+    def begin(world: World, _: Action) -> None:
+        for fault in faults:
+            world.troubles.begin(Trouble(fault, 1.0, None), 2.0)
+
+    return begin
+
+
 PEOPLE: Final[dict[str, Callable[[World, Action], None]]] = {
     "cancel": _run(lambda people, action: people.cancel(action.whom)),
     "opt out": _run(lambda people, action: people.opt(action.whom, "false")),
@@ -193,26 +209,30 @@ PEOPLE: Final[dict[str, Callable[[World, Action], None]]] = {
     "delete Story": _run(lambda people, action: people.delete_story(action.whom)),
     "restore Story": _run(lambda people, action: people.restore_story(action.whom)),
     "end and redrive": _run(lambda people, action: people.end_and_redrive(action.whom)),
+    "signal up, and gone later": _run(lambda people, action: people.flap(action.whom)),
+    "come back, and signal gone later": _run(lambda people, action: people.come_back(action.whom)),
     "leave room": lambda world, action: world.livekit.leave(action.whom),
     "join room": lambda world, action: world.livekit.join(action.whom),
     "close room": lambda world, action: world.livekit.close(action.whom),
     "poison": _run(lambda people, action: people.poison(action.whom, action.number)),
 }
 
-TRAPS: Final = (
+TRAPS: Final[tuple[tuple[type[Struct], str], ...]] = (
     (commands.Patch, "opt out"),
     (commands.List, "end and redrive"),
+    (commands.List, "redrive"),
     (commands.Patch, "end and redrive"),
-    (commands.Patch, "signal up"),
-    (commands.LastSignals, "signal up"),
-    (commands.List, "redrive"),
     (commands.Delete, "redrive"),
+    (commands.LastSignals, "signal up, and gone later"),
     (commands.List, "redrive"),
+    (commands.List, "requests fail"),
+    (commands.List, "come back, and signal gone later"),
+    (commands.Patch, "writes are refused"),
+    (commands.LastSignals, "requests fail"),
     (commands.Patch, "delete"),
-    (commands.GetRun, "end and redrive"),
-    (commands.GetRun, "delete"),
-    (commands.Patch, "stale conditions"),
 )
+"""When a terminator asks for the first, the second happens, and the request takes long. Of even ones the cancel goes."""
+
 
 DISASTERS: Final[dict[str, Callable[[World, Action], None]]] = {
     "crash": lambda world, action: world.processes[action.whom].crash(action.lasting),
@@ -224,6 +244,8 @@ DISASTERS: Final[dict[str, Callable[[World, Action], None]]] = {
     "stop NATS": lambda world, action: world.nats.stop(action.lasting),
     "lose consumer": lambda world, action: world.nats.lose_consumer(action.number),
     "operator down": _operator_down,
+    "requests fail": _fail(Fault.UNAVAILABLE, Fault.READ_FAILED),
+    "writes are refused": _fail(Fault.REFUSED),
     "trap": lambda world, action: world.traps.append(action),
 }
 ACTIONS: Final = PEOPLE | DISASTERS | {f"fault: {fault}": _trouble(fault) for fault in Fault}
