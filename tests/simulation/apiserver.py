@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from core.json_patch import TestFailed, patched
 from exeunt import bobrapet
+from exeunt.clock import format_status_time
 from exeunt.kube.models import KubeObject, StepRun, StoryRun, TransportBinding
 from exeunt.kube.resources import STORY_RUNS
 from exeunt.snapshot import RunState
@@ -60,6 +61,8 @@ class ApiServer:
         self.objects: dict[str, dict[str, KubeObject]] = {kind: {} for kind in KINDS}
         self.documents: dict[str, Document] = {}
         """The StoryRuns as JSON, by name."""
+        self.canceled_at: dict[str, float] = {}
+        """By uid: when the cancel of a run was asked for."""
         self.changes: dict[str, list[Change]] = {kind: [] for kind in KINDS}
         self.on_change: list[Callable[[Change], None]] = []
         self.on_restore: list[Callable[[float], None]] = []
@@ -111,6 +114,24 @@ class ApiServer:
         self.change_run(
             name, "metadata", annotations={key: value for key, value in merged.items() if value is not None}
         )
+
+    def cancel_run(self, name: str) -> None:
+        """Ask for the cancel, and note who did and when, in whole seconds."""
+        document = self.documents[name]
+        self.canceled_at[document["metadata"]["uid"]] = self.clock.now
+        written = {
+            "manager": "kubectl",
+            "operation": "Update",
+            "time": format_status_time(self.clock.at),
+            "fieldsV1": {"f:spec": {"f:cancelRequested": {}}},
+        }
+        metadata = document["metadata"]
+        metadata = metadata | {
+            "generation": metadata["generation"] + 1,
+            "managedFields": [*metadata.get("managedFields", ()), written],
+        }
+        spec = document["spec"] | {"cancelRequested": True}
+        self.write_run(document | {"metadata": metadata, "spec": spec})
 
     def remove(self, kind: str, name: str) -> None:
         self.version += 1

@@ -60,4 +60,5 @@ def expected() -> set[str]:
         "bridge hears": bridge.Input,
     }
     words = {f"{whose}: {word.__name__}" for whose, union in spoken.items() for word in get_args(union)}
-    return ways | words | {str(fault) for fault in Fault} | {f"action: {what}" for what in ACTIONS}
+    deeds = {f"action: {what}" for what in ACTIONS} | {"a sub-story is canceled"}
+    return ways | words | deeds | {str(fault) for fault in Fault}

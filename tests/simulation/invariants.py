@@ -17,7 +17,7 @@ from simulation.clockwork import Clockwork, seconds
 from simulation.jetstream import JetStream, StoredMessage
 from simulation.livekit import LiveKit
 from simulation.operator import Operator
-from simulation.people import STORIES, People
+from simulation.people import STORIES
 from simulation.terminator import Terminator
 from simulation.truth import Truths
 from simulation.watcher import Watcher
@@ -34,14 +34,11 @@ _OUTCOME: Final = msgspec.json.Decoder(Outcome)
 class Invariants:
     """`most_ahead`: seconds that the clock of a process was ahead of the truth, at the most."""
 
-    def __init__(
-        self, clock: Clockwork, api: ApiServer, nats: JetStream, operator: Operator, people: People, livekit: LiveKit
-    ) -> None:
+    def __init__(self, clock: Clockwork, api: ApiServer, nats: JetStream, operator: Operator, livekit: LiveKit) -> None:
         self.clock = clock
         self.api = api
         self.nats = nats
         self.operator = operator
-        self.people = people
         self.livekit = livekit
         self.most_ahead = 0.0
         self.truths = Truths(clock, api, nats)
@@ -72,7 +69,7 @@ class Invariants:
         self._ended_at[key] = now
         self._ended_as.add((uid, after["status"]["finishedAt"]))
         assert self.ends[key] == 1, "a run ends once in each cancellation"
-        canceled_at = max(self.people.canceled_at.get(uid, now), truth.started_at if key[1] > 1 else 0.0)
+        canceled_at = max(self.api.canceled_at.get(uid, now), truth.started_at if key[1] > 1 else 0.0)
         waited = now + self.most_ahead - canceled_at
         assert cancel_observed_at or waited >= FENCE_WAIT, "no run is ended before its cancel is observed"
         observed = seconds(parse_instant(cancel_observed_at)) if cancel_observed_at else canceled_at
@@ -132,7 +129,7 @@ class Invariants:
             document = self.api.documents[name]
             uid, truth = document["metadata"]["uid"], self.truths.of(document)
             cancel_observed_at = document["metadata"]["annotations"].get(bobrapet.FENCE)
-            canceled_at = self.people.canceled_at.get(uid, 0.0) + FENCE_WAIT
+            canceled_at = self.api.canceled_at.get(uid, 0.0) + FENCE_WAIT
             observed = seconds(parse_instant(cancel_observed_at)) if cancel_observed_at else canceled_at
             deadline = observed + max(truth.timeouts | {20.0})
             late = max(0.0, calm_since - deadline)

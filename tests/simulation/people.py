@@ -34,15 +34,12 @@ _MOST_ATTEMPTS: Final = 3
 
 
 class People:
-    """`canceled_at`: by uid, when the cancel of a run was asked for, in true time."""
-
     def __init__(self, clock: Clockwork, api: ApiServer, nats: JetStream, operator: Operator, livekit: LiveKit) -> None:
         self.clock = clock
         self.api = api
         self.nats = nats
         self.operator = operator
         self.livekit = livekit
-        self.canceled_at: dict[str, float] = {}
         self._made = 0
         operator.batch = {name for name, (pattern, *_) in STORIES.items() if pattern == "batch"}
         for name in STORIES:
@@ -71,22 +68,13 @@ class People:
 
     def cancel(self, name: str) -> None:
         document = self.api.documents.get(name)
-        if document is None or document["spec"].get("cancelRequested"):
-            return
-        self.canceled_at[document["metadata"]["uid"]] = self.clock.now
-        written = {
-            "manager": "kubectl",
-            "operation": "Update",
-            "time": format_status_time(self.clock.at),
-            "fieldsV1": {"f:spec": {"f:cancelRequested": {}}},
-        }
-        metadata = document["metadata"]
-        metadata = metadata | {
-            "generation": metadata["generation"] + 1,
-            "managedFields": [*metadata.get("managedFields", ()), written],
-        }
-        spec = document["spec"] | {"cancelRequested": True}
-        self.api.write_run(document | {"metadata": metadata, "spec": spec})
+        if document is not None and not document["spec"].get("cancelRequested"):
+            self.api.cancel_run(name)
+
+    def create_child(self, name: str, number: int) -> None:
+        """A step of it starts another Story."""
+        if name in self.api.documents and not is_terminal(self.api.documents[name]):
+            self.create(f"{name}-child", ("quick", "batch")[number % 2], parent=name)
 
     def opt(self, name: str, said: str | None) -> None:
         if name in self.api.documents:

@@ -193,7 +193,8 @@ class Terminator(Process):
         there = [each for name in self._api.objects[STORY_RUN] if (each := self._api.run(name)) is not None]
         children = to_cancel(run, there)
         for child in children:
-            self._api.change_run(child.metadata.name, "spec", cancelRequested=True)
+            self.clock.happened["a sub-story is canceled"] += 1
+            self._api.cancel_run(child.metadata.name)
         return ChildrenCanceled(tuple(child.metadata.name for child in children))
 
     def _record(self, stop: Stop, command: Record) -> None:

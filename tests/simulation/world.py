@@ -53,7 +53,7 @@ class World(Clockwork):
         self.livekit = LiveKit(self)
         self.operator = Operator(self, self.api)
         self.people = People(self, self.api, self.nats, self.operator, self.livekit)
-        self.invariants = Invariants(self, self.api, self.nats, self.operator, self.people, self.livekit)
+        self.invariants = Invariants(self, self.api, self.nats, self.operator, self.livekit)
         each = range(1, instances + 1)
         api, nats, troubles = self.api, self.nats, self.troubles
         self.watchers = [Watcher(self, troubles, f"watcher-{i}", api, nats) for i in each]
@@ -209,6 +209,7 @@ PEOPLE: Final[dict[str, Callable[[World, Action], None]]] = {
     "delete Story": _run(lambda people, action: people.delete_story(action.whom)),
     "restore Story": _run(lambda people, action: people.restore_story(action.whom)),
     "end and redrive": _run(lambda people, action: people.end_and_redrive(action.whom)),
+    "create sub-story": _run(lambda people, action: people.create_child(action.whom, action.number)),
     "signal up, and gone later": _run(lambda people, action: people.flap(action.whom)),
     "come back, and signal gone later": _run(lambda people, action: people.come_back(action.whom)),
     "leave room": lambda world, action: world.livekit.leave(action.whom),
@@ -231,7 +232,7 @@ TRAPS: Final[tuple[tuple[type[Struct], str], ...]] = (
     (commands.LastSignals, "requests fail"),
     (commands.Patch, "delete"),
 )
-"""When a terminator asks for the first, the second happens, and the request takes long. Of even ones the cancel goes."""
+"""When a terminator asks for the first, the second happens, and the request takes long. Even ones uncancel."""
 
 
 DISASTERS: Final[dict[str, Callable[[World, Action], None]]] = {
