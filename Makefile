@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install demo up test simulate check docs picture histories fmt bench lock clean
+.PHONY: help install demo up test simulate coverage check docs picture histories fmt bench lock release clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,6 +32,14 @@ SEEDS ?= 10000
 simulate: install  ## play SEEDS=10000 simulations of everything, or one with its trace: SEED=123
 	@$(BIN)/python tests/simulate.py $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
 
+coverage: install  ## the same, and which lines and branches they pass through, those of the services' processes among them
+	@$(BIN)/exeunt up --prometheus --livekit --prepare-only
+	@$(BIN)/python tests/prepare_helm.py
+	@$(BIN)/coverage erase
+	@$(BIN)/coverage run -m pytest $(TESTS)
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report
+
 check: install  ## ruff, ruff format, mypy --strict, import-linter, generated documents
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -46,7 +54,8 @@ docs: install  ## write the generated documents, dashboards and templates of the
 	@$(BIN)/python deploy/grafana/generate.py
 	@$(BIN)/python deploy/helm/generate_chart.py
 
-picture: install  ## draw docs/dashboard.png anew, from a storm of stops that is played for it
+picture: install  ## draw the pictures in docs/ anew: the dashboard of a storm of stops that is played for it, and the report
+	@$(BIN)/python tests/report_pictures.py
 	@$(BIN)/python tests/dashboard_picture.py
 
 histories: install  ## record the golden histories of tests/ anew, from the real services
@@ -67,5 +76,16 @@ lock:  ## write the requirements*.lock files anew (needs uv)
 	$(LOCK) pyproject.toml --constraint requirements.lock -o requirements-runtime.lock
 	printf 'hatchling\nsetuptools\n' | $(LOCK) - --constraint requirements.lock -o requirements-build.lock
 
+DIST ?= dist
+CHANGELOG ?= CHANGELOG.md
+
+release: install  ## build wheel, sdist and chart into dist/, and the notes of the version; its CI does the rest
+	@mkdir -p $(DIST)
+	@version=$$($(BIN)/exeunt --version) && \
+	  awk -v version="$$version" '/^## /{found = $$2 == version; next} found' $(CHANGELOG) > $(DIST)/notes.md && \
+	  { test -s $(DIST)/notes.md || { echo "$(CHANGELOG) says nothing of $$version"; exit 1; }; }
+	@SOURCE_DATE_EPOCH=0 $(BIN)/hatchling build -d $(DIST)
+	@$(BIN)/python tests/prepare_helm.py package deploy/chart --destination $(DIST)
+
 clean:  ## remove what the commands above made
-	rm -rf .venv .cache dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .cache .coverage* dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

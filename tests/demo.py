@@ -2,8 +2,9 @@
 
 Kubernetes, NATS, LiveKit and Exeunt's services are real processes of this machine, and so are the caller and the bot,
 who meet in a real room with LiveKit's own SDK. Played are the impulse, which hears LiveKit's real webhooks, and the
-operator with its engrams (`actors`). What an act shows was measured while it was played: the fence and the writer of
-the last status are read from the StoryRun, what the services did from their events in the streams RUNS and SIGNALS.
+operator with its engrams (`actors`). What an act shows was measured while it was played: cancel_observed_at and the
+writer of the last status are read from the StoryRun, what the services did from their events in the streams RUNS and
+SIGNALS.
 
 Exits with 0 when the calls ended as promised, 1 when they did not, 130 after Ctrl-C.
 """
@@ -28,7 +29,7 @@ from actors.history import Event, history, last_signal
 from actors.impulse import Impulse
 from actors.kubernetes import Kubernetes
 from actors.livekit_room import LiveKitRoom
-from actors.names import FENCE, compose_name
+from actors.names import CANCEL_OBSERVED_AT, compose_name
 from actors.operator import Operator
 from actors.recorder import Recorder
 from exeunt.errors import ExeuntError
@@ -74,7 +75,7 @@ class Act:
     """One call from what the caller did, which had it canceled, to its end."""
 
     done: datetime
-    fence: datetime
+    cancel_observed_at: datetime
     ended: datetime
     ended_by: str
     lines: list[Line]
@@ -117,22 +118,22 @@ class Stage:
             await bot.leave()  # its Pod is gone
             events = await history(self._nats_url, NAMESPACE, call.name, _whole_story) if exeunt else []
             if exeunt and hang_up:
-                lines += await self._bridge_said(sid)
+                lines += await self._bridge_published(sid)
         cancel = self._impulse.cancels[sid]
         what = f"hears {cancel.event} of {cancel.identity} and cancels the run: spec.cancelRequested is true"
-        fence = datetime.fromisoformat(run["metadata"]["annotations"][FENCE])
+        cancel_observed_at = datetime.fromisoformat(run["metadata"]["annotations"][CANCEL_OBSERVED_AT])
         ended, ended_by = _end(recorder, call, events)
         lines += [
             Line(cancel.at, "impulse", what),
-            Line(fence, "operator", f"takes note, and means to wait for the drain window of {DRAIN} s"),
+            Line(cancel_observed_at, "operator", f"takes note, and means to wait for the drain window of {DRAIN} s"),
             Line(ended, ended_by, "writes the end: Finished, Canceled"),
             *(Line(event.at, event.who, what) for event in events if (what := in_words(event))),
             Line(gone, "operator", "has taken down the last step and its connection"),
         ]
         lines.sort(key=lambda line: line.at)
-        return Act(done, fence, ended, ended_by, lines)
+        return Act(done, cancel_observed_at, ended, ended_by, lines)
 
-    async def _bridge_said(self, sid: str) -> list[Line]:
+    async def _bridge_published(self, sid: str) -> list[Line]:
         signal = await last_signal(self._nats_url, sid)
         return [Line(signal.at, LIVEKIT_BRIDGE, f"says: {signal.kind}, nobody who counts is left in the room")]
 
@@ -209,7 +210,7 @@ def compare(console: Console, alone: Act, stopped: Act, stayed: Act) -> None:
     rows = (
         ("1 without Exeunt", alone, f"after the caller had left; {REPORTED_DRAIN} s in the reported case"),
         ("2 with Exeunt", stopped, "after the caller had left"),
-        ("3 nobody leaves", stayed, f"its shutdown deadline, {SHUTDOWN_TIMEOUT} s after the fence"),
+        ("3 nobody leaves", stayed, f"its shutdown deadline, {SHUTDOWN_TIMEOUT} s after cancel_observed_at"),
     )
     bar = "=" if console.options.ascii_only else "\N{BOX DRAWINGS HEAVY HORIZONTAL}"
     console.print(Text("\nHow long it took until Finished", style="bold"))
@@ -229,7 +230,7 @@ def broken_promises(alone: Act, stopped: Act, stayed: Act) -> Iterator[str]:
         yield f"alone, the operator should have taken the drain window: {alone.took}, ended by {alone.ended_by}"
     if stopped.took > timedelta(seconds=1) or stopped.ended_by != "terminator":
         yield f"with Exeunt, the call should have ended at once: {stopped.took}, by {stopped.ended_by}"
-    lateness = stayed.ended - stayed.fence - timedelta(seconds=SHUTDOWN_TIMEOUT)
+    lateness = stayed.ended - stayed.cancel_observed_at - timedelta(seconds=SHUTDOWN_TIMEOUT)
     if not timedelta(0) <= lateness < timedelta(seconds=0.5) or stayed.ended_by != "terminator":
         yield f"where nobody left, the deadline should have ended it: {stayed.took}, by {stayed.ended_by}"
 

@@ -27,12 +27,12 @@ from actors.admin import admin_client
 from actors.bystander import Bystander
 from actors.call import Call
 from actors.kubernetes import STORY_RUN, Kubernetes, Refused
-from actors.names import FENCE
+from actors.names import CANCEL_OBSERVED_AT
 from actors.operator import Operator
 from actors.services import QUICK, start_all
 from actors.tcp_proxy import TcpProxy
 from exeunt.bus.connection import connect
-from exeunt.events import Fact
+from exeunt.events.event_types import EventType
 from exeunt.history.file import write_history
 from exeunt.history.reading import read, run_filter
 from exeunt_local import BASE, CRDS, binaries
@@ -65,11 +65,11 @@ class Stage:
 
     async def waiting(self, call: Call) -> None:
         """Returns when the cancel was answered with "wait"."""
-        await self.bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
+        await self.bystander.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED)
 
     @asynccontextmanager
     async def without_terminator(self) -> AsyncIterator[None]:
-        """What is said meanwhile is answered afterwards."""
+        """What is published meanwhile is answered afterwards."""
         await self.mesh.stop("terminator")
         try:
             yield
@@ -95,27 +95,27 @@ class Stage:
         """Returns when the run is over, and everybody has had their say."""
         await call.wait_finished()
         await call.wait_cleaned_up()
-        fence = (await call.get())["metadata"].get("annotations", {}).get(FENCE)
-        await self.bystander.wait_for_fact(call.uid, Fact.RUN_TERMINAL, fence=fence)
+        cancel_observed_at = (await call.get())["metadata"].get("annotations", {}).get(CANCEL_OBSERVED_AT)
+        await self.bystander.wait_for_event(call.uid, EventType.RUN_TERMINAL, cancel_observed_at=cancel_observed_at)
         await self.bystander.wait_until_idle()
 
 
 Case = Callable[[Stage, str], Awaitable[Call]]
 """Plays a stop of the run of that name to its end."""
 
-FENCED: Final[dict[str, Case]] = {}
-UNFENCED: Final[dict[str, Case]] = {}
+OBSERVED_CANCEL: Final[dict[str, Case]] = {}
+UNOBSERVED: Final[dict[str, Case]] = {}
 
 
 def case(play: Case) -> Case:
-    """A case for an operator that stamps the fence."""
-    FENCED[play.__name__.replace("_", "-")] = play
+    """A case for an operator that observes the cancel."""
+    OBSERVED_CANCEL[play.__name__.replace("_", "-")] = play
     return play
 
 
-def unfenced_case(play: Case) -> Case:
+def unobserved_case(play: Case) -> Case:
     """A case for an operator that never comes to it."""
-    UNFENCED[play.__name__.replace("_", "-")] = play
+    UNOBSERVED[play.__name__.replace("_", "-")] = play
     return play
 
 
@@ -135,7 +135,7 @@ async def gone_then_cancel(stage: Stage, name: str) -> Call:
     """Everyone has left before anyone asks for the cancel."""
     call = await stage.call(name)
     await call.lose_bindings()
-    await stage.bystander.wait_for_outcome(call.uid, Fact.TOPOLOGY_TERMINATED)
+    await stage.bystander.wait_for_outcome(call.uid, EventType.TOPOLOGY_TERMINATED)
     await call.cancel()
     await stage.finished(call)
     return call
@@ -188,9 +188,9 @@ async def racing(stage: Stage, name: str) -> Call:
     call = await stage.call(name, shutdown_timeout="500ms")
     async with stage.without_terminator():
         await call.cancel()
-        await stage.bystander.wait_for_fact(call.uid, Fact.DEADLINE_REACHED)
+        await stage.bystander.wait_for_event(call.uid, EventType.DEADLINE_REACHED)
         await call.lose_bindings()
-        await stage.bystander.wait_for_fact(call.uid, Fact.TOPOLOGY_TERMINATED)
+        await stage.bystander.wait_for_event(call.uid, EventType.TOPOLOGY_TERMINATED)
     await stage.finished(call)
     return call
 
@@ -205,7 +205,7 @@ async def redriven(stage: Stage, name: str) -> Call:
     await stage.finished(call)
     await call.redrive(uncancel=True)
     await call.cancel()
-    await call.wait_until(lambda run: FENCE in run["metadata"].get("annotations", {}))
+    await call.wait_until(lambda run: CANCEL_OBSERVED_AT in run["metadata"].get("annotations", {}))
     await call.lose_bindings()
     await stage.finished(call)
     return call
@@ -219,22 +219,22 @@ async def deleted_mid_stop(stage: Stage, name: str) -> Call:
     await stage.waiting(call)
     await call.delete()
     await call.wait_deleted()
-    await stage.bystander.wait_for_fact(call.uid, Fact.RUN_DELETED)
+    await stage.bystander.wait_for_event(call.uid, EventType.RUN_DELETED)
     await stage.bystander.wait_until_idle()
     return call
 
 
 @case
 async def deleted_meanwhile(stage: Stage, name: str) -> Call:
-    """The StoryRun is deleted between the fact and the write."""
+    """The StoryRun is deleted between the event and the write."""
     call = await stage.call(name)
     async with stage.without_terminator():
         await call.cancel()
         await call.signal_topology_terminated()
-        await stage.bystander.wait_for_fact(call.uid, Fact.TOPOLOGY_TERMINATED)
+        await stage.bystander.wait_for_event(call.uid, EventType.TOPOLOGY_TERMINATED)
         await call.delete()
         await call.wait_deleted()
-    await stage.bystander.wait_for_fact(call.uid, Fact.RUN_DELETED)
+    await stage.bystander.wait_for_event(call.uid, EventType.RUN_DELETED)
     await stage.bystander.wait_until_idle()
     return call
 
@@ -246,29 +246,31 @@ async def recreated_meanwhile(stage: Stage, name: str) -> Call:
     async with stage.without_terminator():
         await call.cancel()
         await call.signal_topology_terminated()
-        await stage.bystander.wait_for_fact(call.uid, Fact.TOPOLOGY_TERMINATED)
+        await stage.bystander.wait_for_event(call.uid, EventType.TOPOLOGY_TERMINATED)
         await call.delete()
         await call.wait_deleted()
         another = await stage.call(name, story=call.story)
-    await stage.bystander.wait_for_fact(another.uid, Fact.TOPOLOGY_ESTABLISHED)
+    await stage.bystander.wait_for_event(another.uid, EventType.TOPOLOGY_ESTABLISHED)
     await stage.bystander.wait_until_idle()
     return call
 
 
 @case
 async def redriven_meanwhile(stage: Stage, name: str) -> Call:
-    """Redriven and canceled again between the fact and the write: the old fact does not end the new episode."""
+    """Redriven and canceled again between the event and the write: the old event does not end the new cancellation."""
     call = await stage.call(name)
     async with stage.without_terminator():
         await call.cancel()
         await call.lose_bindings()
-        await stage.bystander.wait_for_fact(call.uid, Fact.TOPOLOGY_TERMINATED)
+        await stage.bystander.wait_for_event(call.uid, EventType.TOPOLOGY_TERMINATED)
         await call.redrive(uncancel=True)
         await call.cancel()
-        run = await call.wait_until(lambda run: FENCE in run["metadata"].get("annotations", {}))
-        fence = run["metadata"]["annotations"][FENCE]
-        await stage.bystander.wait_for_fact(call.uid, Fact.CANCEL_REQUESTED, fence=fence)
-    await stage.bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED, fence=fence)
+        run = await call.wait_until(lambda run: CANCEL_OBSERVED_AT in run["metadata"].get("annotations", {}))
+        cancel_observed_at = run["metadata"]["annotations"][CANCEL_OBSERVED_AT]
+        await stage.bystander.wait_for_event(
+            call.uid, EventType.CANCEL_REQUESTED, cancel_observed_at=cancel_observed_at
+        )
+    await stage.bystander.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED, cancel_observed_at=cancel_observed_at)
     await call.lose_bindings()
     await stage.finished(call)
     return call
@@ -281,7 +283,7 @@ async def ended_by_bobrapet(stage: Stage, name: str) -> Call:
     async with stage.without_terminator():
         await call.cancel()
         await call.wait_finished()
-        await stage.bystander.wait_for_fact(call.uid, Fact.TOPOLOGY_TERMINATED)
+        await stage.bystander.wait_for_event(call.uid, EventType.TOPOLOGY_TERMINATED)
     await stage.finished(call)
     return call
 
@@ -293,7 +295,7 @@ async def condition_lost(stage: Stage, name: str) -> Call:
     async with stage.without_terminator():
         await call.cancel()
         await call.signal_topology_terminated()
-        await stage.bystander.wait_for_fact(call.uid, Fact.TOPOLOGY_TERMINATED)
+        await stage.bystander.wait_for_event(call.uid, EventType.TOPOLOGY_TERMINATED)
         conditions = (await call.get())["status"]["conditions"]
         message = {"conditions": [{**conditions[0], "message": "still talking"}, *conditions[1:]]}
         await stage.kubernetes.acting_as("bobrapet").patch_status(STORY_RUN, NAMESPACE, name, message)
@@ -358,7 +360,7 @@ async def answer_lost(stage: Stage, name: str) -> Call:
         await stage.waiting(call)
         proxy.lose_next_answer()
         await call.signal_topology_terminated()
-        await stage.bystander.wait_for_outcome(call.uid, Fact.TOPOLOGY_TERMINATED)
+        await stage.bystander.wait_for_outcome(call.uid, EventType.TOPOLOGY_TERMINATED)
     await stage.finished(call)
     return call
 
@@ -375,7 +377,7 @@ async def dead_letter(stage: Stage, name: str) -> Call:
     await call.cancel()
     await stage.waiting(call)
     await call.signal_topology_terminated()
-    await stage.bystander.wait_for_outcome(call.uid, Fact.TOPOLOGY_TERMINATED)
+    await stage.bystander.wait_for_outcome(call.uid, EventType.TOPOLOGY_TERMINATED)
     await stage.finished(call)
     return call
 
@@ -429,7 +431,7 @@ async def overdue_again(stage: Stage, name: str) -> Call:
     async with stage.without_terminator():
         await call.cancel()
         async with asyncio.timeout(10):
-            while (await stage.bystander.facts(call.uid)).count(Fact.DEADLINE_REACHED) < 2:  # noqa: ASYNC110 - polled
+            while (await stage.bystander.event_types(call.uid)).count(EventType.DEADLINE_REACHED) < 2:  # noqa: ASYNC110 - polled
                 await asyncio.sleep(0.05)
     await stage.mesh.stop("timeout-scheduler")
     await stage.mesh.start("timeout-scheduler", 0, **{**QUICK, **SETTINGS})
@@ -437,15 +439,15 @@ async def overdue_again(stage: Stage, name: str) -> Call:
     return call
 
 
-@unfenced_case
-async def unfenced(stage: Stage, name: str) -> Call:
-    """bobrapet never stamps the fence: Exeunt waits for it as long as it grants, and then goes on without."""
+@unobserved_case
+async def unobserved(stage: Stage, name: str) -> Call:
+    """bobrapet never observes the cancel: Exeunt waits for it as long as it grants, and then goes on without."""
     call = await stage.call(name)
     await call.cancel()
     await call.signal_topology_terminated()
     # Nobody takes StepRuns down here, so "finished" is the end of it.
     await call.wait_finished()
-    await stage.bystander.wait_for_fact(call.uid, Fact.RUN_TERMINAL)
+    await stage.bystander.wait_for_event(call.uid, EventType.RUN_TERMINAL)
     await stage.bystander.wait_until_idle()
     return call
 
@@ -478,8 +480,8 @@ async def main(wanted: list[str]) -> None:
         await start_all(mesh, 0, **SETTINGS)
         bystander = await enter(Bystander(nats_server.url))
         stage = Stage(control_plane, kubernetes, nats_server.url, mesh, bystander, folder)
-        for cases, fence in ((FENCED, True), (UNFENCED, False)):
-            async with Operator(kubernetes, requeue=0.2, fence=fence):
+        for cases, cancel_observed_at in ((OBSERVED_CANCEL, True), (UNOBSERVED, False)):
+            async with Operator(kubernetes, requeue=0.2, cancel_observed_at=cancel_observed_at):
                 for name, play in cases.items():
                     if not wanted or name in wanted:
                         await record(stage, name, play)

@@ -1,4 +1,4 @@
-"""Generates the templates of deploy/chart from the manifests that kustomize builds.
+"""Generates the templates of deploy/chart from the manifests that kustomize builds, and writes the version into both.
 
 `python deploy/helm/generate_chart.py` writes them, `--check` exits with 1 if they are out of date. What is in a
 manifest is in the chart with it; what installations may differ in, `chart_edits` makes a value of. By hand are
@@ -64,7 +64,8 @@ def generated() -> Iterator[tuple[Path, str]]:
     yield CHART / "templates" / "_settings.tpl", f"{HEADER}{define}{written(settings)}{{{{- end }}}}\n"
     for name, source in FILES.items():
         yield CHART / "files" / name, (DEPLOY / source).read_text()
-    yield CHART / "Chart.yaml", _with_version((CHART / "Chart.yaml").read_text())
+    for path in (CHART / "Chart.yaml", DEPLOY / "pod" / "kustomization.yaml"):
+        yield path, _with_version(path.read_text())
     yield CHART / "values.schema.json", _with_settings((CHART / "values.schema.json").read_text())
 
 
@@ -82,9 +83,11 @@ def build(overlay: str, *components: str) -> list[Object]:
     return list(yaml.safe_load_all(done.stdout))
 
 
-def _with_version(chart: str) -> str:
+def _with_version(text: str) -> str:
+    """The version of pyproject.toml, which stands nowhere else by hand."""
     version = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text())["project"]["version"]
-    return re.sub(r"^(version|appVersion): .*$", rf'\1: "{version}"', chart, flags=re.MULTILINE)
+    text = re.sub(r"^(version|appVersion): .*$", rf'\1: "{version}"', text, flags=re.MULTILINE)
+    return re.sub(r"^( +(?:newTag|app\.kubernetes\.io/version): ).*$", rf"\g<1>{version}", text, flags=re.MULTILINE)
 
 
 def _with_settings(schema: str) -> str:

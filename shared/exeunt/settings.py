@@ -15,7 +15,7 @@ from msgspec import Meta, Struct
 
 from exeunt.clock import format_duration, parse_duration
 from exeunt.errors import UsageError
-from exeunt.shutdown_timeout import LONGEST
+from exeunt.run.shutdown_timeout import LONGEST
 
 PREFIX: Final = "EXEUNT_"
 _MORE_THAN_ZERO: Final = frozenset(
@@ -83,13 +83,13 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Namespaces to look after, comma-separated. Empty means all, which needs ClusterRoles."""
 
     shutdown_timeout: timedelta = timedelta(seconds=20)
-    """From the fence to the shutdown deadline, where neither the run nor its Story says otherwise. 20s is bobrapet's
-    own effective default for a graceful shutdown, a year (8760h) the longest. Must be the same
+    """From cancel_observed_at to the shutdown deadline, where neither the run nor its Story says otherwise. 20s is
+    bobrapet's own effective default for a graceful shutdown, a year (8760h) the longest. Must be the same
     for the watcher and the timeout-scheduler."""
 
     fence_wait: timedelta = timedelta(seconds=15)
-    """How long after a cancel bobrapet's fence is waited for before Exeunt goes on without it. Twice the longest
-    requeue delay of bobrapet (7.5 s): a longer silence means that it is down."""
+    """How long after a cancel bobrapet's cancel_observed_at is waited for before Exeunt goes on without it. Twice the
+    longest requeue delay of bobrapet (7.5 s): a longer silence means that it is down."""
 
     heartbeat_stale_after: timedelta = timedelta(0)
     """Silence of every TransportBinding of a run that counts as "topology gone". 0s is off: the connector beats every
@@ -127,9 +127,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Deliveries after which a message is set aside as a dead letter. Only crashes and long outages redeliver, so this
     many means that the message itself ends the process."""
 
-    ack_wait: timedelta = timedelta(seconds=10)
-    """Silence after which NATS gives a message to another instance. A killed service costs at most this much for the
-    message that it held; a living one says that it is still at work."""
+    ack_wait: timedelta = timedelta(seconds=4)
+    """Silence after which NATS gives a message to another instance. A killed service, or one whose
+    connection is lost, costs at most this much for the message that it held; a living one says that it is at work."""
 
     retry_budget: timedelta = timedelta(seconds=60)
     """How long one call to the kube-apiserver is retried through throttling (429) and faults before the message goes

@@ -18,7 +18,8 @@ from rich.padding import Padding
 import exeunt
 from exeunt.bus.errors import BusError
 from exeunt.errors import ExeuntError, UsageError
-from exeunt.telemetry_variables import check_what_imports_read, forget_empty
+from exeunt.telemetry.variables import check_what_imports_read, forget_empty
+from exeunt_cli.completion import SCRIPTS, Shell
 from exeunt_cli.errors import NotFound
 from exeunt_cli.options import examples
 from exeunt_cli.settings import documented
@@ -30,11 +31,16 @@ app = App(
 )
 for _where, _help, _first, *_others in (
     ("runs:runs", "List recent stops.", "exeunt runs -A --since 1d", "exeunt runs -n livekit-voice -f"),
-    ("timeline:timeline", "Tell the stops of a run.", "exeunt timeline call-7", "exeunt timeline run.jsonl -o wide"),
-    ("tail:tail", "Show what is said, as it is said.", "exeunt tail -n livekit-voice", "exeunt tail call-7 -o jsonl"),
+    ("timeline:timeline", "Show the stops of a run.", "exeunt timeline call-7", "exeunt timeline run.jsonl -o wide"),
+    (
+        "tail:tail",
+        "Show what is published, as it is published.",
+        "exeunt tail -n livekit-voice",
+        "exeunt tail call-7 -o jsonl",
+    ),
     (
         "explain:explain",
-        "Say in sentences what happened, and which rule won.",
+        "Explain in sentences what happened, and which rule won.",
         "exeunt explain livekit-voice/call-7",
         "exeunt explain call-7 --context production -o json",
     ),
@@ -49,8 +55,9 @@ for _where, _help, _first, *_others in (
     ("plan:plan", "Show what would be done now about every canceled run.", "exeunt plan -A --context production"),
 ):
     app.command(f"exeunt_cli.{_where}", help=_help, help_epilogue=examples(_first, *_others))
-app.command("exeunt_cli.deadletters:deadletters", name="deadletters", help="Look at what was set aside, or redrive it.")
-app.register_install_completion_command()
+app.command(
+    "exeunt_cli.deadletters:deadletters", name="deadletters", help="Look at what was set aside, or republish it."
+)
 
 
 @app.command(help_epilogue=examples("exeunt up", "exeunt up --prometheus --folder state"))
@@ -106,6 +113,15 @@ def nats_credentials(folder: Path, /, *, namespace: str | None = None, name: tup
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot write credentials to {folder}: {error}") from error
     sys.stdout.write(f"Written to {folder}. Next: kubectl apply -k {folder}\n")
+
+
+@app.command(help_epilogue=examples("source <(exeunt completion bash)", "exeunt completion fish | source"))
+def completion(shell: Shell, /) -> None:
+    """Print the completion script of a shell, which completes the names of runs, too.
+
+    `kubectl exeunt` is completed by kubectl itself, which finds `kubectl_complete-exeunt` beside this command.
+    """
+    sys.stdout.write(SCRIPTS[shell])
 
 
 @app.command(name="settings", help_epilogue=examples("exeunt settings | less"))

@@ -1,7 +1,7 @@
 """The contract of the events, generated from the types that carry them: an AsyncAPI document and JSON Schemas.
 
-`make docs` writes them to docs/. Addresses come from `exeunt.subjects`, meanings from the docstrings of the types, so
-that nothing here can say anything else than the code does.
+`make docs` writes them to docs/. Addresses come from `exeunt.events.subjects`, meanings from the docstrings of the
+types, so that nothing here can say anything else than the code does.
 """
 
 from collections.abc import Iterator
@@ -14,12 +14,12 @@ import msgspec
 from msgspec import NODEFAULT, Meta, Raw, Struct
 
 import exeunt
-from exeunt import events, signals
-from exeunt.codec import TYPE_PREFIX, VERSION
-from exeunt.episodes import Episode
-from exeunt.events import Fact, Outcome
-from exeunt.snapshot import Snapshot
-from exeunt.subjects import armed_subject, due_subject, fact_subject, outcome_subject, trigger_token_subject
+from exeunt.events import event_types, signals
+from exeunt.events.codec import TYPE_PREFIX, VERSION
+from exeunt.events.event_types import EventType, Outcome
+from exeunt.events.subjects import armed_subject, due_subject, event_subject, outcome_subject, trigger_token_subject
+from exeunt.run.cancellations import Cancellation
+from exeunt.run.snapshot import Snapshot
 from exeunt_cli.docstrings import member_docstrings
 from exeunt_timeout_scheduler.deadlines import Deadline
 
@@ -32,13 +32,13 @@ PAYLOADS: Final[dict[str, Any]] = {
     "Signal": signals.SignalBody,
 }
 _SIGNALS: Final = {"topology-gone": signals.TOPOLOGY_GONE, "topology-up": signals.TOPOLOGY_UP}
-_ANY: Final = Episode("{namespace}", "{name}", "{uid}", "{episode}")
+_ANY: Final = Cancellation("{namespace}", "{name}", "{uid}", "{episode}")
 _PARAMETERS: Final = {
     "namespace": "Namespace of the StoryRun.",
     "name": 'Name of the StoryRun, its dots written as "_".',
     "uid": "uid of the StoryRun.",
-    "episode": 'The fence, its dots written as "_"; before there is one, a token for the life of the run.',
-    "fact": "The fact that was answered.",
+    "episode": 'The cancel_observed_at, its dots written as "_"; before that, a token for the attempt of the run.',
+    "fact": "The event that was answered.",
     "trigger_token": "The annotation storyrun.bubustack.io/trigger-token of the run; what is not a letter, a digit, "
     '"_" or "-" is percent-encoded.',
     "consumer": "The durable consumer that set the message aside.",
@@ -59,11 +59,11 @@ def _written(document: Json) -> str:
 
 def asyncapi() -> Json:
     """The AsyncAPI 3.0 document."""
-    meanings = member_docstrings(Fact)
-    channels = {str(fact): _fact_channel(fact, meanings[fact.name]) for fact in Fact} | {
+    meanings = member_docstrings(EventType)
+    channels = {str(event_type): _event_channel(event_type, meanings[event_type.name]) for event_type in EventType} | {
         "outcome": _channel(
-            outcome_subject(_ANY, Fact.CANCEL_REQUESTED).replace(str(Fact.CANCEL_REQUESTED), "{fact}"),
-            "How the terminator answered a fact. Exactly one for each fact of an episode.",
+            outcome_subject(_ANY, EventType.CANCEL_REQUESTED).replace(str(EventType.CANCEL_REQUESTED), "{fact}"),
+            "How the terminator answered an event. Exactly one for each event of a cancellation.",
             "outcome",
         ),
         "armed": _channel(
@@ -72,7 +72,8 @@ def asyncapi() -> Json:
         "due": _channel(due_subject(_ANY), "A schedule that has come due. Internal to the mesh.", "deadline"),
         "signal": _channel(
             "exeunt.signals.{namespace}.{name}",
-            "Anyone who may publish here says of a run that its topology is gone, or up again. See docs/signals.md.",
+            "Anyone who may publish here publishes about a run that its topology is gone, or up again. See "
+            "docs/signals.md.",
             *_SIGNALS,
         ),
         "signal-by-trigger-token": _channel(
@@ -86,34 +87,39 @@ def asyncapi() -> Json:
             "deadletter",
         ),
     }
-    said = [*map(str, Fact), "outcome", "armed", "deadletter"]
+    answer = [*map(str, EventType), "outcome", "armed", "deadletter"]
     heard = ["due", "signal", "signal-by-trigger-token"]
     return {
         "asyncapi": "3.0.0",
         "info": {
             "title": "Exeunt",
             "version": exeunt.__version__,
-            "description": "What the watcher, the terminator and the timeout-scheduler say to each other on NATS "
+            "description": "What the watcher, the terminator and the timeout-scheduler publish to each other on NATS "
             "JetStream, as CloudEvents 1.0 in binary mode.",
             "license": {"name": "Apache-2.0"},
         },
         "defaultContentType": "application/json",
         "channels": channels,
         "operations": {
-            **{f"say-{name}": _operation("send", name) for name in said},
+            **{f"say-{name}": _operation("send", name) for name in answer},
             **{f"hear-{name}": _operation("receive", name) for name in heard},
         },
         "components": {
             "messages": _messages(),
             "parameters": {name: {"description": meaning} for name, meaning in _PARAMETERS.items()}
-            | {"fact": {"description": _PARAMETERS["fact"], "enum": [str(fact) for fact in events.STOPPING_FACTS]}},
+            | {
+                "fact": {
+                    "description": _PARAMETERS["fact"],
+                    "enum": [str(event_type) for event_type in event_types.STOPPING_EVENT_TYPES],
+                }
+            },
             "schemas": _schemas(),
         },
     }
 
 
-def _fact_channel(fact: Fact, meaning: str) -> Json:
-    return _channel(fact_subject(_ANY, fact), f"{meaning} Exactly one for each episode.", str(fact))
+def _event_channel(event_type: EventType, meaning: str) -> Json:
+    return _channel(event_subject(_ANY, event_type), f"{meaning} Exactly one for each cancellation.", str(event_type))
 
 
 def _channel(address: str, description: str, *messages: str) -> Json:
@@ -131,8 +137,10 @@ def _operation(action: str, channel: str) -> Json:
 
 
 def _messages() -> Json:
-    facts = {str(fact): _message(f"{TYPE_PREFIX}{fact}.{VERSION}", "Snapshot") for fact in Fact}
-    return facts | {
+    event_types = {
+        str(event_type): _message(f"{TYPE_PREFIX}{event_type}.{VERSION}", "Snapshot") for event_type in EventType
+    }
+    return event_types | {
         "outcome": _message(f"{TYPE_PREFIX}outcome.{VERSION}", "Outcome"),
         **{name: _message(kind, "Signal") for name, kind in _SIGNALS.items()},
         "deadline": {"name": "deadline", "payload": {"$ref": "#/components/schemas/Deadline"}},

@@ -1,6 +1,6 @@
 """Every recorded decision, decided again by the cores of today and compared with what was recorded. Pure.
 
-- A fact of the watcher: the condition under which it is said still holds of the snapshot that it carries.
+- An event of the watcher: the condition under which it is said still holds of the snapshot that it carries.
 - A deadline: the timeout-scheduler's machine is driven again, at the time when it was said, and says so still.
 - An outcome: the terminator's machine is driven again. What it asks is answered as the trail tells that it was: the run
   as it was read again, and what came of each write. What a trail does not tell was as the outcome shows: the evidence
@@ -13,16 +13,17 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Final, NamedTuple
 
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
-from exeunt import bobrapet, cloudevents
 from exeunt.clock import format_instant, format_status_time
-from exeunt.codec import FactEvent
-from exeunt.events import Decided, Fact, Verdict
-from exeunt.history.event import SaidFact, SaidOutcome
+from exeunt.events import cloudevents
+from exeunt.events.codec import ReceivedEvent
+from exeunt.events.event_types import Decided, EventType, Verdict
+from exeunt.history.event import OutcomeEvent, RunEvent
 from exeunt.history.stops import Stop, cause_of
-from exeunt.snapshot import Snapshot
+from exeunt.run import bobrapet
+from exeunt.run.snapshot import Snapshot
 from exeunt_terminator.commands import (
     CancelChildren,
     ChildrenCanceled,
@@ -52,7 +53,7 @@ from exeunt_timeout_scheduler import commands as timeout_scheduler
 from exeunt_timeout_scheduler.commands import Hold, Publish
 from exeunt_timeout_scheduler.deadlines import Deadline
 from exeunt_timeout_scheduler.machine import Scheduling
-from exeunt_watcher.facts import holds
+from exeunt_watcher.event_types import holds
 
 
 class Difference(Struct, frozen=True, kw_only=True):
@@ -69,7 +70,7 @@ class Difference(Struct, frozen=True, kw_only=True):
 class Checked(Struct, frozen=True, kw_only=True):
     """What came of a check. `unchecked` names outcomes whose cause is not in the history."""
 
-    facts: int
+    run_events: int = field(name="facts")
     outcomes: int
     differences: tuple[Difference, ...]
     unchecked: tuple[str, ...]
@@ -81,44 +82,44 @@ class Checked(Struct, frozen=True, kw_only=True):
 
 def check(stops: Iterable[Stop]) -> Checked:
     """Decide all of it again; differences come in the order of the stream."""
-    facts = outcomes = 0
+    run_events = outcomes = 0
     differences: list[Difference] = []
     unchecked: list[str] = []
     for stop in stops:
-        facts += len(stop.facts)
-        for fact in stop.facts:
-            differences += check_fact(fact)
+        run_events += len(stop.run_events)
+        for event_type in stop.run_events:
+            differences += check_event(event_type)
         for outcome in stop.outcomes:
-            cause = cause_of(outcome, stop.facts)
+            cause = cause_of(outcome, stop.run_events)
             if cause is None:
-                where = f"the fact at sequence {outcome.outcome.cause_sequence} is not in the history"
+                where = f"the event at sequence {outcome.outcome.cause_sequence} is not in the history"
                 unchecked.append(f"{outcome.record.place}: cannot decide on {outcome.cause} of {stop.run}: {where}")
                 continue
             outcomes += 1
             differences += check_outcome(outcome, cause)
     return Checked(
-        facts=facts,
+        run_events=run_events,
         outcomes=outcomes,
         differences=tuple(sorted(differences, key=lambda difference: difference.sequence)),
         unchecked=tuple(unchecked),
     )
 
 
-def check_fact(said: SaidFact) -> Iterator[Difference]:
-    """Whether its service would say it again of this snapshot, and not earlier."""
-    if said.fact is Fact.DEADLINE_REACHED:
-        scheduling, command = fire(said.snapshot, said.at)
+def check_event(recorded: RunEvent) -> Iterator[Difference]:
+    """Whether its service would publish it again of this snapshot, and not earlier."""
+    if recorded.event_type is EventType.DEADLINE_REACHED:
+        scheduling, command = fire(recorded.snapshot, recorded.at)
         if isinstance(command, Hold):
-            early = f"not before {format_instant(command.until)}", f"at {format_instant(said.at)}"
-            yield _difference(said, str(said.fact), *early)
+            early = f"not before {format_instant(command.until)}", f"at {format_instant(recorded.at)}"
+            yield _difference(recorded, str(recorded.event_type), *early)
         elif not isinstance(command, Publish):
             why = _name(*scheduling.decision[:2]) if scheduling.decision else "it has no deadline"
-            yield _difference(said, str(said.fact), "the stop is open", f"closed: {why}")
-    elif said.fact is Fact.RUN_DELETED:
-        if not said.snapshot.realtime:
-            yield _difference(said, str(said.fact), "the run is realtime", "it is not")
-    elif not holds(said.fact, said.snapshot):
-        yield _difference(said, str(said.fact), "it holds of its snapshot", "it does not")
+            yield _difference(recorded, str(recorded.event_type), "the stop is open", f"closed: {why}")
+    elif recorded.event_type is EventType.RUN_DELETED:
+        if not recorded.snapshot.realtime:
+            yield _difference(recorded, str(recorded.event_type), "the run is realtime", "it is not")
+    elif not holds(recorded.event_type, recorded.snapshot):
+        yield _difference(recorded, str(recorded.event_type), "it holds of its snapshot", "it does not")
 
 
 def fire(snapshot: Snapshot, at: datetime) -> tuple[Scheduling, timeout_scheduler.Command]:
@@ -131,24 +132,26 @@ def fire(snapshot: Snapshot, at: datetime) -> tuple[Scheduling, timeout_schedule
     return scheduling, command
 
 
-def check_outcome(said: SaidOutcome, cause: SaidFact) -> Iterator[Difference]:
+def check_outcome(event: OutcomeEvent, cause: RunEvent) -> Iterator[Difference]:
     """Go through the stop again; the first difference ends it, because what follows stands on it."""
-    recorded, again = said.outcome.trail, _again(said, cause)
+    recorded, again = event.outcome.trail, _again(event, cause)
     for number, (expected, actual) in enumerate(zip(recorded, again.trail, strict=False), 1):
         if _step(expected) != _step(actual):
-            yield _difference(said, _decision(said, number), _step(expected), _step(actual))
+            yield _difference(event, _decision(event, number), _step(expected), _step(actual))
             return
         if expected.result != actual.result:
             came = (f"came to: {step.result or 'nothing'}" for step in (expected, actual))
-            yield _difference(said, _decision(said, number), *came)
+            yield _difference(event, _decision(event, number), *came)
             return
     if len(recorded) > len(again.trail):
         number = len(again.trail) + 1
-        yield _difference(said, _decision(said, number), _step(recorded[number - 1]), "nothing more")
+        yield _difference(event, _decision(event, number), _step(recorded[number - 1]), "nothing more")
     elif len(recorded) < len(again.trail) or not again.whole:
-        yield _difference(said, str(said.cause), "the end of the trail", f"more, after {_step(again.trail[-1])}")
-    elif _name(said.outcome.verdict, said.outcome.rule) != _step(recorded[-1]):
-        yield _difference(said, str(said.cause), _name(said.outcome.verdict, said.outcome.rule), _step(recorded[-1]))
+        yield _difference(event, str(event.cause), "the end of the trail", f"more, after {_step(again.trail[-1])}")
+    elif _name(event.outcome.verdict, event.outcome.rule) != _step(recorded[-1]):
+        yield _difference(
+            event, str(event.cause), _name(event.outcome.verdict, event.outcome.rule), _step(recorded[-1])
+        )
 
 
 class _Again(NamedTuple):
@@ -158,33 +161,33 @@ class _Again(NamedTuple):
     whole: bool
 
 
-def _again(said: SaidOutcome, cause: SaidFact) -> _Again:
+def _again(recorded: OutcomeEvent, cause: RunEvent) -> _Again:
     """At the same time for all of it, the outcome's: it decides nothing here."""
-    trail = said.outcome.trail
+    trail = recorded.outcome.trail
     stopping = Stopping(
-        FactEvent(cloudevents.from_headers(cause.record.headers), cause.fact, cause.snapshot),
-        dry_run=said.outcome.dry_run,
+        ReceivedEvent(cloudevents.from_headers(cause.record.headers), cause.event_type, cause.snapshot),
+        dry_run=recorded.outcome.dry_run,
         propagate_cancel=any(step.result == Result.UNREAD for step in trail),
     )
     read = bool(trail) and (trail[0].reread is not None or (_is_gone(trail[0]) and not cause.snapshot.run.deleting))
-    heard: Input | None = Delivered(cause.record.sequence, 2 if read else 1, said.at)
+    heard: Input | None = Delivered(cause.record.sequence, 2 if read else 1, recorded.at)
     while heard is not None:
-        command = stopping.receive(heard, said.at)
+        command = stopping.receive(heard, recorded.at)
         if isinstance(command, Record | End):
             return _Again(stopping.trail, isinstance(command, Record))
-        heard = _answer(command, stopping, said)
+        heard = _answer(command, stopping, recorded)
     return _Again(stopping.trail, whole=False)
 
 
-def _answer(asked: Question, stopping: Stopping, said: SaidOutcome) -> Input | None:
+def _answer(asked: Question, stopping: Stopping, event: OutcomeEvent) -> Input | None:
     """What was answered then, as far as it was recorded or shows in what was."""
-    trail = said.outcome.trail[max(0, len(stopping.trail) - 1) :]
+    trail = event.outcome.trail[max(0, len(stopping.trail) - 1) :]
     came = trail[0].result if stopping.trail and trail else ""
     match asked:
         case Patch():
             return _OF_WRITES.get(came)
         case GetRun(run) if came == Result.ANSWER_LOST:
-            ours = {"ended_by_exeunt": True, "finished_at": format_status_time(said.at)}
+            ours = {"ended_by_exeunt": True, "finished_at": format_status_time(event.at)}
             return RunRead(replace(run, phase=bobrapet.FINISHED, **ours))
         case GetRun():
             ahead = trail[1 if stopping.trail else 0 :]
@@ -196,9 +199,9 @@ def _answer(asked: Question, stopping: Stopping, said: SaidOutcome) -> Input | N
         case LastSignals():
             return Signals(())
         case Delete():
-            return Deleted(said.outcome.deleted_step_runs)
+            return Deleted(event.outcome.deleted_step_runs)
         case CancelChildren():
-            return ChildrenCanceled(said.outcome.canceled_children)
+            return ChildrenCanceled(event.outcome.canceled_children)
 
 
 _OF_WRITES: Final[dict[str, Input]] = {
@@ -222,16 +225,21 @@ def _step(step: Decided) -> str:
     return _name(step.verdict, step.rule)
 
 
-def _difference(said: SaidFact | SaidOutcome, what: str, expected: str, actual: str) -> Difference:
-    run = f"{said.episode.namespace}/{said.episode.name}"
+def _difference(recorded: RunEvent | OutcomeEvent, what: str, expected: str, actual: str) -> Difference:
+    run = f"{recorded.cancellation.namespace}/{recorded.cancellation.name}"
     return Difference(
-        sequence=said.record.sequence, place=said.record.place, run=run, what=what, expected=expected, actual=actual
+        sequence=recorded.record.sequence,
+        place=recorded.record.place,
+        run=run,
+        what=what,
+        expected=expected,
+        actual=actual,
     )
 
 
-def _decision(said: SaidOutcome, number: int) -> str:
-    count = len(said.outcome.trail)
-    return f"decision {number} of {count} on {said.cause}" if count > 1 else f"the decision on {said.cause}"
+def _decision(recorded: OutcomeEvent, number: int) -> str:
+    count = len(recorded.outcome.trail)
+    return f"decision {number} of {count} on {recorded.cause}" if count > 1 else f"the decision on {recorded.cause}"
 
 
 def _name(verdict: Verdict, rule: str) -> str:

@@ -1,4 +1,4 @@
-"""What was set aside, as it is told and as it is said again. Pure; `exeunt.bus.settle` writes it."""
+"""What was set aside, as it is shown and as it is published again. Pure; `exeunt.bus.acknowledge` writes it."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -7,15 +7,15 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from exeunt.bus.messages import Message
 from exeunt.clock import format_instant
 from exeunt.errors import UsageError
+from exeunt.events.messages import Message
+from exeunt.events.subjects import DEADLINES, RUNS, SIGNALS
 from exeunt.history.file import json_data
-from exeunt.subjects import DEADLINES, RUNS, SIGNALS
 
 EVERY_DEAD_LETTER: Final = "exeunt.deadletters.>"
 _STREAMS: Final = {RUNS: "exeunt.runs.", DEADLINES: "exeunt.deadlines.due.", SIGNALS: "exeunt.signals."}
-"""Where messages come from that may be said again, and how their subjects begin."""
+"""Where messages come from that may be republished, and how their subjects begin."""
 
 
 class DeadLetter(Struct, frozen=True, kw_only=True):
@@ -80,22 +80,22 @@ def _number(text: str) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else 0
 
 
-def said_again(letter: DeadLetter, *, expected: int) -> Message:
+def republished(letter: DeadLetter, *, expected: int) -> Message:
     """The message as it was, for its own subject, on which `expected` must be the last sequence.
 
-    That makes it safe to repeat: once it was said again, another sequence is the last. Where that one is taken off the
-    stream when it is answered (DEADLINES), its Nats-Msg-Id makes a second one a duplicate within the duplicate window.
-    Raises UsageError when the letter does not tell where it came from, or is only a part of what came.
+    That makes it safe to repeat: once it was published again, another sequence is the last. Where that one is taken off
+    the stream when it is answered (DEADLINES), its Nats-Msg-Id makes a second one a duplicate within the duplicate
+    window. Raises UsageError when the letter does not tell where it came from, or is only a part of what came.
     """
     prefix = _STREAMS.get(letter.stream)
     if prefix is None or not letter.subject.startswith(prefix):
         raise UsageError(
-            f"dead letter {letter.sequence} cannot be said again: its headers name no subject of Exeunt's streams;"
+            f"dead letter {letter.sequence} cannot be republished: its headers name no subject of Exeunt's streams;"
             f" `exeunt deadletters show {letter.sequence}` shows it, `drop` drops it"
         )
     if letter.cut_from:
         raise UsageError(
-            f"dead letter {letter.sequence} cannot be said again: it is only the beginning of a message of"
+            f"dead letter {letter.sequence} cannot be republished: it is only the beginning of a message of"
             f" {letter.cut_from} bytes; the whole is sequence {letter.stream_sequence} of the stream {letter.stream},"
             f" for as long as that keeps it: `nats stream get {letter.stream} {letter.stream_sequence}` shows it,"
             f" `exeunt deadletters drop {letter.sequence}` takes the letter off the list"
@@ -112,7 +112,7 @@ def said_again(letter: DeadLetter, *, expected: int) -> Message:
     )
 
 
-def tell_letter(letter: DeadLetter) -> dict[str, Any]:
+def render_letter(letter: DeadLetter) -> dict[str, Any]:
     """All of it, for programs; the payload as in an exported history."""
     fields = msgspec.structs.asdict(letter)
     del fields["data"]

@@ -1,7 +1,7 @@
-"""`exeunt deadletters`: what services have set aside, to look at, to say again, to drop.
+"""`exeunt deadletters`: what services have set aside, to look at, to republish, to drop.
 
-`list` and `show` only read. `redrive` says a message again where it came from and then takes it off the stream
-DEADLETTERS, in this order: interrupted and repeated, it is said once (`dead_letter`). Needs the rights for that.
+`list` and `show` only read. `republish` publishes a message again where it came from and then takes it off the stream
+DEADLETTERS, in this order: interrupted and repeated, it is published once (`dead_letter`). Needs the rights for that.
 """
 
 import asyncio
@@ -15,19 +15,19 @@ from exeunt.bus.errors import ApiRefused
 from exeunt.bus.publisher import AlreadyStored, Stored, message_at, publish
 from exeunt.clock import parse_instant
 from exeunt.errors import UsageError
+from exeunt.events.subjects import DEADLETTERS
 from exeunt.history.reading import read
-from exeunt.subjects import DEADLETTERS
-from exeunt_cli.dead_letter import EVERY_DEAD_LETTER, DeadLetter, dead_letter, said_again, tell_letter
+from exeunt_cli.dead_letter import EVERY_DEAD_LETTER, DeadLetter, dead_letter, render_letter, republished
 from exeunt_cli.errors import NotFound
 from exeunt_cli.options import Output, Where, Window, examples
-from exeunt_cli.output import Columns, console, print_all, print_json, print_one, say
+from exeunt_cli.output import Columns, console, print_all, print_json, print_note, print_one
 from exeunt_cli.source import connected
 
-deadletters = App(name="deadletters", help="Look at messages that were set aside, say them again, or drop them.")
+deadletters = App(name="deadletters", help="Look at messages that were set aside, republish them, or drop them.")
 
 _EVERYWHERE, _ALWAYS = Where(), Window()
 _DEADLINE = 10.0
-"""Seconds to say one message again."""
+"""Seconds to republish one message."""
 
 Sequence = Annotated[int, Parameter(help="Sequences in the stream DEADLETTERS, as `list` shows them.")]
 All = Annotated[bool, Parameter(name="--all", negative="", help="All of them; with -n, all of that namespace.")]
@@ -38,7 +38,7 @@ async def show_all(*, where: Where = _EVERYWHERE, window: Window = _ALWAYS, outp
     """List what is set aside, the newest last."""
     async with connected(where) as bus:
         letters = [letter for letter in await _letters(bus, where) if window.holds(parse_instant(letter.set_aside_at))]
-    if print_all([tell_letter(letter) for letter in letters], output):
+    if print_all([render_letter(letter) for letter in letters], output):
         return
     if letters:
         header = ("SEQ", "SET ASIDE", "CONSUMER", "RUN", "EVENT", "DELIVERIES", "REASON")
@@ -46,7 +46,7 @@ async def show_all(*, where: Where = _EVERYWHERE, window: Window = _ALWAYS, outp
         columns = Columns((*header[:-1], "STREAM", "STREAM SEQ", "SUBJECT", header[-1]) if wide else header)
         console().print(*columns.lines(_row(letter, wide=wide) for letter in letters), sep="\n")
     else:
-        say("nothing is set aside")
+        print_note("nothing is set aside")
 
 
 def _row(letter: DeadLetter, *, wide: bool) -> tuple[str, ...]:
@@ -67,14 +67,14 @@ async def show(sequence: int, /, *, where: Where = _EVERYWHERE, output: Output =
     """Show one message with its reason, its headers and its payload."""
     async with connected(where) as bus:
         letter = await _letter(bus, sequence)
-    told = tell_letter(letter)
-    if print_one(told, output):
+    rendered = render_letter(letter)
+    if print_one(rendered, output):
         return
-    rows = [(f"{name.replace('_', ' ').capitalize()}:", str(told[name])) for name in _SHOWN if told[name]]
+    rows = [(f"{name.replace('_', ' ').capitalize()}:", str(rendered[name])) for name in _SHOWN if rendered[name]]
     rows += [(f"{name}:", value) for name, value in letter.headers.items()]
     console().print(*Columns(("", "")).lines(rows, header=False), "", sep="\n")
-    if "data" in told:
-        print_json(told["data"])
+    if "data" in rendered:
+        print_json(rendered["data"])
     else:
         sys.stdout.write(f"{letter.data!r}\n")
 
@@ -83,9 +83,9 @@ _SHOWN = ("sequence", "set_aside_at", "reason", "run", "event", "consumer", "str
           "deliveries", "cut_from")  # fmt: skip
 
 
-@deadletters.command(help_epilogue=examples("exeunt deadletters redrive 1"))
-async def redrive(*sequences: Sequence, every: All = False, where: Where = _EVERYWHERE) -> None:
-    """Say messages again where they came from, and take them off the list. Safe to repeat.
+@deadletters.command(name=("republish", "redrive"), help_epilogue=examples("exeunt deadletters republish 1"))
+async def republish(*sequences: Sequence, every: All = False, where: Where = _EVERYWHERE) -> None:
+    """Republish messages where they came from, and take them off the list. Safe to repeat.
 
     All consumers of that stream hear them; none of them does anything twice.
     """
@@ -93,18 +93,18 @@ async def redrive(*sequences: Sequence, every: All = False, where: Where = _EVER
     async with connected(where) as bus:
         for letter in await _chosen(bus, sequences, where, every=every):
             try:
-                answer = await _say_again(bus, letter)
+                answer = await _republish(bus, letter)
             except UsageError as error:
                 if not every:
                     raise
-                say(str(error))
+                print_note(str(error))
                 left += 1
                 continue
-            what = "said again" if isinstance(answer, Stored) else "was said again before"
+            what = "republished" if isinstance(answer, Stored) else "was republished before"
             await _take_off(bus, letter)
             console().print(f"{letter.sequence}: {what} on {letter.subject}, sequence {answer.sequence}")
     if left:
-        raise UsageError(f"{left} of the dead letters cannot be said again, as told above")
+        raise UsageError(f"{left} of the dead letters cannot be republished, as shown above")
 
 
 @deadletters.command(help_epilogue=examples("exeunt deadletters drop 1"))
@@ -148,19 +148,19 @@ async def _letter(bus: Bus, sequence: int) -> DeadLetter:
     found = await message_at(bus, DEADLETTERS, sequence)
     if found is None:
         raise NotFound(
-            f"there is no dead letter {sequence}: said again, dropped, or too old; list shows those that are"
+            f"there is no dead letter {sequence}: republished, dropped, or too old; list shows those that are"
         )
     return dead_letter(found.sequence, found.timestamp, found.subject, found.headers, found.data)
 
 
-async def _say_again(bus: Bus, letter: DeadLetter) -> Stored | AlreadyStored:
+async def _republish(bus: Bus, letter: DeadLetter) -> Stored | AlreadyStored:
     """Raises UsageError, BusUnavailable, PublishRefused, PermissionDenied."""
-    again = said_again(letter, expected=letter.stream_sequence)
+    again = republished(letter, expected=letter.stream_sequence)
     answer = await publish(bus, again, deadline=_DEADLINE)
     if answer != AlreadyStored(0):
         return answer
     # The original is no longer in its stream, and nothing came after it.
-    return await publish(bus, said_again(letter, expected=0), deadline=_DEADLINE)
+    return await publish(bus, republished(letter, expected=0), deadline=_DEADLINE)
 
 
 async def _take_off(bus: Bus, letter: DeadLetter) -> None:

@@ -1,4 +1,4 @@
-"""The strings under the members of a class, which Python itself throws away: the documentation of fields and facts."""
+"""The strings under the members of a class, which Python itself throws away: the documentation of fields and events."""
 
 import ast
 import inspect

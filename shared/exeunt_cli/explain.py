@@ -6,28 +6,28 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from exeunt.bobrapet import TOPOLOGY_TERMINATED_REASON
 from exeunt.clock import elapsed_in_words, format_instant, in_words, parse_instant
 from exeunt.errors import ExeuntError
-from exeunt.events import Verdict
-from exeunt.history.event import SaidOutcome
+from exeunt.events.event_types import Verdict
+from exeunt.history.event import OutcomeEvent
 from exeunt.history.lateness import due, late_by
 from exeunt.history.refusals import attempt_in_words, next_try
+from exeunt.history.rendering import cause_in_words, deleted_step_runs, detour, milliseconds, render, why
 from exeunt.history.stops import Ending, Stop
-from exeunt.history.telling import cause_in_words, deleted_step_runs, detour, milliseconds, tell, why
+from exeunt.run.bobrapet import TOPOLOGY_TERMINATED_REASON
+from exeunt.run.snapshot import Snapshot
 from exeunt.settings import Settings
-from exeunt.snapshot import Snapshot
 from exeunt_cli.hanging import hangs_on
 from exeunt_cli.live import look, services_settings
 from exeunt_cli.options import Cluster, Run, Where
-from exeunt_cli.output import LATE, console, print_one, say, say_problems
+from exeunt_cli.output import LATE, console, print_note, print_one, print_problems
 from exeunt_cli.plan import plan_for
 from exeunt_cli.source import connected, is_file, load
 from exeunt_terminator.decision import RULES
 
 _EVERYWHERE, _CURRENT = Where(), Cluster()
 Explained = Literal["text", "json", "jsonl", "yaml"]
-_LIVE_HELP = "Look at the StoryRun in the cluster, too (KUBECONFIG); what is in a file is told without."
+_LIVE_HELP = "Look at the StoryRun in the cluster, too (KUBECONFIG); what is in a file is reported without."
 
 
 async def explain(
@@ -38,20 +38,20 @@ async def explain(
     live: Annotated[bool, Parameter(help=_LIVE_HELP)] = True,
     output: Annotated[Explained, Parameter(alias="-o", help="Sentences, or the stop and them as one object.")] = "text",
 ) -> None:
-    """Say in sentences what happened in the latest stop of a run, and which rule won at each step."""
-    told = await load(run, where)
-    say_problems(told.problems)
-    stop = told.stops[-1]
+    """Explain in sentences what happened in the latest stop of a run, and which rule won at each step."""
+    loaded = await load(run, where)
+    print_problems(loaded.problems)
+    stop = loaded.stops[-1]
     settings = services_settings()
     now = await _look(stop, settings, where, cluster) if live and not is_file(run) else None
-    at = told.looked_at
-    said = list(explained(stop, now, settings, at))
+    at = loaded.looked_at
+    message = list(explained(stop, now, settings, at))
     hangs = hangs_on(stop, at, settings.overdue_after)
-    if print_one({"stop": tell(stop, at), "hangs_on": hangs, "explained": said}, output):
+    if print_one({"stop": render(stop, at), "hangs_on": hangs, "explained": message}, output):
         return
     screen = console()
     screen.soft_wrap = False  # sentences are for people: they break where the terminal ends
-    for sentence in said:
+    for sentence in message:
         screen.print(sentence, style=LATE if ", late by " in sentence else None)
 
 
@@ -59,11 +59,11 @@ async def _look(stop: Stop, settings: Settings, where: Where, cluster: Cluster) 
     """The run in the cluster, when it is still this one."""
     try:
         async with connected(where) as bus:
-            found = await look(stop.episode.namespace, stop.episode.name, bus, settings, cluster)
+            found = await look(stop.cancellation.namespace, stop.cancellation.name, bus, settings, cluster)
     except ExeuntError as error:
-        say(f"told without the live object: {error}")
+        print_note(f"explained without the live object: {error}")
         return None
-    return found if found is not None and found.run.uid == stop.episode.uid else None
+    return found if found is not None and found.run.uid == stop.cancellation.uid else None
 
 
 def explained(stop: Stop, live: Snapshot | None, settings: Settings, now: datetime) -> Iterator[str]:
@@ -75,20 +75,20 @@ def explained(stop: Stop, live: Snapshot | None, settings: Settings, now: dateti
 
 def sentences(stop: Stop) -> Iterator[str]:
     """What happened, one sentence for each event."""
-    story = stop.facts[-1].snapshot.story if stop.facts else None
+    story = stop.run_events[-1].snapshot.story if stop.run_events else None
     of = f" of the Story {story.namespace}/{story.name}" if story else ""
-    yield f"{stop.run} (uid {stop.episode.uid}) is a realtime run{of}."
-    for said in stop.by_time:
-        if isinstance(said, SaidOutcome):
-            yield _decision(stop, said)
+    yield f"{stop.run} (uid {stop.cancellation.uid}) is a realtime run{of}."
+    for recorded in stop.by_time:
+        if isinstance(recorded, OutcomeEvent):
+            yield _decision(stop, recorded)
         else:
-            since = elapsed_in_words(milliseconds(said.at - stop.started_at))
-            yield f"{since}: the {said.service} said {said.fact} - {why(said)}."
+            since = elapsed_in_words(milliseconds(recorded.at - stop.started_at))
+            yield f"{since}: the {recorded.service} published {recorded.event_type} - {why(recorded)}."
 
 
-def _decision(stop: Stop, said: SaidOutcome) -> str:
-    outcome = said.outcome
-    since = elapsed_in_words(milliseconds(said.at - stop.started_at))
+def _decision(stop: Stop, recorded: OutcomeEvent) -> str:
+    outcome = recorded.outcome
+    since = elapsed_in_words(milliseconds(recorded.at - stop.started_at))
     number = next((number for number, rule in enumerate(RULES, 1) if rule.name == outcome.rule), None)
     won = f"rule {number} of {len(RULES)}, {outcome.rule}, won" if number else f"no rule applied ({outcome.rule})"
     if outcome.verdict is Verdict.FAILED:
@@ -101,7 +101,7 @@ def _decision(stop: Stop, said: SaidOutcome) -> str:
     if outcome.verdict is Verdict.FAILED:
         verb = "try again later" if outcome.next_at else "give up and set the event aside as a dead letter"
         deleted = f" That was {attempt_in_words(outcome)}."
-    return f"{since}: the {said.service} decided to {verb}: {won}: {outcome.why}.{tried}{deleted}{dry}"
+    return f"{since}: the {recorded.service} decided to {verb}: {won}: {outcome.why}.{tried}{deleted}{dry}"
 
 
 _VERBS = {
@@ -141,7 +141,7 @@ def outlook(stop: Stop, live: Snapshot | None, settings: Settings, now: datetime
     if snapshot is not None and stop.ending in _GOES_ON and not snapshot.run.terminal:
         yield from _waiting(stop, snapshot, settings, now, seen="now" if live else "when it was last heard of")
     elif live is not None and stop.ending in _GOES_ON:
-        yield f"In the cluster it is {live.run.phase} by now; the watcher has not said so yet."
+        yield f"In the cluster it is {live.run.phase} by now; the watcher has not published it yet."
     yield from _drain(stop, live)
 
 
@@ -159,7 +159,7 @@ def _waiting(stop: Stop, snapshot: Snapshot, settings: Settings, now: datetime, 
     if decision.rule == "unfenced" and snapshot.run.canceled_at is not None:
         until = format_instant(parse_instant(snapshot.run.canceled_at) + settings.fence_wait)
         wait = f"EXEUNT_FENCE_WAIT ({in_words(settings.fence_wait)}) after the cancel"
-        yield f"It waits for bobrapet's fence until {until}: {wait}."
+        yield f"It waits for bobrapet's cancel_observed_at until {until}: {wait}."
     if decision.verdict is Verdict.WAIT and (deadline := snapshot.deadline) is not None:
         yield _latest(snapshot, deadline, now)
         yield (

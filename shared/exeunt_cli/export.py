@@ -1,4 +1,4 @@
-"""`exeunt export`: the whole history of a run as a file that can be told and decided again anywhere."""
+"""`exeunt export`: the whole history of a run as a file that can be read and decided again anywhere."""
 
 import sys
 from datetime import UTC, datetime
@@ -12,7 +12,7 @@ from exeunt.history.file import write_history
 from exeunt.history.redaction import redacted
 from exeunt_cli.errors import NotFound
 from exeunt_cli.options import Run, Where
-from exeunt_cli.output import say, say_problems
+from exeunt_cli.output import print_note, print_problems
 from exeunt_cli.source import load
 
 _EVERYWHERE = Where()
@@ -28,9 +28,9 @@ async def export(
     ] = False,
 ) -> None:
     """Write the whole history of a run as JSON lines: `exeunt export RUN > run.jsonl`."""
-    told = await load(run, where)
-    say_problems(told.problems)
-    records = list(redacted(told.records)) if redact else told.records
+    loaded = await load(run, where)
+    print_problems(loaded.problems)
+    records = list(redacted(loaded.records)) if redact else loaded.records
     if not records:
         raise NotFound(f"nothing of {run} can be understood, so nothing can be redacted")
     _, _, namespace, name, *_ = records[0].subject.split(".")
@@ -43,4 +43,4 @@ async def export(
             to.write_bytes(b"".join(lines))
         except OSError as error:
             raise UsageError(f"cannot write {to}: {error.strerror}") from error
-        say(f"{len(records)} events of {namespace}/{name} in {to}")
+        print_note(f"{len(records)} events of {namespace}/{name} in {to}")

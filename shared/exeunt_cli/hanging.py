@@ -3,11 +3,11 @@
 from datetime import datetime, timedelta
 
 from exeunt.clock import format_instant
-from exeunt.events import Fact
+from exeunt.events.event_types import EventType
 from exeunt.history.lateness import missing
 from exeunt.history.refusals import attempts, next_try
 from exeunt.history.stops import Ending, Stop
-from exeunt_timeout_scheduler.deadlines import say_again_at
+from exeunt_timeout_scheduler.deadlines import publish_again_at
 
 
 def hangs_on(stop: Stop, now: datetime, overdue_after: timedelta) -> list[str]:
@@ -26,8 +26,11 @@ def _next(stop: Stop, now: datetime, overdue_after: timedelta) -> str:
         return f"{tried}, the next at {format_instant(at)}{more}"
     if stop.deadline is not None and now < stop.deadline:
         return f"{tried}, the next at its deadline, {format_instant(stop.deadline)}"
-    said = next((fact for fact in reversed(stop.facts) if fact.fact is Fact.DEADLINE_REACHED), None)
-    if stop.deadline is None or said is None:
+    event = next(
+        (run_event for run_event in reversed(stop.run_events) if run_event.event_type is EventType.DEADLINE_REACHED),
+        None,
+    )
+    if stop.deadline is None or event is None:
         return f"{tried}, and no other is known to come"
-    again = say_again_at(stop.deadline, said.at, overdue_after)
+    again = publish_again_at(stop.deadline, event.at, overdue_after)
     return f"{tried}, the next with the first sweep after {format_instant(again)}"

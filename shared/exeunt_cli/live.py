@@ -10,19 +10,19 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from exeunt.bus.connection import Bus
+from exeunt.bus.recall import recalled
 from exeunt.kube.changes import Relisted
 from exeunt.kube.client import KubeClient
 from exeunt.kube.errors import NotFound, Undecodable
-from exeunt.kube.models import Story, StoryRun
 from exeunt.kube.resources import STEP_RUNS, STORIES, STORY_RUNS, TRANSPORT_BINDINGS, Resource
-from exeunt.recall import recalled
+from exeunt.run.models import Story, StoryRun
+from exeunt.run.snapshot import Snapshot, story_key
 from exeunt.settings import PREFIX, Settings, read_settings
-from exeunt.snapshot import Snapshot, story_key
 from exeunt_cli.options import Cluster
-from exeunt_cli.output import say
+from exeunt_cli.output import print_note
 from exeunt_cli.source import signals_about
 from exeunt_watcher.commands import AllSignalsHeard, Recall, Recalled, Seen, SignalHeard
-from exeunt_watcher.facts import subject_episode
+from exeunt_watcher.event_types import subject_cancellation
 from exeunt_watcher.machine import Watching, selector
 
 _REQUEST_TIMEOUT: Final = 5.0
@@ -81,7 +81,7 @@ async def look_at_canceled(
                 listing = await kube.list(resource, namespace, field_selector=selector(resource))
                 items.extend(listing.items)
                 for error in listing.undecodable:
-                    say(f"left out: {error}")
+                    print_note(f"left out: {error}")
         seen[STORY_RUNS] = [run for run in seen[STORY_RUNS] if run.spec.cancel_requested]
         seen[STORIES] = await _stories(kube, seen[STORY_RUNS])
     finally:
@@ -96,7 +96,7 @@ async def _stories(kube: KubeClient, runs: Iterable[StoryRun]) -> list[Story]:
             try:
                 stories.append(await kube.get(STORIES, *key))
             except Undecodable as error:
-                say(f"left out: {error}")
+                print_note(f"left out: {error}")
     return stories
 
 
@@ -120,6 +120,6 @@ async def _watched(listed: Mapping[Resource[Any], list[Any]], bus: Bus | None, s
     found = {run.metadata.key: machine.peek(run.metadata.key, now) for run in runs}  # for one that has ended
     for asked in machine.receive(AllSignalsHeard(), now):
         if bus is not None and isinstance(asked, Recall):
-            episode = subject_episode(asked.event_type, asked.snapshot)
-            machine.receive(Recalled(asked, await recalled(bus, episode, asked.event_type)), now)
+            cancellation = subject_cancellation(asked.event_type, asked.snapshot)
+            machine.receive(Recalled(asked, await recalled(bus, cancellation, asked.event_type)), now)
     return [seen for key, ended in found.items() if (seen := machine.peek(key, now) or ended) is not None]

@@ -14,8 +14,8 @@ import yaml  # type: ignore[import-untyped]
 from rich.console import Console
 from rich.text import Text
 
-from exeunt import cloudevents
 from exeunt.errors import PoisonEvent
+from exeunt.events import cloudevents
 from exeunt.history.file import json_data
 from exeunt.history.record import Problem, Record
 
@@ -171,20 +171,20 @@ def print_cloud_events(records: Iterable[Record]) -> None:
         try:
             print_line(cloud_event(record))
         except PoisonEvent as error:
-            say_problems([Problem(record.place, str(error))])
+            print_problems([Problem(record.place, str(error))])
 
 
-def say(text: str) -> None:
+def print_note(text: str) -> None:
     """Something about the answer rather than of it: on stderr."""
     sys.stderr.write(f"exeunt: {text}\n")
 
 
-def say_problems(problems: Sequence[Problem]) -> None:
-    """What could not be told; the first of it, when it is very much."""
-    for problem in problems[:_MOST_SAID]:
-        say(f"not told: {problem}")
-    if len(problems) > _MOST_SAID:
-        say(f"not told: {len(problems) - _MOST_SAID} more such problems")
+def print_problems(problems: Sequence[Problem]) -> None:
+    """What could not be shown; the first of it, when it is very much."""
+    for problem in problems[:_MOST_PRINTED]:
+        print_note(f"not shown: {problem}")
+    if len(problems) > _MOST_PRINTED:
+        print_note(f"not shown: {len(problems) - _MOST_PRINTED} more such problems")
 
 
-_MOST_SAID = 20
+_MOST_PRINTED = 20

@@ -1,6 +1,6 @@
 """A report as one HTML page that needs nothing else: no script, no font, no other file. Pure.
 
-It reads on a phone, on paper, in the dark and without colours: facts are round and decisions square, what did not
+It reads on a phone, on paper, in the dark and without colours: events are round and decisions square, what did not
 happen is hatched, and every mark has the number of its event. The pictures come in two widths, of which one is shown.
 """
 
@@ -13,8 +13,8 @@ from xml.etree.ElementTree import Element
 from exeunt.clock import elapsed_in_words, format_instant, in_words
 from exeunt.history.lateness import late_by
 from exeunt.history.record import Problem
+from exeunt.history.rendering import RenderedEvent, render
 from exeunt.history.stops import Stop
-from exeunt.history.telling import ToldEvent, tell
 from exeunt_cli.hanging import hangs_on
 from exeunt_cli.markup import document, element
 from exeunt_cli.picture import lanes, waits
@@ -33,10 +33,10 @@ def page(
     overdue_after: timedelta = timedelta(seconds=30),
     trace_url: str | None = None,
 ) -> str:
-    """All stops of a history, and what of it could not be told. `trace_url` has {trace_id} in it.
+    """All stops of a history, and what of it could not be shown. `trace_url` has {trace_id} in it.
 
-    `looked_at` is when the history was as it is told, which says how late a stop is that goes on; `overdue_after` is
-    the timeout-scheduler's setting, which says when it is tried again.
+    `looked_at` is when the history was as it is reported, which says how late a stop is that goes on; `overdue_after`
+    is the timeout-scheduler's setting, which says when it is tried again.
     """
     of = {stop.run for stop in stops}
     hangs = [hangs_on(stop, looked_at, overdue_after) if looked_at is not None else [] for stop in stops]
@@ -61,8 +61,8 @@ def page(
             element(
                 "body",
                 element("header", element("p", "How it stopped", class_="kicker"), element("h1", run)),
-                element("main", *sections, *_untold(problems)),
-                element("footer", element("p", f"Told by Exeunt {version} at {format_instant(now)} from"
+                element("main", *sections, *_problems(problems)),
+                element("footer", element("p", f"Rendered by Exeunt {version} at {format_instant(now)} from"
                                                f" {sum(len(stop.events) for stop in stops)} events.")),
             ),
             lang="en",
@@ -85,7 +85,7 @@ def _stop(
         ),
         *_figures(stop, name, now),
         element("h3", "Events"),
-        element("ol", *_events(tell(stop).events), class_="events"),
+        element("ol", *_events(render(stop).events), class_="events"),
         aria_labelledby=name,
     )
 
@@ -103,34 +103,34 @@ def _late(stop: Stop, now: datetime | None) -> Iterator[Element]:
 
 
 def _beneath(stop: Stop) -> str:
-    told = tell(stop)
-    how = f"{told.ending}{f': {told.cause}' if told.cause else ''}"
+    rendered = render(stop)
+    how = f"{rendered.ending}{f': {rendered.cause}' if rendered.cause else ''}"
     if stop.latency is not None:
         return f"from the cancel to the end \u2013 {how}"
-    return how if told.cause else ""
+    return how if rendered.cause else ""
 
 
 def _known(
     stop: Stop, now: datetime | None, hangs: Sequence[str], trace_url: str | None
 ) -> Iterator[tuple[str, Element]]:
-    told, canceled = tell(stop, now), stop.canceled
-    yield "Asked", element("dd", told.asked_at or "nobody has canceled it")
-    if told.ended_at is not None:
-        yield "Ended", element("dd", told.ended_at)
-    if canceled is not None and told.deadline is not None:
-        yield "Deadline", element("dd", f"{told.deadline} ({told.shutdown_timeout}, {told.shutdown_rule})")
-    if told.late_by_ms is not None:
-        yield "Due", element("dd", told.due_at)
+    rendered, canceled = render(stop, now), stop.canceled
+    yield "Asked", element("dd", rendered.asked_at or "nobody has canceled it")
+    if rendered.ended_at is not None:
+        yield "Ended", element("dd", rendered.ended_at)
+    if canceled is not None and rendered.deadline is not None:
+        yield "Deadline", element("dd", f"{rendered.deadline} ({rendered.shutdown_timeout}, {rendered.shutdown_rule})")
+    if rendered.late_by_ms is not None:
+        yield "Due", element("dd", rendered.due_at)
     for hop in hangs:
         yield "Missing", element("dd", hop, class_="late")
     if stop.asked_at is not None:
-        drain = f"{in_words(stop.drain)}, by its Story" if stop.drain is not None else "unknown: no event tells it"
+        drain = f"{in_words(stop.drain)}, by its Story" if stop.drain is not None else "unknown: no event shows it"
         yield "Drain window", element("dd", drain)
-    yield "Uid", element("dd", told.uid)
-    yield "Episode", element("dd", told.episode)
-    if told.trace_id is not None:
-        url = trace_url.replace("{trace_id}", told.trace_id) if trace_url else None
-        yield "Trace", element("dd", element("a", told.trace_id, href=url) if url else told.trace_id)
+    yield "Uid", element("dd", rendered.uid)
+    yield "Episode", element("dd", rendered.cancellation)
+    if rendered.trace_id is not None:
+        url = trace_url.replace("{trace_id}", rendered.trace_id) if trace_url else None
+        yield "Trace", element("dd", element("a", rendered.trace_id, href=url) if url else rendered.trace_id)
 
 
 def _figures(stop: Stop, name: str, now: datetime | None) -> Iterator[Element]:
@@ -145,23 +145,24 @@ def _figures(stop: Stop, name: str, now: datetime | None) -> Iterator[Element]:
         "figure",
         element("div", lanes(stop, _WIDE, f"{name}-lanes"), class_="wide"),
         element("div", lanes(stop, _NARROW, f"{name}-lanes-narrow"), class_="narrow"),
-        element("figcaption", "What was said, from the first event to the last. To scale; time counts from the cancel."
-                              " Circles are facts, squares are decisions; the numbers are those of the events below."),
+        element("figcaption", "What was published, from the first event to the last. To scale; time counts from the "
+                              "cancel."
+                              " Circles are events, squares are decisions; the numbers are those of the events below."),
     )  # fmt: skip
 
 
-def _events(told: Sequence[ToldEvent]) -> Iterator[Element]:
-    """Each fact with the decisions that it caused under it; numbered as the marks in the picture."""
-    numbered = list(enumerate(told, 1))
+def _events(rendered: Sequence[RenderedEvent]) -> Iterator[Element]:
+    """Each event with the decisions that it caused under it; numbered as the marks in the picture."""
+    numbered = list(enumerate(rendered, 1))
     # A decision without its cause in the history stands alone.
-    roots = [event.cause_sequence if event.kind == "outcome" else event.sequence for event in told]
+    roots = [event.cause_sequence if event.kind == "outcome" else event.sequence for event in rendered]
     for _, group in groupby(numbered, key=lambda item: roots[item[0] - 1]):
         first, *caused = group
         under = element("ol", *(element("li", *_event(*item)) for item in caused)) if caused else None
         yield element("li", *_event(*first), under)
 
 
-def _event(number: int, event: ToldEvent) -> tuple[Element, ...]:
+def _event(number: int, event: RenderedEvent) -> tuple[Element, ...]:
     return (
         element("span", str(number), class_=f"badge {event.kind} {event.what.replace(' ', '-')}"),
         element("span", element("time", elapsed_in_words(event.elapsed_ms), datetime=event.at, title=event.at),
@@ -170,7 +171,7 @@ def _event(number: int, event: ToldEvent) -> tuple[Element, ...]:
     )  # fmt: skip
 
 
-def _untold(problems: Sequence[Problem]) -> Iterator[Element]:
+def _problems(problems: Sequence[Problem]) -> Iterator[Element]:
     if problems:
         yield element("section", element("h2", "Not told"),
                       element("ul", *(element("li", str(problem)) for problem in problems)))  # fmt: skip
@@ -227,7 +228,7 @@ svg .badge.finalize text, svg .badge.failed text { fill: var(--card); }
 .why { grid-column: 2; overflow-wrap: anywhere; }
 .narrow { display: none; }
 @media (max-width: 52rem) { .wide { display: none; } .narrow { display: block; } figure { padding: .75rem .4rem; }
-  .narrow svg { width: 100%; } .headline strong { display: block; } }
+  .narrow svg { width: 100%; max-width: 30rem; margin: 0 auto; } .headline strong { display: block; } }
 @media (max-width: 30rem) { dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: .4rem; } }
 @media print { body { max-width: none; padding: 0; } figure, li { break-inside: avoid; } }
 """

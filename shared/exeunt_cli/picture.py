@@ -1,7 +1,7 @@
-"""A stop as pictures: how long it took beside what it did not wait for, and what was said in it. Pure.
+"""A stop as pictures: how long it took beside what it did not wait for, and what was published in it. Pure.
 
 Both are to scale in themselves. Marks carry the numbers of the events below the picture, so that nothing depends on
-colours: a circle is a fact, a square a decision. Their colours are the page's (`page`).
+colours: a circle is an event, a square a decision. Their colours are the page's (`page`).
 """
 
 from collections.abc import Iterator
@@ -10,10 +10,10 @@ from typing import Final
 from xml.etree.ElementTree import Element
 
 from exeunt.clock import elapsed_in_words, format_duration, in_words
-from exeunt.events import Fact
+from exeunt.events.event_types import EventType
 from exeunt.history.lateness import late_by
+from exeunt.history.rendering import RenderedEvent, milliseconds, render
 from exeunt.history.stops import Ending, Stop
-from exeunt.history.telling import ToldEvent, milliseconds, tell
 from exeunt_cli.markup import element
 from exeunt_cli.scale import Scale, apart, in_rows, text_width
 
@@ -59,13 +59,13 @@ def waits(stop: Stop, width: int, name: str, now: datetime | None = None) -> Ele
                     class_=kind, fill=_hatched(name) if kind == "drain" else None),
         ]  # fmt: skip
     bottom = 20 + len(bars) * _ROW - 8
-    told = "; ".join(f"{label}: {value}" for label, value, *_ in bars)
+    rendered = "; ".join(f"{label}: {value}" for label, value, *_ in bars)
     return _svg(
         *(_hatch(name), *drawn, *_axis(scale, bottom)),
         name=name,
         size=(width, bottom + 24),
         title=f"How long the stop of {stop.run} took, and what it did not wait for",
-        told=f"Bars to scale. {told}.",
+        rendered=f"Bars to scale. {rendered}.",
     )
 
 
@@ -83,14 +83,14 @@ def _compared(stop: Stop, wait: timedelta) -> tuple[str, float]:
 
 
 def lanes(stop: Stop, width: int, name: str) -> Element:
-    """What was said, a lane for each service, with the topology above them."""
-    told = tell(stop).events
-    times = [event.elapsed_ms for event in told]
+    """What was published, a lane for each service, with the topology above them."""
+    rendered = render(stop).events
+    times = [event.elapsed_ms for event in rendered]
     marks = list(_marks(stop, max(times)))
     first, last = min([*times, *(at for at, _ in marks)]), max([*times, *(at for at, _ in marks)])
     margin = (last - first or 1.0) * 0.03
     scale = Scale(first - margin, last + margin, _EDGE, width - _EDGE)
-    services = [*_SERVICES, *sorted({event.service for event in told}.difference(_SERVICES))]
+    services = [*_SERVICES, *sorted({event.service for event in rendered}.difference(_SERVICES))]
     labels = in_rows(((scale.x(at), label) for at, label in marks), _EDGE, width - _EDGE)
     top = _LABEL * (max((label.row for label in labels), default=-1) + 1) + 6
     services_top = top + _ROW + 8
@@ -103,16 +103,16 @@ def lanes(stop: Stop, width: int, name: str) -> Element:
     drawn += [element("line", x1=at.at, x2=at.at, y1=y + 5, y2=bottom, class_="mark") for at, y in heads.items()]
     drawn += [element("text", label.text, x=label.left, y=y, class_="strong") for label, y in heads.items()]
     drawn += _topology(stop, scale, top, name)
-    drawn += _causes(told, lines, scale)
+    drawn += _causes(rendered, lines, scale)
     for service, line in lines.items():
-        said = [(number, event) for number, event in enumerate(told, 1) if event.service == service]
-        drawn += _lane(service, said, scale, line)
+        events = [(number, event) for number, event in enumerate(rendered, 1) if event.service == service]
+        drawn += _lane(service, events, scale, line)
     return _svg(
         *(*drawn, *_axis(scale, bottom)),
         name=name,
         size=(width, bottom + 24),
-        title=f"What was said in the stop of {stop.run}",
-        told=f"A lane for each service, time to scale from the cancel. {_in_sentences(told)}",
+        title=f"What was published in the stop of {stop.run}",
+        rendered=f"A lane for each service, time to scale from the cancel. {_in_sentences(rendered)}",
     )
 
 
@@ -121,7 +121,7 @@ def _marks(stop: Stop, last: float) -> Iterator[tuple[float, str]]:
     if stop.asked_at is None:
         return
     yield 0.0, "cancel"
-    gone = next((fact for fact in stop.facts if fact.snapshot.topology.gone is not None), None)
+    gone = next((event for event in stop.run_events if event.snapshot.topology.gone is not None), None)
     if gone is not None and gone.snapshot.topology.gone is not None:
         yield milliseconds(gone.at - stop.asked_at), f"gone: {gone.snapshot.topology.gone.kind}"
     if stop.deadline is not None and (deadline := milliseconds(stop.deadline - stop.asked_at)) <= last:
@@ -136,15 +136,15 @@ def _topology(stop: Stop, scale: Scale, top: float, name: str) -> Iterator[Eleme
     """What the watcher knew of the topology over time, as a bar."""
     yield element("text", "topology", x=_EDGE, y=top + 14, class_="strong")
     spans: list[tuple[float, str]] = []
-    for fact in stop.facts:
-        if fact.fact is Fact.DEADLINE_REACHED:
+    for event in stop.run_events:
+        if event.event_type is EventType.DEADLINE_REACHED:
             continue  # the timeout-scheduler does not look at topologies
-        if fact.snapshot.run.terminal:
+        if event.snapshot.run.terminal:
             break  # bobrapet takes down what is left, and the hub's condition is overwritten
-        topology = fact.snapshot.topology
+        topology = event.snapshot.topology
         state = "gone" if topology.gone else "up" if topology.established else "not seen"
         if not spans or spans[-1][1] != state:
-            spans.append((milliseconds(fact.at - stop.started_at), state))
+            spans.append((milliseconds(event.at - stop.started_at), state))
     end = milliseconds(stop.latency) if stop.latency is not None else scale.end
     for number, (start, state) in enumerate(spans):
         until = spans[number + 1][0] if number + 1 < len(spans) else max(end, start)
@@ -156,11 +156,11 @@ def _topology(stop: Stop, scale: Scale, top: float, name: str) -> Iterator[Eleme
             yield element("text", state, x=left + 5, y=top + 34, class_=f"on-{state.replace(' ', '-')}")
 
 
-def _causes(told: list[ToldEvent], lines: dict[str, float], scale: Scale) -> Iterator[Element]:
-    """A line from each fact to the decisions that it caused."""
-    facts = {event.sequence: event for event in told if event.kind == "fact"}
-    for event in told:
-        cause = facts.get(event.cause_sequence or 0)
+def _causes(rendered: list[RenderedEvent], lines: dict[str, float], scale: Scale) -> Iterator[Element]:
+    """A line from each event to the decisions that it caused."""
+    event_types = {event.sequence: event for event in rendered if event.kind == "fact"}
+    for event in rendered:
+        cause = event_types.get(event.cause_sequence or 0)
         if event.kind == "outcome" and cause is not None:
             x1, x2 = scale.x(cause.elapsed_ms), scale.x(event.elapsed_ms)
             y1, y2 = lines[cause.service], lines[event.service]
@@ -170,17 +170,17 @@ def _causes(told: list[ToldEvent], lines: dict[str, float], scale: Scale) -> Ite
             )
 
 
-def _lane(service: str, said: list[tuple[int, ToldEvent]], scale: Scale, line: float) -> Iterator[Element]:
+def _lane(service: str, events: list[tuple[int, RenderedEvent]], scale: Scale, line: float) -> Iterator[Element]:
     """One service: a dot at the very instant of each event, and its number above, where there is room for it."""
-    yield element("text", element("tspan", service, class_="strong"), None if said else " said nothing",
+    yield element("text", element("tspan", service, class_="strong"), None if events else " published nothing",
                   x=_EDGE, y=line - 42)  # fmt: skip
     yield element("line", x1=scale.left, x2=scale.right, y1=line, y2=line, class_="lane")
-    said = sorted(said, key=lambda numbered: numbered[1].elapsed_ms)
-    exact = [scale.x(event.elapsed_ms) for _, event in said]
+    events = sorted(events, key=lambda numbered: numbered[1].elapsed_ms)
+    exact = [scale.x(event.elapsed_ms) for _, event in events]
     edge = _RADIUS + 1
     shown = apart(exact, 2 * _RADIUS + 4, scale.left + edge, scale.right - edge)
     taken = scale.left
-    for at, ((number, event), x, badge) in enumerate(zip(said, exact, shown, strict=True)):
+    for at, ((number, event), x, badge) in enumerate(zip(events, exact, shown, strict=True)):
         yield element("line", x1=x, y1=line, x2=badge, y2=line - 14, class_="leader")
         yield element("circle", cx=x, cy=line, r=2.5, class_="instant")
         yield _badge(number, event, badge, line - 24)
@@ -197,7 +197,7 @@ def _lane(service: str, said: list[tuple[int, ToldEvent]], scale: Scale, line: f
             taken = badge + _RADIUS
 
 
-def _badge(number: int, event: ToldEvent, x: float, y: float) -> Element:
+def _badge(number: int, event: RenderedEvent, x: float, y: float) -> Element:
     box = (
         element("circle", cx=x, cy=y, r=_RADIUS)
         if event.kind == "fact"
@@ -232,12 +232,12 @@ def _hatched(name: str) -> str:
     return f"url(#{name}-hatch)"
 
 
-def _svg(*content: Element, name: str, size: tuple[float, float], title: str, told: str) -> Element:
+def _svg(*content: Element, name: str, size: tuple[float, float], title: str, rendered: str) -> Element:
     width, height = size
     return element(
         "svg",
         element("title", title, id=f"{name}-title"),
-        element("desc", told, id=f"{name}-desc"),
+        element("desc", rendered, id=f"{name}-desc"),
         *content,
         viewBox=f"0 0 {width:g} {height:g}",
         width=width,
@@ -248,8 +248,8 @@ def _svg(*content: Element, name: str, size: tuple[float, float], title: str, to
     )
 
 
-def _in_sentences(told: list[ToldEvent]) -> str:
+def _in_sentences(rendered: list[RenderedEvent]) -> str:
     return " ".join(
         f"{number}: {elapsed_in_words(event.elapsed_ms)}, {event.service}, {event.what}."
-        for number, event in enumerate(told, 1)
+        for number, event in enumerate(rendered, 1)
     )

@@ -1,21 +1,21 @@
 """`exeunt plan`: what the mesh would do now about every canceled run, without doing it.
 
 The cluster is read, and what the streams know of it: that a topology was established, which shutdown timeout was
-captured at the cancel, and what signals said last. Runs that have ended are left out; so are the StepRuns that may be
+captured at the cancel, and the last signals. Runs that have ended are left out; so are the StepRuns that may be
 left of them.
 """
 
 from datetime import UTC, datetime, timedelta
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from exeunt.bus.errors import BusError
 from exeunt.clock import format_instant, in_words, parse_instant
-from exeunt.events import Fact, Verdict
-from exeunt.snapshot import Snapshot
+from exeunt.events.event_types import EventType, Verdict
+from exeunt.run.snapshot import Snapshot
 from exeunt_cli.live import look_at_canceled, services_settings
 from exeunt_cli.options import Cluster, Output, Where
-from exeunt_cli.output import Columns, console, print_all, say
+from exeunt_cli.output import Columns, console, print_all, print_note
 from exeunt_cli.source import connected
 from exeunt_terminator.decision import decide
 
@@ -28,7 +28,7 @@ class Planned(Struct, frozen=True, kw_only=True):
     namespace: str
     name: str
     uid: str
-    episode: str
+    cancellation: str = field(name="episode")
     canceled_at: str | None
     deadline: str | None
     shutdown_timeout: str
@@ -48,7 +48,7 @@ async def plan(*, where: Where = _EVERYWHERE, cluster: Cluster = _CURRENT, outpu
         async with connected(where) as bus:
             found = await look_at_canceled(namespaces, settings, bus, cluster)
     except BusError as error:
-        say(f"planned without what NATS knows: {error}")
+        print_note(f"planned without what NATS knows: {error}")
         found = await look_at_canceled(namespaces, settings, None, cluster)
     now = datetime.now(UTC)
     planned = [plan_for(snapshot, now) for snapshot in found]
@@ -58,14 +58,14 @@ async def plan(*, where: Where = _EVERYWHERE, cluster: Cluster = _CURRENT, outpu
 def plan_for(snapshot: Snapshot, now: datetime) -> Planned:
     """Decide as the terminator would on the cancel, or on the deadline once that has passed."""
     run, shutdown, deadline, gone = snapshot.run, snapshot.shutdown, snapshot.deadline, snapshot.topology.gone
-    fact = Fact.DEADLINE_REACHED if deadline is not None and deadline <= now else Fact.CANCEL_REQUESTED
-    verdict, rule, why = decide(fact, run.episode, snapshot)
+    event_type = EventType.DEADLINE_REACHED if deadline is not None and deadline <= now else EventType.CANCEL_REQUESTED
+    verdict, rule, why = decide(event_type, run.cancellation, snapshot)
     step_runs = snapshot.step_runs or ()
     return Planned(
         namespace=run.namespace,
         name=run.name,
         uid=run.uid,
-        episode=run.episode.token,
+        cancellation=run.cancellation.token,
         canceled_at=run.canceled_at,
         deadline=format_instant(deadline) if deadline else None,
         shutdown_timeout=shutdown.timeout,
@@ -87,7 +87,7 @@ def _show(planned: list[Planned], now: datetime, output: Output) -> None:
         columns = Columns((*header[:-1], "UID", "EVIDENCE", "STEPRUNS", header[-1]) if wide else header)
         console().print(*columns.lines(_row(each, now, wide=wide) for each in planned), sep="\n")
     else:
-        say("no canceled run is unfinished: there is nothing to do")
+        print_note("no canceled run is unfinished: there is nothing to do")
 
 
 def _row(each: Planned, now: datetime, *, wide: bool) -> tuple[str, ...]:

@@ -12,14 +12,14 @@ from rich.text import Text
 from exeunt.clock import in_words
 from exeunt.errors import UsageError
 from exeunt.history.event import Event
-from exeunt.history.state import State, after, differences
+from exeunt.history.rendering import render_event, why
+from exeunt.history.state import KnownState, after, differences
 from exeunt.history.stops import Stop
-from exeunt.history.telling import tell_event, why
 from exeunt_cli.check import Checked, check
 from exeunt_cli.errors import NotFound
 from exeunt_cli.options import Output, Run, Where
-from exeunt_cli.output import Columns, console, print_all, print_one, say, say_problems
-from exeunt_cli.source import Told, load
+from exeunt_cli.output import Columns, console, print_all, print_note, print_one, print_problems
+from exeunt_cli.source import Loaded, load
 from exeunt_cli.timeline import event_row, heading, timeline_columns
 from exeunt_cli.what_if import Otherwise, otherwise, read_setting
 
@@ -45,36 +45,38 @@ async def replay(
         raise UsageError("only one of --speed, --check, --at and --what-if at a time")
     pace = _pace(speed)
     setting = read_setting(what_if) if what_if is not None else None
-    told = await load(run, where)
-    say_problems(told.problems)
+    loaded = await load(run, where)
+    print_problems(loaded.problems)
     if check:
-        return _check(told, output)
+        return _check(loaded, output)
     if at is not None:
-        _show_state(told, at, output)
+        _show_state(loaded, at, output)
     elif setting is not None:
-        _show_otherwise([found for stop in told.stops if (found := otherwise(stop, setting)) is not None], output)
+        _show_otherwise([found for stop in loaded.stops if (found := otherwise(stop, setting)) is not None], output)
     else:
-        await _walk(told, pace, output)
+        await _walk(loaded, pace, output)
     return 0
 
 
-def _check(told: Told, output: Output) -> int:
+def _check(loaded: Loaded, output: Output) -> int:
     """Show what came of it; 1 when something differs, or could not be decided again."""
-    checked = check(told.stops)
-    whole = checked.passed and not told.problems
+    checked = check(loaded.stops)
+    whole = checked.passed and not loaded.problems
     if not print_one(checked, output):
         _show_checked(checked)
     for gap in checked.unchecked:
-        say(f"not checked: {gap}")
-    if checked.passed and told.problems:
-        say(f"{len(told.problems)} parts of the history could not be told, so they could not be decided again")
+        print_note(f"not checked: {gap}")
+    if checked.passed and loaded.problems:
+        print_note(
+            f"{len(loaded.problems)} parts of the history could not be shown, so they could not be decided again"
+        )
     return 0 if whole else 1
 
 
 def _show_checked(checked: Checked) -> None:
     screen = console()
     if not checked.differences:
-        screen.print(f"{checked.facts} facts and {checked.outcomes} decisions come out as they were recorded.")
+        screen.print(f"{checked.run_events} events and {checked.outcomes} decisions come out as they were recorded.")
         return
     first, *others = checked.differences
     screen.print(
@@ -87,31 +89,31 @@ def _show_checked(checked: Checked) -> None:
         screen.print(f"and {len(others)} more; -o json shows all of them")
 
 
-def _show_state(told: Told, sequence: int, output: Output) -> None:
+def _show_state(loaded: Loaded, sequence: int, output: Output) -> None:
     """What was known of its run around one event. Raises NotFound."""
-    for stop in told.stops:
-        state = State()
+    for stop in loaded.stops:
+        state = KnownState()
         for event in stop.events:
             now = after(state, event)
             if event.record.sequence == sequence:
                 _show_change(stop, event, state, now, output)
                 return
             state = now
-    known = [event.record.sequence for stop in told.stops for event in stop.events]
+    known = [event.record.sequence for stop in loaded.stops for event in stop.events]
     raise NotFound(f"no event with sequence {sequence} in this history; it has {', '.join(map(str, sorted(known)))}")
 
 
-def _show_change(stop: Stop, event: Event, before: State, now: State, output: Output) -> None:
-    if print_one({"event": tell_event(stop, event), "before": before, "after": now}, output):
+def _show_change(stop: Stop, event: Event, before: KnownState, now: KnownState, output: Output) -> None:
+    if print_one({"event": render_event(stop, event), "before": before, "after": now}, output):
         return
     changed = differences(before, now)
-    told = tell_event(stop, event)
+    rendered = render_event(stop, event)
     rows = []
-    for field in State.__struct_fields__:
+    for field in KnownState.__struct_fields__:
         was, became = _cell(getattr(before, field)), _cell(getattr(now, field))
         rows.append(("*" if field in changed else "", field.replace("_", " "), was, became))
     console().print(
-        Text(f"{stop.run}, sequence {told.sequence}, {told.service}: {told.what}", "bold"),
+        Text(f"{stop.run}, sequence {rendered.sequence}, {rendered.service}: {rendered.what}", "bold"),
         Text(why(event)),
         "",
         *Columns(("", "", "BEFORE", "AFTER")).lines(rows),
@@ -160,22 +162,22 @@ def _pace(speed: str | None) -> float:
     return factor
 
 
-async def _walk(told: Told, pace: float, output: Output) -> None:
+async def _walk(loaded: Loaded, pace: float, output: Output) -> None:
     """The events in the order in which they were said, stop after stop."""
     screen, columns = console(), timeline_columns(output)
     people = output in ("table", "wide")
-    for stop in told.stops:
+    for stop in loaded.stops:
         if people:
-            screen.print(*heading(stop, told.looked_at), "", *columns.lines([]), sep="\n")
+            screen.print(*heading(stop, loaded.looked_at), "", *columns.lines([]), sep="\n")
         before: datetime | None = None
         for event in stop.events:
             await _wait(pace, before, event.at)
             before = event.at
-            told_event = tell_event(stop, event)
+            rendered_event = render_event(stop, event)
             if people:
-                screen.print(*columns.lines([event_row(told_event, output, screen)], header=False), sep="\n")
+                screen.print(*columns.lines([event_row(rendered_event, output, screen)], header=False), sep="\n")
             else:
-                print_one(told_event, output)
+                print_one(rendered_event, output)
 
 
 async def _wait(pace: float, before: datetime | None, now: datetime) -> None:

@@ -13,7 +13,7 @@ from exeunt.history.redaction import redacted
 from exeunt_cli.errors import NotFound
 from exeunt_cli.live import services_settings
 from exeunt_cli.options import Run, TraceUrl, Where
-from exeunt_cli.output import say, say_problems
+from exeunt_cli.output import print_note, print_problems
 from exeunt_cli.page import page
 from exeunt_cli.source import load, understood
 
@@ -29,10 +29,12 @@ async def report(
     trace_url: TraceUrl = None,
 ) -> None:
     """Write the stops of a run as one self-contained HTML page: `exeunt report RUN --to stop.html`."""
-    told = await load(run, where)
-    say_problems(told.problems)
-    # What could not be told may hold any name.
-    stops, problems = (understood(list(redacted(told.records))).stops, []) if redact else (told.stops, told.problems)
+    loaded = await load(run, where)
+    print_problems(loaded.problems)
+    # What could not be shown may hold any name.
+    stops, problems = (
+        (understood(list(redacted(loaded.records))).stops, []) if redact else (loaded.stops, loaded.problems)
+    )
     if not stops:
         raise NotFound(f"nothing of {run} can be understood, so nothing can be shown")
     text = page(
@@ -40,7 +42,7 @@ async def report(
         problems,
         version=exeunt.__version__,
         now=datetime.now(UTC),
-        looked_at=told.looked_at,
+        looked_at=loaded.looked_at,
         overdue_after=services_settings().overdue_after,
         trace_url=trace_url,
     )
@@ -51,4 +53,4 @@ async def report(
         to.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UsageError(f"cannot write {to}: {error.strerror}") from error
-    say(f"{len(stops)} {'stop' if len(stops) == 1 else 'stops'} in {to}")
+    print_note(f"{len(stops)} {'stop' if len(stops) == 1 else 'stops'} in {to}")

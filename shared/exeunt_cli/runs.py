@@ -10,13 +10,13 @@ from exeunt.history.event import Event, understand
 from exeunt.history.lateness import ending_in_words
 from exeunt.history.reading import follow as follow_stream
 from exeunt.history.reading import namespace_filter, read
+from exeunt.history.rendering import render
 from exeunt.history.stops import Ending, Stop, stops
-from exeunt.history.telling import tell
 from exeunt.settings import Settings
 from exeunt_cli.hanging import hangs_on
 from exeunt_cli.live import services_settings
 from exeunt_cli.options import Follow, Format, Output, Where, Window
-from exeunt_cli.output import Columns, console, print_all, print_one, say, say_problems
+from exeunt_cli.output import Columns, console, print_all, print_note, print_one, print_problems
 from exeunt_cli.source import connected, understood
 
 _HORIZON = timedelta(hours=24)
@@ -33,23 +33,23 @@ async def runs(
         records = [
             record async for record in read(bus, namespace_filter(where.namespace), since=since, until=window.until)
         ]
-        told = understood(records)
-        say_problems(told.problems)
-        newest = list(reversed(told.stops))
+        loaded = understood(records)
+        print_problems(loaded.problems)
+        newest = list(reversed(loaded.stops))
         if not newest and not follow:
-            say(f"no run since {since:%Y-%m-%dT%H:%M:%SZ}; --since looks further back")
+            print_note(f"no run since {since:%Y-%m-%dT%H:%M:%SZ}; --since looks further back")
         columns = Columns(_WIDE if output == "wide" else _TABLE)
         if output in ("table", "wide"):
             if newest or follow:
                 console().print(*columns.lines(_rows(newest, output)), sep="\n")
         elif follow:
             for stop in newest:
-                print_one(tell(stop, told.looked_at), output)
+                print_one(render(stop, loaded.looked_at), output)
         else:
-            print_all([tell(stop, told.looked_at) for stop in newest], output)
+            print_all([render(stop, loaded.looked_at) for stop in newest], output)
         if follow:
             last = records[-1].sequence if records else 0
-            await _follow(bus, namespace_filter(where.namespace), last, told.stops, columns, output)
+            await _follow(bus, namespace_filter(where.namespace), last, loaded.stops, columns, output)
 
 
 _TABLE = ("NAMESPACE", "NAME", "ASKED", "LATENCY", "OUTCOME", "CAUSE")
@@ -63,18 +63,18 @@ def _rows(found: Iterable[Stop], output: Format) -> list[tuple[str, ...]]:
 
 def row_of(stop: Stop, now: datetime, settings: Settings, output: Format = "table") -> tuple[str, ...]:
     """The cells of a stop; an unfinished one says under its cause what it hangs on."""
-    told, hangs = tell(stop, now), hangs_on(stop, now, settings.overdue_after)
+    rendered, hangs = render(stop, now), hangs_on(stop, now, settings.overdue_after)
     row = (
-        told.namespace,
-        told.name,
-        _seconds(told.asked_at),
+        rendered.namespace,
+        rendered.name,
+        _seconds(rendered.asked_at),
         in_words(stop.latency) if stop.latency is not None else "-",
         ending_in_words(stop, now),
-        "; ".join([*([told.cause] if told.cause else []), *hangs]) or "-",
+        "; ".join([*([rendered.cause] if rendered.cause else []), *hangs]) or "-",
     )
     if output != "wide":
         return row
-    return (*row, told.uid, told.episode, _seconds(told.deadline), str(len(stop.events)))
+    return (*row, rendered.uid, rendered.cancellation, _seconds(rendered.deadline), str(len(stop.events)))
 
 
 def _seconds(instant: str | None) -> str:
@@ -86,19 +86,19 @@ async def _follow(bus: Bus, subjects: str, after: int, known: Iterable[Stop], co
     events: dict[str, list[Event]] = {}
     shown: dict[str, Ending] = {}
     for stop in known:
-        events.setdefault(stop.episode.uid, []).extend(stop.events)
-        shown[str(stop.episode)] = stop.ending
+        events.setdefault(stop.cancellation.uid, []).extend(stop.events)
+        shown[str(stop.cancellation)] = stop.ending
     async for record in follow_stream(bus, subjects, after=after):
         try:
             event = understand(record)
         except PoisonEvent as error:
-            say(f"not told: {record.place}: {error}")
+            print_note(f"not shown: {record.place}: {error}")
             continue
-        of_run = events.setdefault(event.episode.uid, [])
+        of_run = events.setdefault(event.cancellation.uid, [])
         of_run.append(event)
-        stop = stops(sorted(of_run, key=lambda said: said.record.sequence))[-1]
-        if shown.get(str(stop.episode)) == stop.ending:
+        stop = stops(sorted(of_run, key=lambda recorded: recorded.record.sequence))[-1]
+        if shown.get(str(stop.cancellation)) == stop.ending:
             continue
-        shown[str(stop.episode)] = stop.ending
-        if not print_one(tell(stop, datetime.now(UTC)), output):
+        shown[str(stop.cancellation)] = stop.ending
+        if not print_one(render(stop, datetime.now(UTC)), output):
             console().print(*columns.lines(_rows([stop], output), header=False), sep="\n")

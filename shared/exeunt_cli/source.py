@@ -12,21 +12,21 @@ from typing import NamedTuple
 import structlog
 from msgspec.structs import replace
 
-from exeunt.bobrapet import TRIGGER_TOKEN
 from exeunt.bus.configured import connect_as
 from exeunt.bus.connection import Bus
 from exeunt.bus.errors import BusUnavailable, NoResponders
+from exeunt.bus.recall import last_signals
 from exeunt.clock import parse_instant, readable_instant
 from exeunt.errors import UsageError
+from exeunt.events.signals import Signal
 from exeunt.history.event import understand_all
 from exeunt.history.file import Header, read_history
 from exeunt.history.reading import last_record, namespace_filter, read, run_filter
 from exeunt.history.record import Problem, Record
 from exeunt.history.stops import Stop, stops
-from exeunt.kube.models import StoryRun
-from exeunt.recall import last_signals
+from exeunt.run.bobrapet import TRIGGER_TOKEN
+from exeunt.run.models import StoryRun
 from exeunt.settings import PREFIX, read_settings
-from exeunt.signals import Signal
 from exeunt_cli.errors import NotFound
 from exeunt_cli.options import Where
 
@@ -34,8 +34,8 @@ _CONNECT_TIMEOUT = 3.0
 LATEST = "@latest"
 
 
-class Told(NamedTuple):
-    """A history, read and understood: its records, its stops, and what of it could not be told."""
+class Loaded(NamedTuple):
+    """A history, read and understood: its records, its stops, and what of it could not be shown."""
 
     records: list[Record]
     stops: list[Stop]
@@ -44,7 +44,7 @@ class Told(NamedTuple):
 
     @property
     def looked_at(self) -> datetime:
-        """When it was as it is told: now, or when it was exported."""
+        """When it was as it is shown: now, or when it was exported."""
         exported = readable_instant(self.header.exported_at) if self.header else None
         return exported or datetime.now(UTC)
 
@@ -57,8 +57,8 @@ async def connected(where: Where) -> AsyncIterator[Bus]:
     settings = read_settings({name: os.environ[name] for name in os.environ if name.startswith(ours)})
     bus = await connect_as("exeunt", replace(settings, nats_url=where.nats_url), connect_timeout=_CONNECT_TIMEOUT)
     try:
-        if bus.trouble is not None:
-            raise BusUnavailable(f"{bus.trouble}; --nats-url or EXEUNT_NATS_URL says where it is")
+        if bus.unavailable_reason is not None:
+            raise BusUnavailable(f"{bus.unavailable_reason}; --nats-url or EXEUNT_NATS_URL says where it is")
         _log_from(logging.WARNING)
         yield bus
     finally:
@@ -97,7 +97,7 @@ async def find(bus: Bus, run: str, namespace: str | None) -> str:
     return f"exeunt.runs.{found}.{name}.>"
 
 
-async def load(run: str, where: Where) -> Told:
+async def load(run: str, where: Where) -> Loaded:
     """The history of a run, or of a file. Raises NotFound, UsageError, BusUnavailable."""
     if is_file(run):
         return read_file(run)
@@ -119,27 +119,27 @@ def is_file(run: str) -> bool:
     return run == "-" or run.endswith(".jsonl") or Path(run).is_file()
 
 
-def read_file(path: str) -> Told:
+def read_file(path: str) -> Loaded:
     """Read an exported history. Raises NotFound when there is no such file or nothing to tell in it."""
     try:
         with open(sys.stdin.fileno() if path == "-" else path, "rb", closefd=path != "-") as lines:
             history = read_history(lines)
     except OSError as error:
         raise NotFound(f"cannot read {path}: {error.strerror}") from error
-    told = understood(history.records, history.problems, history.header)
-    if not told.stops:
-        problems = "".join(f"\n  {problem}" for problem in told.problems[:_MOST_SHOWN])
+    loaded = understood(history.records, history.problems, history.header)
+    if not loaded.stops:
+        problems = "".join(f"\n  {problem}" for problem in loaded.problems[:_MOST_SHOWN])
         raise NotFound(f"there is no event of Exeunt in {path}{problems}")
-    return told
+    return loaded
 
 
 _MOST_SHOWN = 5
 
 
-def understood(records: list[Record], problems: list[Problem] | None = None, header: Header | None = None) -> Told:
+def understood(records: list[Record], problems: list[Problem] | None = None, header: Header | None = None) -> Loaded:
     """What records tell, with the problems of reading them before those of understanding them."""
     events, more = understand_all(records)
-    return Told(records, stops(events), [*(problems or ()), *more], header)
+    return Loaded(records, stops(events), [*(problems or ()), *more], header)
 
 
 def stored_at(record: Record) -> float:

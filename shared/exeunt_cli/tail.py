@@ -10,31 +10,33 @@ from exeunt.history.event import Event, understand_all
 from exeunt.history.reading import follow as follow_stream
 from exeunt.history.reading import last_record, namespace_filter, read, run_filter
 from exeunt.history.record import Record
+from exeunt.history.rendering import render_event
 from exeunt.history.stops import Stop, stops
-from exeunt.history.telling import tell_event
 from exeunt_cli.options import EventFormat, EventOutput, Where, Window
-from exeunt_cli.output import Columns, console, print_cloud_events, print_one, say_problems
+from exeunt_cli.output import Columns, console, print_cloud_events, print_one, print_problems
 from exeunt_cli.source import connected, find
 
 _EVERYWHERE, _ALWAYS = Where(), Window()
 
 
 class _Known:
-    """What was said before of the runs that are shown: their elapsed time counts from a cancel that may be long ago."""
+    """What was published before of the runs that are shown: their elapsed time counts from a cancel that may be long
+    ago.
+    """
 
     def __init__(self) -> None:
         self._events: dict[str, list[Event]] = {}
 
     async def stop_of(self, bus: Bus, event: Event) -> Stop:
         """The stop that the event belongs to, as far as it is known by then."""
-        uid = event.episode.uid
+        uid = event.cancellation.uid
         if uid not in self._events:
             if len(self._events) >= _MOST_KNOWN:
                 del self._events[next(iter(self._events))]
-            subjects = run_filter(event.episode.namespace, event.episode.name)
+            subjects = run_filter(event.cancellation.namespace, event.cancellation.name)
             records = [record async for record in read(bus, subjects, after=0)]
             earlier, _ = understand_all(record for record in records if record.sequence < event.record.sequence)
-            self._events[uid] = [said for said in earlier if said.episode.uid == uid]
+            self._events[uid] = [recorded for recorded in earlier if recorded.cancellation.uid == uid]
         self._events[uid].append(event)
         return next(stop for stop in reversed(stops(self._events[uid])) if event in stop.events)
 
@@ -49,7 +51,7 @@ async def tail(
     window: Window = _ALWAYS,
     output: EventOutput = "table",
 ) -> None:
-    """Show what is said about all runs, or about one, as it is said."""
+    """Show what is published about all runs, or about one, as it is published."""
     screen = console()
     async with connected(where) as bus:
         subjects = await find(bus, run, where.namespace) if run else namespace_filter(where.namespace)
@@ -75,11 +77,11 @@ async def _show_live(
         print_cloud_events([record])
         return
     events, problems = understand_all([record])
-    say_problems(problems)
+    print_problems(problems)
     for event in events:
-        told = tell_event(await known.stop_of(bus, event), event)
-        if print_one(told, output):
+        rendered = render_event(await known.stop_of(bus, event), event)
+        if print_one(rendered, output):
             continue
-        run = f"{event.episode.namespace}/{event.episode.name}"
-        row = (f"{event.at:%Y-%m-%dT%H:%M:%S.%f}"[:-3] + "Z", run, told.service, told.what, told.why)
+        run = f"{event.cancellation.namespace}/{event.cancellation.name}"
+        row = (f"{event.at:%Y-%m-%dT%H:%M:%S.%f}"[:-3] + "Z", run, rendered.service, rendered.what, rendered.why)
         screen.print(*columns.lines([row], header=False), sep="\n")

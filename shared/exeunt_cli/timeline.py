@@ -1,4 +1,4 @@
-"""`exeunt timeline`: events as they happened; a decision stands under the fact that caused it, or names it."""
+"""`exeunt timeline`: events as they happened; a decision stands under the event that caused it, or names it."""
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
@@ -12,8 +12,8 @@ from exeunt.history.lateness import ending_in_words, late_by
 from exeunt.history.reading import follow as follow_stream
 from exeunt.history.reading import read
 from exeunt.history.record import Record
+from exeunt.history.rendering import RenderedEvent, finalized_by, render, render_by_time, render_event
 from exeunt.history.stops import Stop
-from exeunt.history.telling import ToldEvent, finalized_by, tell, tell_by_time, tell_event
 from exeunt_cli.hanging import hangs_on
 from exeunt_cli.live import services_settings
 from exeunt_cli.options import EventFormat, EventOutput, Follow, Run, TraceUrl, Where, Window
@@ -24,11 +24,11 @@ from exeunt_cli.output import (
     print_all,
     print_cloud_events,
     print_line,
+    print_note,
     print_one,
-    say,
-    say_problems,
+    print_problems,
 )
-from exeunt_cli.source import Told, connected, find, is_file, read_file, understood
+from exeunt_cli.source import Loaded, connected, find, is_file, read_file, understood
 
 _EVERYWHERE, _ALWAYS = Where(), Window()
 
@@ -42,43 +42,43 @@ async def timeline(
     follow: Follow = False,
     trace_url: TraceUrl = None,
 ) -> None:
-    """Tell the stops of a run: what was asked, what was decided and why, and how long it took."""
+    """Show the stops of a run: what was asked, what was decided and why, and how long it took."""
     if is_file(run):
         show(read_file(run), window, output, trace_url)
         return
     async with connected(where) as bus:
         subjects = await find(bus, run, where.namespace)
-        told = understood([record async for record in read(bus, subjects)])
-        columns = show(told, window, output, trace_url)
+        loaded = understood([record async for record in read(bus, subjects)])
+        columns = show(loaded, window, output, trace_url)
         if not follow:
             return
-        records = told.records
+        records = loaded.records
         async for record in follow_stream(bus, subjects, after=records[-1].sequence if records else 0):
             records.append(record)
             stop = _stop_of(record, understood(records).stops)
             _show_event(record, stop, columns, output, console())
 
 
-def show(told: Told, window: Window, output: EventFormat, trace_url: str | None = None) -> Columns:
+def show(loaded: Loaded, window: Window, output: EventFormat, trace_url: str | None = None) -> Columns:
     """All stops of a history; the columns of its table, for rows that come later."""
-    say_problems(told.problems)
+    print_problems(loaded.problems)
     columns = timeline_columns(output)
     if output == "ce":
-        print_cloud_events(record for record in told.records if window.holds(parse_instant(record.time)))
+        print_cloud_events(record for record in loaded.records if window.holds(parse_instant(record.time)))
     elif output in ("json", "yaml"):
-        print_all([tell(stop, told.looked_at) for stop in told.stops], output)
+        print_all([render(stop, loaded.looked_at) for stop in loaded.stops], output)
     elif output == "jsonl":
-        for stop in told.stops:
-            for event in tell_by_time(stop):
+        for stop in loaded.stops:
+            for event in render_by_time(stop):
                 if window.holds(parse_instant(event.at)):
                     print_line(event)
     else:
         screen = console()
-        for number, stop in enumerate(told.stops):
+        for number, stop in enumerate(loaded.stops):
             if number:
                 screen.print()
-            screen.print(*heading(stop, told.looked_at, trace_url), "", sep="\n")
-            events = [event for event in tell_by_time(stop) if window.holds(parse_instant(event.at))]
+            screen.print(*heading(stop, loaded.looked_at, trace_url), "", sep="\n")
+            events = [event for event in render_by_time(stop) if window.holds(parse_instant(event.at))]
             before = [None, *events]
             rows = [event_row(event, output, screen, after) for event, after in zip(events, before, strict=False)]
             screen.print(*columns.lines(rows), sep="\n")
@@ -87,17 +87,17 @@ def show(told: Told, window: Window, output: EventFormat, trace_url: str | None 
 
 def heading(stop: Stop, now: datetime, trace_url: str | None = None) -> Iterator[Text]:
     """What is to be known of a stop before its events."""
-    yield _field("Run", f"{stop.run} (uid {stop.episode.uid}, episode {stop.episode.token})")
+    yield _field("Run", f"{stop.run} (uid {stop.cancellation.uid}, cancellation {stop.cancellation.token})")
     canceled = stop.canceled
-    how = "" if canceled is None or canceled.run.fence else " (bobrapet has not stamped the fence)"
+    how = "" if canceled is None or canceled.run.cancel_observed_at else " (bobrapet has not observed the cancel)"
     yield _field("Asked", f"{stop.asked_at:%Y-%m-%dT%H:%M:%S.%fZ}{how}" if stop.asked_at else "nobody has canceled it")
     if stop.ended_at is not None:
         yield _field("Ended", f"{stop.ended_at:%Y-%m-%dT%H:%M:%S.%fZ} {finalized_by(stop)}".rstrip())
-    told, late = tell(stop, now), late_by(stop, now)
-    cause = f": {told.cause}" if told.cause else ""
+    rendered, late = render(stop, now), late_by(stop, now)
+    cause = f": {rendered.cause}" if rendered.cause else ""
     yield _field("Outcome", f"{ending_in_words(stop, now)}{cause}", LATE if late else "")
     if late is not None:
-        yield _field("Due", str(told.due_at))
+        yield _field("Due", str(rendered.due_at))
     for hop in hangs_on(stop, now, services_settings().overdue_after):
         yield _field("Missing", hop, LATE)
     if stop.latency is not None:
@@ -107,7 +107,7 @@ def heading(stop: Stop, now: datetime, trace_url: str | None = None) -> Iterator
         earlier = _earlier(stop, stop.deadline)
         yield _field("Deadline", f"{stop.deadline:%Y-%m-%dT%H:%M:%S.%fZ} ({rule}){earlier}")
     if stop.asked_at is not None:
-        drain = "unknown: no event tells it"
+        drain = "unknown: no event shows it"
         if stop.drain is not None:
             drain = f"{in_words(stop.drain)} by its Story{_earlier(stop, stop.asked_at + stop.drain)}"
         yield _field("Drain window", drain)
@@ -132,7 +132,7 @@ def timeline_columns(output: EventFormat) -> Columns:
 
 
 def event_row(
-    event: ToldEvent, output: EventFormat, screen: Console, before: ToldEvent | None = None
+    event: RenderedEvent, output: EventFormat, screen: Console, before: RenderedEvent | None = None
 ) -> tuple[str, ...]:
     """An event's cells; a decision is drawn under its cause, or names it when something else was `before`."""
     what = event.what
@@ -142,12 +142,12 @@ def event_row(
         what = f"{'`- ' if screen.options.ascii_only else '└─ '}{event.what}{on}"
     elapsed = elapsed_in_words(event.elapsed_ms)
     if output == "wide":
-        return str(event.sequence), event.at, elapsed, event.service, event.episode, what, event.why
+        return str(event.sequence), event.at, elapsed, event.service, event.cancellation, what, event.why
     return str(event.sequence), elapsed, event.service, what, event.why
 
 
-def _stop_of(record: Record, told: Iterable[Stop]) -> tuple[Stop, Event] | None:
-    for stop in told:
+def _stop_of(record: Record, loaded: Iterable[Stop]) -> tuple[Stop, Event] | None:
+    for stop in loaded:
         for event in stop.events:
             if event.record is record:
                 return stop, event
@@ -161,7 +161,7 @@ def _show_event(
     if output == "ce":
         print_cloud_events([record])
     elif found is None:
-        say(f"not told: {record.place} on {record.subject}")
-    elif not print_one(tell_event(*found), output):
-        rows = [event_row(tell_event(*found), output, screen)]
+        print_note(f"not shown: {record.place} on {record.subject}")
+    elif not print_one(render_event(*found), output):
+        rows = [event_row(render_event(*found), output, screen)]
         screen.print(*columns.lines(rows, header=False), sep="\n")

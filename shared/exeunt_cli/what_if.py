@@ -3,17 +3,17 @@
 from datetime import datetime, timedelta
 from typing import Final
 
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from exeunt.clock import format_duration, format_instant, parse_duration
 from exeunt.errors import UsageError
-from exeunt.events import STOPPING_FACTS, Fact, Verdict
-from exeunt.history.event import SaidFact
+from exeunt.events.event_types import STOPPING_EVENT_TYPES, EventType, Verdict
+from exeunt.history.event import RunEvent
+from exeunt.history.rendering import cause_in_words, milliseconds
 from exeunt.history.stops import Step, Stop
-from exeunt.history.telling import cause_in_words, milliseconds
-from exeunt.shutdown_timeout import RUN_ANNOTATION, ShutdownTimeout
-from exeunt.snapshot import Snapshot
+from exeunt.run.shutdown_timeout import RUN_ANNOTATION, ShutdownTimeout
+from exeunt.run.snapshot import Snapshot
 from exeunt_cli.check import fire
 from exeunt_terminator.decision import decide
 from exeunt_timeout_scheduler.commands import Publish
@@ -28,7 +28,7 @@ class Otherwise(Struct, frozen=True, kw_only=True):
     """
 
     run: str
-    episode: str
+    cancellation: str = field(name="episode")
     setting: str
     recorded_latency_ms: float | None
     recorded_cause: str | None
@@ -63,7 +63,7 @@ def otherwise(stop: Stop, shutdown: ShutdownTimeout) -> Otherwise | None:
     def ends(at: datetime | None, cause: str, *, at_the_latest: bool = False) -> Otherwise:
         return Otherwise(
             run=stop.run,
-            episode=stop.episode.token,
+            cancellation=stop.cancellation.token,
             setting=f"{SHUTDOWN_TIMEOUT}={shutdown.timeout}",
             recorded_latency_ms=milliseconds(stop.latency) if stop.latency is not None else None,
             recorded_cause=cause_in_words(stop),
@@ -73,44 +73,45 @@ def otherwise(stop: Stop, shutdown: ShutdownTimeout) -> Otherwise | None:
             at_the_latest=at_the_latest,
         )
 
-    fruitless = {step.fact.record.sequence for step in stop.steps if step.fact and _fruitless(step)}
+    fruitless = {step.event_type.record.sequence for step in stop.steps if step.event_type and _fruitless(step)}
     deadline = asked_at + shutdown.duration
     known: Snapshot | None = None
-    for said in _until_the_end(stop):
-        if known is not None and isinstance(fire(known, said.at)[1], Publish):
+    for recorded in _until_the_end(stop):
+        if known is not None and isinstance(fire(known, recorded.at)[1], Publish):
             break
-        known = replace(said.snapshot, shutdown=shutdown)
+        known = replace(recorded.snapshot, shutdown=shutdown)
         if known.run.terminal:
-            return ends(said.at, f"{known.run.phase}: {known.run.message}")
-        if said.fact in STOPPING_FACTS:
-            decision = decide(said.fact, known.run.episode, known)
-            if decision.verdict is Verdict.FINALIZE and said.record.sequence not in fruitless:
-                return ends(said.at, decision.rule)
+            return ends(recorded.at, f"{known.run.phase}: {known.run.message}")
+        if recorded.event_type in STOPPING_EVENT_TYPES:
+            decision = decide(recorded.event_type, known.run.cancellation, known)
+            if decision.verdict is Verdict.FINALIZE and recorded.record.sequence not in fruitless:
+                return ends(recorded.at, decision.rule)
     if known is None or not known.run.cancel_requested:
-        return ends(None, "its history does not tell of the cancel")
+        return ends(None, "its history does not show the cancel")
     why_not = fire(known, deadline)[0].decision
     if why_not is not None:
         return ends(None, f"{why_not.rule}: {why_not.why}")
-    decision = decide(Fact.DEADLINE_REACHED, known.run.episode, known)
+    decision = decide(EventType.DEADLINE_REACHED, known.run.cancellation, known)
     over = stop.ended_at is not None and stop.ended_at < deadline
     return ends(deadline, decision.rule, at_the_latest=over or stop.ended_at is None)
 
 
 def _fruitless(step: Step) -> bool:
-    """Whether the fact did not end the run then, because its write was refused, say: it would not have otherwise."""
+    """Whether the event did not end the run then, because its write was refused, say: it would not have otherwise."""
     ended = any(
-        said.outcome.verdict is Verdict.FINALIZE or said.outcome.rule == "ended-by-exeunt" for said in step.outcomes
+        recorded.outcome.verdict is Verdict.FINALIZE or recorded.outcome.rule == "ended-by-exeunt"
+        for recorded in step.outcomes
     )
     return bool(step.outcomes) and not ended
 
 
-def _until_the_end(stop: Stop) -> list[SaidFact]:
-    """The facts before the end that Exeunt made: what followed from that would not have been."""
+def _until_the_end(stop: Stop) -> list[RunEvent]:
+    """The events before the end that Exeunt made: what followed from that would not have been."""
     end = stop.finalizing.record.sequence if stop.finalizing else None
     return [
-        said
-        for said in stop.facts
-        if said.fact is not Fact.DEADLINE_REACHED
-        and not said.snapshot.run.ended_by_exeunt
-        and (end is None or said.record.sequence < end)
+        recorded
+        for recorded in stop.run_events
+        if recorded.event_type is not EventType.DEADLINE_REACHED
+        and not recorded.snapshot.run.ended_by_exeunt
+        and (end is None or recorded.record.sequence < end)
     ]

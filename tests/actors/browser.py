@@ -35,9 +35,9 @@ class Browser:
         )
         self._session = aiohttp.ClientSession()
         async with asyncio.timeout(30):
-            while len(told := _lines(profile / "DevToolsActivePort")) < 2:  # noqa: ASYNC110 - nothing else tells
+            while len(reported := _lines(profile / "DevToolsActivePort")) < 2:  # noqa: ASYNC110 - nothing else tells
                 await asyncio.sleep(0.05)
-            port = told[0]
+            port = reported[0]
             async with self._session.get(f"http://127.0.0.1:{port}/json/list") as answer:
                 (target,) = (each for each in await answer.json() if each["type"] == "page")
             self._socket = await self._session.ws_connect(target["webSocketDebuggerUrl"], max_msg_size=0)
@@ -89,11 +89,11 @@ class Browser:
 
     async def _listen(self) -> None:
         async for message in self._socket:
-            said: dict[str, Any] = message.json()
-            if "id" in said:
-                self._answers[said["id"]].set_result(said)
+            answer: dict[str, Any] = message.json()
+            if "id" in answer:
+                self._answers[answer["id"]].set_result(answer)
             else:
-                self.heard.append(said)
+                self.heard.append(answer)
 
 
 def _lines(file: Path) -> list[str]:

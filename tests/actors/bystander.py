@@ -1,7 +1,8 @@
-"""Reads the streams of Exeunt as anyone may who is let in: what was said of a run, and whether all of it is answered.
+"""Reads the streams of Exeunt as anyone may who is let in: what was published about a run, and whether all of it is
+answered.
 
 It writes nothing and takes nothing away. What it reads are the events that the services publish; it uses their types
-(`exeunt.codec`), because those are the interface.
+(`exeunt.events.codec`), because those are the interface.
 """
 
 import asyncio
@@ -16,9 +17,9 @@ from nats.js import JetStreamContext
 from nats.js.errors import Error as JetStreamError
 from nats.js.errors import NotFoundError
 
-from exeunt.codec import read_fact
-from exeunt.events import Fact, Outcome
-from exeunt.snapshot import Snapshot
+from exeunt.events.codec import read_event
+from exeunt.events.event_types import EventType, Outcome
+from exeunt.run.snapshot import Snapshot
 
 # In the order in which work is passed on: what one had when it was asked is with a later one, or done, when all were.
 CONSUMERS = (("RUNS", "timeout-scheduler"), ("DEADLINES", "timeout-scheduler-due"), ("RUNS", "terminator"))
@@ -26,13 +27,13 @@ _POLL = 0.01
 
 
 @dataclass(frozen=True)
-class Said:
-    """One event of RUNS: a fact with its snapshot, or (`fact` was answered by it) an outcome."""
+class Recorded:
+    """One event of RUNS: an event with its snapshot, or (`event_type` was answered by it) an outcome."""
 
     sequence: int
     subject: str
-    episode: str
-    fact: Fact
+    cancellation: str
+    event_type: EventType
     snapshot: Snapshot | None = None
     outcome: Outcome | None = None
 
@@ -57,55 +58,67 @@ class Bystander:
         assert self._connection is not None
         await self._connection.close()
 
-    async def history(self, uid: str) -> list[Said]:
+    async def history(self, uid: str) -> list[Recorded]:
         """What RUNS holds of one run, in order; nothing where there is no such stream."""
-        said: list[Said] = []
+        recorded: list[Recorded] = []
         sequence = 1
         while True:
             try:
                 message = await self.streams.get_msg("RUNS", seq=sequence, subject=_of(uid), next=True, direct=True)
             except (NotFoundError, NatsTimeoutError):
-                return said
+                return recorded
             assert message.seq is not None
             assert message.subject is not None
             sequence = message.seq + 1
-            said.append(_read(message.seq, message.subject, message.headers or {}, message.data or b""))
+            recorded.append(_read(message.seq, message.subject, message.headers or {}, message.data or b""))
 
-    async def facts(self, uid: str) -> list[Fact]:
-        """The facts that were said of one run, in order, outcomes left out."""
-        return [said.fact for said in await self.history(uid) if said.outcome is None]
+    async def event_types(self, uid: str) -> list[EventType]:
+        """The events that were said of one run, in order, outcomes left out."""
+        return [recorded.event_type for recorded in await self.history(uid) if recorded.outcome is None]
 
-    async def outcomes(self, uid: str) -> list[tuple[Fact, str]]:
-        """Each fact that was answered, with the rule that decided, in order."""
-        return [(said.fact, said.outcome.rule) for said in await self.history(uid) if said.outcome is not None]
+    async def outcomes(self, uid: str) -> list[tuple[EventType, str]]:
+        """Each event that was answered, with the rule that decided, in order."""
+        return [
+            (recorded.event_type, recorded.outcome.rule)
+            for recorded in await self.history(uid)
+            if recorded.outcome is not None
+        ]
 
-    async def wait_for_fact(self, uid: str, fact: Fact, within: float = 10, *, fence: str | None = None) -> Said:
-        """The first event that says `fact`, in the episode of `fence` where that is given.
+    async def wait_for_event(
+        self, uid: str, event_type: EventType, within: float = 10, *, cancel_observed_at: str | None = None
+    ) -> Recorded:
+        """The first event of type `event_type`, in the cancellation of `cancel_observed_at` where that is given.
 
-        AssertionError tells what was said instead.
+        AssertionError tells what was published instead.
         """
-        return await self._wait_for(uid, fact, within, fence, outcome=False)
+        return await self._wait_for(uid, event_type, within, cancel_observed_at, outcome=False)
 
-    async def wait_for_outcome(self, uid: str, fact: Fact, within: float = 10, *, fence: str | None = None) -> Said:
-        """The first outcome of `fact`, as `wait_for_fact` does it for the fact itself."""
-        return await self._wait_for(uid, fact, within, fence, outcome=True)
+    async def wait_for_outcome(
+        self, uid: str, event_type: EventType, within: float = 10, *, cancel_observed_at: str | None = None
+    ) -> Recorded:
+        """The first outcome of `event_type`, as `wait_for_event` does it for the event itself."""
+        return await self._wait_for(uid, event_type, within, cancel_observed_at, outcome=True)
 
-    async def _wait_for(self, uid: str, fact: Fact, within: float, fence: str | None, *, outcome: bool) -> Said:
-        history: list[Said] = []
-        episode = fence and fence.replace(".", "_")
+    async def _wait_for(
+        self, uid: str, event_type: EventType, within: float, cancel_observed_at: str | None, *, outcome: bool
+    ) -> Recorded:
+        history: list[Recorded] = []
+        cancellation = cancel_observed_at and cancel_observed_at.replace(".", "_")
         try:
             async with asyncio.timeout(within):
                 while True:
                     history = await self.history(uid)
-                    for said in history:
-                        about = said.fact is fact and episode in (None, said.episode)
-                        if about and (said.outcome is not None) == outcome:
-                            return said
+                    for recorded in history:
+                        about = recorded.event_type is event_type and cancellation in (None, recorded.cancellation)
+                        if about and (recorded.outcome is not None) == outcome:
+                            return recorded
                     await asyncio.sleep(_POLL)
         except TimeoutError:
-            heard = ", ".join(f"{'outcome of ' if said.outcome else ''}{said.fact}" for said in history)
+            heard = ", ".join(
+                f"{'outcome of ' if recorded.outcome else ''}{recorded.event_type}" for recorded in history
+            )
             kind = "outcome of " if outcome else ""
-            raise AssertionError(f"no {kind}{fact} within {within:g} s; said: {heard or 'nothing'}") from None
+            raise AssertionError(f"no {kind}{event_type} within {within:g} s; said: {heard or 'nothing'}") from None
 
     async def wait_until_idle(self, within: float = 10) -> None:
         """Returns when every event so far has been answered for good: second looks are done, too.
@@ -159,10 +172,10 @@ def _of(uid: str) -> str:
     return f"exeunt.runs.*.*.{uid}.>"
 
 
-def _read(sequence: int, subject: str, headers: dict[str, str], data: bytes) -> Said:
-    episode, *what = subject.split(".")[5:]
+def _read(sequence: int, subject: str, headers: dict[str, str], data: bytes) -> Recorded:
+    cancellation, *what = subject.split(".")[5:]
     if what[0] == "outcome":
         outcome = msgspec.json.decode(data, type=Outcome)
-        return Said(sequence, subject, episode, Fact(what[1]), outcome=outcome)
-    event = read_fact(headers, data)
-    return Said(sequence, subject, episode, event.fact, snapshot=event.snapshot)
+        return Recorded(sequence, subject, cancellation, EventType(what[1]), outcome=outcome)
+    event = read_event(headers, data)
+    return Recorded(sequence, subject, cancellation, event.event_type, snapshot=event.snapshot)

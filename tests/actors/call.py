@@ -17,7 +17,7 @@ from actors import hub
 from actors.engine import Staging, start_run
 from actors.kubernetes import BINDING, STEP_RUN, STORY, STORY_RUN, Kubernetes, Object, Refused, Unreachable
 from actors.names import (
-    FENCE,
+    CANCEL_OBSERVED_AT,
     REDRIVE_OBSERVED,
     REDRIVE_TOKEN,
     RUN_FINALIZER,
@@ -122,13 +122,16 @@ class Call:
             STORY_RUN, self.namespace, self.name, {"conditions": others}
         )
 
-    async def stamp_fence(self, instant: datetime | None = None) -> str:
-        """Stamps the fence by hand, where no operator is played; returns its value."""
-        fence = (instant or datetime.now(UTC)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    async def observe_cancel(self, instant: datetime | None = None) -> str:
+        """Observes the cancel by hand, where no operator is played; returns its value."""
+        cancel_observed_at = (instant or datetime.now(UTC)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         await self.kubernetes.acting_as("bobrapet").patch(
-            STORY_RUN, self.namespace, self.name, {"metadata": {"annotations": {FENCE: fence}}}
+            STORY_RUN,
+            self.namespace,
+            self.name,
+            {"metadata": {"annotations": {CANCEL_OBSERVED_AT: cancel_observed_at}}},
         )
-        return fence
+        return cancel_observed_at
 
     async def redrive(self, *, uncancel: bool = False, within: float = 10) -> None:
         """Redrives the run and waits until the operator has done it.
@@ -188,11 +191,11 @@ class Call:
             raise AssertionError(f"not within {within:g} s; last seen: {run}") from None
         return run
 
-    async def wait_fenced(self, within: float = 10) -> str:
-        """The fence, once bobrapet has stamped it."""
-        run = await self.wait_until(lambda run: FENCE in run["metadata"].get("annotations", {}), within)
-        fence: str = run["metadata"]["annotations"][FENCE]
-        return fence
+    async def wait_observed(self, within: float = 10) -> str:
+        """The cancel_observed_at, once bobrapet has stamped it."""
+        run = await self.wait_until(lambda run: CANCEL_OBSERVED_AT in run["metadata"].get("annotations", {}), within)
+        cancel_observed_at: str = run["metadata"]["annotations"][CANCEL_OBSERVED_AT]
+        return cancel_observed_at
 
     async def wait_finished(self, within: float = 10) -> Object:
         """The run when it is in a terminal phase."""
@@ -200,15 +203,15 @@ class Call:
 
     async def wait_draining(self, within: float = 10) -> None:
         """Returns when the operator has told all StepRuns of a canceled call: it then waits for the drain to end."""
-        told: list[bool] = []
+        reported: list[bool] = []
         try:
             async with asyncio.timeout(within):
-                while not all(told) or not told:
+                while not all(reported) or not reported:
                     await asyncio.sleep(_POLL)
                     annotations = [each["metadata"].get("annotations", {}) for each in await self.step_runs()]
-                    told = [STEP_CANCEL_REQUESTED in each for each in annotations]
+                    reported = [STEP_CANCEL_REQUESTED in each for each in annotations]
         except TimeoutError:
-            raise AssertionError(f"{told.count(False)} StepRuns not told within {within:g} s") from None
+            raise AssertionError(f"{reported.count(False)} StepRuns not told within {within:g} s") from None
 
     async def wait_cleaned_up(self, within: float = 10) -> datetime:
         """When none of the call's StepRuns and bindings was left; raises AssertionError with what is."""

@@ -137,8 +137,8 @@ class Collector:
             case "shows a page":
                 return web.Response(text="<html>Sign in", content_type="text/html")
             case "rejects":  # wire format of both signals: partial_success {1: how many, 2: why}
-                told = ExportTracePartialSuccess(rejected_spans=7, error_message="quota exceeded")
-                body = ExportTraceServiceResponse(partial_success=told).SerializeToString()
+                reported = ExportTracePartialSuccess(rejected_spans=7, error_message="quota exceeded")
+                body = ExportTraceServiceResponse(partial_success=reported).SerializeToString()
                 return web.Response(body=body, content_type="application/x-protobuf")
             case _:
                 return web.Response(status=400)

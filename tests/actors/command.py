@@ -16,7 +16,7 @@ class Ran(NamedTuple):
 
     code: int
     out: str
-    said: str
+    err: str
 
 
 async def exeunt(server: NatsServer, *arguments: str, stdin: bytes = b"", **env: str) -> Ran:

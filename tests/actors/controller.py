@@ -69,18 +69,18 @@ class Controller(ABC):
         cache = self.cache[kind]
         # What wakes it is the difference between two events. The cache may be ahead of them: the answer to a write of
         # its own is in there, and with it what somebody else had written just before.
-        told: dict[Key, Object] = {}
+        reported: dict[Key, Object] = {}
         async for event in self.kubernetes.follow(kind):
             if event.type == "SYNCED":
                 self._synced[kind].set()
                 continue
             key = key_of(event.object)
-            before = told.get(key)
+            before = reported.get(key)
             if event.type == "DELETED":
                 cache.pop(key, None)
-                told.pop(key, None)
+                reported.pop(key, None)
             else:
-                told[key] = event.object
+                reported[key] = event.object
                 if key not in cache or _version(cache[key]) < _version(event.object):
                     cache[key] = event.object
             for woken in self.wakes(kind, before, event.object):

@@ -2,7 +2,7 @@
 
 Grafana itself cannot run where the project is built; what counts are the queries' answers, and these are real. Colours
 are those of thresholds, mappings and overrides, and otherwise by the order of the series, as in Grafana's palette. Left
-out are exemplars, the figures in legends, and log lines, which are not Prometheus': their panels are drawn empty.
+out are exemplars, the figures in legends, and log lines, which are not Prometheus', with their row.
 """
 
 import math
@@ -22,8 +22,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from actors.grafana import Panel, Query, formatted
 from exeunt_local.prometheus import Prometheus, Series
 
-_COLUMN, _LINE = 0.72, 0.34
-"""Inches: one of the 24 columns, and one line of the grid."""
+_COLUMN, _LINE = 0.5, 0.34
+"""Inches: one of the 24 columns, and one line of the grid. At 100 dots an inch, letters can be read at 850."""
 _PAPER, _CARD, _INK, _FAINT = "#111217", "#181b1f", "#ccccdc", "#3a3d45"
 _COLORS = {"green": "#73bf69", "red": "#f2495c", "orange": "#ff9830", "yellow": "#fade2a", "blue": "#5794f2"}
 _SERIES = ("#73bf69", "#f2cc0c", "#5794f2", "#ff780a", "#f2495c", "#b877d9", "#8ab8ff", "#96d98d", "#ffcb7d", "#c4162a")
@@ -46,13 +46,25 @@ async def record(
                 for query in panel.queries
             ],
         )
-        for panel in panels
-        if panel.kind in _KINDS
+        for panel in _drawn(panels)
     ]
 
 
-def draw(recorded: list[tuple[Panel, Answers]], path: Path) -> None:
-    """Writes the picture, in the format that the name says."""
+def _drawn(panels: list[Panel]) -> list[Panel]:
+    """Those that can be drawn, and no row that has none of them."""
+    found = [panel for panel in panels if panel.kind in _KINDS]
+    return [
+        panel
+        for panel, after in pairwise([*found, None])
+        if panel is not None and not (panel.kind == "row" and (after is None or after.kind == "row"))
+    ]
+
+
+def draw(recorded: list[tuple[Panel, Answers]], path: Path, *, rows: int | None = None) -> None:
+    """Writes the picture, in the format that the name says: of the whole board, or of its first rows."""
+    starts = [number for number, (panel, _) in enumerate(recorded) if panel.kind == "row"]
+    if rows is not None and rows < len(starts):
+        recorded = recorded[: starts[rows]]
     lines = max(panel.y + panel.height for panel, _ in recorded)
     figure = Figure(figsize=(24 * _COLUMN, lines * _LINE), facecolor=_PAPER)
     for panel, answers in recorded:
@@ -78,18 +90,18 @@ def _card(figure: Figure, panel: Panel, lines: int) -> Axes:
             )
         )
     top = bottom + panel.height * _LINE
-    size = 11 if panel.kind == "row" else 9
+    size = 12 if panel.kind == "row" else 10
     figure.text(
         (left + 0.15) / width, (top - 0.12) / height, panel.title, color=_INK, size=size, va="top", weight="bold"
     )
-    margins = (0.75, 0.62, 0.2, 0.42) if panel.kind not in ("row", "stat") else (0.1, 0.1, 0.1, 0.35)
+    margins = (0.75, 0.78, 0.2, 0.42) if panel.kind not in ("row", "stat") else (0.1, 0.1, 0.1, 0.35)
     inner_width = panel.width * _COLUMN - margins[0] - margins[2]
     inner_height = max(panel.height * _LINE - margins[1] - margins[3], 0.1)
     axes = figure.add_axes(
         ((left + margins[0]) / width, (bottom + margins[1]) / height, inner_width / width, inner_height / height),
         facecolor=_CARD,
     )
-    axes.tick_params(colors=_INK, labelsize=7, length=0)
+    axes.tick_params(colors=_INK, labelsize=8, length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
     return axes
@@ -99,11 +111,6 @@ def _row(axes: Axes, _panel: Panel, _answers: Answers) -> None:
     axes.set_axis_off()
 
 
-def _logs(axes: Axes, _panel: Panel, _answers: Answers) -> None:
-    axes.set_axis_off()
-    axes.text(0.5, 0.5, "log lines, from Loki", color=_INK, transform=axes.transAxes, ha="center", va="center")
-
-
 def _stat(axes: Axes, panel: Panel, answers: Answers) -> None:
     axes.set_axis_off()
     for number, (query, found) in enumerate(answers):
@@ -111,10 +118,10 @@ def _stat(axes: Axes, panel: Panel, answers: Answers) -> None:
         field = panel.field(query.legend)
         text, color = field.text(value), _COLORS.get(field.color(value) or "", _INK)
         across = (number + 0.5) / len(answers)
-        size = min(22.0, panel.width * 26 / len(answers) / len(text))
+        size = min(20.0, panel.width * 34 / len(answers) / len(text))
         axes.text(across, 0.55, text, color=color, size=size, ha="center", va="center", weight="bold")
         if len(answers) > 1:
-            axes.text(across, 0.1, query.legend, color=_INK, size=7, ha="center", va="center")
+            axes.text(across, 0.1, query.legend, color=_INK, size=8, ha="center", va="center")
 
 
 def _timeseries(axes: Axes, panel: Panel, answers: Answers) -> None:
@@ -161,10 +168,10 @@ def _legend(axes: Axes, panel: Panel, names: list[str]) -> None:
     if not names:
         return
     handles, labels = axes.get_legend_handles_labels()
-    columns = max(1, int(panel.width * _COLUMN * 15 / (max(map(len, labels)) + 6)))
+    columns = max(1, int(panel.width * _COLUMN * 11 / (max(map(len, labels)) + 5)))
     room = columns * _LEGEND_LINES
     axes.legend(
-        handles[:room], labels[:room], loc="upper left", bbox_to_anchor=(-0.02, -0.12), ncols=columns, fontsize=6,
+        handles[:room], labels[:room], loc="upper left", bbox_to_anchor=(-0.02, -0.14), ncols=columns, fontsize=8,
         frameon=False, labelcolor=_INK, borderaxespad=0, columnspacing=1, handlelength=1, labelspacing=0.2,
     )  # fmt: skip
 
@@ -189,7 +196,7 @@ def _state_timeline(axes: Axes, _panel: Panel, answers: Answers) -> None:
     axes.pcolormesh(times, np.arange(len(names)), rows, cmap=there, vmin=0, vmax=1, shading="nearest", alpha=0.6)  # type: ignore[arg-type]
     axes.set_yticks([])
     for number, name in enumerate(names):
-        axes.text(0.01, (number + 0.5) / len(names), name, color="white", size=6, va="center", transform=axes.transAxes)
+        axes.text(0.01, (number + 0.5) / len(names), name, color="white", size=7, va="center", transform=axes.transAxes)
     _time_axis(axes)
 
 
@@ -208,8 +215,8 @@ def _table(answers: Answers) -> tuple[list[datetime], np.ndarray[tuple[int, int]
 
 
 def _time_axis(axes: Axes) -> None:
-    axes.xaxis.set_major_formatter(DateFormatter("%H:%M:%S"))  # type: ignore[no-untyped-call]
-    axes.xaxis.set_major_locator(AutoDateLocator(minticks=2, maxticks=6))  # type: ignore[no-untyped-call]
+    axes.xaxis.set_major_formatter(DateFormatter("%H:%M"))  # type: ignore[no-untyped-call]
+    axes.xaxis.set_major_locator(AutoDateLocator(minticks=2, maxticks=4))  # type: ignore[no-untyped-call]
 
 
 _KINDS = {
@@ -218,5 +225,4 @@ _KINDS = {
     "timeseries": _timeseries,
     "state-timeline": _state_timeline,
     "heatmap": _heatmap,
-    "logs": _logs,
 }

@@ -46,7 +46,7 @@ def accepting(*lines: bytes, stay: bool) -> Answer:
 class Front:
     """Listens on `url`, plain HTTP. `watches` and `lists` are how those are answered, None as the real one does.
 
-    Nobody is told a token without TLS, so whoever comes is taken for the admin.
+    Nobody is reported a token without TLS, so whoever comes is taken for the admin.
     """
 
     def __init__(self, url: str, real: str, token: str, http: aiohttp.ClientSession) -> None:

@@ -12,7 +12,7 @@ from nats.js.errors import NotFoundError
 
 
 class Event(NamedTuple):
-    """One message; `kind` is the fact that was said, or the verdict of an outcome. `data` is the payload."""
+    """One message; `kind` is the event that was published, or the verdict of an outcome. `data` is the payload."""
 
     sequence: int
     at: datetime
@@ -38,8 +38,10 @@ async def history(
                 except NotFoundError:
                     await asyncio.sleep(0.02)
     except TimeoutError:
-        said = ", ".join(f"{event.kind} by {event.who}" for event in events) or "nothing"
-        raise AssertionError(f"something of {run} is still unsaid after {within:g} s; said was: {said}") from None
+        published = ", ".join(f"{event.kind} by {event.who}" for event in events) or "nothing"
+        raise AssertionError(
+            f"something of {run} is not published yet after {within:g} s; said was: {published}"
+        ) from None
     finally:
         await connection.close()
     return events

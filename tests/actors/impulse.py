@@ -88,7 +88,7 @@ class Impulse:
 
     @staticmethod
     def url_at(port: int) -> str:
-        """What LiveKit is told before the impulse is there."""
+        """What LiveKit is reported before the impulse is there."""
         return f"http://127.0.0.1:{port}/webhook"
 
     async def call(self, sid: str, within: float = 30) -> Call:

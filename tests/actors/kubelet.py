@@ -50,7 +50,7 @@ async def _address(process: Process, log: Path) -> str:
     try:
         async with asyncio.timeout(20):
             while process.returncode is None:
-                if (address := _told(log)) is not None:
+                if (address := _rendered(log)) is not None:
                     return address
                 await asyncio.sleep(_POLL)
     except TimeoutError:
@@ -58,47 +58,51 @@ async def _address(process: Process, log: Path) -> str:
     raise AssertionError(f"it does not listen; exit code {process.returncode}\n{tail(log)}")
 
 
-def _told(log: Path) -> str | None:
+def _rendered(log: Path) -> str | None:
     for line in log.read_text().splitlines():
         with contextlib.suppress(msgspec.DecodeError):  # half written yet
-            said = msgspec.json.decode(line)
-            if said["event"] == "listening":
-                return str(said["addresses"][0])
+            message = msgspec.json.decode(line)
+            if message["event"] == "listening":
+                return str(message["addresses"][0])
     return None
 
 
-async def lives(url: str) -> bool:
+async def attempts(url: str) -> bool:
     """Whether a restart is not what it needs."""
-    return not await _troubles(f"{url}/livez")
+    return not await _unavailable_reasons(f"{url}/livez")
 
 
 async def wait_until_ready(url: str, within: float = 20) -> None:
     """AssertionError with what it says is missing."""
-    await _wait_until(lambda troubles: not troubles, url, within)
+    await _wait_until(lambda unavailable_reasons: not unavailable_reasons, url, within)
 
 
 async def wait_until_missing(url: str, dependency: str, because: str = "", within: float = 20) -> None:
     """Waits until it is not ready for want of `dependency` and says so, with a reason that holds `because`."""
-    await _wait_until(lambda troubles: dependency in troubles and because in troubles[dependency], url, within)
+    await _wait_until(
+        lambda unavailable_reasons: dependency in unavailable_reasons and because in unavailable_reasons[dependency],
+        url,
+        within,
+    )
 
 
 async def _wait_until(holds: Callable[[dict[str, str]], bool], url: str, within: float) -> None:
-    troubles: dict[str, str] = {}
+    unavailable_reasons: dict[str, str] = {}
     try:
         async with asyncio.timeout(within):
             while True:
-                troubles = await _troubles(f"{url}/readyz")
-                if holds(troubles):
+                unavailable_reasons = await _unavailable_reasons(f"{url}/readyz")
+                if holds(unavailable_reasons):
                     return
                 await asyncio.sleep(_POLL)
     except TimeoutError:
-        raise AssertionError(f"not within {within:g} s; /readyz says {troubles or 'ok'}") from None
+        raise AssertionError(f"not within {within:g} s; /readyz says {unavailable_reasons or 'ok'}") from None
 
 
-async def _troubles(url: str) -> dict[str, str]:
+async def _unavailable_reasons(url: str) -> dict[str, str]:
     """What a probe complains about; nothing where it is answered 200."""
     async with aiohttp.ClientSession() as session, session.get(url) as response:
         if response.status == 200:
             return {}
-        troubles: dict[str, str] = (await response.json())["troubles"]
-        return troubles
+        unavailable_reasons: dict[str, str] = (await response.json())["troubles"]
+        return unavailable_reasons

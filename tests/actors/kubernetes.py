@@ -53,7 +53,7 @@ class Unreachable(Exception):
 
 
 class Event(msgspec.Struct, frozen=True):
-    """ADDED, MODIFIED or DELETED with its object; SYNCED, without one, when the state at the start is told."""
+    """ADDED, MODIFIED or DELETED with its object; SYNCED, without one, when the state at the start is reported."""
 
     type: str
     object: Object
@@ -113,7 +113,7 @@ class Kubernetes:
     async def follow(self, kind: Kind, namespace: str | None = None) -> AsyncGenerator[Event, None]:
         """What is there, SYNCED, and then every change, until the caller has had enough.
 
-        While the kube-apiserver is away it waits; what was missed meanwhile is told as one change per object, and
+        While the kube-apiserver is away it waits; what was missed meanwhile is reported as one change per object, and
         SYNCED again.
         """
         known: dict[Key, Object] = {}

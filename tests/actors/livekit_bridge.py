@@ -18,10 +18,10 @@ import msgspec
 from livekit.api import AccessToken
 
 from exeunt.bus.connection import Bus
+from exeunt.bus.mesh_streams import signals_stream
 from exeunt.bus.publisher import StoredMessage, last_message, message_at
 from exeunt.bus.streams import ensure_stream
-from exeunt.streams import signals_stream
-from exeunt.subjects import SIGNALS, trigger_token_subject
+from exeunt.events.subjects import SIGNALS, trigger_token_subject
 from exeunt_local.processes import Process, free_port
 
 KEY: Final = "devkey"
@@ -140,7 +140,7 @@ class Heard(NamedTuple):
 
 
 class Signals:
-    """What was said of rooms, as it is in the stream SIGNALS."""
+    """What was published about rooms, as it is in the stream SIGNALS."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus

@@ -64,10 +64,10 @@ class Participant:
         assert self._process.stdout is not None
         async with asyncio.timeout(_PATIENCE):
             line = await self._process.stdout.readline()
-        said: dict[str, Any] = json.loads(line or b"{}")
-        if said.get("what") != what:
+        message: dict[str, Any] = json.loads(line or b"{}")
+        if message.get("what") != what:
             raise AssertionError(f"{self.identity} says {line.decode()!r}, not {what}. {tail(self._log)}")
-        return said
+        return message
 
     async def _do(self, word: str) -> datetime:
         assert self._process.stdin is not None
@@ -107,7 +107,7 @@ class LiveKitRoom:
         return participant
 
     async def sid(self) -> str | None:
-        """LiveKit's name for the present life of the room; None while there is no such room."""
+        """LiveKit's name for the present opening of the room; None while there is no such room."""
         found = await self._api.room.list_rooms(api.ListRoomsRequest(names=[self.name]))
         return found.rooms[0].sid if found.rooms else None
 

@@ -73,8 +73,8 @@ class Webhooks:
             async with asyncio.timeout(within), self._changed:
                 await self._changed.wait_for(holds)
         except TimeoutError:
-            told = [(webhook.event, webhook.identity, webhook.answer) for webhook in self.received]
-            raise AssertionError(f"not within {within:g} s; LiveKit has told {told}") from None
+            reported = [(webhook.event, webhook.identity, webhook.answer) for webhook in self.received]
+            raise AssertionError(f"not within {within:g} s; LiveKit has told {reported}") from None
 
     async def _take(self, request: web.Request) -> web.Response:
         body = await request.read()

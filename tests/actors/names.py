@@ -1,13 +1,13 @@
 """Words, names and label values the way bobrapet 0.1.12 writes them (contract §2.3, 2.4, 3.1, 4.5).
 
-Written down a second time, apart from `exeunt.bobrapet`: a slip in one of the two then fails a test instead of
+Written down a second time, apart from `exeunt.run.bobrapet`: a slip in one of the two then fails a test instead of
 agreeing with itself.
 """
 
 import re
 from hashlib import sha256
 
-FENCE = "storyrun.bubustack.io/graceful-cancel-observed-at"
+CANCEL_OBSERVED_AT = "storyrun.bubustack.io/graceful-cancel-observed-at"
 TRIGGER_TOKEN = "storyrun.bubustack.io/trigger-token"
 REDRIVE_TOKEN = "storyrun.bubustack.io/redrive-token"
 REDRIVE_OBSERVED = "storyrun.bubustack.io/redrive-observed"

@@ -88,8 +88,8 @@ class OidcIssuer:
         return web.json_response({"keys": [{**key, "kid": _KEY_ID, "use": "sig", "alg": "RS256"}]})
 
     async def _token(self, request: web.Request) -> web.Response:
-        said = await request.post()
-        way, known_by = "body", (str(said.get("client_id", "")), str(said.get("client_secret", "")))
+        message = await request.post()
+        way, known_by = "body", (str(message.get("client_id", "")), str(message.get("client_secret", "")))
         if (header := request.headers.get("Authorization", "")).startswith("Basic "):
             client_id, _, secret = b64decode(header.removeprefix("Basic ")).decode().partition(":")
             way, known_by = "basic", (unquote_plus(client_id), unquote_plus(secret))
@@ -98,9 +98,9 @@ class OidcIssuer:
         public = self.takes == "public" and way == "body" and known_by == (client_id, "")
         if not public and (way != self.takes or known_by != (client_id, secret)):
             return web.json_response({"error": "invalid_client"}, status=401)
-        used = str(said.get("refresh_token"))
+        used = str(message.get("refresh_token"))
         name = self._refreshing.get(used)
-        if said.get("grant_type") != "refresh_token" or name is None:
+        if message.get("grant_type") != "refresh_token" or name is None:
             return web.json_response({"error": "invalid_grant"}, status=400)
         answer = {"access_token": secrets.token_urlsafe(), "token_type": "Bearer", "expires_in": int(self.lifetime)}
         if self.gives_id_token:

@@ -1,6 +1,6 @@
 """Plays the operator, bobrapet 0.1.12, from the moment a run is canceled, deleted or redriven.
 
-- cancel (contract §2.2, 2.3): stamps the fence, annotates the live StepRuns, deletes them when the drain is over,
+- cancel (contract §2.2, 2.3): observes the cancel, annotates the live StepRuns, deletes them when the drain is over,
   and writes Finished/Canceled when all of the run's StepRuns are terminal or gone. Left alone it so takes the whole
   drain window, which is the bug that Exeunt is there for;
 - deleted StepRuns (2.4): takes down what they run, here the TransportBinding, and removes the finalizer;
@@ -20,7 +20,7 @@ from typing import Any
 from actors.controller import Controller
 from actors.kubernetes import BINDING, STEP_RUN, STORY, STORY_RUN, Key, Kind, Kubernetes, Object, Refused, key_of
 from actors.names import (
-    FENCE,
+    CANCEL_OBSERVED_AT,
     REDRIVE_OBSERVED,
     REDRIVE_TOKEN,
     RUN_FINALIZER,
@@ -47,17 +47,22 @@ _REDRIVEN = (
 class Operator(Controller):
     """One running operator for all namespaces, entered as an async context manager.
 
-    `drain_timeout` in seconds replaces what the Stories say. Without `fence` no cancel is ever processed, as when an
-    RBAC error comes before it. `requeue` is the base delay in seconds between two looks at a canceled run, of which
-    up to half is added as jitter.
+    `drain_timeout` in seconds replaces what the Stories say. Without `cancel_observed_at` no cancel is ever processed,
+    as when an RBAC error comes before it. `requeue` is the base delay in seconds between two looks at a canceled run,
+    of which up to half is added as jitter.
     """
 
     def __init__(
-        self, kubernetes: Kubernetes, *, drain_timeout: float | None = None, fence: bool = True, requeue: float = 2.0
+        self,
+        kubernetes: Kubernetes,
+        *,
+        drain_timeout: float | None = None,
+        cancel_observed_at: bool = True,
+        requeue: float = 2.0,
     ) -> None:
         super().__init__(kubernetes.acting_as("bobrapet"), STORY, STORY_RUN, STEP_RUN)
         self._drain_timeout = drain_timeout
-        self._fence = fence
+        self._cancel_observed_at = cancel_observed_at
         self._requeue = requeue
 
     def wakes(self, kind: Kind, before: Object | None, after: Object) -> Iterator[tuple[Kind, Key]]:
@@ -79,13 +84,13 @@ class Operator(Controller):
             return await self._delete_run(run)
         if annotations.get(REDRIVE_TOKEN, "") not in ("", annotations.get(REDRIVE_OBSERVED)):
             return await self._redrive(run)
-        if run["spec"].get("cancelRequested") and self._fence:
+        if run["spec"].get("cancelRequested") and self._cancel_observed_at:
             return await self._cancel(run)
         return None
 
     async def _cancel(self, run: Object) -> float | None:
-        run = await self._fenced(run)
-        since = datetime.fromisoformat(run["metadata"]["annotations"][FENCE])
+        run = await self._cancel_observed(run)
+        since = datetime.fromisoformat(run["metadata"]["annotations"][CANCEL_OBSERVED_AT])
         remaining = self._window(run) - (datetime.now(UTC) - since).total_seconds()
         live = [step_run for step_run in self._step_runs(run) if _phase(step_run) not in TERMINAL]
         for step_run in live:
@@ -100,16 +105,18 @@ class Operator(Controller):
         delay = self._requeue * random.uniform(1, 1.5)
         return min(delay, remaining) if remaining > 0 else delay
 
-    async def _fenced(self, run: Object) -> Object:
+    async def _cancel_observed(self, run: Object) -> Object:
         try:
-            datetime.fromisoformat(run["metadata"].get("annotations", {}).get(FENCE, ""))
+            datetime.fromisoformat(run["metadata"].get("annotations", {}).get(CANCEL_OBSERVED_AT, ""))
         except ValueError:  # absent, or not readable, which counts as absent
             nanoseconds = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}{random.randrange(1000):03d}Z"
-            return await self._annotate(STORY_RUN, run, {FENCE: nanoseconds})
+            return await self._annotate(STORY_RUN, run, {CANCEL_OBSERVED_AT: nanoseconds})
         return run
 
     def _window(self, run: Object) -> float:
-        """Seconds from the fence to the forced deletion: a realtime Story's longest drain, where it has one."""
+        """Seconds from cancel_observed_at to the forced deletion: a realtime Story's longest drain, where it has
+        one.
+        """
         if self._drain_timeout is not None:
             return self._drain_timeout
         reference, namespace = run["spec"]["storyRef"], run["metadata"]["namespace"]
@@ -166,7 +173,7 @@ class Operator(Controller):
             return self._requeue
         run = await self.patch_status(STORY_RUN, run, dict.fromkeys(_REDRIVEN))
         token = run["metadata"]["annotations"][REDRIVE_TOKEN]
-        await self._annotate(STORY_RUN, run, {FENCE: None, STEP_TIMERS: None, REDRIVE_OBSERVED: token})
+        await self._annotate(STORY_RUN, run, {CANCEL_OBSERVED_AT: None, STEP_TIMERS: None, REDRIVE_OBSERVED: token})
         return 0  # the run may still be canceled
 
     async def _children_gone(self, run: Object) -> bool:

@@ -8,19 +8,19 @@ from typing import Self
 class PlainNats:
     """Speaks enough of NATS to be taken for a server, without TLS. Entered as an async context manager.
 
-    Its first words are `info`, as INFO or, as bytes, as they are; without it says nothing. `connections` counts who
-    came, `received` is what they said.
+    Its first words are `info`, which may change, as INFO or, as bytes, as they are; without it says nothing.
+    `connections` counts who came, `received` is what they said.
     """
 
     def __init__(self, port: int, info: dict[str, object] | bytes | None = None) -> None:
         self.port = port
         self.connections = 0
         self.received = b""
-        self._info = info
+        self.info = info
         self._server: asyncio.Server | None = None
         self._writer: asyncio.StreamWriter | None = None
 
-    def say(self, words: dict[str, object] | bytes) -> None:
+    def send(self, words: dict[str, object] | bytes) -> None:
         """To whoever came last."""
         assert self._writer is not None
         if not isinstance(words, bytes):
@@ -30,15 +30,15 @@ class PlainNats:
 
     def connect(self) -> dict[str, object]:
         """What the first CONNECT said."""
-        said: dict[str, object] = json.loads(self.received.partition(b"CONNECT ")[2].partition(b"\r\n")[0])
-        return said
+        published: dict[str, object] = json.loads(self.received.partition(b"CONNECT ")[2].partition(b"\r\n")[0])
+        return published
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         self._writer = writer
         try:
-            if self._info is not None:
-                self.say(self._info)
+            if self.info is not None:
+                self.send(self.info)
             while data := await reader.read(65_536):
                 self.received += data
                 writer.writelines([b"PONG\r\n"] * data.count(b"PING\r\n"))

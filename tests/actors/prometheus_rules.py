@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import yaml  # type: ignore[import-untyped]
 
 PROMETHEUS_RULE = Path(__file__).parents[2] / "deploy" / "components" / "alerts" / "rules.yaml"
@@ -17,9 +16,3 @@ def groups() -> list[dict[str, Any]]:
 def rules() -> list[dict[str, Any]]:
     """Of all groups, in order: alerts have `alert`, recorded series `record`."""
     return [rule for group in groups() for rule in group["rules"]]
-
-
-def rules_file(path: Path) -> Path:
-    """Writes them as a file of rule groups, which it returns."""
-    path.write_bytes(msgspec.json.encode({"groups": groups()}))  # JSON is YAML, too
-    return path

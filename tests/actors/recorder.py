@@ -1,7 +1,7 @@
 """Watches the StoryRuns of a namespace and keeps every state, so that tests can say what happened, and how often.
 
 It writes nothing. A watch tells each state of an object once; only what changes while the kube-apiserver is away is
-told as one change.
+reported as one change.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Self
 
 from actors.kubernetes import STORY_RUN, Kubernetes, Object
-from actors.names import FENCE, TERMINAL
+from actors.names import CANCEL_OBSERVED_AT, TERMINAL
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class State:
         return phase
 
     @property
-    def fence(self) -> datetime:
+    def cancel_observed_at(self) -> datetime:
         """When bobrapet took note of the cancel; raises KeyError when it has not."""
-        return datetime.fromisoformat(self.run["metadata"]["annotations"][FENCE])
+        return datetime.fromisoformat(self.run["metadata"]["annotations"][CANCEL_OBSERVED_AT])
 
     @property
     def written_by(self) -> str | None:

@@ -18,7 +18,7 @@ async def start_all(mesh: Mesh, instance: int = 0, **env: str) -> None:
 
 @asynccontextmanager
 async def without(mesh: Mesh, service: str, **env: str) -> AsyncIterator[None]:
-    """Stops one service and starts it again afterwards: what is said meanwhile is answered then."""
+    """Stops one service and starts it again afterwards: what is published meanwhile is answered then."""
     await mesh.stop(service)
     try:
         yield

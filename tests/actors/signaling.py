@@ -1,6 +1,6 @@
 """Plays a bridge: somebody who knows first that a room is empty, or that somebody is back, and says so on NATS.
 
-The wire format of docs/signals.md, written down a second time, apart from `exeunt.signals`.
+The wire format of docs/signals.md, written down a second time, apart from `exeunt.events.signals`.
 """
 
 import json
@@ -17,7 +17,7 @@ async def everyone_leaves(streams: JetStreamContext, *calls: Call) -> None:
         await send(streams, call, token=call.sid)
 
 
-async def hub_says_gone(_: JetStreamContext, call: Call) -> None:
+async def hub_reports_gone(_: JetStreamContext, call: Call) -> None:
     """Another way in which a topology may end: the hub's condition."""
     await call.signal_topology_terminated()
 
@@ -29,7 +29,7 @@ async def bindings_go(_: JetStreamContext, call: Call) -> None:
 
 EVERY_EVIDENCE = {
     "the bridge says so": everyone_leaves,
-    "the hub says so": hub_says_gone,
+    "the hub says so": hub_reports_gone,
     "the bindings go": bindings_go,
 }
 """What shows that a topology is gone, as a test's parameters; the first is what a real call has."""

@@ -16,6 +16,7 @@ class TcpProxy:
         self.accepted = 0
         self._target_port = target_port
         self._silent = False
+        self._swallowing = False
         self._refusing = False
         self._lose_answers = 0
         self._server: asyncio.Server | None = None
@@ -37,6 +38,10 @@ class TcpProxy:
         """Open connections stay open, but nothing from the server gets through on them any more."""
         self._silent = True
 
+    def swallow(self) -> None:
+        """Connections stay open, new ones too, and nothing gets through either way: a network that drops everything."""
+        self._swallowing = True
+
     def cut(self, *, refuse: bool = False) -> None:
         """Break all connections, and with `refuse` each new one too."""
         self._refusing = refuse
@@ -45,7 +50,7 @@ class TcpProxy:
 
     def restore(self) -> None:
         """What was cut or silent works again for new connections."""
-        self._refusing = self._silent = False
+        self._refusing = self._silent = self._swallowing = False
 
     def lose_next_answer(self) -> None:
         """Break the connection on which the server speaks next, instead of passing that on."""
@@ -59,7 +64,12 @@ class TcpProxy:
         task = asyncio.current_task()
         assert task is not None
         self._connections.add(task)
-        server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+        try:
+            server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+        except OSError:  # nobody listens there now
+            writer.transport.abort()
+            self._connections.discard(task)
+            return
         both = {writer, server_writer}
         self._writers |= both
         try:
@@ -75,10 +85,13 @@ class TcpProxy:
             self._connections.discard(task)
 
     async def _to_server(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        swallowed = False
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(65536):
-                writer.write(data)
-                await writer.drain()
+                swallowed = swallowed or self._swallowing
+                if not swallowed:
+                    writer.write(data)
+                    await writer.drain()
         writer.transport.abort()
 
     async def _to_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -88,7 +101,7 @@ class TcpProxy:
                 if self._lose_answers:
                     self._lose_answers -= 1
                     break
-                silent = silent or self._silent
+                silent = silent or self._silent or self._swallowing
                 if not silent:
                     writer.write(data)
                     await writer.drain()

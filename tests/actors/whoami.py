@@ -10,8 +10,8 @@ import aiohttp
 
 from exeunt.kube.connection import Call, Connection
 from exeunt.kube.credentials import Credentials
-from exeunt.kube.models import KubeObject
 from exeunt.kube.resources import Resource
+from exeunt.run.models import KubeObject
 
 WHO: Resource[Any] = Resource("authentication.k8s.io", "v1", "selfsubjectreviews", KubeObject)
 KUBECTL = Path(sys.executable).parent / "kubectl"
@@ -44,9 +44,9 @@ async def kubectl() -> dict[str, Any] | None:
         stderr=asyncio.subprocess.PIPE,
     )
     async with asyncio.timeout(60):
-        output, said = await process.communicate()
+        output, message = await process.communicate()
     if process.returncode:
-        print(said.decode())  # noqa: T201 - for whoever reads why a test failed
+        print(message.decode())  # noqa: T201 - for whoever reads why a test failed
     return None if process.returncode else json.loads(output)["status"]["userInfo"]
 
 

@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # started as a folder, it do
 from bench import deadlines, latency, replay, report, rooms, storm, telemetry
 from bench.stage import Stage, stage
 from exeunt.errors import ExeuntError
-from exeunt.logs import configure_logs
 from exeunt.settings import Settings
+from exeunt.telemetry.logs import configure_logs
 from exeunt_local import binaries
 
 

@@ -1,4 +1,4 @@
-"""How late a shutdown deadline is: "Finished" as the observer sees it, against fence + shutdown timeout.
+"""How late a shutdown deadline is: "Finished" as the observer sees it, against cancel_observed_at + shutdown timeout.
 
 Nobody leaves these calls, so that nothing but their deadlines ends them.
 """
@@ -19,11 +19,11 @@ async def measure(stage: Stage, *, runs: int, spread: timedelta) -> list[Row]:
     timeouts = [format_duration(_FIRST + spread * number / runs) for number in range(runs)]
     started = await stage.world.start(EXEUNT, "deadline", timeouts)
     await stage.rest()
-    fences = await each(stage.world.cancel, started)
+    observations = await each(stage.world.cancel, started)
     ends = await stage.ended(started)
     late = [
-        (end.wall - fence - parse_duration(run.shutdown_timeout)) / timedelta(milliseconds=1)
-        for run, fence, end in zip(started, fences, ends, strict=True)
+        (end.wall - cancel_observed_at - parse_duration(run.shutdown_timeout)) / timedelta(milliseconds=1)
+        for run, cancel_observed_at, end in zip(started, observations, ends, strict=True)
     ]
     return [
         Row(what=f"lateness of {runs} deadlines, least", unit="ms", exeunt=min(late), at_least=0),

@@ -23,8 +23,8 @@ import msgspec
 from exeunt.kube.client import JSON_PATCH
 from exeunt.kube.credentials import Credentials
 from exeunt.kube.resources import STEP_RUNS, STORY_RUNS, TRANSPORT_BINDINGS, Resource, T
+from exeunt.run.snapshot import FIELD_MANAGER, RunState, read_run
 from exeunt.settings import Settings
-from exeunt.snapshot import FIELD_MANAGER, RunState, read_run
 from exeunt_terminator.finalize import finalizing_patch
 
 _UNLIMITED = aiohttp.ClientTimeout(total=None)
@@ -161,7 +161,7 @@ class Floor:
     def _consider(self, name: str, tasks: asyncio.TaskGroup) -> None:
         run = self._runs.get(name)
         gone = name in self._bindings and not self._bindings[name]
-        if run is None or run.fence is None or run.terminal or not gone or name in self._stopping:
+        if run is None or run.cancel_observed_at is None or run.terminal or not gone or name in self._stopping:
             return
         self._stopping.add(name)
         tasks.create_task(self._stop(run))

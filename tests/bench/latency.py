@@ -20,8 +20,10 @@ async def measure(stage: Stage, *, runs: int, warm_up: int, prefix: str = "") ->
     """Both orders of a stop: canceled and then gone, gone and then canceled."""
     world, left, canceled_ = stage.world, f"{prefix}left", f"{prefix}canceled"
     gone = await _in_turn(stage, left, runs, warm_up, world.cancel, world.leave, lambda seen: seen.gone)
-    canceled = await _in_turn(stage, canceled_, runs, warm_up, world.leave, world.cancel, lambda seen: seen.fenced)
-    return [*_rows("gone -> Finished", gone), *_rows("fence -> Finished", canceled)]
+    canceled = await _in_turn(
+        stage, canceled_, runs, warm_up, world.leave, world.cancel, lambda seen: seen.observed_cancel
+    )
+    return [*_rows("gone -> Finished", gone), *_rows("cancel_observed_at -> Finished", canceled)]
 
 
 async def _in_turn(

@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from typing import NamedTuple, Self
 
 from bench.floor import Api, follow
-from exeunt.bobrapet import FENCE, is_terminal
 from exeunt.kube.resources import STEP_RUNS, STORY_RUNS, TRANSPORT_BINDINGS
+from exeunt.run.bobrapet import CANCEL_OBSERVED_AT, is_terminal
 
 Key = tuple[str, str]
 """Namespace and name of a run."""
@@ -33,13 +33,13 @@ class Moment(NamedTuple):
 class Sighting:
     """What was seen of one run, each moment a future until then.
 
-    `fenced`: its fence. `gone`: its last TransportBinding deleted. `ended`: a terminal phase. `cleaned_up`: its last
-    StepRun deleted.
+    `observed_cancel`: cancel_observed_at. `gone`: its last TransportBinding deleted. `ended`: a terminal phase.
+    `cleaned_up`: its last StepRun deleted.
     """
 
     def __init__(self) -> None:
         moment = asyncio.get_running_loop().create_future
-        self.fenced: asyncio.Future[Moment] = moment()
+        self.observed_cancel: asyncio.Future[Moment] = moment()
         self.gone: asyncio.Future[Moment] = moment()
         self.ended: asyncio.Future[Moment] = moment()
         self.cleaned_up: asyncio.Future[Moment] = moment()
@@ -80,8 +80,8 @@ class Observer:
     async def _watch_story_runs(self) -> None:
         async for run, _ in follow(self._api, STORY_RUNS, None, self._watching):
             sighting = self.of(run.metadata.key)
-            if FENCE in run.metadata.annotations:
-                _seen(sighting.fenced)
+            if CANCEL_OBSERVED_AT in run.metadata.annotations:
+                _seen(sighting.observed_cancel)
             if run.status is not None and is_terminal(run.status.phase):
                 _seen(sighting.ended)
 

@@ -16,13 +16,13 @@ from nats.aio.client import Client
 
 from bench.report import Row
 from exeunt.bus.connection import Bus, connect
+from exeunt.bus.mesh_streams import runs_stream
 from exeunt.bus.publisher import message_at
 from exeunt.bus.streams import ensure_stream
+from exeunt.events.subjects import RUNS
 from exeunt.history.file import line_of, read_history
 from exeunt.history.reading import read, run_filter
 from exeunt.history.record import Record
-from exeunt.streams import runs_stream
-from exeunt.subjects import RUNS
 from exeunt_local.binaries import Binaries
 from exeunt_local.nats_server import NatsServer
 

@@ -1,7 +1,7 @@
 """The floor of a real call, as a process of its own: what has to be done from LiveKit's webhook to the end of a run.
 
 `python -m bench.room_floor NAMESPACE LIVEKIT_URL KEYS_FILE PORT` in tests/, with $KUBECONFIG. It verifies the webhook
-that somebody has left, asks LiveKit what the bridge has to ask (is it this life of the room, who is there, after the
+that somebody has left, asks LiveKit what the bridge has to ask (is it this opening of the room, who is there, after the
 pause who is there still, is it the same room), and writes the terminator's conditional PATCH. It knows its runs by a
 raw watch. No NATS, no second process, no retry, nothing stored: it ends on the first fault.
 """
@@ -19,7 +19,7 @@ from livekit.api.room_service import RoomService
 
 from bench.floor import Api, follow
 from exeunt.kube.resources import STORY_RUNS
-from exeunt.snapshot import RunState, read_run
+from exeunt.run.snapshot import RunState, read_run
 from exeunt_livekit_bridge.machine import PAUSE
 
 BOT = "bubu-agent-call-listen-3f2a"
@@ -64,7 +64,11 @@ class RoomFloor:
         async for run, _ in follow(self._api, STORY_RUNS, namespace, watching):
             now = datetime.now(UTC)
             state = read_run(run, first_seen=now, now=now, fence_wait=timedelta(0))
-            if state.fence is not None and state.trigger_token and not self._canceled[state.trigger_token].done():
+            if (
+                state.cancel_observed_at is not None
+                and state.trigger_token
+                and not self._canceled[state.trigger_token].done()
+            ):
                 self._canceled[state.trigger_token].set_result(state)
 
     async def _look(self, name: str, sid: str) -> None:

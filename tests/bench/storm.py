@@ -16,7 +16,7 @@ from bench.observer import Moment
 from bench.report import Row
 from bench.stage import EXEUNT, FLOOR, SIDES, Stage, within
 from bench.world import STEPS, Run, each
-from exeunt.events import Fact
+from exeunt.events.event_types import EventType
 
 _POLL = 0.02
 
@@ -80,13 +80,13 @@ async def _rate(stage: Stage, runs: list[Run], since: Moment) -> float:
 
 async def _answers(bystander: Bystander) -> int:
     """How many cancels the terminator has answered so far."""
-    subjects = f"exeunt.runs.{EXEUNT}.*.*.*.outcome.{Fact.CANCEL_REQUESTED}"
+    subjects = f"exeunt.runs.{EXEUNT}.*.*.*.outcome.{EventType.CANCEL_REQUESTED}"
     info = await bystander.streams.stream_info("RUNS", subjects_filter=subjects)
     return sum((info.state.subjects or {}).values())
 
 
 async def _unanswered(bystander: Bystander) -> int:
-    """How many facts are waiting for the terminator's answer."""
+    """How many events are waiting for the terminator's answer."""
     info = await bystander.streams.consumer_info("RUNS", "terminator")
     return (info.num_pending or 0) + (info.num_ack_pending or 0)
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple, TypeVar
 
 from actors.kubernetes import BINDING, STEP_RUN, STORY, STORY_RUN, Kubernetes, Object
-from actors.names import FENCE, RUN_LABEL, TRIGGER_TOKEN
+from actors.names import CANCEL_OBSERVED_AT, RUN_LABEL, TRIGGER_TOKEN
 from actors.statuses import now, unfinished
 from exeunt.clock import format_instant
 
@@ -59,7 +59,7 @@ class World:
         return runs
 
     async def start_in_room(self, namespace: str, name: str, sid: str) -> Run:
-        """A running call of that life of a room, without a deadline."""
+        """A running call of that opening of a room, without a deadline."""
         run = Run(namespace, name, NO_DEADLINE)
         await self._start_run(run, sid)
         return run
@@ -104,11 +104,14 @@ class World:
         )
 
     async def cancel(self, run: Run) -> datetime:
-        """The user's cancel and the operator's fence, in one write; returns the fence."""
-        fence = datetime.now(UTC)
-        change = {"spec": {"cancelRequested": True}, "metadata": {"annotations": {FENCE: format_instant(fence)}}}
+        """The user's cancel and the operator's cancel_observed_at, in one write; returns cancel_observed_at."""
+        cancel_observed_at = datetime.now(UTC)
+        change = {
+            "spec": {"cancelRequested": True},
+            "metadata": {"annotations": {CANCEL_OBSERVED_AT: format_instant(cancel_observed_at)}},
+        }
         await self._bobrapet.patch(STORY_RUN, *run.key, change)
-        return fence
+        return cancel_observed_at
 
     async def leave(self, run: Run, steps: tuple[str, ...] = STEPS) -> None:
         """The bindings of some steps go, of all unless told otherwise."""

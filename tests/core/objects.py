@@ -10,9 +10,10 @@ import msgspec
 from msgspec import Raw
 from msgspec.structs import replace
 
-from exeunt import bobrapet
 from exeunt.clock import format_status_time
-from exeunt.kube.models import (
+from exeunt.events.signals import Signal
+from exeunt.run import bobrapet
+from exeunt.run.models import (
     BindingRunRef,
     BindingSpec,
     BindingStatus,
@@ -33,14 +34,13 @@ from exeunt.kube.models import (
     StoryTimeouts,
     TransportBinding,
 )
-from exeunt.shutdown_timeout import DEFAULT, ShutdownTimeout
-from exeunt.signals import Signal
-from exeunt.snapshot import RunState, Snapshot, StepRunRef, StoryState, Topology, read_run
+from exeunt.run.shutdown_timeout import DEFAULT, ShutdownTimeout
+from exeunt.run.snapshot import RunState, Snapshot, StepRunRef, StoryState, Topology, read_run
 
 NAMESPACE: Final = "voice"
 STARTED: Final = "2026-11-24T18:13:00Z"
-FENCE: Final = "2026-11-24T18:13:32.123456789Z"
-LATER_FENCE: Final = "2026-11-24T18:20:00.5Z"
+CANCEL_OBSERVED_AT: Final = "2026-11-24T18:13:32.123456789Z"
+OBSERVED_LATER: Final = "2026-11-24T18:20:00.5Z"
 NOW: Final = datetime(2026, 11, 24, 18, 13, 33, tzinfo=UTC)
 FENCE_WAIT: Final = timedelta(seconds=15)
 
@@ -51,7 +51,7 @@ def story_run(
     uid: str = "uid-call",
     story: str = "talk",
     canceled: bool = False,
-    fence: str | None = None,
+    cancel_observed_at: str | None = None,
     phase: str | None = "Running",
     status: bool = True,
     message: str | None = None,
@@ -63,19 +63,20 @@ def story_run(
     deleting: bool = False,
     resource_version: str = "1",
 ) -> StoryRun:
-    """A StoryRun. A `fence` implies that the run is canceled."""
+    """A StoryRun. A `cancel_observed_at` implies that the run is canceled."""
     return StoryRun(
         metadata=ObjectMeta(
             name=name,
             namespace=NAMESPACE,
             uid=uid,
             resource_version=resource_version,
-            generation=2 if canceled or fence else 1,
-            annotations=dict(annotations or {}) | ({bobrapet.FENCE: fence} if fence else {}),
+            generation=2 if canceled or cancel_observed_at else 1,
+            annotations=dict(annotations or {})
+            | ({bobrapet.CANCEL_OBSERVED_AT: cancel_observed_at} if cancel_observed_at else {}),
             deletion_timestamp=format_status_time(NOW) if deleting else None,
             managed_fields=Raw(msgspec.json.encode(list(managed_fields))),
         ),
-        spec=StoryRunSpec(story_ref=StoryRef(name=story), cancel_requested=canceled or fence is not None),
+        spec=StoryRunSpec(story_ref=StoryRef(name=story), cancel_requested=canceled or cancel_observed_at is not None),
         status=StoryRunStatus(
             phase=phase,
             message=message,
@@ -182,7 +183,7 @@ def story(
     )
 
 
-def said(
+def a_signal(
     *, gone: bool, at: datetime = NOW, run: str = "call", token: str | None = None, uid: str | None = None
 ) -> Signal:
     """A signal about `run`, or about whatever was started for the trigger token."""
@@ -209,11 +210,11 @@ def snapshot(
     step_runs: tuple[StepRunRef, ...] | None = (),
     **changes: Any,
 ) -> Snapshot:
-    """A snapshot of `run`, by default of one that is canceled, fenced, realtime and established; its topology is up.
+    """A snapshot of `run`, by default of one that is canceled, observed, realtime and established; its topology is up.
 
     `changes` are made to what is read of the run.
     """
-    state = run if isinstance(run, RunState) else run_state(run or story_run(fence=FENCE))
+    state = run if isinstance(run, RunState) else run_state(run or story_run(cancel_observed_at=CANCEL_OBSERVED_AT))
     return Snapshot(
         run=replace(state, **changes),
         story=StoryState(namespace=NAMESPACE, name="talk", resource_version="1", realtime=realtime),

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import to_builtins
 
-from exeunt.cloudevents import Attributes, from_headers, to_headers
 from exeunt.errors import PoisonEvent
+from exeunt.events.cloudevents import Attributes, from_headers, to_headers
 
 HEADERS = {"ce-specversion": "1.0", "ce-id": "7", "ce-source": "/s", "ce-type": "t"}
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)

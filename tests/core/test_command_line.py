@@ -23,7 +23,7 @@ from exeunt_cli.output import Columns
 FILE: Final = Path(__file__).parents[1] / "histories" / "dead-letter.jsonl"
 COMMANDS: Final = [
     *(["runs"], ["timeline"], ["tail"], ["explain"], ["export"], ["replay"], ["report"], ["plan"]),
-    *(["up"], ["settings"], ["nats-credentials"]),
+    *(["up"], ["settings"], ["nats-credentials"], ["completion"]),
     *(["deadletters", name] for name in ("list", "show", "redrive", "drop")),
 ]
 
@@ -61,7 +61,7 @@ def test_since_takes_days(text: str, ago: timedelta) -> None:
     assert abs(datetime.now(UTC) - window.since - ago) < timedelta(minutes=1)
 
 
-def test_all_namespaces_are_all_whatever_else_is_said() -> None:
+def test_all_namespaces_are_all_whatever_else_is_published() -> None:
     _, bound, _ = app.parse_args(["runs", "-n", "a", "-A"], exit_on_error=False, print_error=False)
     where: Where = bound.arguments["where"]
     assert where.namespace is None
@@ -93,17 +93,17 @@ async def test_objects_are_yaml_and_json_alike() -> None:
     )
     assert (code, explained) == (0, 0)
     assert yaml.safe_load(as_yaml) == json.loads(as_json)
-    told = msgspec.json.decode(sentences)
-    assert told["stop"]["late_by_ms"] > 2000
-    assert any("late by 2.05s" in sentence for sentence in told["explained"])
+    reported = msgspec.json.decode(sentences)
+    assert reported["stop"]["late_by_ms"] > 2000
+    assert any("late by 2.05s" in sentence for sentence in reported["explained"])
 
 
-async def test_a_file_that_cannot_be_written_is_said_in_a_line() -> None:
+async def test_a_file_that_cannot_be_written_is_published_in_a_line() -> None:
     for command in ("export", "report"):
-        code, out, said = await exeunt(command, str(FILE), "--to", "/nowhere/x")
+        code, out, message = await exeunt(command, str(FILE), "--to", "/nowhere/x")
         assert (code, out) == (2, "")
-        assert said.splitlines()[-1] == "exeunt: cannot write /nowhere/x: No such file or directory"
-        assert "Traceback" not in said
+        assert message.splitlines()[-1] == "exeunt: cannot write /nowhere/x: No such file or directory"
+        assert "Traceback" not in message
 
 
 @pytest.mark.parametrize("width", [60, 80, 120, 200])
@@ -134,5 +134,5 @@ def test_a_pipe_gets_one_line_for_a_row() -> None:
 @pytest.mark.parametrize(
     ("milliseconds", "words"), [(25.4, "+25ms"), (-1288, "-1.288s"), (324_000, "+5m24s"), (0, "+0s")]
 )
-def test_elapsed_time_is_told_as_all_durations_are(milliseconds: float, words: str) -> None:
+def test_elapsed_time_is_reported_as_all_durations_are(milliseconds: float, words: str) -> None:
     assert elapsed_in_words(milliseconds) == words

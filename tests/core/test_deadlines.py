@@ -7,16 +7,17 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from core.objects import FENCE, FENCE_WAIT, LATER_FENCE, NOW, run_state, snapshot, story, story_run
-from exeunt import bobrapet, cloudevents
+from core.objects import CANCEL_OBSERVED_AT, FENCE_WAIT, NOW, OBSERVED_LATER, run_state, snapshot, story, story_run
 from exeunt.clock import format_instant, parse_instant
-from exeunt.codec import FactEvent, fact_message
 from exeunt.errors import PoisonEvent
-from exeunt.events import Fact
-from exeunt.kube.models import StoryRun
-from exeunt.shutdown_timeout import ShutdownTimeout
-from exeunt.snapshot import Snapshot
-from exeunt.subjects import armed_subject, due_subject, fact_subject
+from exeunt.events import cloudevents
+from exeunt.events.codec import ReceivedEvent, event_message
+from exeunt.events.event_types import EventType
+from exeunt.events.subjects import armed_subject, due_subject, event_subject
+from exeunt.run import bobrapet
+from exeunt.run.models import StoryRun
+from exeunt.run.shutdown_timeout import ShutdownTimeout
+from exeunt.run.snapshot import Snapshot
 from exeunt_timeout_scheduler import deadlines
 from exeunt_timeout_scheduler.commands import (
     Ack,
@@ -49,21 +50,23 @@ from exeunt_timeout_scheduler.commands import (
     Stored,
     StoryRead,
 )
-from exeunt_timeout_scheduler.deadlines import LEAD, Deadline, read_deadline, say_again_at, schedule
+from exeunt_timeout_scheduler.deadlines import LEAD, UNSETTLED, Deadline, publish_again_at, read_deadline, schedule
 from exeunt_timeout_scheduler.machine import Scheduling
 from exeunt_timeout_scheduler.sweeping import GiveUp, List, Listed, LookAfter, NotListed, Sweeping
 from exeunt_timeout_scheduler.way import Result
 
-DEADLINE: Final = parse_instant(FENCE) + timedelta(seconds=20)
+DEADLINE: Final = parse_instant(CANCEL_OBSERVED_AT) + timedelta(seconds=20)
 LATE: Final = DEADLINE + timedelta(hours=2)
 OVERDUE_AFTER: Final = timedelta(seconds=30)
 CANCELED: Final = snapshot()
 RUN: Final = CANCELED.run
-ENDED: Final = run_state(story_run(fence=FENCE, phase=bobrapet.FINISHED))
+ENDED: Final = run_state(story_run(cancel_observed_at=CANCEL_OBSERVED_AT, phase=bobrapet.FINISHED))
 
 
-def event(fact: Fact, known: Snapshot = CANCELED) -> Heard:
-    return Heard(FactEvent(cloudevents.Attributes(id="1", source="/w", type="t", subject="s", time=""), fact, known))
+def event(event_type: EventType, known: Snapshot = CANCELED) -> Heard:
+    return Heard(
+        ReceivedEvent(cloudevents.Attributes(id="1", source="/w", type="t", subject="s", time=""), event_type, known)
+    )
 
 
 def fired(known: Snapshot = CANCELED) -> Fired:
@@ -71,13 +74,15 @@ def fired(known: Snapshot = CANCELED) -> Fired:
 
 
 def found(run: StoryRun | None = None) -> Found:
-    return Found(run or story_run(fence=FENCE), timedelta(seconds=20), FENCE_WAIT, OVERDUE_AFTER)
+    return Found(
+        run or story_run(cancel_observed_at=CANCEL_OBSERVED_AT), timedelta(seconds=20), FENCE_WAIT, OVERDUE_AFTER
+    )
 
 
-def message(fact: Fact, known: Snapshot = CANCELED, *, at: datetime = NOW, sequence: int = 7) -> Message:
+def message(event_type: EventType, known: Snapshot = CANCELED, *, at: datetime = NOW, sequence: int = 7) -> Message:
     """As the stream has it."""
-    said = fact_message(fact, known, source="/w", now=at, context={})
-    return Message(sequence, at, said.headers, said.payload)
+    recorded = event_message(event_type, known, source="/w", now=at, context={})
+    return Message(sequence, at, recorded.headers, recorded.payload)
 
 
 def asked(scheduling: Scheduling, *heard: Input, now: datetime = NOW) -> list[Command]:
@@ -92,7 +97,7 @@ def kinds(commands: list[Command]) -> list[type[Command]]:
 def test_a_cancel_arms_once() -> None:
     for answer, result in ((Stored(), Result.ARMED), (AlreadyStored(), Result.ALREADY_ARMED)):
         scheduling = Scheduling()
-        arm, end = asked(scheduling, event(Fact.CANCEL_REQUESTED), answer)
+        arm, end = asked(scheduling, event(EventType.CANCEL_REQUESTED), answer)
         assert arm == Arm(Deadline(format_instant(DEADLINE), CANCELED), DEADLINE - LEAD)
         assert end == Ack()
         assert scheduling.trail == [Result.CANCELED, result]
@@ -100,23 +105,25 @@ def test_a_cancel_arms_once() -> None:
 
 def test_a_cancel_of_a_run_that_is_closed_arms_nothing() -> None:
     scheduling = Scheduling()
-    assert asked(scheduling, event(Fact.CANCEL_REQUESTED, snapshot(enabled=False))) == [Ack()]
+    assert asked(scheduling, event(EventType.CANCEL_REQUESTED, snapshot(enabled=False))) == [Ack()]
     assert scheduling.decision is not None
     assert scheduling.decision.rule == "opted-out"
 
 
-@pytest.mark.parametrize("fact", [Fact.RUN_TERMINAL, Fact.RUN_DELETED])
-def test_the_end_of_a_run_disarms(fact: Fact) -> None:
+@pytest.mark.parametrize("event_type", [EventType.RUN_TERMINAL, EventType.RUN_DELETED])
+def test_the_end_of_a_run_disarms(event_type: EventType) -> None:
     for schedules, result in ((1, Result.DISARMED), (0, Result.NOT_ARMED)):
         scheduling = Scheduling()
-        assert asked(scheduling, event(fact, snapshot(ENDED)), Purged(schedules)) == [Disarm(ENDED), Ack()]
+        assert asked(scheduling, event(event_type, snapshot(ENDED)), Purged(schedules)) == [Disarm(ENDED), Ack()]
         assert scheduling.trail == [Result.ENDED, result]
 
 
 def test_what_the_stream_will_never_take_is_set_aside_and_what_fails_begins_again() -> None:
-    assert asked(Scheduling(), event(Fact.CANCEL_REQUESTED), NotStored("too large"))[-1] == DeadLetter("too large")
-    assert asked(Scheduling(), event(Fact.CANCEL_REQUESTED), Failed("NATS is away"))[-1] == GiveBack("NATS is away")
-    assert asked(Scheduling(), event(Fact.RUN_TERMINAL), Failed("NATS is away"))[-1] == GiveBack("NATS is away")
+    assert asked(Scheduling(), event(EventType.CANCEL_REQUESTED), NotStored("too large"))[-1] == DeadLetter("too large")
+    assert asked(Scheduling(), event(EventType.CANCEL_REQUESTED), Failed("NATS is away"))[-1] == GiveBack(
+        "NATS is away"
+    )
+    assert asked(Scheduling(), event(EventType.RUN_TERMINAL), Failed("NATS is away"))[-1] == GiveBack("NATS is away")
     publishing = (fired(), RunRead(RUN))
     assert asked(Scheduling(), *publishing, NotStored("too large"), now=DEADLINE)[-1] == DeadLetter("too large")
     assert asked(Scheduling(), fired(), Failed("503"), now=DEADLINE)[-1] == GiveBack("503")
@@ -127,7 +134,7 @@ def test_a_deadline_is_held_until_its_very_instant_then_the_run_is_read_and_only
     early = DEADLINE - timedelta(microseconds=1)
     assert asked(scheduling, fired(), HeldUntil(), now=early) == [Hold(DEADLINE)] * 2
     (get,) = asked(scheduling, HeldUntil(), now=DEADLINE)
-    assert get == GetRun(RUN, parse_instant(FENCE))
+    assert get == GetRun(RUN, parse_instant(CANCEL_OBSERVED_AT))
     late = DEADLINE + timedelta(milliseconds=3)
     read = replace(RUN, resource_version="2")
     assert asked(scheduling, RunRead(read), now=late) == [Publish(replace(CANCELED, run=read), late)]
@@ -139,8 +146,8 @@ def test_a_deadline_is_held_until_its_very_instant_then_the_run_is_read_and_only
     ("read", "rule"),
     [
         (RunRead(ENDED), "terminal"),
-        (RunRead(run_state(story_run(fence=LATER_FENCE))), "new-episode"),
-        (RunRead(run_state(story_run(fence=FENCE, uid="another"))), "recreated"),
+        (RunRead(run_state(story_run(cancel_observed_at=OBSERVED_LATER))), "new-episode"),
+        (RunRead(run_state(story_run(cancel_observed_at=CANCEL_OBSERVED_AT, uid="another"))), "recreated"),
         (NotFound(), "deleted"),
     ],
 )
@@ -151,18 +158,18 @@ def test_a_deadline_is_dropped_when_the_stop_it_was_set_for_is_closed(read: Inpu
     assert scheduling.decision.rule == rule
 
 
-def test_a_run_without_a_fence_is_still_the_one_that_was_canceled_then() -> None:
-    unfenced = snapshot(story_run(canceled=True))
-    (get,) = asked(Scheduling(), fired(unfenced), now=DEADLINE)
-    assert get == GetRun(unfenced.run, NOW)
+def test_a_run_without_cancel_observed_at_is_still_the_one_that_was_canceled_then() -> None:
+    unobserved = snapshot(story_run(canceled=True))
+    (get,) = asked(Scheduling(), fired(unobserved), now=DEADLINE)
+    assert get == GetRun(unobserved.run, NOW)
 
 
 def test_a_sweep_arms_what_is_missing_and_reads_the_run_again() -> None:
     scheduling = Scheduling()
     commands = asked(scheduling, found(), StoryRead(story()), NoMessage(), NoMessage(), Stored(), RunRead(RUN))
     assert kinds(commands) == [GetStory, LastMessage, LastMessage, Arm, GetRun, Ack]
-    assert commands[1] == LastMessage(fact_subject(RUN.episode, Fact.CANCEL_REQUESTED))
-    assert commands[2] == LastMessage(fact_subject(RUN.episode, Fact.DEADLINE_REACHED))
+    assert commands[1] == LastMessage(event_subject(RUN.cancellation, EventType.CANCEL_REQUESTED))
+    assert commands[2] == LastMessage(event_subject(RUN.cancellation, EventType.DEADLINE_REACHED))
     # What is armed is not looked at twice.
     commands = asked(Scheduling(), found(), StoryRead(story()), NoMessage(), NoMessage(), AlreadyStored())
     assert commands[-1] == Ack()
@@ -174,36 +181,36 @@ def test_what_a_sweep_has_armed_of_a_run_that_has_ended_since_it_was_listed_is_d
     heard = (found(), StoryRead(story()), NoMessage(), NoMessage(), Stored(), read, Purged(1))
     *_, disarm, end = asked(scheduling, *heard)
     assert isinstance(disarm, Disarm)
-    assert armed_subject(disarm.run.episode) == armed_subject(RUN.episode)
+    assert armed_subject(disarm.run.cancellation) == armed_subject(RUN.cancellation)
     assert end == Ack()
 
 
 def test_a_sweep_leaves_what_is_closed() -> None:
-    ended = story_run(fence=FENCE, annotations={bobrapet.ENABLED: "false"})
+    ended = story_run(cancel_observed_at=CANCEL_OBSERVED_AT, annotations={bobrapet.ENABLED: "false"})
     assert kinds(asked(Scheduling(), found(ended), StoryRead(story()), NoMessage())) == [GetStory, LastMessage, Ack]
 
 
 def test_the_deadline_is_the_one_of_the_cancel_whatever_became_of_the_story() -> None:
     sooner = story(timeout="1s")
-    then = message(Fact.CANCEL_REQUESTED, replace(CANCELED, shutdown=ShutdownTimeout("1h", "Story policy")))
+    then = message(EventType.CANCEL_REQUESTED, replace(CANCELED, shutdown=ShutdownTimeout("1h", "Story policy")))
     for read, known in ((StoryRead(sooner), then), (StoryRead(None), then)):
         *_, arm = asked(Scheduling(), found(), read, known, NoMessage())
         assert isinstance(arm, Arm)
-        assert arm.deadline.instant == parse_instant(FENCE) + timedelta(hours=1)
+        assert arm.deadline.instant == parse_instant(CANCEL_OBSERVED_AT) + timedelta(hours=1)
         assert arm.deadline.snapshot.realtime
     # Without what was published the Story tells, and nobody does of one that is missing.
     *_, arm = asked(Scheduling(), found(), StoryRead(sooner), Denied("an older version's permissions"), NoMessage())
     assert isinstance(arm, Arm)
-    assert arm.deadline.instant == parse_instant(FENCE) + timedelta(seconds=1)
+    assert arm.deadline.instant == parse_instant(CANCEL_OBSERVED_AT) + timedelta(seconds=1)
     scheduling = Scheduling()
     assert asked(scheduling, found(), StoryRead(None), NoMessage())[-1] == Ack()
     assert scheduling.decision is not None
     assert scheduling.decision.rule == "not-realtime"
 
 
-def looking_back(*heard: Input, now: datetime, said_at: datetime = DEADLINE) -> list[Command]:
-    """What a sweep asks for at `now` of a run whose deadline was published at `said_at`, from there on."""
-    last = message(Fact.DEADLINE_REACHED, at=said_at)
+def looking_back(*heard: Input, now: datetime, published_at: datetime = DEADLINE) -> list[Command]:
+    """What a sweep asks for at `now` of a run whose deadline was published at `published_at`, from there on."""
+    last = message(EventType.DEADLINE_REACHED, at=published_at)
     return asked(Scheduling(), found(), StoryRead(story()), NoMessage(), last, *heard, now=now)[3:]
 
 
@@ -219,14 +226,13 @@ def test_a_run_that_is_overdue_is_published_again_after_the_last_time_and_only_o
     assert looking_back(AckFloor(6), now=overdue) == [GetAckFloor(), Ack()]
 
 
-def test_what_is_never_settled_is_published_again_after_an_hour() -> None:
-    hour = timedelta(hours=1)
-    assert kinds(looking_back(AckFloor(0), now=DEADLINE + hour)) == [GetAckFloor, Ack]
-    assert kinds(looking_back(AckFloor(0), now=DEADLINE + hour + timedelta(seconds=1))) == [GetAckFloor, Publish]
+def test_what_is_never_settled_is_published_again_after_some_minutes() -> None:
+    assert kinds(looking_back(AckFloor(0), now=DEADLINE + UNSETTLED)) == [GetAckFloor, Ack]
+    assert kinds(looking_back(AckFloor(0), now=DEADLINE + UNSETTLED + timedelta(seconds=1))) == [GetAckFloor, Publish]
 
 
 def test_a_sweep_begins_again_with_the_next_one_whatever_fails() -> None:
-    heard = (found(), StoryRead(story()), NoMessage(), message(Fact.DEADLINE_REACHED, at=DEADLINE), AckFloor(7))
+    heard = (found(), StoryRead(story()), NoMessage(), message(EventType.DEADLINE_REACHED, at=DEADLINE), AckFloor(7))
     for count in range(1, len(heard) + 1):
         assert asked(Scheduling(), *heard[:count], Failed("503"), now=LATE)[-1] == GiveBack("503")
     arming = (found(), StoryRead(story()), NoMessage(), NoMessage(), Stored(), NotFound())
@@ -236,11 +242,11 @@ def test_a_sweep_begins_again_with_the_next_one_whatever_fails() -> None:
 
 def test_an_answer_to_something_else_is_a_bug() -> None:
     with pytest.raises(AssertionError, match="no answer to what was asked while arming"):
-        asked(Scheduling(), event(Fact.CANCEL_REQUESTED), RunRead(RUN))
+        asked(Scheduling(), event(EventType.CANCEL_REQUESTED), RunRead(RUN))
 
 
 def test_a_sweep_lists_each_namespace_and_looks_after_canceled_runs() -> None:
-    canceled, running = story_run(fence=FENCE), story_run()
+    canceled, running = story_run(cancel_observed_at=CANCEL_OBSERVED_AT), story_run()
     sweeping = Sweeping(())
     assert sweeping.begin() == (List(None, patiently=True),)
     assert sweeping.receive(Listed((canceled, running))) == (LookAfter(canceled),)
@@ -259,28 +265,28 @@ def test_a_namespace_that_is_not_listed_keeps_the_sweep_from_the_others_only_if_
 
 
 def armed(now: datetime) -> tuple[Snapshot, dict[str, str], str, Deadline]:
-    said = snapshot()
-    assert said.deadline == DEADLINE
-    (command,) = asked(Scheduling(), event(Fact.CANCEL_REQUESTED, said), now=now)
+    current = snapshot()
+    assert current.deadline == DEADLINE
+    (command,) = asked(Scheduling(), event(EventType.CANCEL_REQUESTED, current), now=now)
     assert isinstance(command, Arm)
     stored = schedule(command.deadline, command.at, {"traceparent": "00-1"})
     assert stored.expected_last_subject_sequence == 0
     assert stored.headers["traceparent"] == "00-1"
-    return said, stored.headers, stored.subject, read_deadline(stored.payload)
+    return current, stored.headers, stored.subject, read_deadline(stored.payload)
 
 
 def test_a_deadline_is_scheduled_a_little_ahead_and_carries_the_very_instant() -> None:
-    said, headers, subject, deadline = armed(DEADLINE - timedelta(seconds=20))
-    assert subject == armed_subject(said.run.episode)
-    assert headers["Nats-Schedule-Target"] == due_subject(said.run.episode)
+    published, headers, subject, deadline = armed(DEADLINE - timedelta(seconds=20))
+    assert subject == armed_subject(published.run.cancellation)
+    assert headers["Nats-Schedule-Target"] == due_subject(published.run.cancellation)
     assert headers["Nats-Schedule"] == f"@at {format_instant(DEADLINE - LEAD)}"
-    assert (deadline.instant, deadline.snapshot) == (DEADLINE, said)
+    assert (deadline.instant, deadline.snapshot) == (DEADLINE, published)
 
 
 @pytest.mark.parametrize("ahead", [LEAD, timedelta(0), -timedelta(hours=1)])
 def test_a_deadline_nearer_than_the_lead_is_due_without_a_schedule(ahead: timedelta) -> None:
-    said, headers, subject, deadline = armed(DEADLINE - ahead)
-    assert subject == due_subject(said.run.episode)
+    published, headers, subject, deadline = armed(DEADLINE - ahead)
+    assert subject == due_subject(published.run.cancellation)
     assert not any(name.startswith("Nats-Schedule") for name in headers)
     assert deadline.instant == DEADLINE
 
@@ -293,15 +299,15 @@ def test_the_lead_is_longer_than_the_tick_of_the_servers_scheduler() -> None:
     assert timedelta(milliseconds=250) < LEAD
 
 
-def test_a_deadline_is_the_fence_and_the_shutdown_timeout_never_rounded_down() -> None:
-    said = snapshot(story_run(fence="2026-11-24T18:13:32.0000001Z"))
-    said = replace(said, shutdown=ShutdownTimeout("1.0000001s", "default"))
-    assert said.deadline == parse_instant("2026-11-24T18:13:33.000002Z")
+def test_a_deadline_is_cancel_observed_at_and_the_shutdown_timeout_never_rounded_down() -> None:
+    current = snapshot(story_run(cancel_observed_at="2026-11-24T18:13:32.0000001Z"))
+    current = replace(current, shutdown=ShutdownTimeout("1.0000001s", "default"))
+    assert current.deadline == parse_instant("2026-11-24T18:13:33.000002Z")
     assert snapshot(story_run()).deadline is None
 
 
-def test_a_deadline_of_another_episode_of_the_run_is_closed() -> None:
-    decision = deadlines.closed(snapshot(), armed=snapshot(story_run(fence="2026-11-24T18:00:00Z")))
+def test_a_deadline_of_another_cancellation_of_the_run_is_closed() -> None:
+    decision = deadlines.closed(snapshot(), armed=snapshot(story_run(cancel_observed_at="2026-11-24T18:00:00Z")))
     assert decision is not None
     assert decision.rule == "new-episode"
     assert deadlines.closed(snapshot()) is None
@@ -319,7 +325,7 @@ BODY = msgspec.json.encode(Deadline(format_instant(DEADLINE), snapshot()))
         b'{"x":' + b"[" * 200_000,
         BODY.replace(b'"at":"2026', b'"at":"soon'),
         BODY.replace(b'"timeout":"20s"', b'"timeout":"soon"'),
-        BODY.replace(FENCE.encode(), b"2026-11-24*18:13:32Z"),
+        BODY.replace(CANCEL_OBSERVED_AT.encode(), b"2026-11-24*18:13:32Z"),
     ],
 )
 def test_a_schedule_that_cannot_be_read_is_poison(payload: bytes) -> None:
@@ -327,16 +333,16 @@ def test_a_schedule_that_cannot_be_read_is_poison(payload: bytes) -> None:
         read_deadline(payload)
 
 
-def test_an_overdue_run_is_said_to_be_so_less_and_less_often() -> None:
-    said_at, waits = DEADLINE, list[float]()
+def test_an_overdue_run_is_published_to_be_so_less_and_less_often() -> None:
+    published_at, waits = DEADLINE, list[float]()
     while len(waits) < 12:
-        again = say_again_at(DEADLINE, said_at, timedelta(seconds=30))
-        waits.append((again - said_at) / timedelta(seconds=30))
-        said_at = again
+        again = publish_again_at(DEADLINE, published_at, timedelta(seconds=30))
+        waits.append((again - published_at) / timedelta(seconds=30))
+        published_at = again
     assert waits == [1, 1, 2, 4, 8, 16, 32, 64, 120, 120, 120, 120]
 
 
-def test_a_deadline_that_was_said_early_by_another_clock_is_waited_for_all_the_same() -> None:
+def test_a_deadline_that_was_published_early_by_another_clock_is_waited_for_all_the_same() -> None:
     early = DEADLINE - timedelta(minutes=1)
-    assert say_again_at(DEADLINE, early, timedelta(seconds=30)) == DEADLINE
-    assert looking_back(now=DEADLINE - timedelta(seconds=10), said_at=early) == [Ack()]
+    assert publish_again_at(DEADLINE, early, timedelta(seconds=30)) == DEADLINE
+    assert looking_back(now=DEADLINE - timedelta(seconds=10), published_at=early) == [Ack()]

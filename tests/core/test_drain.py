@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from exeunt.drain import drain_of
+from exeunt.run.drain import drain_of
 
 
 def transport(settings: Any = None, streaming: Any = None) -> dict[str, Any]:

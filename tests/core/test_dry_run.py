@@ -1,13 +1,13 @@
-"""A decision that was to be recorded only: it is told as one, ends nothing, and is decided again like any other."""
+"""A decision that was to be recorded only: it is reported as one, ends nothing, and is decided again like any other."""
 
 from pathlib import Path
 from typing import Final
 
 from msgspec.structs import replace
 
-from exeunt.events import DRY_RUN
+from exeunt.events.event_types import DRY_RUN
+from exeunt.history.rendering import cause_in_words, render
 from exeunt.history.stops import Ending, Stop
-from exeunt.history.telling import cause_in_words, tell
 from exeunt_cli.check import check
 from exeunt_cli.picture import lanes, waits
 from exeunt_cli.source import read_file, understood
@@ -26,11 +26,11 @@ def dry_stop() -> Stop:
     return stop
 
 
-def test_it_is_told_as_what_it_is() -> None:
+def test_it_is_reported_as_what_it_is() -> None:
     stop = dry_stop()
     assert (stop.ending, stop.finalizing, stop.ended_at) == (Ending.STOPPING, None, None)
     assert cause_in_words(stop) == "topology-gone (dry run)"
-    assert [event.what for event in tell(stop).events][-1] == "finalize (dry run)"
+    assert [event.what for event in render(stop).events][-1] == "finalize (dry run)"
     assert stop.outcomes[-1].outcome.dry_run
     assert not stop.outcomes[0].outcome.dry_run
     assert DRY_RUN in "".join(lanes(stop, 900, "x").itertext())
@@ -45,7 +45,7 @@ def test_it_is_decided_again_like_any_other() -> None:
     assert checked.outcomes == 2
 
 
-def test_what_would_have_been_is_told_by_what_if() -> None:
+def test_what_would_have_been_is_reported_by_what_if() -> None:
     found = otherwise(dry_stop(), read_setting("shutdown-timeout=10s"))
     assert found is not None
     assert found.recorded_latency_ms is None

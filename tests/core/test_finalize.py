@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.json_patch import TestFailed, patched
-from core.objects import FENCE, NOW, STARTED, condition, run_state, story_run
-from exeunt import bobrapet
+from core.objects import CANCEL_OBSERVED_AT, NOW, STARTED, condition, run_state, story_run
 from exeunt.clock import format_instant, parse_instant
-from exeunt.kube.models import StoryRun
+from exeunt.run import bobrapet
+from exeunt.run.models import StoryRun
 from exeunt_terminator.finalize import finalizing_patch
 
-FENCE_PATH = "/metadata/annotations/storyrun.bubustack.io~1graceful-cancel-observed-at"
+CANCEL_OBSERVED_AT_PATH = "/metadata/annotations/storyrun.bubustack.io~1graceful-cancel-observed-at"
 ENABLED_PATH = "/metadata/annotations/exeunt.bubustack.io~1enabled"
 NOW_TEXT = "2026-11-24T18:13:33Z"
 
@@ -46,16 +46,19 @@ CONDITIONS = [
     condition("Degraded", "True", "TopologyTerminated"),
 ]
 VARIANTS = {
-    "fenced": story_run(fence=FENCE, conditions=CONDITIONS),
-    "no conditions": story_run(fence=FENCE),
-    "no phase": story_run(fence=FENCE, phase=None),
-    "no status": story_run(fence=FENCE, status=False),
-    "no fence": story_run(canceled=True, conditions=CONDITIONS),
-    "no fence, no status": story_run(canceled=True, status=False),
-    "finished before": story_run(fence=FENCE, finished_at="2026-11-24T18:13:10Z"),
-    "never started": story_run(fence=FENCE, started_at=None),
+    "fenced": story_run(cancel_observed_at=CANCEL_OBSERVED_AT, conditions=CONDITIONS),
+    "no conditions": story_run(cancel_observed_at=CANCEL_OBSERVED_AT),
+    "no phase": story_run(cancel_observed_at=CANCEL_OBSERVED_AT, phase=None),
+    "no status": story_run(cancel_observed_at=CANCEL_OBSERVED_AT, status=False),
+    "no cancel_observed_at": story_run(canceled=True, conditions=CONDITIONS),
+    "no cancel_observed_at, no status": story_run(canceled=True, status=False),
+    "finished before": story_run(cancel_observed_at=CANCEL_OBSERVED_AT, finished_at="2026-11-24T18:13:10Z"),
+    "never started": story_run(cancel_observed_at=CANCEL_OBSERVED_AT, started_at=None),
     "unreadable times": story_run(
-        fence=FENCE, started_at="0001-01-01T00:00:00Z", finished_at="9999-12-31T23:59:59Z", conditions=CONDITIONS
+        cancel_observed_at=CANCEL_OBSERVED_AT,
+        started_at="0001-01-01T00:00:00Z",
+        finished_at="9999-12-31T23:59:59Z",
+        conditions=CONDITIONS,
     ),
 }
 
@@ -65,7 +68,7 @@ def test_the_patch_tests_all_that_it_stands_on_then_writes_what_bobrapet_writes(
         {"op": "test", "path": "/metadata/uid", "value": "uid-call"},
         {"op": "test", "path": "/metadata/deletionTimestamp", "value": None},
         {"op": "test", "path": "/spec/cancelRequested", "value": True},
-        {"op": "test", "path": FENCE_PATH, "value": FENCE},
+        {"op": "test", "path": CANCEL_OBSERVED_AT_PATH, "value": CANCEL_OBSERVED_AT},
         {"op": "test", "path": ENABLED_PATH, "value": None},
         {"op": "test", "path": "/status/phase", "value": "Running"},
         {"op": "test", "path": "/status/finishedAt", "value": None},
@@ -114,26 +117,31 @@ def test_without_a_status_a_whole_one_is_written() -> None:
     }
 
 
-def test_without_a_fence_nothing_at_all_may_have_changed() -> None:
+def test_without_cancel_observed_at_nothing_at_all_may_have_changed() -> None:
     tested = by_path("test", story_run(canceled=True, resource_version="77"))
     assert tested["/metadata/resourceVersion"] == "77"
     assert not any(path.startswith("/metadata/annotations") for path in tested)
     assert "/metadata/resourceVersion" not in by_path("test", VARIANTS["fenced"])
 
 
-def test_the_fence_is_tested_as_it_was_read() -> None:
-    assert by_path("test", story_run(fence="2026-11-24T20:13:32.1+02:00"))[FENCE_PATH] == "2026-11-24T20:13:32.1+02:00"
+def test_cancel_observed_at_is_tested_as_it_was_read() -> None:
+    assert (
+        by_path("test", story_run(cancel_observed_at="2026-11-24T20:13:32.1+02:00"))[CANCEL_OBSERVED_AT_PATH]
+        == "2026-11-24T20:13:32.1+02:00"
+    )
 
 
 def test_the_opt_out_is_tested_as_it_was_read() -> None:
-    run = story_run(fence=FENCE, annotations={bobrapet.ENABLED: " Yes"})
+    run = story_run(cancel_observed_at=CANCEL_OBSERVED_AT, annotations={bobrapet.ENABLED: " Yes"})
     assert by_path("test", run)[ENABLED_PATH] == " Yes"
 
 
 def test_a_transition_time_moves_only_when_the_status_flips() -> None:
     kinds = ("Ready", "Progressing", "Degraded")
     for status, at in (("False", STARTED), ("True", NOW_TEXT), ("Unknown", NOW_TEXT)):
-        run = story_run(fence=FENCE, conditions=[condition(kind, status, "Any") for kind in kinds])
+        run = story_run(
+            cancel_observed_at=CANCEL_OBSERVED_AT, conditions=[condition(kind, status, "Any") for kind in kinds]
+        )
         assert by_path("add", run)["/status/conditions"] == [canceled_condition(kind, at) for kind in kinds]
 
 
@@ -142,7 +150,10 @@ def test_foreign_conditions_are_kept_as_they_are_and_where_they_are() -> None:
         {"type": "A", "status": "True", "x": [1, {"y": None}]},
         {"type": "Z", "status": "?"},
     ]
-    run = story_run(fence=FENCE, conditions=[foreign[0], condition("Ready", "False", "Running"), foreign[1]])
+    run = story_run(
+        cancel_observed_at=CANCEL_OBSERVED_AT,
+        conditions=[foreign[0], condition("Ready", "False", "Running"), foreign[1]],
+    )
     written = by_path("add", run)["/status/conditions"]
     assert [written[0], written[2]] == foreign
     assert [c["type"] for c in written] == ["A", "Ready", "Z", "Progressing", "Degraded"]
@@ -169,9 +180,9 @@ def test_times_that_nobody_can_read_are_tested_as_they_are_and_count_as_none() -
 
 def test_a_condition_that_has_no_time_is_given_one() -> None:
     bare = {"type": "Ready", "status": "False", "reason": "Running", "message": ""}
-    assert by_path("add", story_run(fence=FENCE, conditions=[bare]))["/status/conditions"][0] == canceled_condition(
-        "Ready"
-    )
+    assert by_path("add", story_run(cancel_observed_at=CANCEL_OBSERVED_AT, conditions=[bare]))["/status/conditions"][
+        0
+    ] == canceled_condition("Ready")
 
 
 @pytest.mark.parametrize(
@@ -240,7 +251,7 @@ def test_the_patch_applies_to_what_was_read_and_only_once(variant: str) -> None:
     [
         (("metadata", "uid"), "uid-again"),
         (("metadata", "deletionTimestamp"), NOW_TEXT),
-        (("metadata", "annotations", bobrapet.FENCE), "2026-11-24T18:20:00Z"),
+        (("metadata", "annotations", bobrapet.CANCEL_OBSERVED_AT), "2026-11-24T18:20:00Z"),
         (("metadata", "annotations"), None),
         (("metadata", "annotations", bobrapet.ENABLED), "false"),
         (("spec", "cancelRequested"), False),
@@ -263,7 +274,7 @@ KIND = st.sampled_from(["Ready", "Progressing", "Degraded", "A", "B"])
 @given(st.lists(st.tuples(KIND, st.sampled_from(["True", "False", "Unknown"])), unique_by=lambda pair: pair[0]))
 def test_any_conditions_become_a_valid_list_map(pairs: list[tuple[str, str]]) -> None:
     before = [condition(kind, status, "Any") for kind, status in pairs]
-    written = by_path("add", story_run(fence=FENCE, conditions=before))["/status/conditions"]
+    written = by_path("add", story_run(cancel_observed_at=CANCEL_OBSERVED_AT, conditions=before))["/status/conditions"]
     kinds = [c["type"] for c in written]
     assert len(set(kinds)) == len(kinds)
     assert kinds[: len(before)] == [c["type"] for c in before]

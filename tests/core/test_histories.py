@@ -1,4 +1,4 @@
-"""The golden histories: each can be told, and every decision in it comes out again as it was recorded."""
+"""The golden histories: each can be shown, and every decision in it comes out again as it was recorded."""
 
 from pathlib import Path
 from typing import Final
@@ -7,16 +7,16 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from exeunt import rules
-from exeunt.events import Fact, Outcome, Verdict
+from exeunt.events.event_types import EventType, Outcome, Verdict
+from exeunt.history.rendering import cause_in_words
 from exeunt.history.stops import Ending
-from exeunt.history.telling import cause_in_words
+from exeunt.rules import closed
 from exeunt_cli.check import check
-from exeunt_cli.source import Told, read_file, understood
+from exeunt_cli.source import Loaded, read_file, understood
 from exeunt_terminator import decision
 from exeunt_terminator.stop import Result
 from exeunt_timeout_scheduler import deadlines
-from exeunt_watcher import facts
+from exeunt_watcher import event_types
 
 FOLDER: Final = Path(__file__).parents[1] / "histories"
 GOLDEN: Final = sorted(FOLDER.glob("*.jsonl"))
@@ -50,58 +50,66 @@ STOPS: Final[dict[str, list[tuple[Ending, str | None]]]] = {
 }
 
 
-def golden(name: str) -> Told:
+def golden(name: str) -> Loaded:
     return read_file(str(FOLDER / f"{name}.jsonl"))
 
 
-def rules_in(told: Told) -> set[str]:
-    return {step.rule for stop in told.stops for said in stop.outcomes for step in said.outcome.trail}
+def rules_in(loaded: Loaded) -> set[str]:
+    return {step.rule for stop in loaded.stops for recorded in stop.outcomes for step in recorded.outcome.trail}
 
 
 @pytest.mark.parametrize("path", [*GOLDEN, *RELEASED], ids=lambda path: path.stem)
 def test_every_decision_comes_out_as_it_was_recorded(path: Path) -> None:
-    told = read_file(str(path))
-    assert told.problems == []
-    checked = check(told.stops)
+    loaded = read_file(str(path))
+    assert loaded.problems == []
+    checked = check(loaded.stops)
     assert checked.passed, [*checked.differences, *checked.unchecked]
-    assert checked.facts + checked.outcomes == len(told.records)
+    assert checked.run_events + checked.outcomes == len(loaded.records)
 
 
 def test_a_decision_that_was_taken_again_on_the_run_as_it_was_read_is_checked_as_such() -> None:
-    """As when a cancel is passed on to sub-stories: nothing is done by the word of a fact only."""
-    told = golden("cancel-then-gone")
-    (canceled,) = [said.snapshot for said in told.stops[0].facts if said.fact is Fact.CANCEL_REQUESTED]
-    (record,) = [record for record in told.records if record.subject.endswith(f".outcome.{Fact.CANCEL_REQUESTED}")]
+    """As when a cancel is passed on to sub-stories: nothing is done by the word of an event only."""
+    loaded = golden("cancel-then-gone")
+    (canceled,) = [
+        recorded.snapshot
+        for recorded in loaded.stops[0].run_events
+        if recorded.event_type is EventType.CANCEL_REQUESTED
+    ]
+    (record,) = [
+        record for record in loaded.records if record.subject.endswith(f".outcome.{EventType.CANCEL_REQUESTED}")
+    ]
     outcome = msgspec.json.decode(record.data, type=Outcome)
     (waited,) = outcome.trail
     for result, passes in ((str(Result.UNREAD), True), ("", False)):
         trail = (replace(waited, result=result), replace(waited, reread=canceled))
         again = replace(record, data=msgspec.json.encode(replace(outcome, trail=trail)))
-        stops = understood([again if each is record else each for each in told.records]).stops
+        stops = understood([again if each is record else each for each in loaded.records]).stops
         assert check(stops).passed is passes
 
 
-def test_a_write_of_which_only_the_attempt_was_recorded_is_told_as_such() -> None:
+def test_a_write_of_which_only_the_attempt_was_recorded_is_reported_as_such() -> None:
     """As when two terminators answer at once, and the record of the one whose write it was is lost."""
-    told = golden("answer-lost")
-    (terminal,) = [said.snapshot for said in told.stops[0].facts if said.fact is Fact.RUN_TERMINAL]
-    (record,) = [record for record in told.records if record.subject.endswith(f".outcome.{Fact.TOPOLOGY_TERMINATED}")]
+    loaded = golden("answer-lost")
+    (terminal,) = [event.snapshot for event in loaded.stops[0].run_events if event.event_type is EventType.RUN_TERMINAL]
+    (record,) = [
+        record for record in loaded.records if record.subject.endswith(f".outcome.{EventType.TOPOLOGY_TERMINATED}")
+    ]
     outcome = msgspec.json.decode(record.data, type=Outcome)
     (tried,) = outcome.trail
     found = {"verdict": Verdict.ALREADY_TERMINAL, "rule": "ended-by-exeunt"}
     trail = (replace(tried, result=str(Result.CONDITION_LOST)), replace(tried, result="", reread=terminal, **found))
     other = replace(record, data=msgspec.json.encode(replace(outcome, trail=trail, **found)))
-    stops = understood([other if each is record else each for each in told.records]).stops
+    stops = understood([other if each is record else each for each in loaded.records]).stops
     assert check(stops).passed
     assert cause_in_words(stops[0]) == "topology-gone, as far as was recorded"
 
 
-def test_each_history_is_told_as_what_it_is() -> None:
+def test_each_history_is_reported_as_what_it_is() -> None:
     assert {path.stem for path in GOLDEN} == set(STOPS)
     for name, expected in STOPS.items():
-        told = [(stop.ending, cause_in_words(stop)) for stop in golden(name).stops]
-        assert [ending for ending, _ in told] == [ending for ending, _ in expected], name
-        for (_, cause), (_, expected_cause) in zip(told, expected, strict=True):
+        reported = [(stop.ending, cause_in_words(stop)) for stop in golden(name).stops]
+        assert [ending for ending, _ in reported] == [ending for ending, _ in expected], name
+        for (_, cause), (_, expected_cause) in zip(reported, expected, strict=True):
             assert expected_cause in (None, cause), name
 
 
@@ -126,17 +134,17 @@ CHANGED: Final = [rule.name for rule in decision.RULES if rule.name not in ("not
 
 @pytest.mark.parametrize("rule", CHANGED)
 def test_a_changed_rule_makes_the_check_fail_and_say_where(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = [golden(name) for name in STOPS]
+    loaded = [golden(name) for name in STOPS]
     where = {
-        said.record.sequence
-        for each in told
+        recorded.record.sequence
+        for each in loaded
         for stop in each.stops
-        for said in stop.outcomes
-        if any(step.rule == rule for step in said.outcome.trail)
+        for recorded in stop.outcomes
+        if any(step.rule == rule for step in recorded.outcome.trail)
     }
     assert where
     monkeypatch.setattr(decision, "RULES", tuple(each for each in decision.RULES if each.name != rule))
-    differences = [difference for each in told for difference in check(each.stops).differences]
+    differences = [difference for each in loaded for difference in check(each.stops).differences]
     assert {difference.sequence for difference in differences} == where
     assert all(difference.expected.endswith(f"by {rule}") for difference in differences)
     assert not any(difference.actual.endswith(f"by {rule}") for difference in differences)
@@ -153,19 +161,21 @@ def test_another_verdict_of_a_rule_is_a_difference(monkeypatch: pytest.MonkeyPat
     assert first.run == "livekit-voice/unfenced"
 
 
-@pytest.mark.parametrize("fact", list(facts.HOLDS))
-def test_a_fact_that_would_not_be_said_today_is_a_difference(fact: Fact, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = golden("cancel-then-gone")
-    said = [each for stop in told.stops for each in stop.facts if each.fact is fact]
-    monkeypatch.setitem(facts.HOLDS, fact, lambda _: False)
-    (difference,) = check(told.stops).differences
-    assert [difference.sequence] == [each.record.sequence for each in said]
+@pytest.mark.parametrize("event_type", list(event_types.HOLDS))
+def test_an_event_that_would_not_be_published_today_is_a_difference(
+    event_type: EventType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = golden("cancel-then-gone")
+    recorded = [each for stop in loaded.stops for each in stop.run_events if each.event_type is event_type]
+    monkeypatch.setitem(event_types.HOLDS, event_type, lambda _: False)
+    (difference,) = check(loaded.stops).differences
+    assert [difference.sequence] == [each.record.sequence for each in recorded]
     assert (difference.expected, difference.actual) == ("it holds of its snapshot", "it does not")
 
 
 def test_a_deadline_that_would_be_closed_today_is_a_difference(monkeypatch: pytest.MonkeyPatch) -> None:
-    never = rules.Rule("never", lambda _: True, Verdict.LEAVE, "today nothing has a deadline")
-    monkeypatch.setattr(deadlines, "CLOSED", (never, *rules.CLOSED))
+    never = closed.Rule("never", lambda _: True, Verdict.LEAVE, "today nothing has a deadline")
+    monkeypatch.setattr(deadlines, "CLOSED", (never, *closed.CLOSED))
     (difference,) = check(golden("deadline-default").stops).differences
     assert difference.what == "deadline-reached"
     assert difference.actual == "closed: leave by never"

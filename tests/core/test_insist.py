@@ -6,11 +6,11 @@ import itertools
 import pytest
 
 from exeunt.bus.errors import BusUnavailable
-from exeunt.insist import insist
+from exeunt.process.insist import insist
 
 
 @pytest.mark.looptime
-async def test_it_is_tried_until_it_answers_and_only_failures_are_told() -> None:
+async def test_it_is_tried_until_it_answers_and_only_failures_are_reported() -> None:
     failures: list[float] = []
     answers = iter([BusUnavailable("away")] * 12 + ["here"])
 

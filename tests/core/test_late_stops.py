@@ -10,12 +10,12 @@ from msgspec.structs import replace
 from rich.console import Console
 
 from exeunt.clock import format_instant, parse_instant
-from exeunt.events import Fact, Outcome
-from exeunt.history.event import SaidFact
+from exeunt.events.event_types import EventType, Outcome
+from exeunt.history.event import RunEvent
 from exeunt.history.lateness import due, late_by, missing
 from exeunt.history.record import Record
+from exeunt.history.rendering import cause_in_words, render, render_by_time
 from exeunt.history.stops import Ending, Stop
-from exeunt.history.telling import cause_in_words, tell, tell_by_time
 from exeunt.settings import Settings
 from exeunt_cli.explain import explained
 from exeunt_cli.hanging import hangs_on
@@ -55,8 +55,8 @@ def later(record: Record, by: timedelta) -> Record:
 def after_an_outage() -> Stop:
     """Its deadline came while NATS was down: who says so and who answers was heard only after that."""
     records = records_of("deadline-default")
-    said = next(at for at, record in enumerate(records) if record.subject.endswith(Fact.DEADLINE_REACHED))
-    return stop_of([*records[:said], *(later(record, OUTAGE) for record in records[said:])])
+    published = next(at for at, record in enumerate(records) if record.subject.endswith(EventType.DEADLINE_REACHED))
+    return stop_of([*records[:published], *(later(record, OUTAGE) for record in records[published:])])
 
 
 def unanswered() -> Stop:
@@ -82,7 +82,7 @@ def test_a_stop_that_ended_after_it_was_due_is_late_in_every_view() -> None:
     assert late is not None
     assert late >= OUTAGE
     views = in_words(stop, datetime.now(UTC))
-    assert {view for view, said in views.items() if "late by 5m24" in said} == set(views)
+    assert {view for view, message in views.items() if "late by 5m24" in message} == set(views)
     assert 'class="took"' not in views["page"]  # no celebratory green
 
 
@@ -90,7 +90,7 @@ def test_a_stop_in_time_is_late_in_none() -> None:
     stop = stop_of(records_of("deadline-default"))
     assert late_by(stop) is None
     views = in_words(stop, datetime.now(UTC))
-    assert [view for view, said in views.items() if "late by" in said] == []
+    assert [view for view, message in views.items() if "late by" in message] == []
     assert 'class="took"' in views["page"]
 
 
@@ -109,12 +109,12 @@ def test_an_overdue_stop_says_since_when_and_on_what_it_hangs() -> None:
     stop = unanswered()
     assert stop.deadline is not None
     now = stop.deadline + timedelta(minutes=12)
-    for view, said in in_words(stop, now).items():
-        assert "late by 12m0s" in said, view
-        assert "the terminator has not answered 3 facts: is it running?" in said, view
+    for view, message in in_words(stop, now).items():
+        assert "late by 12m0s" in message, view
+        assert "the terminator has not answered 3 events: is it running?" in message, view
 
 
-def test_a_fact_that_may_still_be_redelivered_is_nothing_to_report() -> None:
+def test_an_event_that_may_still_be_redelivered_is_nothing_to_report() -> None:
     stop = unanswered()
     assert missing(stop, stop.events[-1].at + timedelta(seconds=5)) == []
 
@@ -123,23 +123,25 @@ def test_a_deadline_that_nobody_said_names_the_timeout_scheduler() -> None:
     stop = stop_of(records_of("cancel-then-gone")[:3])  # established, canceled, wait
     assert stop.deadline is not None
     now = stop.deadline + timedelta(minutes=1)
-    assert missing(stop, now) == ["its deadline was not said: is the timeout-scheduler running?"]
+    assert missing(stop, now) == ["its deadline was not published: is the timeout-scheduler running?"]
     assert missing(stop, stop.deadline) == []
 
 
 def test_a_topology_that_came_back_before_the_deadline_made_nothing_due() -> None:
-    """Somebody left and returned: the fact that all had gone stays in the history, and its answer never came."""
+    """Somebody left and returned: the event that all had gone stays in the history, and its answer never came."""
     records = records_of("deadline-default")
     gone = next(record for record in records_of("cancel-then-gone") if "topology-terminated" in record.subject)
     events = list(stop_of(records).events)
-    (canceled,) = [event for event in events if isinstance(event, SaidFact) and event.fact is Fact.CANCEL_REQUESTED]
+    (canceled,) = [
+        event for event in events if isinstance(event, RunEvent) and event.event_type is EventType.CANCEL_REQUESTED
+    ]
     topology = next(
         event.snapshot.topology
         for event in stop_of(records_of("cancel-then-gone")).events
-        if isinstance(event, SaidFact) and event.record.sequence == gone.sequence
+        if isinstance(event, RunEvent) and event.record.sequence == gone.sequence
     )
     left = canceled._replace(
-        fact=Fact.TOPOLOGY_TERMINATED, snapshot=replace(canceled.snapshot, topology=topology), at=canceled.at
+        event_type=EventType.TOPOLOGY_TERMINATED, snapshot=replace(canceled.snapshot, topology=topology), at=canceled.at
     )
     stop = Stop((*events[:2], left, *events[2:]))
     assert due(stop) == stop.deadline
@@ -150,7 +152,7 @@ def test_after_an_opt_out_nothing_is_due_and_that_is_the_cause() -> None:
     stop = stop_of(records_of("opted-out"))
     assert due(stop) is None
     assert cause_in_words(stop) == "opted-out"
-    assert 'enabled: "false" by now' in tell(stop).events[-1].why
+    assert 'enabled: "false" by now' in render(stop).events[-1].why
 
 
 def refused_for_a_while(attempt: int, *, ended: bool) -> Stop:
@@ -170,13 +172,13 @@ def refused_for_a_while(attempt: int, *, ended: bool) -> Stop:
     return stop_of(records if ended else records[: at + 1])
 
 
-def test_a_forbidden_write_is_told_with_its_attempt_and_the_next() -> None:
+def test_a_forbidden_write_is_reported_with_its_attempt_and_the_next() -> None:
     stop = refused_for_a_while(4, ended=False)
     assert stop.ending is Ending.FAILED
     now = stop.events[-1].at + timedelta(seconds=2)
-    for view, said in in_words(stop, now).items():
-        assert 'cannot patch resource "storyruns/status"' in said, view
-        assert "attempt 4, the next at 2026-11-24T09:27:00.000000Z" in said, view
+    for view, message in in_words(stop, now).items():
+        assert 'cannot patch resource "storyruns/status"' in message, view
+        assert "attempt 4, the next at 2026-11-24T09:27:00.000000Z" in message, view
     assert "late by 2.0" in in_words(stop, now)["runs"]
 
 
@@ -188,7 +190,7 @@ def test_what_was_refused_and_ended_by_others_has_our_cause() -> None:
     assert cause.startswith('refused: User "system:serviceaccount:exeunt:exeunt-terminator" cannot patch')
 
 
-def test_a_refused_fact_that_is_a_dead_letter_comes_with_the_deadline() -> None:
+def test_a_refused_event_that_is_a_dead_letter_comes_with_the_deadline() -> None:
     records = records_of("dead-letter")[:-1]
     stop = stop_of(records)
     assert stop.ending is Ending.FAILED
@@ -202,25 +204,25 @@ def test_a_refused_fact_that_is_a_dead_letter_comes_with_the_deadline() -> None:
 @pytest.mark.parametrize("name", [path.stem for path in sorted(FOLDER.glob("*.jsonl"))])
 def test_a_timeline_is_in_order_of_time_and_no_decision_before_its_cause(name: str) -> None:
     for stop in read_file(str(FOLDER / f"{name}.jsonl")).stops:
-        told = tell_by_time(stop)
-        assert len(told) == len(stop.events)
-        assert [event.elapsed_ms for event in told] == sorted(event.elapsed_ms for event in told)
-        shown = [event.sequence for event in told]
-        for event in told:
+        reported = render_by_time(stop)
+        assert len(reported) == len(stop.events)
+        assert [event.elapsed_ms for event in reported] == sorted(event.elapsed_ms for event in reported)
+        shown = [event.sequence for event in reported]
+        for event in reported:
             if event.cause_sequence in shown and event.kind == "outcome":
                 assert shown.index(event.cause_sequence) < shown.index(event.sequence)
 
 
-def test_before_the_fence_the_live_object_says_what_is_waited_for() -> None:
-    """bobrapet has not stamped it, so nothing is said of the cancel yet; the run in the cluster knows of it."""
+def test_before_cancel_observed_at_the_live_object_says_what_is_waited_for() -> None:
+    """bobrapet has not stamped it, so nothing is published for the cancel yet; the run in the cluster knows of it."""
     stop = stop_of(records_of("cancel-then-gone")[:1])
     assert stop.ending is Ending.RUNNING
-    seen, asked = stop.facts[-1].snapshot, stop.events[-1].at + timedelta(seconds=1)
+    seen, asked = stop.run_events[-1].snapshot, stop.events[-1].at + timedelta(seconds=1)
     run = replace(seen.run, cancel_requested=True, canceled_at=format_instant(asked))
-    said = " ".join(explained(stop, replace(seen, run=run), SETTINGS, asked + timedelta(seconds=2)))
-    assert f"Its cancel was asked for at {format_instant(asked)}." in said
-    assert "Nobody has asked" not in said
-    assert f"It waits for bobrapet's fence until {format_instant(asked + SETTINGS.fence_wait)}:" in said
+    message = " ".join(explained(stop, replace(seen, run=run), SETTINGS, asked + timedelta(seconds=2)))
+    assert f"Its cancel was asked for at {format_instant(asked)}." in message
+    assert "Nobody has asked" not in message
+    assert f"It waits for bobrapet's cancel_observed_at until {format_instant(asked + SETTINGS.fence_wait)}:" in message
 
 
 def test_explain_decides_as_plan_does_once_the_deadline_has_passed() -> None:
@@ -236,6 +238,6 @@ def test_an_opt_out_after_the_cancel_is_shown() -> None:
     stop = stop_of(records_of("cancel-then-gone")[:3])
     assert stop.canceled is not None
     live = replace(stop.canceled, run=replace(stop.canceled.run, enabled=False))
-    said = " ".join(explained(stop, live, SETTINGS, stop.events[-1].at))
-    assert "would leave it alone (opted-out)" in said
-    assert "The cancel came first: whoever opted it out did so after that." in said
+    message = " ".join(explained(stop, live, SETTINGS, stop.events[-1].at))
+    assert "would leave it alone (opted-out)" in message
+    assert "The cancel came first: whoever opted it out did so after that." in message

@@ -4,9 +4,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from core.objects import FENCE, LATER_FENCE, snapshot, story_run
+from core.objects import CANCEL_OBSERVED_AT, OBSERVED_LATER, snapshot, story_run
 from exeunt.clock import format_status_time, parse_instant
-from exeunt.snapshot import Evidence, Snapshot, Topology
+from exeunt.run.snapshot import Evidence, Snapshot, Topology
 from exeunt_watcher.lateness import Due, Late, Lateness
 
 UP = Topology(established=True)
@@ -17,7 +17,7 @@ TIMEOUT = 20.0
 
 def after(seconds: float) -> datetime:
     """Counted from the cancel."""
-    return parse_instant(FENCE) + timedelta(seconds=seconds)
+    return parse_instant(CANCEL_OBSERVED_AT) + timedelta(seconds=seconds)
 
 
 def running(topology: Topology = UP) -> Snapshot:
@@ -31,7 +31,7 @@ def canceled(topology: Topology = UP, **changes: Any) -> Snapshot:
 def over(topology: Topology = GONE, *, by_exeunt: bool = True, at: float | None = None) -> Snapshot:
     """`at` is what its status says, in seconds after the cancel."""
     finished_at = None if at is None else format_status_time(after(at))
-    run = story_run(fence=FENCE, phase="Finished", finished_at=finished_at)
+    run = story_run(cancel_observed_at=CANCEL_OBSERVED_AT, phase="Finished", finished_at=finished_at)
     return snapshot(run, topology=topology, ended_by_exeunt=by_exeunt)
 
 
@@ -141,7 +141,7 @@ def test_what_ended_before_it_was_due_is_not_measured() -> None:
         (((-9, running(GONE)), (-0.05, canceled(GONE)), (-0.03, over())), "cancel"),
         (((0, canceled()), (5, over(UP))), "gone"),
     ],
-    ids=["our clock is behind", "our clock is behind the fence", "the end is seen before what caused it"],
+    ids=["our clock is behind", "our clock is behind cancel_observed_at", "the end is seen before what caused it"],
 )
 def test_what_exeunt_ended_was_due_and_is_not_left_out_where_clocks_differ(
     history: tuple[tuple[float, Snapshot], ...], cause: Any
@@ -149,12 +149,12 @@ def test_what_exeunt_ended_was_due_and_is_not_left_out_where_clocks_differ(
     assert late(*history) == Late(cause, "exeunt", seconds(0))
 
 
-def test_the_next_life_of_a_run_remembers_nothing() -> None:
+def test_the_next_attempt_of_a_run_remembers_nothing() -> None:
     lateness = Lateness()
     lateness.see(None, canceled(GONE), after(0))
     lateness.see(canceled(GONE), over(), after(1))
-    again = snapshot(story_run(fence=LATER_FENCE), topology=UP)
-    assert lateness.due(again) == Due("deadline", parse_instant(LATER_FENCE) + seconds(TIMEOUT))
+    again = snapshot(story_run(cancel_observed_at=OBSERVED_LATER), topology=UP)
+    assert lateness.due(again) == Due("deadline", parse_instant(OBSERVED_LATER) + seconds(TIMEOUT))
 
 
 def test_a_deleted_run_is_forgotten() -> None:

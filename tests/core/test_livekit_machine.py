@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from exeunt_livekit_bridge.last_signal import LastSignal, read_last_signal
 from exeunt_livekit_bridge.look import Look
 from exeunt_livekit_bridge.machine import (
     PAUSE,
@@ -15,7 +16,7 @@ from exeunt_livekit_bridge.machine import (
     Done,
     Failed,
     Input,
-    LastSaid,
+    LastSignalRead,
     ListParticipants,
     ListRooms,
     LookAgain,
@@ -26,18 +27,17 @@ from exeunt_livekit_bridge.machine import (
     PauseOver,
     Publish,
     Published,
-    ReadLastSaid,
+    ReadLastSignal,
     Result,
     Rooms,
 )
 from exeunt_livekit_bridge.room import Participant
-from exeunt_livekit_bridge.said import Said, read_said
 
 AT = datetime(2026, 11, 30, 12, tzinfo=UTC)
 LOOK = Look(sid="RM_1", room="call-42", event="participant_left", who="alice")
 ALICE, BOT = Participant("alice"), Participant("bubu-agent-1")
 INTERVAL = 10.0
-NOTHING, OVER, UP = Said(), Said(3, gone=True, at=AT), Said(4, gone=False, at=AT)
+NOTHING, OVER, UP = LastSignal(), LastSignal(3, gone=True, at=AT), LastSignal(4, gone=False, at=AT)
 HERE, ELSEWHERE, NOWHERE = Rooms(("RM_1",), AT), Rooms(("RM_2",), AT), Rooms((), AT)
 
 
@@ -53,18 +53,18 @@ def listed(*participants: Participant) -> Participants:
     return Participants(participants, AT)
 
 
-READ, ROOMS, WHO = ReadLastSaid("RM_1"), ListRooms("call-42"), ListParticipants("call-42")
+READ, ROOMS, WHO = ReadLastSignal("RM_1"), ListRooms("call-42"), ListParticipants("call-42")
 AGAIN = LookAgain(INTERVAL)
 
 
-def test_nobody_is_left_is_said_when_it_was_seen_twice_and_the_room_is_still_the_same() -> None:
+def test_nobody_is_left_is_published_when_it_was_seen_twice_and_the_room_is_still_the_same() -> None:
     look = looking()
-    *asked, said = walk(look, LastSaid(NOTHING), HERE, listed(BOT), PauseOver(), listed(BOT), HERE)
+    *asked, published = walk(look, LastSignalRead(NOTHING), HERE, listed(BOT), PauseOver(), listed(BOT), HERE)
     assert asked == [READ, ROOMS, WHO, Pause(PAUSE), WHO, ROOMS]
-    assert isinstance(said, Publish)
-    assert said.gone
-    assert said.message.expected_last_subject_sequence == 0
-    assert said.detail == "room call-42 (RM_1): participant_left alice; still there: bubu-agent-1"
+    assert isinstance(published, Publish)
+    assert published.gone
+    assert published.message.expected_last_subject_sequence == 0
+    assert published.detail == "room call-42 (RM_1): participant_left alice; still there: bubu-agent-1"
     # And whoever came while it was said is not missed.
     assert [look.receive(heard) for heard in (Published(5), HERE, listed(BOT))] == [ROOMS, WHO, AGAIN]
     assert look.result is Result.GONE
@@ -72,27 +72,27 @@ def test_nobody_is_left_is_said_when_it_was_seen_twice_and_the_room_is_still_the
 
 def test_who_comes_back_within_the_pause_was_never_away() -> None:
     look = looking()
-    *_, last = walk(look, LastSaid(NOTHING), HERE, listed(BOT), PauseOver(), listed(BOT, ALICE))
+    *_, last = walk(look, LastSignalRead(NOTHING), HERE, listed(BOT), PauseOver(), listed(BOT, ALICE))
     assert last == AGAIN
     assert look.result is Result.KNOWN
 
 
-def test_who_comes_while_it_is_said_takes_it_back_at_once() -> None:
+def test_who_comes_while_it_is_published_takes_it_back_at_once() -> None:
     look = looking()
-    walk(look, LastSaid(NOTHING), HERE, listed(), PauseOver(), listed(), HERE, Published(5))
-    *asked, said = (look.receive(heard) for heard in (HERE, listed(ALICE), HERE))
+    walk(look, LastSignalRead(NOTHING), HERE, listed(), PauseOver(), listed(), HERE, Published(5))
+    *asked, published = (look.receive(heard) for heard in (HERE, listed(ALICE), HERE))
     assert asked == [WHO, ROOMS]
-    assert isinstance(said, Publish)
-    assert not said.gone
-    assert said.message.expected_last_subject_sequence == 5
-    assert said.message.headers["ce-time"] > "2026-11-30T12:00:00.000000Z"
+    assert isinstance(published, Publish)
+    assert not published.gone
+    assert published.message.expected_last_subject_sequence == 5
+    assert published.message.headers["ce-time"] > "2026-11-30T12:00:00.000000Z"
 
 
 @pytest.mark.parametrize("rooms", [NOWHERE, ELSEWHERE])
-@pytest.mark.parametrize("said", [NOTHING, UP])
-def test_a_sid_that_is_gone_is_over_whoever_is_in_the_room_of_its_name_now(rooms: Rooms, said: Said) -> None:
+@pytest.mark.parametrize("published", [NOTHING, UP])
+def test_a_sid_that_is_gone_is_over_whoever_is_in_the_room_of_its_name_now(rooms: Rooms, published: LastSignal) -> None:
     look = looking()
-    *asked, publish = walk(look, LastSaid(said), rooms)
+    *asked, publish = walk(look, LastSignalRead(published), rooms)
     assert asked == [READ, ROOMS]
     assert isinstance(publish, Publish)
     assert publish.gone
@@ -101,27 +101,27 @@ def test_a_sid_that_is_gone_is_over_whoever_is_in_the_room_of_its_name_now(rooms
 
 
 def test_a_sid_that_is_gone_and_said_to_be_is_forgotten() -> None:
-    assert walk(looking(), LastSaid(OVER), NOWHERE) == [READ, ROOMS, Done()]
+    assert walk(looking(), LastSignalRead(OVER), NOWHERE) == [READ, ROOMS, Done()]
 
 
 def test_a_list_that_may_be_of_another_room_of_the_name_says_nothing_of_its_people() -> None:
-    *_, said = walk(looking(), LastSaid(OVER), HERE, listed(ALICE), ELSEWHERE)
-    assert said == Done()  # alice is in RM_2
-    *_, said = walk(looking(), LastSaid(NOTHING), HERE, listed(), PauseOver(), listed(), ELSEWHERE)
-    assert isinstance(said, Publish)
-    assert said.detail.endswith("; the room is no more")
+    *_, published = walk(looking(), LastSignalRead(OVER), HERE, listed(ALICE), ELSEWHERE)
+    assert published == Done()  # alice is in RM_2
+    *_, published = walk(looking(), LastSignalRead(NOTHING), HERE, listed(), PauseOver(), listed(), ELSEWHERE)
+    assert isinstance(published, Publish)
+    assert published.detail.endswith("; the room is no more")
 
 
 def test_a_call_that_goes_on_costs_two_questions_to_livekit() -> None:
-    for said in (NOTHING, UP):
-        assert walk(looking(by_timer=True), LastSaid(said), HERE, listed(ALICE)) == [READ, ROOMS, WHO, AGAIN]
-    assert walk(looking(by_timer=True), LastSaid(OVER), HERE, listed(BOT)) == [READ, ROOMS, WHO, AGAIN]
+    for published in (NOTHING, UP):
+        assert walk(looking(by_timer=True), LastSignalRead(published), HERE, listed(ALICE)) == [READ, ROOMS, WHO, AGAIN]
+    assert walk(looking(by_timer=True), LastSignalRead(OVER), HERE, listed(BOT)) == [READ, ROOMS, WHO, AGAIN]
 
 
-def test_whoever_is_overtaken_reads_what_was_said_and_looks_anew() -> None:
+def test_whoever_is_overtaken_reads_what_was_published_and_looks_anew() -> None:
     look = looking()
-    walk(look, LastSaid(NOTHING), HERE, listed(), PauseOver(), listed(), HERE)
-    heard = (Overtaken(), LastSaid(OVER), HERE, listed())
+    walk(look, LastSignalRead(NOTHING), HERE, listed(), PauseOver(), listed(), HERE)
+    heard = (Overtaken(), LastSignalRead(OVER), HERE, listed())
     assert [look.receive(each) for each in heard] == [READ, ROOMS, WHO, AGAIN]
     assert look.result is Result.KNOWN
 
@@ -130,7 +130,7 @@ def test_a_room_faster_than_the_look_is_left_to_the_next_one() -> None:
     look = looking()
     look.receive(Begin())
     for _ in range(100):
-        if look.receive(LastSaid(NOTHING)) == AGAIN:
+        if look.receive(LastSignalRead(NOTHING)) == AGAIN:
             return
         assert isinstance(look.receive(NOWHERE), Publish)
         look.receive(Overtaken())
@@ -141,7 +141,7 @@ def test_a_room_faster_than_the_look_is_left_to_the_next_one() -> None:
 @pytest.mark.parametrize(("away_for", "after"), [(0.0, 0.5), (4.0, 4.0), (3600.0, 10.0)])
 def test_what_is_not_answered_is_asked_again_later(asked: int, away_for: float, after: float) -> None:
     look = looking()
-    walk(look, *(LastSaid(NOTHING), HERE, listed(), PauseOver(), listed(), HERE)[:asked])
+    walk(look, *(LastSignalRead(NOTHING), HERE, listed(), PauseOver(), listed(), HERE)[:asked])
     assert look.receive(Failed(away_for)) == LookAgain(after)
     assert look.result is Result.FAILED
 
@@ -152,8 +152,8 @@ class World:
     def __init__(self) -> None:
         self.sid: str | None = "RM_1"
         self.people: set[str] = {"alice"}
-        self.lives = 1
-        self.said: list[Publish] = []
+        self.attempts = 1
+        self.published: list[Publish] = []
         self.now = AT
         self.empty_since: datetime | None = None
 
@@ -168,8 +168,8 @@ class World:
                 self.people.discard("alice")
             case "join":
                 if self.sid is None:
-                    self.lives += 1
-                    self.sid = f"RM_{self.lives}"
+                    self.attempts += 1
+                    self.sid = f"RM_{self.attempts}"
                 self.people.add("alice")
             case "close":
                 self.sid, self.people = None, set()
@@ -177,8 +177,8 @@ class World:
     def answer(self, command: Command) -> Input:
         self.now += timedelta(milliseconds=1)
         match command:
-            case ReadLastSaid():
-                return LastSaid(self.last_said())
+            case ReadLastSignal():
+                return LastSignalRead(self.last_signal())
             case ListRooms():
                 return Rooms((self.sid,) if self.sid else (), self.now)
             case ListParticipants():
@@ -186,17 +186,19 @@ class World:
             case Pause():
                 return PauseOver()
             case Publish(message):
-                if message.expected_last_subject_sequence != len(self.said):
+                if message.expected_last_subject_sequence != len(self.published):
                     return Overtaken()
-                self.said.append(command)
-                return Published(len(self.said))
+                self.published.append(command)
+                return Published(len(self.published))
         raise AssertionError(command)
 
-    def last_said(self) -> Said:
-        if not self.said:
-            return Said()
-        last = self.said[-1].message
-        return read_said(last.subject, last.headers, last.payload, sequence=len(self.said), stored_at=self.now)
+    def last_signal(self) -> LastSignal:
+        if not self.published:
+            return LastSignal()
+        last = self.published[-1].message
+        return read_last_signal(
+            last.subject, last.headers, last.payload, sequence=len(self.published), stored_at=self.now
+        )
 
 
 def steps(world: World, name: str) -> Iterator[str]:
@@ -205,10 +207,10 @@ def steps(world: World, name: str) -> Iterator[str]:
     command = look.receive(Begin())
     was_over = was_up = False
     while not isinstance(command, Done | LookAgain):
-        before = len(world.said)
+        before = len(world.published)
         heard = world.answer(command)
-        if len(world.said) > before:
-            assert was_over if world.said[-1].gone else was_up, f"{name} said what it never saw"
+        if len(world.published) > before:
+            assert was_over if world.published[-1].gone else was_up, f"{name} said what it never saw"
             was_over = was_up = False
         command = look.receive(heard)
         yield name
@@ -233,8 +235,10 @@ def test_whatever_happens_in_between_the_last_word_is_true(happenings: list[str]
     for look in (*looks.values(), steps(world, "timer"), steps(world, "timer")):
         for _ in look:
             pass
-    assert world.last_said().gone == world.over
-    assert [said.gone for said in world.said] == [index % 2 == 0 for index in range(len(world.said))]
-    times = [said.message.headers["ce-time"] for said in world.said]
+    assert world.last_signal().gone == world.over
+    assert [published.gone for published in world.published] == [
+        index % 2 == 0 for index in range(len(world.published))
+    ]
+    times = [published.message.headers["ce-time"] for published in world.published]
     assert times == sorted(set(times))
-    assert len({said.message.headers["ce-id"] for said in world.said}) == len(times)
+    assert len({published.message.headers["ce-id"] for published in world.published}) == len(times)

@@ -7,22 +7,23 @@ import pytest
 from msgspec.structs import replace
 
 from core.objects import (
-    FENCE,
-    LATER_FENCE,
+    CANCEL_OBSERVED_AT,
     NOW,
+    OBSERVED_LATER,
+    a_signal,
     binding,
     run_state,
-    said,
     snapshot,
     step_run,
     story_run,
     topology_terminated,
 )
-from exeunt import bobrapet, cloudevents
 from exeunt.clock import format_instant
-from exeunt.codec import FactEvent
-from exeunt.events import Fact, Verdict
-from exeunt.snapshot import FIELD_MANAGER, Evidence, RunState, StepRunRef, Topology
+from exeunt.events import cloudevents
+from exeunt.events.codec import ReceivedEvent
+from exeunt.events.event_types import EventType, Verdict
+from exeunt.run import bobrapet
+from exeunt.run.snapshot import FIELD_MANAGER, Evidence, RunState, StepRunRef, Topology
 from exeunt_terminator.commands import (
     Ack,
     AlreadyStored,
@@ -59,14 +60,14 @@ FIRST, AGAIN = Delivered(7, 1, NOW), Delivered(7, 2, NOW)
 LISTEN: Final = StepRunRef("call-listen", "uid-call-listen")
 HUB: Final = Topology(established=True, gone=Evidence("hub-condition", 1, "all streams have ended"))
 NO_BINDINGS: Final = Topology(established=True, gone=Evidence("bindings-gone", 2, "none is left"))
-RUN: Final = run_state(story_run(fence=FENCE, conditions=[topology_terminated()]))
+RUN: Final = run_state(story_run(cancel_observed_at=CANCEL_OBSERVED_AT, conditions=[topology_terminated()]))
 OURS: Final = {"manager": FIELD_MANAGER, "subresource": "status", "fieldsV1": {"f:status": {"f:phase": {}}}}
 
 
-def ended(finished_at: str = "2026-11-24T18:13:33Z", fence: str = FENCE) -> RunState:
+def ended(finished_at: str = "2026-11-24T18:13:33Z", cancel_observed_at: str = CANCEL_OBSERVED_AT) -> RunState:
     return run_state(
         story_run(
-            fence=fence,
+            cancel_observed_at=cancel_observed_at,
             phase=bobrapet.FINISHED,
             message=bobrapet.CANCELED_MESSAGE,
             finished_at=finished_at,
@@ -78,14 +79,14 @@ def ended(finished_at: str = "2026-11-24T18:13:33Z", fence: str = FENCE) -> RunS
 def stopping(
     topology: Topology = HUB,
     *,
-    fact: Fact = Fact.TOPOLOGY_TERMINATED,
+    event_type: EventType = EventType.TOPOLOGY_TERMINATED,
     step_runs: tuple[StepRunRef, ...] | None = (LISTEN,),
     dry_run: bool = False,
     propagate_cancel: bool = False,
 ) -> Stopping:
     known = snapshot(RUN, topology=topology, step_runs=step_runs)
     attributes = cloudevents.Attributes(id="1", source="/w", type="t", subject="s", time="")
-    return Stopping(FactEvent(attributes, fact, known), dry_run=dry_run, propagate_cancel=propagate_cancel)
+    return Stopping(ReceivedEvent(attributes, event_type, known), dry_run=dry_run, propagate_cancel=propagate_cancel)
 
 
 def asked(stop: Stopping, *heard: Input) -> list[Command]:
@@ -116,7 +117,7 @@ def test_a_redelivery_reads_first_and_deletes_what_is_left_of_a_run_that_is_stil
     assert not stop.recorded
 
 
-def test_a_fact_that_has_grown_old_is_read_first() -> None:
+def test_an_event_that_has_grown_old_is_read_first() -> None:
     assert kinds(asked(stopping(), Delivered(7, 1, NOW - timedelta(hours=1)))) == [GetRun]
 
 
@@ -126,15 +127,15 @@ def test_what_was_listed_is_not_deleted_of_a_run_that_was_redriven_meanwhile_nor
         FIRST,
         Written(),
         Listed((step_run(),)),
-        RunRead(run_state(story_run(fence=LATER_FENCE))),
+        RunRead(run_state(story_run(cancel_observed_at=OBSERVED_LATER))),
         Stored(),
     )
     assert kinds(commands) == [Patch, List, GetRun, Record, SecondLook]
 
 
-def test_bindings_are_listed_again_and_the_fact_is_given_back_when_nothing_shows_that_they_are_gone() -> None:
+def test_bindings_are_listed_again_and_the_event_is_given_back_when_nothing_shows_that_they_are_gone() -> None:
     up = Listed((), (binding(),))
-    run = replace(RUN, conditions=run_state(story_run(fence=FENCE)).conditions)
+    run = replace(RUN, conditions=run_state(story_run(cancel_observed_at=CANCEL_OBSERVED_AT)).conditions)
     stop = stopping(NO_BINDINGS)
     commands = asked(stop, AGAIN, RunRead(run), up, Signals(()))
     assert commands[1:3] == [List(run, bindings=True), LastSignals(run)]
@@ -142,10 +143,10 @@ def test_bindings_are_listed_again_and_the_fact_is_given_back_when_nothing_shows
     assert commands[-1].up_again
 
 
-def test_a_signal_that_came_later_will_do_because_the_fact_is_not_said_again() -> None:
-    run = replace(RUN, conditions=run_state(story_run(fence=FENCE)).conditions)
+def test_a_signal_that_came_later_will_do_because_the_event_is_not_published_again() -> None:
+    run = replace(RUN, conditions=run_state(story_run(cancel_observed_at=CANCEL_OBSERVED_AT)).conditions)
     bindings = Listed((), (binding(),))
-    commands = asked(stopping(NO_BINDINGS), AGAIN, RunRead(run), bindings, Signals((said(gone=True),)))
+    commands = asked(stopping(NO_BINDINGS), AGAIN, RunRead(run), bindings, Signals((a_signal(gone=True),)))
     assert kinds(commands) == [GetRun, List, LastSignals, Patch]
 
 
@@ -164,7 +165,7 @@ def test_another_ones_write_is_not_taken_for_an_own_one() -> None:
     assert stop.written_at is None
 
 
-def test_a_condition_that_is_lost_again_and_again_gives_the_fact_back() -> None:
+def test_a_condition_that_is_lost_again_and_again_gives_the_event_back() -> None:
     stop = stopping()
     commands = asked(stop, FIRST, *(ConditionLost("lost"), RunRead(RUN)) * 4, ConditionLost("lost"))
     assert kinds(commands[:-1]) == [Patch, GetRun] * 4 + [Patch]
@@ -249,7 +250,7 @@ def test_a_dry_run_writes_nothing_and_passes_nothing_on() -> None:
 
 
 def test_a_cancel_is_passed_on_while_the_topology_is_up_but_only_of_a_run_that_was_read() -> None:
-    stop = stopping(Topology(established=True), fact=Fact.CANCEL_REQUESTED, propagate_cancel=True)
+    stop = stopping(Topology(established=True), event_type=EventType.CANCEL_REQUESTED, propagate_cancel=True)
     commands = asked(stop, FIRST, RunRead(RUN), ChildrenCanceled(("child",)), Stored())
     assert kinds(commands) == [GetRun, CancelChildren, Record, Ack]
     assert stop.outcome().canceled_children == ("child",)

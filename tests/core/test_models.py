@@ -5,8 +5,8 @@ import msgspec
 import pytest
 
 from exeunt.kube.errors import Undecodable
-from exeunt.kube.models import StoryRun, StoryRunStatus
 from exeunt.kube.resources import STEP_RUNS, STORIES, STORY_RUNS, TRANSPORT_BINDINGS
+from exeunt.run.models import StoryRun, StoryRunStatus
 
 META = {"name": "call-1", "namespace": "voice", "uid": "u-1", "resourceVersion": "7"}
 

@@ -48,7 +48,7 @@ def test_who_we_are_is_percent_decoded_and_kept_apart(who: str, login: Login | N
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reported"),
     [
         ("", "names no server"),
         (" , ", "names no server"),
@@ -80,8 +80,8 @@ def test_who_we_are_is_percent_decoded_and_kept_apart(who: str, login: Login | N
         ('"nats://a:4222"', "a host has letters|a port is a number"),
     ],
 )
-def test_what_cannot_be_used_is_told_without_its_password(text: str, told: str) -> None:
-    with pytest.raises(UsageError, match=rf"^EXEUNT_NATS_URL.*({told})") as refused:
+def test_what_cannot_be_used_is_reported_without_its_password(text: str, reported: str) -> None:
+    with pytest.raises(UsageError, match=rf"^EXEUNT_NATS_URL.*({reported})") as refused:
         read_servers(text)
     assert "sec" not in str(refused.value).replace("second", "")
     assert "\n" not in str(refused.value)

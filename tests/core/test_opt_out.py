@@ -2,8 +2,8 @@
 
 import pytest
 
-from exeunt import bobrapet
-from exeunt.opt_out import is_enabled, unclear
+from exeunt.run import bobrapet
+from exeunt.run.opt_out import is_enabled, unclear
 
 
 @pytest.mark.parametrize("value", ["false", "False", "FALSE", " false\n", "0", "no", "No", "off", "n", "f"])
@@ -19,7 +19,7 @@ def test_whatever_reads_as_true_does_not(value: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["", " ", "maybe", "disabled", "fasle", '"false"', "2", "null"])
-def test_what_says_neither_counts_as_absent_and_is_told(value: str) -> None:
+def test_what_says_neither_counts_as_absent_and_is_reported(value: str) -> None:
     assert is_enabled({bobrapet.ENABLED: value})
     assert unclear({bobrapet.ENABLED: value}) == value
 
@@ -29,5 +29,5 @@ def test_absent_is_enabled_and_nothing_to_tell() -> None:
     assert unclear({}) is None
 
 
-def test_what_is_told_has_an_end() -> None:
+def test_what_is_reported_has_an_end() -> None:
     assert unclear({bobrapet.ENABLED: "x" * 200_000}) == "x" * 64

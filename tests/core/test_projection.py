@@ -6,30 +6,30 @@ import pytest
 from msgspec.structs import replace
 
 from core.objects import (
-    FENCE,
+    CANCEL_OBSERVED_AT,
     FENCE_WAIT,
-    LATER_FENCE,
     NAMESPACE,
     NOW,
+    OBSERVED_LATER,
+    a_signal,
     binding,
     run_state,
-    said,
     step_run,
     story,
     story_run,
     topology_terminated,
     written,
 )
-from exeunt import bobrapet
 from exeunt.clock import format_instant, format_status_time, parse_instant
-from exeunt.episodes import Episode
-from exeunt.kube.models import StoryRef, StoryRun, StoryRunSpec
-from exeunt.shutdown_timeout import DEFAULT, STORY_POLICY, ShutdownTimeout
-from exeunt.snapshot import FIELD_MANAGER, Snapshot, StepRunRef, Topology
+from exeunt.run import bobrapet
+from exeunt.run.cancellations import Cancellation
+from exeunt.run.models import StoryRef, StoryRun, StoryRunSpec
+from exeunt.run.shutdown_timeout import DEFAULT, STORY_POLICY, ShutdownTimeout
+from exeunt.run.snapshot import FIELD_MANAGER, Snapshot, StepRunRef, Topology
 from exeunt_watcher.projection import Projection
 
 CALL = (NAMESPACE, "call")
-FIRST_LIFE = Episode(*CALL, "uid-call", bobrapet.FIRST_LIFE)
+FIRST_ATTEMPT = Cancellation(*CALL, "uid-call", bobrapet.FIRST_ATTEMPT)
 REDRIVEN = {bobrapet.REDRIVE[0][1]: "again"}
 INDEXES = (
     "_runs",
@@ -198,7 +198,7 @@ def test_a_redriven_run_forgets_that_its_topology_was_established(known: Project
     assert projected(known).topology.established
     known.binding_gone((NAMESPACE, "call-listen-transport"))
     known.step_run_gone((NAMESPACE, "call-listen"))
-    assert projected(known, story_run(fence=FENCE)).topology.gone is not None
+    assert projected(known, story_run(cancel_observed_at=CANCEL_OBSERVED_AT)).topology.gone is not None
     again = projected(known, story_run(canceled=True, annotations=REDRIVEN, phase=None))
     assert again.topology == Topology()
 
@@ -206,14 +206,14 @@ def test_a_redriven_run_forgets_that_its_topology_was_established(known: Project
 def test_a_cancel_does_not_forget_that_the_topology_was_established(known: Projection) -> None:
     known.binding_gone((NAMESPACE, "call-listen-transport"))
     assert projected(known, story_run(canceled=True)).topology.gone is not None
-    assert projected(known, story_run(fence=FENCE)).topology.gone is not None
+    assert projected(known, story_run(cancel_observed_at=CANCEL_OBSERVED_AT)).topology.gone is not None
 
 
 def test_the_memory_of_the_stream_is_used_once_and_only_for_its_run() -> None:
     known = projection()
     for run in (story_run(), story_run("other", uid="uid-other")):
         known.story_run(run)
-    known.remember(FIRST_LIFE, Topology(established=True, step_runs_seen=True))
+    known.remember(FIRST_ATTEMPT, Topology(established=True, step_runs_seen=True))
     assert projected(known).topology.gone is not None
     assert projected(known, story_run("other", uid="uid-other")).topology == Topology()
     assert sizes(known)["_remembered"] == 0
@@ -234,23 +234,23 @@ def test_peek_changes_nothing(known: Projection) -> None:
 
 
 def test_a_signal_is_evidence_until_it_is_taken_back(known: Projection) -> None:
-    assert known.signal(said(gone=True)) == [CALL]
-    first, second = projected(known), projected(known, story_run(fence=FENCE))
-    assert first.topology.gone == second.topology.gone == said(gone=True).evidence
-    assert known.signal(said(gone=False, at=NOW + timedelta(seconds=1))) == [CALL]
+    assert known.signal(a_signal(gone=True)) == [CALL]
+    first, second = projected(known), projected(known, story_run(cancel_observed_at=CANCEL_OBSERVED_AT))
+    assert first.topology.gone == second.topology.gone == a_signal(gone=True).evidence
+    assert known.signal(a_signal(gone=False, at=NOW + timedelta(seconds=1))) == [CALL]
     assert projected(known).topology.gone is None
-    assert known.signal(said(gone=True)) == []  # late: something newer is known
+    assert known.signal(a_signal(gone=True)) == []  # late: something newer is known
     assert projected(known).topology.gone is None
 
 
-def test_a_signal_of_before_a_redrive_says_nothing_of_the_new_life(known: Projection) -> None:
-    known.signal(said(gone=True))
+def test_a_signal_of_before_a_redrive_says_nothing_of_the_new_attempt(known: Projection) -> None:
+    known.signal(a_signal(gone=True))
     again = story_run(canceled=True, annotations=REDRIVEN, started_at=format_status_time(NOW + timedelta(seconds=2)))
     assert projected(known, again).topology.gone is None
 
 
 def test_a_signal_says_nothing_of_the_next_run_of_the_same_name(known: Projection) -> None:
-    known.signal(said(gone=True, uid="uid-call"))
+    known.signal(a_signal(gone=True, uid="uid-call"))
     projected(known)
     known.run_gone(CALL)
     assert projected(known, story_run(uid="uid-again")).topology.gone is None
@@ -260,11 +260,11 @@ def test_a_signal_by_trigger_token_is_about_all_runs_that_were_started_for_it(kn
     token = {bobrapet.TRIGGER_TOKEN: "RM_1"}
     for name in ("one", "two"):
         known.story_run(story_run(name, uid=f"uid-{name}", annotations=token))
-    assert sorted(known.signal(said(gone=True, token="RM_1"))) == [(NAMESPACE, "one"), (NAMESPACE, "two")]
+    assert sorted(known.signal(a_signal(gone=True, token="RM_1"))) == [(NAMESPACE, "one"), (NAMESPACE, "two")]
     late = story_run("three", uid="uid-three", annotations=token)  # said before the run was there
     assert projected(known, late).topology.gone is not None
     known.story_run(story_run("one", uid="uid-one"))  # somebody has taken the annotation away
-    back = known.signal(said(gone=False, token="RM_1", at=NOW + timedelta(seconds=1)))
+    back = known.signal(a_signal(gone=False, token="RM_1", at=NOW + timedelta(seconds=1)))
     assert sorted(back) == [(NAMESPACE, "three"), (NAMESPACE, "two")]
 
 
@@ -296,27 +296,27 @@ def test_a_run_without_a_story_is_realtime_once_it_has_been_seen_streaming() -> 
 
 
 def test_a_late_edit_of_the_story_does_not_move_a_captured_timeout(known: Projection) -> None:
-    captured = projected(known, story_run(fence=FENCE))
-    assert captured.deadline == parse_instant(FENCE) + timedelta(seconds=5)
+    captured = projected(known, story_run(cancel_observed_at=CANCEL_OBSERVED_AT))
+    assert captured.deadline == parse_instant(CANCEL_OBSERVED_AT) + timedelta(seconds=5)
     known.story(story(timeout="1h", resource_version="2"))
     assert projected(known).deadline == captured.deadline
 
 
-def test_a_restarted_watcher_keeps_to_what_was_said_at_the_cancel(known: Projection) -> None:
+def test_a_restarted_watcher_keeps_to_what_was_published_at_the_cancel(known: Projection) -> None:
     known.run_gone(CALL)
-    run = story_run(fence=FENCE)
-    known.fix(run_state(run).episode, ShutdownTimeout("7s", STORY_POLICY))
-    assert projected(known, run).deadline == parse_instant(FENCE) + timedelta(seconds=7)
-    assert projected(known).deadline == parse_instant(FENCE) + timedelta(seconds=7)
+    run = story_run(cancel_observed_at=CANCEL_OBSERVED_AT)
+    known.fix(run_state(run).cancellation, ShutdownTimeout("7s", STORY_POLICY))
+    assert projected(known, run).deadline == parse_instant(CANCEL_OBSERVED_AT) + timedelta(seconds=7)
+    assert projected(known).deadline == parse_instant(CANCEL_OBSERVED_AT) + timedelta(seconds=7)
     # of this cancel, not of one before it
     known.run_gone(CALL)
-    known.fix(run_state(run).episode, ShutdownTimeout("7s", STORY_POLICY))
-    again = projected(known, story_run(fence=LATER_FENCE))
-    assert again.deadline == parse_instant(LATER_FENCE) + timedelta(seconds=5)
+    known.fix(run_state(run).cancellation, ShutdownTimeout("7s", STORY_POLICY))
+    again = projected(known, story_run(cancel_observed_at=OBSERVED_LATER))
+    assert again.deadline == parse_instant(OBSERVED_LATER) + timedelta(seconds=5)
 
 
 def test_a_deleted_story_does_not_move_a_captured_timeout(known: Projection) -> None:
-    captured = projected(known, story_run(fence=FENCE))
+    captured = projected(known, story_run(cancel_observed_at=CANCEL_OBSERVED_AT))
     assert known.story_gone((NAMESPACE, "talk")) == [CALL]
     for _ in range(3):
         snapshot = projected(known)
@@ -327,18 +327,18 @@ def test_a_deleted_story_does_not_move_a_captured_timeout(known: Projection) -> 
 def test_before_the_cancel_an_edit_of_the_story_counts(known: Projection) -> None:
     known.story(story(timeout="1h", resource_version="2"))
     assert projected(known).shutdown.timeout == "1h"
-    assert projected(known, story_run(fence=FENCE)).shutdown.timeout == "1h"
+    assert projected(known, story_run(cancel_observed_at=CANCEL_OBSERVED_AT)).shutdown.timeout == "1h"
 
 
-def test_a_new_episode_captures_anew(known: Projection) -> None:
-    projected(known, story_run(fence=FENCE))
+def test_a_new_cancellation_captures_anew(known: Projection) -> None:
+    projected(known, story_run(cancel_observed_at=CANCEL_OBSERVED_AT))
     known.story(story(timeout="1h", resource_version="2"))
-    assert projected(known, story_run(fence=LATER_FENCE, annotations=REDRIVEN)).shutdown.timeout == "1h"
+    assert projected(known, story_run(cancel_observed_at=OBSERVED_LATER, annotations=REDRIVEN)).shutdown.timeout == "1h"
 
 
 def test_a_story_that_arrives_after_the_cancel_is_still_consulted() -> None:
     known = projection()
-    assert projected(known, story_run(fence=FENCE)).shutdown.rule == DEFAULT
+    assert projected(known, story_run(cancel_observed_at=CANCEL_OBSERVED_AT)).shutdown.rule == DEFAULT
     known.story(story(timeout="5s"))
     assert projected(known).shutdown.rule == STORY_POLICY
 
@@ -367,17 +367,20 @@ def test_a_story_is_looked_for_in_the_namespace_that_the_run_names() -> None:
     assert projected(known, elsewhere).story.resource_version == "7"
 
 
-# The fence, and what is waited for without it.
+# The cancel_observed_at, and what is waited for without it.
 
 
-def test_without_a_fence_the_cancel_counts_from_when_it_was_written() -> None:
+def test_without_cancel_observed_at_the_cancel_counts_from_when_it_was_written() -> None:
     known = projection()
     cancel = [written("status", "2026-11-24T18:13:01Z"), written("cancelRequested", "2026-11-24T18:13:20Z")]
     early = projected(known, story_run(canceled=True, managed_fields=cancel), now=NOW)
-    assert (early.run.canceled_at, early.run.fence_overdue) == ("2026-11-24T18:13:21.000000Z", False)  # rounded up
+    assert (early.run.canceled_at, early.run.observation_overdue) == (
+        "2026-11-24T18:13:21.000000Z",
+        False,
+    )  # rounded up
     at = parse_instant("2026-11-24T18:13:21Z") + FENCE_WAIT
-    assert not projected(known, now=at - timedelta(microseconds=1)).run.fence_overdue
-    assert projected(known, now=at).run.fence_overdue
+    assert not projected(known, now=at - timedelta(microseconds=1)).run.observation_overdue
+    assert projected(known, now=at).run.observation_overdue
 
 
 @pytest.mark.parametrize("text", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "2026-11-24T18:13:00+24:00"])
@@ -386,7 +389,7 @@ def test_when_no_time_of_a_cancel_can_be_read_it_counts_from_when_it_was_first_s
     entries = [written("cancelRequested", "2026-11-24T18:13:20Z"), written("cancelRequested", text)]
     run = story_run(canceled=True, started_at=text, finished_at=text, managed_fields=entries)
     assert projected(known, run, now=NOW).run.canceled_at == format_instant(NOW)
-    assert projected(known, now=NOW + FENCE_WAIT).run.fence_overdue
+    assert projected(known, now=NOW + FENCE_WAIT).run.observation_overdue
 
 
 def test_a_run_was_ended_by_exeunt_if_it_wrote_the_phase() -> None:
@@ -395,7 +398,7 @@ def test_a_run_was_ended_by_exeunt_if_it_wrote_the_phase() -> None:
     ended = {**written("phase", "2026-11-24T18:13:21Z"), "manager": FIELD_MANAGER, "subresource": "status"}
     other = {**written("observedGeneration", "2026-11-24T18:13:21Z"), "manager": FIELD_MANAGER, "subresource": "status"}
     for entries, by_exeunt in (([passed_on], False), ([passed_on, ended], True), ([passed_on, other], False)):
-        run = story_run(fence=FENCE, phase="Finished", managed_fields=entries)
+        run = story_run(cancel_observed_at=CANCEL_OBSERVED_AT, phase="Finished", managed_fields=entries)
         assert projected(projection(), run).run.ended_by_exeunt is by_exeunt
 
 
@@ -405,56 +408,56 @@ def test_without_managed_fields_the_cancel_counts_from_when_it_was_first_seen() 
     first = projected(known, story_run(canceled=True), now=NOW)
     later = projected(known, now=NOW + FENCE_WAIT)
     assert first.run.canceled_at == later.run.canceled_at == format_instant(NOW)
-    assert (first.run.fence_overdue, later.run.fence_overdue) == (False, True)
+    assert (first.run.observation_overdue, later.run.observation_overdue) == (False, True)
 
 
-def test_the_fence_ends_the_wait_and_begins_the_episode() -> None:
+def test_cancel_observed_at_ends_the_wait_and_begins_the_cancellation() -> None:
     known = projection()
     projected(known, story_run(canceled=True))
-    fenced = projected(known, story_run(fence=FENCE), now=NOW + timedelta(days=1))
-    assert (fenced.run.canceled_at, fenced.run.fence_overdue) == (FENCE, False)
-    assert fenced.run.episode.token != fenced.run.life
+    observed_cancel = projected(known, story_run(cancel_observed_at=CANCEL_OBSERVED_AT), now=NOW + timedelta(days=1))
+    assert (observed_cancel.run.canceled_at, observed_cancel.run.observation_overdue) == (CANCEL_OBSERVED_AT, False)
+    assert observed_cancel.run.cancellation.token != observed_cancel.run.attempt
 
 
-def test_a_redriven_run_gets_the_whole_wait_for_its_new_fence() -> None:
-    """It is still canceled by the old write, long ago; that must not make its fence overdue at once."""
+def test_a_redriven_run_gets_the_whole_wait_for_its_new_cancel_observed_at() -> None:
+    """It is still canceled by the old write, long ago; that must not make cancel_observed_at overdue at once."""
     known = projection()
     old = written("cancelRequested", "2026-11-24T17:00:00Z")
-    projected(known, story_run(fence=FENCE, managed_fields=[old]))
+    projected(known, story_run(cancel_observed_at=CANCEL_OBSERVED_AT, managed_fields=[old]))
     observed = [written(name, format_status_time(NOW)) for _, name in bobrapet.REDRIVE]
     for redrive in observed:
         again = story_run(canceled=True, annotations=REDRIVEN, phase=None, managed_fields=[redrive, old])
         begun = NOW + timedelta(seconds=1)  # managed fields are cut to seconds
-        assert not projected(known, again, now=begun).run.fence_overdue
-        assert projected(known, again, now=begun + FENCE_WAIT).run.fence_overdue
+        assert not projected(known, again, now=begun).run.observation_overdue
+        assert projected(known, again, now=begun + FENCE_WAIT).run.observation_overdue
 
 
-def test_a_redriven_run_is_first_seen_canceled_in_its_new_life() -> None:
+def test_a_redriven_run_is_first_seen_canceled_in_its_new_attempt() -> None:
     known = projection()
     projected(known, story_run(canceled=True))
     again = projected(known, story_run(canceled=True, annotations=REDRIVEN), now=NOW + timedelta(hours=1))
-    assert (again.run.canceled_at, again.run.fence_overdue) == (format_instant(NOW + timedelta(hours=1)), False)
+    assert (again.run.canceled_at, again.run.observation_overdue) == (format_instant(NOW + timedelta(hours=1)), False)
 
 
 @pytest.mark.parametrize(("asked", "observed"), bobrapet.REDRIVE)
 def test_a_redrive_is_under_way_until_it_was_observed(asked: str, observed: str) -> None:
     known = projection()
-    told: list[tuple[dict[str, Any], bool]] = [
+    reported: list[tuple[dict[str, Any], bool]] = [
         ({asked: "1"}, True),
         ({asked: "1", observed: "1"}, False),
         ({asked: "2", observed: "1"}, True),
         ({observed: "1"}, False),
         ({asked: ""}, False),
     ]
-    for annotations, redriving in told:
+    for annotations, redriving in reported:
         assert projected(known, story_run(annotations=annotations)).run.redriving is redriving
 
 
 # Forgetting.
 
 
-def test_a_run_that_became_terminal_is_told_once_and_forgotten(known: Projection) -> None:
-    known.story_run(story_run(fence=FENCE, phase="Finished"))
+def test_a_run_that_became_terminal_is_reported_once_and_forgotten(known: Projection) -> None:
+    known.story_run(story_run(cancel_observed_at=CANCEL_OBSERVED_AT, phase="Finished"))
     answer = known.project(CALL, NOW)
     assert answer is not None
     previous, current = answer
@@ -473,26 +476,28 @@ def test_canceled_are_the_unfinished_runs_whose_cancel_was_asked_for(known: Proj
 
 def test_the_memory_of_the_stream_may_come_after_the_run_was_seen() -> None:
     known = projection()
-    assert projected(known, story_run(fence=FENCE)).topology == Topology()
-    known.remember(FIRST_LIFE, Topology(established=True, step_runs_seen=True))
+    assert projected(known, story_run(cancel_observed_at=CANCEL_OBSERVED_AT)).topology == Topology()
+    known.remember(FIRST_ATTEMPT, Topology(established=True, step_runs_seen=True))
     gone = projected(known).topology.gone
     assert gone is not None
     assert gone.kind == "bindings-gone"
 
 
-def test_more_step_runs_than_a_fact_can_hold_are_not_told(known: Projection) -> None:
+def test_more_step_runs_than_an_event_can_hold_are_not_told(known: Projection) -> None:
     for number in range(499):
         known.step_run(step_run(f"call-{number}"))
-    assert len(projected(known, story_run(fence=FENCE)).step_runs or ()) == 500
+    assert len(projected(known, story_run(cancel_observed_at=CANCEL_OBSERVED_AT)).step_runs or ()) == 500
     known.step_run(step_run("call-one-more"))
     assert projected(known).step_runs is None
 
 
 def test_nothing_is_kept_of_what_was_deleted(known: Projection) -> None:
-    known.story_run(story_run("other", uid="uid-other", fence=FENCE, conditions=[topology_terminated()]))
-    known.remember(replace(FIRST_LIFE, uid="uid-other"), Topology(established=True))
-    known.signal(said(gone=True, run="other", uid="uid-other"))
-    known.fix(Episode(NAMESPACE, "other", "uid-other", "first"), ShutdownTimeout("7s", STORY_POLICY))
+    known.story_run(
+        story_run("other", uid="uid-other", cancel_observed_at=CANCEL_OBSERVED_AT, conditions=[topology_terminated()])
+    )
+    known.remember(replace(FIRST_ATTEMPT, uid="uid-other"), Topology(established=True))
+    known.signal(a_signal(gone=True, run="other", uid="uid-other"))
+    known.fix(Cancellation(NAMESPACE, "other", "uid-other", "first"), ShutdownTimeout("7s", STORY_POLICY))
     known.step_run(step_run("orphan", run="nobody", owner=None))
     known.binding(binding("orphan", run="nobody", run_uid="uid-nobody"))
     known.binding(binding("call-listen-transport", run="other", run_uid="uid-other"))

@@ -1,5 +1,5 @@
 """A small world in which everything happens to two runs whose names share a label, watched by one watcher that restarts
-now and then. `told` checks every fact against the world at the moment when it is said; the invariants check that what
+now and then. `told` checks every event against the world at the moment when it is said; the invariants check that what
 is true was said.
 """
 
@@ -15,23 +15,23 @@ from core.objects import (
     FENCE_WAIT,
     NAMESPACE,
     NOW,
+    a_signal,
     binding,
     condition,
-    said,
     step_run,
     story,
     story_run,
     written,
 )
 from core.watching import Stream, Watcher
-from exeunt import bobrapet
 from exeunt.clock import format_instant, format_status_time, parse_instant
-from exeunt.events import Fact
+from exeunt.events.event_types import EventType
+from exeunt.events.signals import Signal
 from exeunt.kube.changes import Change, Changed, Removed
-from exeunt.kube.models import StepRun, StoryRun, TransportBinding
 from exeunt.kube.resources import STEP_RUNS, STORIES, STORY_RUNS, TRANSPORT_BINDINGS, Resource
-from exeunt.signals import Signal
-from exeunt.snapshot import Snapshot, StepRunRef
+from exeunt.run import bobrapet
+from exeunt.run.models import StepRun, StoryRun, TransportBinding
+from exeunt.run.snapshot import Snapshot, StepRunRef
 from exeunt_watcher.commands import Seen, SignalHeard
 
 SECOND = timedelta(seconds=1)
@@ -42,7 +42,7 @@ PICK = st.integers(0, 5)
 
 @dataclass
 class Run:
-    """A StoryRun as it is, and what has been true of it in its present life."""
+    """A StoryRun as it is, and what has been true of it in its present attempt."""
 
     name: str
     uid: str
@@ -50,7 +50,7 @@ class Run:
     started_at: str | None
     phase: str | None = "Running"
     canceled: bool = False
-    fence: str | None = None
+    cancel_observed_at: str | None = None
     deleting: bool = False
     annotations: dict[str, str] = field(default_factory=dict)
     conditions: list[dict[str, Any]] = field(default_factory=list)
@@ -58,7 +58,7 @@ class Run:
     established: bool = False
     step_runs_seen: bool = False
     signaled: bool | None = None
-    """What the newest signal of this life says: the topology is gone, or it is up."""
+    """What the newest signal of this attempt says: the topology is gone, or it is up."""
 
     @property
     def live(self) -> bool:
@@ -69,7 +69,7 @@ class Run:
         return self.annotations.get(ASKED) != self.annotations.get(OBSERVED)
 
     @property
-    def hub_says_gone(self) -> bool:
+    def hub_reports_gone(self) -> bool:
         return any(
             c["reason"] == bobrapet.TOPOLOGY_TERMINATED_REASON
             and (self.started_at is None or parse_instant(c["lastTransitionTime"]) >= parse_instant(self.started_at))
@@ -82,7 +82,7 @@ class Run:
             uid=self.uid,
             story=self.story,
             canceled=self.canceled,
-            fence=self.fence,
+            cancel_observed_at=self.cancel_observed_at,
             phase=self.phase,
             started_at=self.started_at,
             conditions=self.conditions or None,
@@ -158,7 +158,7 @@ class World(RuleBasedStateMachine):
 
     def is_gone(self, run: Run, kind: str) -> bool:
         return {
-            "hub-condition": run.hub_says_gone,
+            "hub-condition": run.hub_reports_gone,
             "bindings-gone": run.established and not self.bindings_of(run),
             "step-runs-done": run.canceled and run.step_runs_seen and not self.live_steps_of(run),
             "signal": run.signaled is True,
@@ -167,24 +167,24 @@ class World(RuleBasedStateMachine):
     def is_realtime(self, run: Run) -> bool:
         return run.story == "talk" and (self.story_exists or run.established)
 
-    def told(self, fact: Fact, snapshot: Snapshot) -> None:
+    def reported(self, event_type: EventType, snapshot: Snapshot) -> None:
         """Nothing is said but what is true."""
         run = self.ever[snapshot.run.uid]
         assert run.story == "talk"
         assert snapshot.step_runs is not None
         assert all(self.steps[ref.name].belongs_to(run) for ref in snapshot.step_runs if ref.name in self.steps)
-        if fact is Fact.RUN_DELETED:
+        if event_type is EventType.RUN_DELETED:
             assert self.runs.get(run.name) is not run
             return
         if snapshot.topology.gone is not None:
             assert self.is_gone(run, snapshot.topology.gone.kind)
-        assert fact is not Fact.TOPOLOGY_TERMINATED or snapshot.topology.gone is not None
-        assert fact is not Fact.TOPOLOGY_ESTABLISHED or run.established
-        assert (fact is Fact.RUN_TERMINAL) == bobrapet.is_terminal(run.phase)
-        if fact is Fact.CANCEL_REQUESTED:
+        assert event_type is not EventType.TOPOLOGY_TERMINATED or snapshot.topology.gone is not None
+        assert event_type is not EventType.TOPOLOGY_ESTABLISHED or run.established
+        assert (event_type is EventType.RUN_TERMINAL) == bobrapet.is_terminal(run.phase)
+        if event_type is EventType.CANCEL_REQUESTED:
             assert run.canceled
             since = max(w["time"] for w in run.managed_fields if w["time"])
-            assert run.fence is not None or self.now >= parse_instant(since) + FENCE_WAIT
+            assert run.cancel_observed_at is not None or self.now >= parse_instant(since) + FENCE_WAIT
 
     # How it becomes known.
 
@@ -203,7 +203,7 @@ class World(RuleBasedStateMachine):
 
     def restart(self) -> None:
         """A new watcher lists everything; only what the stream said is remembered."""
-        self.watcher = Watcher(self.stream, self.told)
+        self.watcher = Watcher(self.stream, self.reported)
         self.watcher.start(
             self.now,
             {
@@ -304,10 +304,10 @@ class World(RuleBasedStateMachine):
             self.see(run)
 
     @rule(number=PICK)
-    def stamp_fence(self, number: int) -> None:
+    def observe_cancel(self, number: int) -> None:
         run = self.pick(number)
-        if run is not None and run.canceled and run.fence is None and run.live:
-            run.fence = format_instant(self.now)
+        if run is not None and run.canceled and run.cancel_observed_at is None and run.live:
+            run.cancel_observed_at = format_instant(self.now)
             self.see(run)
 
     @rule(number=PICK, reason=st.sampled_from(["TopologyTerminated", "DependencyFailed"]), in_this_start=st.booleans())
@@ -332,11 +332,11 @@ class World(RuleBasedStateMachine):
         run = self.pick(number)
         if run is None or not run.live or run.started_at is None:
             return
-        newer = max((said.at for said in self.signals if said.run == (NAMESPACE, run.name)), default=None)
+        newer = max((a_signal.at for a_signal in self.signals if a_signal.run == (NAMESPACE, run.name)), default=None)
         at = newer - SECOND / 4 if late and newer is not None else self.now
         if not late or newer is None:
             run.signaled = gone
-        signal = said(gone=gone, at=at, run=run.name, uid=run.uid if with_uid else None)
+        signal = a_signal(gone=gone, at=at, run=run.name, uid=run.uid if with_uid else None)
         self.signals.append(signal)
         self.watcher.hear(SignalHeard(signal), self.now)
 
@@ -369,7 +369,7 @@ class World(RuleBasedStateMachine):
         run.annotations = run.annotations | {OBSERVED: run.annotations[ASKED]}
         run.managed_fields = [w for w in run.managed_fields if OBSERVED not in str(w)]
         run.managed_fields.append(written(OBSERVED, format_status_time(self.now)))
-        run.fence = None
+        run.cancel_observed_at = None
         run.established = run.step_runs_seen = False
         run.signaled = None
         self.see(run)
@@ -391,8 +391,8 @@ class World(RuleBasedStateMachine):
         self.watcher.sweep(self.now)
         for run, snapshot in self.business():
             since = parse_instant(max((w["time"] for w in run.managed_fields), default=format_status_time(self.now)))
-            if run.canceled and run.fence is None and self.now >= since + SECOND + FENCE_WAIT:
-                assert self.stream.said(snapshot.run.episode, Fact.CANCEL_REQUESTED)
+            if run.canceled and run.cancel_observed_at is None and self.now >= since + SECOND + FENCE_WAIT:
+                assert self.stream.published(snapshot.run.cancellation, EventType.CANCEL_REQUESTED)
 
     # What must have been said.
 
@@ -410,22 +410,22 @@ class World(RuleBasedStateMachine):
     @invariant()
     def what_is_gone_is_known_to_be_gone(self) -> None:
         for run, snapshot in self.business():
-            if not run.redriving and (self.is_gone(run, "bindings-gone") or run.hub_says_gone):
+            if not run.redriving and (self.is_gone(run, "bindings-gone") or run.hub_reports_gone):
                 assert snapshot.topology.gone is not None
             if snapshot.topology.gone is not None:
                 assert self.is_gone(run, snapshot.topology.gone.kind)
 
     @invariant()
-    def what_is_true_was_said(self) -> None:
+    def what_is_true_was_published(self) -> None:
         for run, snapshot in self.business():
-            episode = snapshot.run.episode
+            cancellation = snapshot.run.cancellation
             if run.established:
-                assert self.stream.said(snapshot.run.life_episode, Fact.TOPOLOGY_ESTABLISHED)
-            if run.fence is not None:
-                cancel = self.stream.said(episode, Fact.CANCEL_REQUESTED)
+                assert self.stream.published(snapshot.run.attempt_key, EventType.TOPOLOGY_ESTABLISHED)
+            if run.cancel_observed_at is not None:
+                cancel = self.stream.published(cancellation, EventType.CANCEL_REQUESTED)
                 assert cancel is not None
                 if snapshot.topology.gone is not None:
-                    terminated = self.stream.said(episode, Fact.TOPOLOGY_TERMINATED)
+                    terminated = self.stream.published(cancellation, EventType.TOPOLOGY_TERMINATED)
                     assert cancel.topology.gone is not None or terminated is not None
 
     @invariant()

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exeunt.errors import UsageError
-from exeunt.proxies import Proxy, parse_proxy, proxy_for
+from exeunt.net.proxies import Proxy, parse_proxy, proxy_for
 
 PROXY = "http://proxy.example:3128"
 OPENSHIFT = ".cluster.local,.svc,10.128.0.0/14,127.0.0.1,172.30.0.0/16,api-int.ocp.example.com,localhost"

@@ -13,23 +13,23 @@ from hypothesis import strategies as st
 
 from exeunt.history.record import Problem
 from exeunt.history.redaction import redacted
-from exeunt.history.telling import milliseconds
+from exeunt.history.rendering import milliseconds
 from exeunt_cli.markup import document, element
 from exeunt_cli.page import page
 from exeunt_cli.picture import lanes, waits
 from exeunt_cli.scale import Scale, apart, in_rows, text_width
-from exeunt_cli.source import Told, read_file, understood
+from exeunt_cli.source import Loaded, read_file, understood
 
 FOLDER: Final = Path(__file__).parents[1] / "histories"
 GOLDEN: Final = sorted(FOLDER.glob("*.jsonl"))
 NOW: Final = datetime(2026, 11, 24, tzinfo=UTC)
 
 
-def told(name: str) -> Told:
+def reported(name: str) -> Loaded:
     return read_file(str(FOLDER / f"{name}.jsonl"))
 
 
-def page_of(history: Told, trace_url: str | None = None) -> str:
+def page_of(history: Loaded, trace_url: str | None = None) -> str:
     return page(history.stops, history.problems, version="0.0", now=NOW, trace_url=trace_url)
 
 
@@ -54,7 +54,7 @@ def test_a_page_is_well_formed_and_needs_nothing_else(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
-def test_every_picture_is_told_in_words_and_every_event_is_listed(path: Path) -> None:
+def test_every_picture_is_reported_in_words_and_every_event_is_listed(path: Path) -> None:
     history = read_file(str(path))
     root = parsed(page_of(history))
     pictures = list(root.iter("svg"))
@@ -72,7 +72,7 @@ def test_every_picture_is_told_in_words_and_every_event_is_listed(path: Path) ->
 
 
 def test_bars_are_as_long_as_what_they_stand_for() -> None:
-    (stop,) = told("deadline-default").stops
+    (stop,) = reported("deadline-default").stops
     picture = waits(stop, 1000, "x")
     assert picture is not None
     bars = {node.attrib["class"]: float(node.attrib["width"]) for node in picture.iter("rect")}
@@ -85,7 +85,7 @@ def test_bars_are_as_long_as_what_they_stand_for() -> None:
 
 
 def test_only_the_watcher_knows_of_the_topology() -> None:
-    (stop,) = told("overdue-again").stops
+    (stop,) = reported("overdue-again").stops
     states = [node.attrib["class"] for node in lanes(stop, 1000, "x").iter("rect") if node.find("title") is not None]
     assert states == ["up"]
 
@@ -101,8 +101,8 @@ def test_the_trace_is_a_link_only_when_it_is_known_where_traces_are() -> None:
     assert links == [f"https://grafana/{'a' * 32}"]
 
 
-def test_what_could_not_be_told_is_on_the_page_and_names_are_not_when_it_is_redacted() -> None:
-    history = told("racing")
+def test_what_could_not_be_reported_is_on_the_page_and_names_are_not_when_it_is_redacted() -> None:
+    history = reported("racing")
     text = page(history.stops, [Problem("line 3", "<b>no</b> record")], version="0.0", now=NOW)
     assert "line 3: &lt;b&gt;no&lt;/b&gt; record" in text
     assert "livekit-voice/racing" in text

@@ -63,6 +63,6 @@ def test_namespaces_as_people_write_them() -> None:
         ("LOG_LEVEL", "INFO", "one of debug, info, warning, error"),
     ],
 )
-def test_what_it_may_hold_is_told(name: str, text: str, wanted: str) -> None:
+def test_what_it_may_hold_is_reported(name: str, text: str, wanted: str) -> None:
     with pytest.raises(UsageError, match=f"^EXEUNT_{name}='{text}' cannot be used: it has to be {wanted}$"):
         read_settings({f"EXEUNT_{name}": text})

@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.objects import story, story_run
-from exeunt import bobrapet, shutdown_timeout
 from exeunt.kube.resources import STORIES
-from exeunt.shutdown_timeout import DEFAULT, RUN_ANNOTATION, STORY_ANNOTATION, STORY_POLICY, resolve
-from exeunt.snapshot import resolve_shutdown
+from exeunt.run import bobrapet, shutdown_timeout
+from exeunt.run.shutdown_timeout import DEFAULT, RUN_ANNOTATION, STORY_ANNOTATION, STORY_POLICY, resolve
+from exeunt.run.snapshot import resolve_shutdown
 
 TWENTY = timedelta(seconds=20)
 JSON = st.recursive(

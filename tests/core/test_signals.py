@@ -6,12 +6,12 @@ from datetime import datetime, timedelta
 import pytest
 
 from core.objects import NAMESPACE, NOW, STARTED, run_state, story_run
-from exeunt import bobrapet
 from exeunt.clock import format_instant
 from exeunt.errors import PoisonEvent
-from exeunt.signals import TOPOLOGY_GONE, TOPOLOGY_UP, Signal, read_signal
-from exeunt.snapshot import RunState
-from exeunt.subjects import signal_subject, trigger_token_subject
+from exeunt.events.signals import TOPOLOGY_GONE, TOPOLOGY_UP, Signal, read_signal
+from exeunt.events.subjects import signal_subject, trigger_token_subject
+from exeunt.run import bobrapet
+from exeunt.run.snapshot import RunState
 from exeunt_watcher.signals_heard import KEPT, SignalsHeard
 
 SUBJECT = f"exeunt.signals.{NAMESPACE}.call"
@@ -33,11 +33,11 @@ def signal(*, kind: str = TOPOLOGY_GONE, at: datetime = NOW, **body: object) -> 
     return read_signal(subject, headers(type=kind, time=format_instant(at)), json.dumps(named | body).encode())
 
 
-def call(*, life: str = "first", started_at: str | None = STARTED, token: str | None = SID) -> RunState:
-    """The call, started for the token; another life than the first begins with a redrive."""
+def call(*, attempt: str = "first", started_at: str | None = STARTED, token: str | None = SID) -> RunState:
+    """The call, started for the token; another attempt than the first begins with a redrive."""
     annotations = {bobrapet.TRIGGER_TOKEN: token} if token else {}
-    if life != "first":
-        annotations |= {bobrapet.REDRIVE[0][0]: life, bobrapet.REDRIVE[0][1]: life}
+    if attempt != "first":
+        annotations |= {bobrapet.REDRIVE[0][0]: attempt, bobrapet.REDRIVE[0][1]: attempt}
     return run_state(story_run(started_at=started_at, annotations=annotations))
 
 
@@ -49,16 +49,16 @@ def heard(*signals: Signal) -> SignalsHeard:
 
 
 def test_a_signal_is_the_weakest_evidence_and_names_its_source() -> None:
-    said = signal(detail="room_finished").evidence
-    assert said is not None
-    assert (said.kind, said.rank, said.detail) == ("signal", 6, "/livekit: room_finished")
-    assert said.since == format_instant(NOW)
+    published = signal(detail="room_finished").evidence
+    assert published is not None
+    assert (published.kind, published.rank, published.detail) == ("signal", 6, "/livekit: room_finished")
+    assert published.since == format_instant(NOW)
 
 
 def test_what_a_publisher_says_is_one_line_that_does_nothing_to_a_terminal() -> None:
-    said = signal(detail="left\n+0.1s: the watcher said\x1b]0;title\x07\u202e").evidence
-    assert said is not None
-    assert said.detail == "/livekit: left +0.1s: the watcher said?]0;title??"
+    published = signal(detail="left\n+0.1s: the watcher published\x1b]0;title\x07\u202e").evidence
+    assert published is not None
+    assert published.detail == "/livekit: left +0.1s: the watcher published?]0;title??"
 
 
 def test_a_topology_that_is_up_is_no_evidence() -> None:
@@ -102,11 +102,11 @@ def test_absent_null_and_empty_are_the_same() -> None:
 
 
 def test_a_run_is_named_by_its_trigger_token() -> None:
-    said = read_signal(BY_SID, headers(), json.dumps({"trigger_token": SID, "detail": "nobody is left"}).encode())
-    assert (said.run, said.trigger_token) == (None, SID)
-    assert said.counts_for(call())
-    assert not said.counts_for(call(token="RM_other"))
-    assert not said.counts_for(call(token=None))
+    published = read_signal(BY_SID, headers(), json.dumps({"trigger_token": SID, "detail": "nobody is left"}).encode())
+    assert (published.run, published.trigger_token) == (None, SID)
+    assert published.counts_for(call())
+    assert not published.counts_for(call(token="RM_other"))
+    assert not published.counts_for(call(token=None))
 
 
 @pytest.mark.parametrize(
@@ -122,8 +122,8 @@ def test_a_run_is_named_by_its_trigger_token() -> None:
 )
 def test_any_token_fits_into_a_subject(token: str, written: str) -> None:
     assert trigger_token_subject(token) == f"exeunt.signals._trigger_token.{written}"
-    said = read_signal(trigger_token_subject(token), headers(), json.dumps({"trigger_token": token}).encode())
-    assert said.trigger_token == token
+    published = read_signal(trigger_token_subject(token), headers(), json.dumps({"trigger_token": token}).encode())
+    assert published.trigger_token == token
 
 
 def test_no_name_can_be_taken_for_another() -> None:
@@ -146,14 +146,14 @@ def test_it_counts_only_for_its_own_run_and_time() -> None:
         assert not signal().counts_for(call(started_at=unreadable))
 
 
-def test_what_is_said_of_a_room_counts_for_the_run_that_is_started_for_it_later() -> None:
+def test_what_is_published_of_a_room_counts_for_the_run_that_is_started_for_it_later() -> None:
     early = signal(trigger_token=SID, at=STARTED_AT - timedelta(minutes=1))
     assert early.counts_for(call())
     assert early.counts_for(call(started_at=None))
-    # but not for a life that a redrive began after it
-    assert not early.counts_for(call(life="again"))
-    assert not signal(trigger_token=SID, at=STARTED_AT + SECOND / 2).counts_for(call(life="again"))
-    assert signal(trigger_token=SID).counts_for(call(life="again"))
+    # but not for an attempt that a redrive began after it
+    assert not early.counts_for(call(attempt="again"))
+    assert not signal(trigger_token=SID, at=STARTED_AT + SECOND / 2).counts_for(call(attempt="again"))
+    assert signal(trigger_token=SID).counts_for(call(attempt="again"))
 
 
 def test_nobody_knows_the_future() -> None:
@@ -177,11 +177,11 @@ def test_of_two_of_the_same_time_the_later_counts() -> None:
     assert heard(signal(kind=TOPOLOGY_UP), signal()).evidence(call()) is not None
 
 
-def test_the_newest_counts_by_whatever_name_it_was_said() -> None:
+def test_the_newest_counts_by_whatever_name_it_was_published() -> None:
     up = signal(kind=TOPOLOGY_UP, trigger_token=SID, at=NOW + SECOND)
     assert heard(up, signal()).evidence(call()) is None
     assert heard(signal(at=NOW + 2 * SECOND, uid="uid-call"), up).evidence(call()) is not None
-    # nor does what was said of another run of the name hide it
+    # nor does what was published about another run of the name hide it
     other = signal(kind=TOPOLOGY_UP, uid="another", at=NOW + 3 * SECOND)
     assert heard(signal(), other).evidence(call()) is not None
 

@@ -1,10 +1,10 @@
 from msgspec.structs import replace
 
 from core.objects import binding, step_run
-from exeunt import bobrapet
-from exeunt.kube.models import OwnerReference, StepRun, TransportBinding
-from exeunt.snapshot import StepRunRef
-from exeunt.step_runs import belongs_to, step_runs_to_delete
+from exeunt.rules.step_runs import belongs_to, step_runs_to_delete
+from exeunt.run import bobrapet
+from exeunt.run.models import OwnerReference, StepRun, TransportBinding
+from exeunt.run.snapshot import StepRunRef
 
 LISTEN = StepRunRef("call-listen", "uid-call-listen")
 

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from core.objects import FENCE, NOW, STARTED, condition, run_state, story_run, topology_terminated
+from core.objects import CANCEL_OBSERVED_AT, NOW, STARTED, condition, run_state, story_run, topology_terminated
 from exeunt.clock import format_instant
-from exeunt.snapshot import Evidence, Topology
-from exeunt_watcher.topology import EVIDENCE, LiveBinding, Observed, judge
+from exeunt.run.snapshot import Evidence, Topology
+from exeunt_watcher.topology import EVIDENCE, LiveBinding, Seen, judge
 
 SEEN = Topology(established=True, step_runs_seen=True)
 UP = LiveBinding(None, None)
@@ -25,8 +25,10 @@ def look(
     stale_after: timedelta | None = None,
     signal: Evidence | None = None,
 ) -> Topology:
-    run = story_run(fence=FENCE if canceled else None, conditions=conditions, started_at=started_at)
-    return judge(Observed(run_state(run), before, bindings, step_runs, NOW, stale_after, signal))
+    run = story_run(
+        cancel_observed_at=CANCEL_OBSERVED_AT if canceled else None, conditions=conditions, started_at=started_at
+    )
+    return judge(Seen(run_state(run), before, bindings, step_runs, NOW, stale_after, signal))
 
 
 def beat(seconds_ago: float) -> LiveBinding:
@@ -51,8 +53,8 @@ def test_the_strongest_evidence_wins() -> None:
     assert stale is not None
     assert (stale.kind, stale.rank) == ("heartbeats-stale", 5)
     signal = Evidence("signal", 6, "the room is closed")
-    said = look(bindings=[UP], step_runs=1, signal=signal)
-    assert said.gone is signal
+    published = look(bindings=[UP], step_runs=1, signal=signal)
+    assert published.gone is signal
     assert len(EVIDENCE) == 5
 
 
@@ -61,8 +63,8 @@ def test_a_live_binding_and_a_live_step_run_are_a_topology() -> None:
 
 
 def test_the_hub_is_quoted() -> None:
-    said = topology_terminated() | {"message": "streaming topology terminated"}
-    gone = look(conditions=[said], bindings=[UP], step_runs=1).gone
+    published = topology_terminated() | {"message": "streaming topology terminated"}
+    gone = look(conditions=[published], bindings=[UP], step_runs=1).gone
     assert gone is not None
     assert gone.detail == "streaming topology terminated"
     wordless = look(conditions=[topology_terminated()], bindings=[UP], step_runs=1).gone

@@ -8,25 +8,25 @@ import pytest
 from msgspec.structs import replace
 
 from core.objects import (
-    FENCE,
+    CANCEL_OBSERVED_AT,
     FENCE_WAIT,
     NAMESPACE,
     NOW,
+    a_signal,
     binding,
-    said,
     snapshot,
     step_run,
     story,
     story_run,
     topology_terminated,
 )
-from exeunt import bobrapet
-from exeunt.events import Fact
+from exeunt.events.event_types import EventType
 from exeunt.kube.changes import Changed, Missing, Relisted, Removed
-from exeunt.kube.models import KubeObject, StoryRun
 from exeunt.kube.resources import STEP_RUNS, STORIES, STORY_RUNS, TRANSPORT_BINDINGS, Resource
-from exeunt.shutdown_timeout import RUN_ANNOTATION, ShutdownTimeout
-from exeunt.snapshot import Snapshot, Topology
+from exeunt.run import bobrapet
+from exeunt.run.models import KubeObject, StoryRun
+from exeunt.run.shutdown_timeout import RUN_ANNOTATION, ShutdownTimeout
+from exeunt.run.snapshot import Snapshot, Topology
 from exeunt_watcher.commands import (
     AllSignalsHeard,
     AlreadyStored,
@@ -52,11 +52,15 @@ from exeunt_watcher.machine import Watching
 CALL = (NAMESPACE, "call")
 SWEEP = timedelta(seconds=30)
 REDRIVEN = {bobrapet.REDRIVE[0][1]: "again"}
-ESTABLISHED, CANCEL, TERMINATED = Fact.TOPOLOGY_ESTABLISHED, Fact.CANCEL_REQUESTED, Fact.TOPOLOGY_TERMINATED
+ESTABLISHED, CANCEL, TERMINATED = (
+    EventType.TOPOLOGY_ESTABLISHED,
+    EventType.CANCEL_REQUESTED,
+    EventType.TOPOLOGY_TERMINATED,
+)
 
 
 class Watched:
-    """A machine, and what it is told, all of it at the same moment where nothing else is said."""
+    """A machine, and what it is reported, all of it at the same moment where nothing else is said."""
 
     def __init__(self, *namespaces: str) -> None:
         self.machine = Watching(
@@ -102,11 +106,11 @@ def watched() -> Watched:
     return Watched()
 
 
-def published(commands: Iterable[Command]) -> list[Fact]:
+def published(commands: Iterable[Command]) -> list[EventType]:
     return [each.event_type for each in commands if isinstance(each, Publish)]
 
 
-def recalled(commands: Iterable[Command]) -> list[Fact]:
+def recalled(commands: Iterable[Command]) -> list[EventType]:
     return [each.event_type for each in commands if isinstance(each, Recall)]
 
 
@@ -114,7 +118,7 @@ def recalled(commands: Iterable[Command]) -> list[Fact]:
 
 
 def test_nothing_is_asked_for_before_every_kind_is_listed_and_every_signal_heard(watched: Watched) -> None:
-    run = story_run(fence=FENCE)
+    run = story_run(cancel_observed_at=CANCEL_OBSERVED_AT)
     for resource, items in ((STORY_RUNS, [run]), (TRANSPORT_BINDINGS, []), (STEP_RUNS, []), (STORIES, [story()])):
         assert watched.lists(resource, *items) == []
         assert watched.hear(Tick()) == []
@@ -126,34 +130,41 @@ def test_nothing_is_asked_for_before_every_kind_is_listed_and_every_signal_heard
 
 
 def test_a_run_that_was_listed_waits_for_all_that_is_remembered_of_it(watched: Watched) -> None:
-    asked = watched.start(story_run(fence=FENCE))
+    asked = watched.start(story_run(cancel_observed_at=CANCEL_OBSERVED_AT))
     assert published(asked) == []
     assert watched.machine.recalls({None})
-    assert watched.changes(STORY_RUNS, story_run(fence=FENCE, resource_version="2")) == []
-    assert watched.hear(SignalHeard(said(gone=True))) == []
+    assert watched.changes(STORY_RUNS, story_run(cancel_observed_at=CANCEL_OBSERVED_AT, resource_version="2")) == []
+    assert watched.hear(SignalHeard(a_signal(gone=True))) == []
     assert watched.hear(Tick()) == []
     assert watched.recall(asked[:2]) == []
-    assert published(watched.recall(asked[2:])) == [CANCEL, TERMINATED]  # new to us: whoever said it may not have known
+    assert published(watched.recall(asked[2:])) == [
+        CANCEL,
+        TERMINATED,
+    ]  # new to us: whoever published it may not have known
     assert not watched.machine.recalls({None})
 
 
 def test_a_run_does_not_take_the_answer_about_an_earlier_run_of_its_name_for_its_own(watched: Watched) -> None:
-    of_the_first = watched.start(story_run(fence=FENCE))
-    asked = watched.lists(STORY_RUNS, story_run(uid="another", fence=FENCE), missing=[Missing(CALL, "uid-call")])
+    of_the_first = watched.start(story_run(cancel_observed_at=CANCEL_OBSERVED_AT))
+    asked = watched.lists(
+        STORY_RUNS, story_run(uid="another", cancel_observed_at=CANCEL_OBSERVED_AT), missing=[Missing(CALL, "uid-call")]
+    )
     assert watched.recall(of_the_first, topology_established=snapshot()) == []
     assert published(watched.recall(asked)) == [CANCEL]
 
 
 def test_a_run_that_is_deleted_while_it_waits_was_deleted_all_the_same(watched: Watched) -> None:
     """Its deadline may be armed: somebody has published its cancel before."""
-    asked = watched.start(story_run(fence=FENCE))
-    assert published(watched.removes(STORY_RUNS, story_run(fence=FENCE))) == [Fact.RUN_DELETED]
+    asked = watched.start(story_run(cancel_observed_at=CANCEL_OBSERVED_AT))
+    assert published(watched.removes(STORY_RUNS, story_run(cancel_observed_at=CANCEL_OBSERVED_AT))) == [
+        EventType.RUN_DELETED
+    ]
     assert watched.recall(asked, cancel_requested=snapshot()) == []
 
 
 def test_a_run_that_begins_later_waits_for_nothing(watched: Watched) -> None:
     watched.start()
-    assert published(watched.changes(STORY_RUNS, story_run(fence=FENCE))) == [CANCEL]
+    assert published(watched.changes(STORY_RUNS, story_run(cancel_observed_at=CANCEL_OBSERVED_AT))) == [CANCEL]
 
 
 def test_a_batch_run_waits_for_nothing(watched: Watched) -> None:
@@ -161,11 +172,11 @@ def test_a_batch_run_waits_for_nothing(watched: Watched) -> None:
     watched.lists(STORIES, story(pattern="batch"))
     for resource in (TRANSPORT_BINDINGS, STEP_RUNS):
         watched.lists(resource)
-    assert watched.lists(STORY_RUNS, story_run(fence=FENCE)) == [Covered(None, 1)]
+    assert watched.lists(STORY_RUNS, story_run(cancel_observed_at=CANCEL_OBSERVED_AT)) == [Covered(None, 1)]
 
 
 def test_what_is_remembered_is_that_its_topology_was_established(watched: Watched) -> None:
-    asked = watched.start(story_run(fence=FENCE))
+    asked = watched.start(story_run(cancel_observed_at=CANCEL_OBSERVED_AT))
     commands = watched.recall(asked, topology_established=snapshot())
     assert published(commands) == [ESTABLISHED, CANCEL, TERMINATED]
     gone = [each.snapshot.topology.gone for each in commands if isinstance(each, Publish)]
@@ -173,33 +184,39 @@ def test_what_is_remembered_is_that_its_topology_was_established(watched: Watche
 
 
 def test_the_shutdown_timeout_is_the_one_of_the_cancel_though_the_story_was_edited_since(watched: Watched) -> None:
-    asked = watched.start(story_run(fence=FENCE, annotations={bobrapet.SHUTDOWN_TIMEOUT: "1ms"}))
+    asked = watched.start(
+        story_run(cancel_observed_at=CANCEL_OBSERVED_AT, annotations={bobrapet.SHUTDOWN_TIMEOUT: "1ms"})
+    )
     at_the_cancel = replace(snapshot(), shutdown=ShutdownTimeout("7s", RUN_ANNOTATION))
     commands = watched.recall(asked, cancel_requested=at_the_cancel)
     assert {each.snapshot.shutdown.timeout for each in commands if isinstance(each, Publish)} == {"7s"}
 
 
 def test_step_runs_that_were_seen_before_the_cancel_are_remembered_with_it(watched: Watched) -> None:
-    asked = watched.start(story_run(fence=FENCE))
+    asked = watched.start(story_run(cancel_observed_at=CANCEL_OBSERVED_AT))
     commands = watched.recall(asked, cancel_requested=replace(snapshot(), topology=Topology(step_runs_seen=True)))
     gone = {each.snapshot.topology.gone for each in commands if isinstance(each, Publish)}
     assert [each.kind for each in gone if each] == ["step-runs-done"]
 
 
-def test_what_is_remembered_of_an_earlier_run_of_the_name_or_an_earlier_life_counts_for_none(watched: Watched) -> None:
-    asked = watched.start(story_run(fence=FENCE))
-    watched.removes(STORY_RUNS, story_run(fence=FENCE))
+def test_what_is_remembered_of_an_earlier_run_of_the_name_or_an_earlier_attempt_counts_for_none(
+    watched: Watched,
+) -> None:
+    asked = watched.start(story_run(cancel_observed_at=CANCEL_OBSERVED_AT))
+    watched.removes(STORY_RUNS, story_run(cancel_observed_at=CANCEL_OBSERVED_AT))
     watched.changes(STORY_RUNS, story_run(uid="another"))
     assert watched.recall(asked, topology_established=snapshot()) == []
-    assert published(watched.changes(STORY_RUNS, story_run(uid="another", fence=FENCE))) == [CANCEL]
+    assert published(watched.changes(STORY_RUNS, story_run(uid="another", cancel_observed_at=CANCEL_OBSERVED_AT))) == [
+        CANCEL
+    ]
 
     other = Watched()
-    asked = other.start(story_run(fence=FENCE))
-    other.changes(STORY_RUNS, story_run(fence=FENCE, annotations=REDRIVEN))
+    asked = other.start(story_run(cancel_observed_at=CANCEL_OBSERVED_AT))
+    other.changes(STORY_RUNS, story_run(cancel_observed_at=CANCEL_OBSERVED_AT, annotations=REDRIVEN))
     assert published(other.recall(asked, topology_established=snapshot())) == [CANCEL]
 
 
-# A binding that comes and goes before it can be told.
+# A binding that comes and goes before it can be shown.
 
 
 def test_a_binding_that_goes_before_the_namespace_is_covered_leaves_a_trace(watched: Watched) -> None:
@@ -227,14 +244,14 @@ def test_a_binding_that_comes_and_goes_before_its_run_shows_leaves_a_trace(watch
     assert published(watched.changes(STORY_RUNS, story_run())) == [ESTABLISHED, TERMINATED]
 
 
-def test_a_binding_of_an_earlier_life_leaves_none(watched: Watched) -> None:
+def test_a_binding_of_an_earlier_attempt_leaves_none(watched: Watched) -> None:
     """Bobrapet redrives the run while the watcher starts: the binding was listed before that, the run after it."""
     watched.hear(AllSignalsHeard())
     watched.lists(STORIES, story())
     watched.lists(TRANSPORT_BINDINGS, binding())
     watched.lists(STEP_RUNS)
     watched.removes(TRANSPORT_BINDINGS, binding())
-    asked = watched.lists(STORY_RUNS, story_run(fence=FENCE, annotations=REDRIVEN))
+    asked = watched.lists(STORY_RUNS, story_run(cancel_observed_at=CANCEL_OBSERVED_AT, annotations=REDRIVEN))
     assert published(watched.recall(asked)) == [CANCEL]
 
 
@@ -255,7 +272,7 @@ def test_a_run_that_a_list_left_out_is_read(watched: Watched) -> None:
     (asked,) = watched.lists(STORY_RUNS, missing=[Missing(CALL, "uid-call")])
     assert asked == GetRun(CALL, "uid-call")
     finished = story_run(phase="Finished")
-    assert published(watched.hear(RunRead(asked, finished))) == [Fact.RUN_TERMINAL]
+    assert published(watched.hear(RunRead(asked, finished))) == [EventType.RUN_TERMINAL]
     assert watched.hear(RunRead(asked, finished)) == []
 
 
@@ -266,7 +283,7 @@ def test_a_run_that_is_not_there_any_more_was_deleted(watched: Watched, other: S
     assert isinstance(asked, GetRun)
     (deleted,) = watched.hear(RunRead(asked, other))
     assert isinstance(deleted, Publish)
-    assert (deleted.event_type, deleted.snapshot.run.uid) == (Fact.RUN_DELETED, "uid-call")
+    assert (deleted.event_type, deleted.snapshot.run.uid) == (EventType.RUN_DELETED, "uid-call")
 
 
 def test_what_a_watch_shows_meanwhile_is_newer_than_what_was_read(watched: Watched) -> None:
@@ -287,7 +304,9 @@ def test_a_run_that_is_unfinished_again_is_known_when_the_watch_shows_it(watched
     assert isinstance(asked, GetRun)
     assert watched.hear(RunRead(asked, story_run(annotations=REDRIVEN))) == []
     assert watched.machine.peek(CALL, NOW) is None
-    assert published(watched.changes(STORY_RUNS, story_run(fence=FENCE, annotations=REDRIVEN))) == [CANCEL]
+    assert published(
+        watched.changes(STORY_RUNS, story_run(cancel_observed_at=CANCEL_OBSERVED_AT, annotations=REDRIVEN))
+    ) == [CANCEL]
 
 
 def test_a_run_that_cannot_be_read_is_forgotten(watched: Watched) -> None:
@@ -302,7 +321,7 @@ def test_a_run_in_place_of_another_of_its_name_shows_that_that_was_deleted(watch
     watched.recall(watched.start(story_run()))
     deleted, *asked = watched.lists(STORY_RUNS, story_run(uid="another"), missing=[Missing(CALL, "uid-call")])
     assert isinstance(deleted, Publish)
-    assert (deleted.event_type, deleted.snapshot.run.uid) == (Fact.RUN_DELETED, "uid-call")
+    assert (deleted.event_type, deleted.snapshot.run.uid) == (EventType.RUN_DELETED, "uid-call")
     assert recalled(asked) == [ESTABLISHED]  # it may have run for long while nothing was seen
 
 
@@ -323,7 +342,7 @@ def test_each_namespace_is_covered_by_itself_and_a_run_waits_for_that_of_its_sto
 
     watched = Watched(here, elsewhere)
     watched.hear(AllSignalsHeard())
-    run = in_namespace(here, story_run(fence=FENCE))
+    run = in_namespace(here, story_run(cancel_observed_at=CANCEL_OBSERVED_AT))
     run = replace(run, spec=replace(run.spec, story_ref=replace(run.spec.story_ref, namespace=elsewhere)))
     for kind in (STORIES, TRANSPORT_BINDINGS, STEP_RUNS):
         assert watched.hear(Seen(kind, here, Relisted([]))) == []
@@ -344,7 +363,9 @@ def test_each_namespace_is_covered_by_itself_and_a_run_waits_for_that_of_its_sto
 def gone(watched: Watched) -> Publish:
     """A cancel that finds the topology gone."""
     watched.recall(watched.start(story_run(conditions=[topology_terminated()])))
-    (cancel,) = watched.changes(STORY_RUNS, story_run(fence=FENCE, conditions=[topology_terminated()]))
+    (cancel,) = watched.changes(
+        STORY_RUNS, story_run(cancel_observed_at=CANCEL_OBSERVED_AT, conditions=[topology_terminated()])
+    )
     assert isinstance(cancel, Publish)
     assert cancel.event_type is CANCEL
     return cancel
@@ -365,13 +386,13 @@ def test_whoever_published_the_cancel_first_may_not_have_known_that_the_topology
 
 def test_whoever_published_the_cancel_of_a_topology_that_is_up_does_not_matter(watched: Watched) -> None:
     watched.recall(watched.start(story_run()))
-    (cancel,) = watched.changes(STORY_RUNS, story_run(fence=FENCE))
+    (cancel,) = watched.changes(STORY_RUNS, story_run(cancel_observed_at=CANCEL_OBSERVED_AT))
     assert isinstance(cancel, Publish)
     assert watched.hear(AlreadyStored(cancel, 7)) == []
 
 
 def test_what_holds_of_a_stop_is_offered_at_every_sweep_also_when_the_clock_is_set_back(watched: Watched) -> None:
-    watched.recall(watched.start(story_run(fence=FENCE)))
+    watched.recall(watched.start(story_run(cancel_observed_at=CANCEL_OBSERVED_AT)))
     assert watched.hear(Tick(), NOW) == []
     assert watched.hear(Tick(), NOW + SWEEP / 2) == []
     assert published(watched.hear(Tick(), NOW + SWEEP)) == [CANCEL]
@@ -380,7 +401,7 @@ def test_what_holds_of_a_stop_is_offered_at_every_sweep_also_when_the_clock_is_s
     assert published(watched.hear(Tick(), NOW + SWEEP * 1.5)) == [CANCEL]
 
 
-def test_a_fence_that_does_not_come_is_waited_for_so_long(watched: Watched) -> None:
+def test_cancel_observed_at_that_does_not_come_is_waited_for_so_long(watched: Watched) -> None:
     watched.recall(watched.start(story_run(canceled=True)))
     assert watched.hear(Tick(), NOW + FENCE_WAIT / 2) == []
     assert published(watched.hear(Tick(), NOW + FENCE_WAIT)) == [CANCEL]
@@ -390,9 +411,9 @@ def test_a_fence_that_does_not_come_is_waited_for_so_long(watched: Watched) -> N
 
 
 def test_after_a_restore_it_starts_over_and_keeps_the_signals(watched: Watched) -> None:
-    run = story_run(fence=FENCE)
+    run = story_run(cancel_observed_at=CANCEL_OBSERVED_AT)
     asked = watched.start(run)
-    watched.hear(SignalHeard(said(gone=True)))
+    watched.hear(SignalHeard(a_signal(gone=True)))
     assert watched.hear(Restored()) == []
     assert not watched.machine.live
     assert watched.recall(asked) == []  # what was asked of what never happened

@@ -7,15 +7,15 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from core.objects import FENCE_WAIT
-from exeunt.bus.messages import Message
-from exeunt.codec import fact_message, read_fact
-from exeunt.episodes import Episode
-from exeunt.events import Fact
+from exeunt.events.codec import event_message, read_event
+from exeunt.events.event_types import EventType
+from exeunt.events.messages import Message
+from exeunt.events.subjects import event_subject
 from exeunt.kube.changes import Relisted
-from exeunt.kube.models import KubeObject
 from exeunt.kube.resources import Resource
-from exeunt.snapshot import Snapshot
-from exeunt.subjects import fact_subject
+from exeunt.run.cancellations import Cancellation
+from exeunt.run.models import KubeObject
+from exeunt.run.snapshot import Snapshot
 from exeunt_watcher.commands import (
     AllSignalsHeard,
     AlreadyStored,
@@ -33,7 +33,7 @@ from exeunt_watcher.commands import (
     Stored,
     Tick,
 )
-from exeunt_watcher.facts import subject_episode
+from exeunt_watcher.event_types import subject_cancellation
 from exeunt_watcher.machine import RESOURCES, Watching
 from exeunt_watcher.projection import Projection
 
@@ -63,25 +63,22 @@ class Stream:
         self.sequences[subject] = self.last
         return True
 
-    def said(self, episode: Episode, fact: Fact) -> Snapshot | None:
-        """The snapshot that `fact` was said with, if it was."""
-        return _snapshot(self.messages.get(fact_subject(episode, fact)))
-
-    def sequence(self, subject: str) -> int:
-        return list(self.messages).index(subject) + 1
+    def published(self, cancellation: Cancellation, event_type: EventType) -> Snapshot | None:
+        """The snapshot that `event_type` was published with, if it was."""
+        return _snapshot(self.messages.get(event_subject(cancellation, event_type)))
 
     def at(self, sequence: int) -> Snapshot | None:
-        return _snapshot(list(self.messages.values())[sequence - 1])
+        return _snapshot(next(self.messages[subject] for subject, at in self.sequences.items() if at == sequence))
 
 
 def _snapshot(message: Message | None) -> Snapshot | None:
-    return None if message is None else read_fact(message.headers, message.payload).snapshot
+    return None if message is None else read_event(message.headers, message.payload).snapshot
 
 
 class Watcher:
     """One process of the watcher, from its start on. `told` hears every event before it is published."""
 
-    def __init__(self, stream: Stream, told: Callable[[Fact, Snapshot], None] = lambda *_: None) -> None:
+    def __init__(self, stream: Stream, reported: Callable[[EventType, Snapshot], None] = lambda *_: None) -> None:
         self.machine = Watching(
             (None,),
             default_timeout=timedelta(seconds=20),
@@ -90,7 +87,7 @@ class Watcher:
             sweep_interval=timedelta(0),  # whenever it ticks
         )
         self._stream = stream
-        self._told = told
+        self._rendered = reported
 
     @property
     def projection(self) -> Projection:
@@ -117,13 +114,13 @@ class Watcher:
     def answer(self, asked: Command, now: datetime) -> Answer | None:
         match asked:
             case Publish(event_type, snapshot):
-                self._told(event_type, snapshot)
-                message = fact_message(event_type, snapshot, source="/watcher", now=now, context={})
+                self._rendered(event_type, snapshot)
+                message = event_message(event_type, snapshot, source="/watcher", now=now, context={})
                 if self._stream.publish(message):
                     return Stored(asked)
-                return AlreadyStored(asked, self._stream.sequence(message.subject))
+                return AlreadyStored(asked, self._stream.sequences[message.subject])
             case Recall(event_type, snapshot):
-                return Recalled(asked, self._stream.said(subject_episode(event_type, snapshot), event_type))
+                return Recalled(asked, self._stream.published(subject_cancellation(event_type, snapshot), event_type))
             case MessageAt(sequence):
                 return MessageRead(asked, self._stream.at(sequence))
             case GetRun():

@@ -19,7 +19,7 @@ from nats.errors import Error as NatsError
 from actors.call import Call
 from actors.installation import DEPLOY, Install, Installation
 from actors.kubernetes import Kubernetes
-from actors.names import FENCE
+from actors.names import CANCEL_OBSERVED_AT
 from actors.operator import Operator
 from actors.recorder import Recorder, State
 from actors.services import QUICK
@@ -40,7 +40,7 @@ CONSUMERS = ("RUNS.terminator", "RUNS.timeout-scheduler", "DEADLINES.timeout-sch
 
 
 class Stop(NamedTuple):
-    """A call that was canceled, and how long it may take from its fence."""
+    """A call that was canceled, and how long it may take from cancel_observed_at."""
 
     call: Call
     timeout: timedelta
@@ -90,7 +90,7 @@ class Stops:
         for stop in list(self._stops):
             run = await stop.call.wait_finished(within=30)
             await stop.call.wait_cleaned_up(within=15)
-            deadline = datetime.fromisoformat(run["metadata"]["annotations"][FENCE]) + stop.timeout
+            deadline = datetime.fromisoformat(run["metadata"]["annotations"][CANCEL_OBSERVED_AT]) + stop.timeout
             end = await self._end_of(stop.call)
             assert (end.phase, end.written_by) == ("Finished", "exeunt-terminator")
             if stop.everyone_left:

@@ -92,7 +92,8 @@ async def test_every_command_is_there_and_answers(image: Path) -> None:
     assert code == 0
     assert "EXEUNT_NATS_URL" in output
     assert await start(image, "kubectl-exeunt", "--version") == (0, f"{version()}\n")
-    for command in COMMANDS.keys() - {"exeunt", "kubectl-exeunt"}:
+    assert await start(image, "kubectl_complete-exeunt", "time") == (0, "timeline\n:4\n")
+    for command in COMMANDS.keys() - {"exeunt", "kubectl-exeunt", "kubectl_complete-exeunt"}:
         code, output = await start(image, command, EXEUNT_NO_SUCH="1")
         assert (code, output) == (
             2,

@@ -349,7 +349,7 @@ async def test_the_example_of_an_ingress_is_one(kubectl: Kubectl) -> None:
 
 
 @each_overlay
-async def test_prometheus_is_told_of_every_service(overlay: str) -> None:
+async def test_prometheus_is_reported_of_every_service(overlay: str) -> None:
     objects = await build(f"{overlay} prometheus-annotations")
     for deployment in of_kind(objects, "Deployment"):
         template = deployment["spec"]["template"]
@@ -458,7 +458,7 @@ def test_cert_manager_makes_what_the_command_makes(tmp_path: Path) -> None:
     assert certificate["spec"]["dnsNames"] == names_of(tmp_path / "tls.crt")
 
 
-def test_run_again_it_keeps_what_it_was_told_and_what_was_edited(tmp_path: Path) -> None:
+def test_run_again_it_keeps_what_it_was_reported_and_what_was_edited(tmp_path: Path) -> None:
     write_credentials(tmp_path, namespace="elsewhere", names=["nats.example.org", "10.0.0.1"])
     names, kustomization = names_of(tmp_path / "tls.crt"), tmp_path / "kustomization.yaml"
     assert {"nats.example.org", "nats.elsewhere.svc"} <= {*names}

@@ -27,7 +27,7 @@ from actors.names import TRIGGER_TOKEN
 from actors.operator import Operator
 from actors.services import QUICK
 from actors.signaling import send
-from exeunt.bobrapet import SHUTDOWN_TIMEOUT
+from exeunt.run.bobrapet import SHUTDOWN_TIMEOUT
 from exeunt_local.binaries import find_livekit
 from exeunt_local.livekit_server import LiveKitServer
 from exeunt_local.mesh import SERVICES
@@ -44,9 +44,9 @@ def acks(consumer: str) -> set[str]:
     return {f"$JS.ACK.{consumer}.1.1.1.1.1.0", f"$JS.ACK._.NUmM6cRx.{consumer}.1.1.1.1.1.0"}
 
 
-MAY_SAY = {
+MAY_PUBLISH = {
     "watcher": {
-        *(f"exeunt.runs.{RUN}.{fact}" for fact in (
+        *(f"exeunt.runs.{RUN}.{event_type}" for event_type in (
             "cancel-requested", "topology-established", "topology-terminated", "run-terminal", "run-deleted",
         )),
         "exeunt.deadletters.watcher-signals",
@@ -131,7 +131,7 @@ NOBODYS = {
     "$JS.API.CONSUMER.CREATE.RUNS.somebody",
     "$SYS.REQ.SERVER.PING",
 }
-EVERYTHING = NOBODYS.union(*MAY_SAY.values())
+EVERYTHING = NOBODYS.union(*MAY_PUBLISH.values())
 INBOXES = {
     "watcher": "_INBOX_exeunt_watcher.x.*",
     "terminator": "_INBOX_exeunt_terminator.x.*",
@@ -191,12 +191,12 @@ class Connection:
         return {subject for subject in subjects if subject.lower() in self._forbidden}
 
 
-@pytest.mark.parametrize("user", MAY_SAY)
+@pytest.mark.parametrize("user", MAY_PUBLISH)
 async def test_a_user_says_and_hears_its_own_and_no_more(installation: Installation, user: str) -> None:
     async with connected(installation, user) as connection:
         for subject in EVERYTHING:
             await connection.client.publish(subject, b"")
-        assert EVERYTHING - await connection.forbidden(EVERYTHING) == MAY_SAY[user]
+        assert EVERYTHING - await connection.forbidden(EVERYTHING) == MAY_PUBLISH[user]
         for subject in EARS:
             await connection.client.subscribe(subject)
         assert EARS - await connection.forbidden(EARS) == MAY_HEAR[user]
@@ -238,18 +238,18 @@ async def assert_unready(installation: Installation, service: str, env: dict[str
     starting = asyncio.create_task(installation.start(service, 7, **env))
     try:
         async with asyncio.timeout(30), aiohttp.ClientSession() as http:
-            troubles = ""
-            while words not in troubles:
+            unavailable_reasons = ""
+            while words not in unavailable_reasons:
                 await asyncio.sleep(0.1)
                 with contextlib.suppress(aiohttp.ClientError, KeyError):  # it does not listen yet
                     async with http.get(f"{installation.mesh.url(service, 7)}/readyz") as answer:
-                        troubles = await answer.text()
+                        unavailable_reasons = await answer.text()
     finally:
         starting.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await starting
         await installation.mesh.kill(service, 7)
-    assert "not connected to NATS" in troubles
+    assert "not connected to NATS" in unavailable_reasons
 
 
 async def test_credentials_of_before_the_bridge_go_on_and_new_ones_let_it_in(install: Install) -> None:
@@ -314,7 +314,7 @@ async def ignore(_: Exception) -> None:
     pass
 
 
-async def test_what_is_allowed_is_what_is_said(install: Install, kubernetes: Kubernetes) -> None:
+async def test_what_is_allowed_is_what_is_published(install: Install, kubernetes: Kubernetes) -> None:
     """Every line of accounts.conf is needed: held against what the services say in stops of every kind."""
     async with (
         install(DEPLOY / "overlays" / "evaluation", trace=True) as installation,
@@ -326,7 +326,7 @@ async def test_what_is_allowed_is_what_is_said(install: Install, kubernetes: Kub
         await early.lose_bindings()  # what was before, the watchers have to ask the stream
         stopping = await Call.start(kubernetes, "livekit-voice", unique("stopping"), shutdown_timeout="1s")
         await stopping.cancel()
-        await stopping.wait_fenced()
+        await stopping.wait_observed()
         await installation.start("watcher", 1, **QUICK)
         sweeping = {**QUICK, "EXEUNT_SWEEP_INTERVAL": "300ms", "EXEUNT_OVERDUE_AFTER": "300ms"}
         await installation.start("timeout-scheduler", 1, **sweeping)
@@ -337,12 +337,12 @@ async def test_what_is_allowed_is_what_is_said(install: Install, kubernetes: Kub
         await early.delete()
         await set_aside_something(installation, admin.client)
         await stop_in_every_way(installation, kubernetes)
-        unsaid = {service: allow_list(service) for service in SERVICES}
+        unpublished = {service: allow_list(service) for service in SERVICES}
         deadline = asyncio.get_running_loop().time() + 20
-        while any(unsaid.values()) and asyncio.get_running_loop().time() < deadline:
+        while any(unpublished.values()) and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.1)
-            unsaid = {service: allow_list(service) - used(installation, service) for service in SERVICES}
-    assert unsaid == {service: set() for service in SERVICES}
+            unpublished = {service: allow_list(service) - used(installation, service) for service in SERVICES}
+    assert unpublished == {service: set() for service in SERVICES}
     assert "Violation" not in (installation.folder / "nats-0.log").read_text()
 
 
@@ -443,9 +443,11 @@ def allow_list(service: str) -> set[str]:
 def used(installation: Installation, service: str) -> set[str]:
     """What accounts.conf lets a service publish, and it has published; an ack stands for both its forms."""
     log = (installation.folder / "nats-0.log").read_text()
-    said = set(re.findall(rf':exeunt-{service}" - "[^"]+" - <<- \[H?PUB (\S+)', log))
-    said |= {subject.replace("$JS.ACK.", "$JS.ACK._.account.", 1) for subject in said if subject.startswith("$JS.ACK.")}
-    return {pattern for pattern in allow_list(service) if any(matches(pattern, subject) for subject in said)}
+    message = set(re.findall(rf':exeunt-{service}" - "[^"]+" - <<- \[H?PUB (\S+)', log))
+    message |= {
+        subject.replace("$JS.ACK.", "$JS.ACK._.account.", 1) for subject in message if subject.startswith("$JS.ACK.")
+    }
+    return {pattern for pattern in allow_list(service) if any(matches(pattern, subject) for subject in message)}
 
 
 def matches(pattern: str, subject: str) -> bool:

@@ -13,7 +13,7 @@ import pytest
 from actors.call import Call
 from actors.installation import DEPLOY, NAMESPACE, OURS, Install, Installation, Kubectl, with_components
 from actors.kubernetes import STORY_RUN, Kubernetes, Object
-from actors.names import FENCE
+from actors.names import CANCEL_OBSERVED_AT
 from actors.operator import Operator
 from actors.services import QUICK
 from exeunt_local.control_plane import ControlPlane
@@ -80,7 +80,7 @@ async def stop_in_every_way(kubernetes: Kubernetes) -> None:
     for call in (gone, up, parent):
         await call.cancel()
     for call in (gone, parent):
-        await call.wait_until(lambda run: FENCE in run["metadata"].get("annotations", {}))
+        await call.wait_until(lambda run: CANCEL_OBSERVED_AT in run["metadata"].get("annotations", {}))
         await call.lose_bindings()
     for call in (gone, up, parent):
         run = await call.wait_finished()
@@ -204,9 +204,9 @@ async def test_without_a_right_the_audit_log_says_so_and_the_service_is_not_read
             while not audited(log, start)[1]:  # noqa: ASYNC110 - the probe asks every 10 s
                 await asyncio.sleep(0.1)
         wanted = "needed is an RBAC rule for verb get on storyruns of API group runs.bubustack.io"
-        said: tuple[int, str] = (0, "")
+        message: tuple[int, str] = (0, "")
         async with asyncio.timeout(20), aiohttp.ClientSession() as http:
-            while said[0] != 503 or wanted not in said[1]:  # the log may have it before the watcher has
+            while message[0] != 503 or wanted not in message[1]:  # the log may have it before the watcher has
                 await asyncio.sleep(0.05)
                 async with http.get(f"{installation.mesh.url('watcher')}/readyz") as answer:
-                    said = (answer.status, (await answer.json()).get("troubles", {}).get("kubernetes", ""))
+                    message = (answer.status, (await answer.json()).get("troubles", {}).get("kubernetes", ""))

@@ -97,7 +97,7 @@ async def test_the_certificate_of_the_servers_and_its_authority_are_replaced(
     authority.write_bytes(authority.read_bytes() + old)
     await installation.apply_credentials()
     await installation.refresh_mounts()
-    # ... and the server is told, which is the reloader's work. Whoever connects from now on sees the new one.
+    # ... and the server is reported, which is the reloader's work. Whoever connects from now on sees the new one.
     assert installation.nats[0].pid is not None
     os.kill(installation.nats[0].pid, signal.SIGHUP)
     async with asyncio.timeout(20):

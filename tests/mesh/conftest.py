@@ -12,12 +12,12 @@ from kubernetes_asyncio.client import CustomObjectsApi
 from actors.bystander import Bystander
 from actors.call import Call
 from actors.kubernetes import Kubernetes
-from actors.names import FENCE
+from actors.names import CANCEL_OBSERVED_AT
 from actors.operator import Operator
 from actors.recorder import Recorder, State
 from actors.services import start_all
 from actors.tcp_proxy import TcpProxy
-from exeunt.events import Fact
+from exeunt.events.event_types import EventType
 from exeunt_local.binaries import Binaries
 from exeunt_local.control_plane import ControlPlane
 from exeunt_local.mesh import Mesh
@@ -107,11 +107,13 @@ def stopped(recorder: Recorder, bystander: Bystander) -> Stopped:
     async def stopped(call: Call, within: float = 10, times: int = 1) -> State:
         run = await call.wait_finished(within)
         await call.wait_cleaned_up()
-        await bystander.wait_for_fact(
-            call.uid, Fact.RUN_TERMINAL, fence=run["metadata"].get("annotations", {}).get(FENCE)
+        await bystander.wait_for_event(
+            call.uid,
+            EventType.RUN_TERMINAL,
+            cancel_observed_at=run["metadata"].get("annotations", {}).get(CANCEL_OBSERVED_AT),
         )
         await bystander.wait_until_idle()
-        # What was said is answered: nobody will write this run any more. Let the recorder see as much.
+        # What was published is answered: nobody will write this run any more. Let the recorder see as much.
         await recorder.wait_until_seen(await call.get())
         ends = recorder.terminal_transitions(call.uid)
         assert len(ends) == times, [(end.at.isoformat(), end.phase, end.written_by) for end in ends]

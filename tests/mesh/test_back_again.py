@@ -1,4 +1,4 @@
-"""A topology that is up again by the time its fact is acted on: nobody is cut off, and its real end is not missed."""
+"""A topology that is up again by the time its event is acted on: nobody is cut off, and its real end is not missed."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -12,8 +12,8 @@ from actors.engine import connect
 from actors.kubernetes import Kubernetes
 from actors.recorder import Recorder, State
 from actors.services import without
-from actors.signaling import bindings_go, everyone_leaves, hub_says_gone, somebody_is_back
-from exeunt.events import Fact
+from actors.signaling import bindings_go, everyone_leaves, hub_reports_gone, somebody_is_back
+from exeunt.events.event_types import EventType
 from exeunt_local.mesh import Mesh
 
 pytestmark = pytest.mark.usefixtures("operator", "running_mesh")
@@ -35,7 +35,7 @@ async def hub_is_overwritten(_: JetStreamContext, call: Call) -> None:
 
 @pytest.mark.parametrize(
     ("goes", "comes_back"),
-    [(everyone_leaves, somebody_is_back), (bindings_go, bindings_come), (hub_says_gone, hub_is_overwritten)],
+    [(everyone_leaves, somebody_is_back), (bindings_go, bindings_come), (hub_reports_gone, hub_is_overwritten)],
 )
 async def test_back_before_the_terminator_gets_to_it(
     kubernetes: Kubernetes,
@@ -50,10 +50,10 @@ async def test_back_before_the_terminator_gets_to_it(
 ) -> None:
     call = await Call.start(kubernetes, namespace, shutdown_timeout="60s")
     await call.cancel()
-    await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
+    await bystander.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED)
     async with without(running_mesh, "terminator"):
         await goes(bystander.streams, call)
-        await bystander.wait_for_fact(call.uid, Fact.TOPOLOGY_TERMINATED)
+        await bystander.wait_for_event(call.uid, EventType.TOPOLOGY_TERMINATED)
         await comes_back(bystander.streams, call)
     await asyncio.sleep(A_WHILE)
     assert recorder.terminal_transitions(call.uid) == []

@@ -11,7 +11,7 @@ from actors.engine import Staging
 from actors.kubernetes import STEP_RUN, Kubernetes, Object
 from actors.recorder import Recorder
 from actors.services import start_all
-from exeunt.events import Fact, Verdict
+from exeunt.events.event_types import EventType, Verdict
 from exeunt_local.control_plane import ControlPlane
 from exeunt_local.mesh import Mesh
 from exeunt_local.nats_server import NatsServer
@@ -26,7 +26,9 @@ AT_ONCE = 24
 async def pairs(
     control_plane: ControlPlane, nats_server: NatsServer, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Mesh]:
-    """Two of each service. The played operator may take its time to stamp 500 fences: nobody goes on without."""
+    """Two of each service. The played operator may take its time to stamp 500 cancel_observed_at: nobody goes on
+    without.
+    """
     patient = {"EXEUNT_LOG_LEVEL": "warning", "EXEUNT_FENCE_WAIT": "5m"}
     async with Mesh(tmp_path_factory.mktemp("mesh"), control_plane=control_plane, nats_url=nats_server.url) as mesh:
         await start_all(mesh, 0, **patient)
@@ -68,11 +70,11 @@ async def test_five_hundred_calls_canceled_in_the_same_second(
     left = [step_run for step_run in await kubernetes.list(STEP_RUN, namespace) if not _of(template, step_run)]
     assert [item["metadata"]["name"] for item in left if "deletionTimestamp" not in item["metadata"]] == []
     for call in calls[::25]:
-        said = await bystander.history(call.uid)
-        assert [one.outcome.verdict for one in said if one.outcome].count(Verdict.FINALIZE) == 1
-        facts = [one.fact for one in said if one.outcome is None]
-        assert len(facts) == len(set(facts))
-        assert Fact.CANCEL_REQUESTED in facts
+        message = await bystander.history(call.uid)
+        assert [one.outcome.verdict for one in message if one.outcome].count(Verdict.FINALIZE) == 1
+        event_types = [one.event_type for one in message if one.outcome is None]
+        assert len(event_types) == len(set(event_types))
+        assert EventType.CANCEL_REQUESTED in event_types
 
 
 def _of(call: Call, step_run: Object) -> bool:

@@ -12,7 +12,7 @@ from actors.kubernetes import Kubernetes
 from actors.recorder import Recorder, State
 from actors.services import QUICK, start_all
 from actors.signaling import everyone_leaves
-from exeunt.events import Fact
+from exeunt.events.event_types import EventType
 from exeunt_local.binaries import Binaries
 from exeunt_local.control_plane import ControlPlane
 from exeunt_local.mesh import SERVICES, Mesh
@@ -84,7 +84,7 @@ async def test_a_service_killed_between_cancel_and_leaving(
 ) -> None:
     call = await Call.start(kubernetes, namespace, shutdown_timeout="3s")
     await call.cancel()
-    await listener.wait_for_fact(call.uid, Fact.CANCEL_REQUESTED)
+    await listener.wait_for_event(call.uid, EventType.CANCEL_REQUESTED)
     await crashing.kill(service)
     await everyone_leaves(listener.streams, call)
     await start_again(crashing, service)

@@ -16,7 +16,7 @@ from actors.recorder import State
 from actors.services import QUICK
 from actors.signaling import everyone_leaves
 from actors.tcp_proxy import TcpProxy
-from exeunt.events import Fact, Verdict
+from exeunt.events.event_types import EventType, Verdict
 from exeunt_local.control_plane import ControlPlane
 from exeunt_local.mesh import Mesh
 from exeunt_local.nats_server import NatsServer
@@ -81,11 +81,11 @@ async def test_the_answer_to_the_write_is_lost(
     await start_all(mesh, behind)
     call = await Call.start(kubernetes, namespace)
     await everyone_leaves(bystander.streams, call)
-    await bystander.wait_for_outcome(call.uid, Fact.TOPOLOGY_TERMINATED)
+    await bystander.wait_for_outcome(call.uid, EventType.TOPOLOGY_TERMINATED)
     proxy.lose_next_answer()
     await call.cancel()
     assert (await stopped(call)).written_by == "exeunt-terminator"
-    answer = await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
+    answer = await bystander.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED)
     assert answer.outcome is not None
     # The second try has lost its condition to the first.
     steps = [(step.verdict, step.rule, step.result) for step in answer.outcome.trail]
@@ -114,12 +114,12 @@ async def test_the_answer_to_the_record_is_lost(
         to_nats.go_silent()
         proxy.restore()
         proxy.cut()  # the write is sent again, and what comes after it is done
-        await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
+        await bystander.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED)
         to_nats.restore()
         to_nats.cut()
         assert (await stopped(call)).written_by == "exeunt-terminator"
         counted = await metrics(mesh)
-    outcomes = [said.outcome for said in await bystander.history(call.uid) if said.outcome is not None]
+    outcomes = [recorded.outcome for recorded in await bystander.history(call.uid) if recorded.outcome is not None]
     answers = [outcome.verdict for outcome in outcomes if outcome.cause_id.endswith("cancel-requested")]
     assert answers == [Verdict.FINALIZE]
     assert counted('exeunt_outcomes_total{cause="cancel-requested",verdict="finalize"}') == 1
@@ -152,6 +152,6 @@ async def test_what_is_not_done_within_the_drain_budget_is_given_to_another_inst
     assert await mesh.stop("terminator", within=15) == 0
     await call.wait_cleaned_up(within=20)
     assert (await stopped(call)).written_by == "exeunt-terminator"
-    answer = await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
+    answer = await bystander.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED)
     assert answer.outcome is not None
     assert answer.outcome.verdict is Verdict.ALREADY_TERMINAL

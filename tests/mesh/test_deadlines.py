@@ -11,7 +11,7 @@ from actors.call import Call
 from actors.kubernetes import STORY, Kubernetes
 from actors.recorder import State
 from exeunt.clock import format_duration
-from exeunt.events import Fact
+from exeunt.events.event_types import EventType
 
 pytestmark = pytest.mark.usefixtures("operator", "running_mesh")
 
@@ -27,15 +27,15 @@ Stopped = Callable[..., Awaitable[State]]
 
 
 async def assert_ended_at_deadline(call: Call, end: State, bystander: Bystander, rule: str, after: timedelta) -> None:
-    canceled = await bystander.wait_for_fact(call.uid, Fact.CANCEL_REQUESTED)
+    canceled = await bystander.wait_for_event(call.uid, EventType.CANCEL_REQUESTED)
     assert canceled.snapshot is not None
     assert canceled.snapshot.shutdown.rule == rule
-    answer = await bystander.wait_for_outcome(call.uid, Fact.DEADLINE_REACHED)
+    answer = await bystander.wait_for_outcome(call.uid, EventType.DEADLINE_REACHED)
     assert answer.outcome is not None
     assert answer.outcome.rule == "deadline"
     assert end.written_by == "exeunt-terminator"
 
-    assert after <= end.at - end.fence < after + LATE
+    assert after <= end.at - end.cancel_observed_at < after + LATE
     # Never early, not even by the milliseconds that the write took: by the clock before it was sent.
     assert answer.outcome.stop_latency_ms is not None
     assert answer.outcome.stop_latency_ms >= after / timedelta(milliseconds=1)
@@ -86,7 +86,7 @@ async def test_an_edit_of_the_story_moves_no_deadline(
 ) -> None:
     call = await Call.start(kubernetes, namespace, shutdown_timeout="1s")
     await call.cancel()
-    await bystander.wait_for_fact(call.uid, Fact.CANCEL_REQUESTED)
+    await bystander.wait_for_event(call.uid, EventType.CANCEL_REQUESTED)
     longer = {"spec": {"policy": {"timeouts": {"gracefulShutdownTimeout": WEAKER}}}}
     await kubernetes.patch(STORY, namespace, call.story, longer)
     await assert_ended_at_deadline(call, await stopped(call), bystander, "Story policy", timedelta(seconds=1))
@@ -115,12 +115,12 @@ async def test_a_deadline_on_its_way_is_dropped_when_the_call_has_ended(
     while len(in_time) < 5 or not (any(in_time) or len(in_time) == 30):  # a busy machine may be late with many
         call = await Call.start(kubernetes, namespace, f"call-{len(in_time)}", shutdown_timeout="300ms")
         await call.lose_bindings()
-        await bystander.wait_for_outcome(call.uid, Fact.TOPOLOGY_TERMINATED)
+        await bystander.wait_for_outcome(call.uid, EventType.TOPOLOGY_TERMINATED)
         await call.cancel()
         end = await stopped(call)  # and until the held message is answered
-        in_time.append(end.at - end.fence < held)
+        in_time.append(end.at - end.cancel_observed_at < held)
         if in_time[-1]:
-            assert Fact.DEADLINE_REACHED not in await bystander.facts(call.uid)
+            assert EventType.DEADLINE_REACHED not in await bystander.event_types(call.uid)
     assert any(in_time)
 
 
@@ -131,6 +131,6 @@ async def test_a_drain_window_that_is_shorter_is_the_operators_own_end(
     await call.cancel()
     end = await stopped(call)
     # It has deleted the StepRuns: the topology is gone, and either may write the end. Not before that, though.
-    assert end.at - end.fence >= timedelta(seconds=1)
+    assert end.at - end.cancel_observed_at >= timedelta(seconds=1)
     assert await bystander.armed(call.uid) == 0
-    assert Fact.DEADLINE_REACHED not in await bystander.facts(call.uid)
+    assert EventType.DEADLINE_REACHED not in await bystander.event_types(call.uid)

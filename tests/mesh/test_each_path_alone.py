@@ -14,8 +14,8 @@ from actors.kubernetes import STORY, STORY_RUN, Kubernetes
 from actors.names import RUN_FINALIZER
 from actors.recorder import Recorder
 from actors.services import QUICK, start_all
-from exeunt.bobrapet import SHUTDOWN_TIMEOUT
-from exeunt.events import Fact
+from exeunt.events.event_types import EventType
+from exeunt.run.bobrapet import SHUTDOWN_TIMEOUT
 from exeunt_local.control_plane import ControlPlane
 from exeunt_local.mesh import Mesh
 
@@ -26,13 +26,13 @@ SWEEP = {**QUICK, "EXEUNT_SWEEP_INTERVAL": "500ms"}
 
 
 async def assert_ended_once(call: Call, recorder: Recorder, within: float = 20) -> timedelta:
-    """How long after the fence it ended."""
+    """How long after cancel_observed_at it ended."""
     await call.wait_finished(within)
     await call.wait_cleaned_up(within)
     await recorder.wait_for(lambda: len(recorder.terminal_transitions(call.uid)) > 0)
     (end,) = recorder.terminal_transitions(call.uid)
     assert end.written_by == "exeunt-terminator"
-    return end.at - end.fence
+    return end.at - end.cancel_observed_at
 
 
 async def test_the_watch_alone(kubernetes: Kubernetes, namespace: str, own_mesh: Mesh, recorder: Recorder) -> None:
@@ -49,7 +49,7 @@ async def test_the_schedule_alone(
     await start_all(own_mesh, 0, **NO_SWEEP)
     call = await Call.start(kubernetes, namespace, shutdown_timeout="1500ms")
     await call.cancel()
-    await listener.wait_for_fact(call.uid, Fact.CANCEL_REQUESTED)
+    await listener.wait_for_event(call.uid, EventType.CANCEL_REQUESTED)
     await listener.wait_until_armed(call.uid)
     await own_mesh.kill("watcher")
     await call.lose_bindings()  # which nobody sees
@@ -170,7 +170,7 @@ async def test_the_streams_are_deleted_and_then_everyone_leaves(
     await start_all(own_mesh, 0, **SWEEP)
     call = await Call.start(kubernetes, namespace, shutdown_timeout="60s")
     await call.cancel()
-    await listener.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
+    await listener.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED)
     for stream in ("RUNS", "DEADLINES", "DEADLETTERS", "SIGNALS"):
         await listener.streams.delete_stream(stream)
     await call.lose_bindings()
@@ -192,8 +192,8 @@ async def test_the_deadline_is_the_one_of_the_cancel_whatever_is_restarted_and_l
         await listener.streams.purge_stream("DEADLINES")
     await own_mesh.start(restarted, 0, **SWEEP)
     assert await assert_ended_once(call, recorder) >= timedelta(seconds=6)
-    said = [each.snapshot for each in await listener.history(call.uid) if each.snapshot and each.snapshot.deadline]
-    assert {snapshot.shutdown.timeout for snapshot in said} == {"6s"}
+    message = [each.snapshot for each in await listener.history(call.uid) if each.snapshot and each.snapshot.deadline]
+    assert {snapshot.shutdown.timeout for snapshot in message} == {"6s"}
 
 
 @pytest.mark.parametrize("story", ["there", "deleted"])
@@ -204,7 +204,7 @@ async def test_the_stop_that_follows_a_dry_run_is_recorded(
     await start_all(own_mesh, 0, **overdue, EXEUNT_DRY_RUN="true")
     call = await Call.start(kubernetes, namespace, shutdown_timeout="500ms")
     await call.cancel()
-    dry = await listener.wait_for_outcome(call.uid, Fact.DEADLINE_REACHED)
+    dry = await listener.wait_for_outcome(call.uid, EventType.DEADLINE_REACHED)
     assert dry.outcome is not None
     assert dry.outcome.dry_run
     assert recorder.terminal_transitions(call.uid) == []
@@ -214,33 +214,33 @@ async def test_the_stop_that_follows_a_dry_run_is_recorded(
     await own_mesh.start("terminator", 0, **overdue)
     await assert_ended_once(call, recorder)
     await listener.wait_until_idle()
-    outcomes = [said.outcome for said in await listener.history(call.uid) if said.outcome]
+    outcomes = [recorded.outcome for recorded in await listener.history(call.uid) if recorded.outcome]
     assert [one.dry_run for one in outcomes if one.rule == "deadline"] == [True, False]
 
 
-async def test_an_overdue_run_is_stopped_although_its_deadline_was_said_and_lost(
+async def test_an_overdue_run_is_stopped_although_its_deadline_was_published_and_lost(
     kubernetes: Kubernetes, namespace: str, own_mesh: Mesh, listener: Bystander, recorder: Recorder
 ) -> None:
     overdue = {**SWEEP, "EXEUNT_OVERDUE_AFTER": "1s"}
     await asyncio.gather(*(own_mesh.start(service, 0, **overdue) for service in ("watcher", "timeout-scheduler")))
     call = await Call.start(kubernetes, namespace, shutdown_timeout="500ms")
     await call.cancel()
-    said = await listener.wait_for_fact(call.uid, Fact.DEADLINE_REACHED)
+    recorded = await listener.wait_for_event(call.uid, EventType.DEADLINE_REACHED)
     # Nobody has answered it yet, and now it is gone: as when it was acknowledged by a bug, or never restored.
-    await listener.streams.delete_msg("RUNS", said.sequence)
+    await listener.streams.delete_msg("RUNS", recorded.sequence)
     await own_mesh.start("terminator", 0, **overdue)
     await assert_ended_once(call, recorder)
 
 
-async def test_what_no_terminator_has_answered_yet_is_not_said_again(
+async def test_what_no_terminator_has_answered_yet_is_not_published_again(
     kubernetes: Kubernetes, namespace: str, own_mesh: Mesh, listener: Bystander, recorder: Recorder
 ) -> None:
     overdue = {**SWEEP, "EXEUNT_OVERDUE_AFTER": "1s"}
     await asyncio.gather(*(own_mesh.start(service, 0, **overdue) for service in ("watcher", "timeout-scheduler")))
     call = await Call.start(kubernetes, namespace, shutdown_timeout="500ms")
     await call.cancel()
-    await listener.wait_for_fact(call.uid, Fact.DEADLINE_REACHED)
+    await listener.wait_for_event(call.uid, EventType.DEADLINE_REACHED)
     await asyncio.sleep(5)  # ten sweeps, to which it is overdue from the third on
     await own_mesh.start("terminator", 0, **overdue)
     await assert_ended_once(call, recorder)
-    assert (await listener.facts(call.uid)).count(Fact.DEADLINE_REACHED) == 1
+    assert (await listener.event_types(call.uid)).count(EventType.DEADLINE_REACHED) == 1

@@ -13,7 +13,7 @@ from actors.call import Call
 from actors.command import exeunt
 from actors.kubernetes import Kubernetes
 from actors.services import start_all
-from exeunt.events import Fact
+from exeunt.events.event_types import EventType
 from exeunt_local.control_plane import ControlPlane
 from exeunt_local.mesh import Mesh
 from exeunt_local.nats_server import NatsServer
@@ -35,7 +35,7 @@ async def role(control_plane: ControlPlane) -> AsyncIterator[dict[str, Any]]:
     await control_plane.apply(role)
 
 
-async def test_a_write_that_is_forbidden_is_told_with_its_attempt_and_done_once_it_is_allowed(
+async def test_a_write_that_is_forbidden_is_reported_with_its_attempt_and_done_once_it_is_allowed(
     kubernetes: Kubernetes,
     namespace: str,
     own_nats: NatsServer,
@@ -49,33 +49,37 @@ async def test_a_write_that_is_forbidden_is_told_with_its_attempt_and_done_once_
     rules = [rule for rule in role["rules"] if rule["resources"] != ["storyruns/status"]]
     await control_plane.apply({**role, "rules": rules})
     await call.cancel()
-    await listener.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED, within=30)
+    await listener.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED, within=30)
     await call.signal_topology_terminated()
 
     async def answers(count: int, last: str) -> list[str]:
         """The rules that decided on the topology's end, once there are so many and the last is that one."""
         async with asyncio.timeout(60):
             while True:
-                rules = [rule for fact, rule in await listener.outcomes(call.uid) if fact is Fact.TOPOLOGY_TERMINATED]
+                rules = [
+                    rule
+                    for event_type, rule in await listener.outcomes(call.uid)
+                    if event_type is EventType.TOPOLOGY_TERMINATED
+                ]
                 if len(rules) >= count and rules[-1] == last:
                     return rules
                 await asyncio.sleep(0.1)
 
     await answers(3, "refused")  # attempts 1, 2 and 4
     run = f"{namespace}/{call.name}"
-    told = await asyncio.gather(
+    reported = await asyncio.gather(
         exeunt(own_nats, "runs"), exeunt(own_nats, "timeline", run), exeunt(own_nats, "explain", run)
     )
-    for said in (" ".join(ran.out.split()) for ran in told):
-        assert 'cannot patch resource "storyruns/status"' in said
-        assert "attempt 4, the next at 20" in said
-        assert ", late by " in said
+    for recorded in (" ".join(ran.out.split()) for ran in reported):
+        assert 'cannot patch resource "storyruns/status"' in recorded
+        assert "attempt 4, the next at 20" in recorded
+        assert ", late by " in recorded
 
     await control_plane.apply(role)
     await call.wait_finished(within=60)
     assert set((await answers(4, "topology-gone"))[:-1]) == {"refused"}
     checked = await exeunt(own_nats, "replay", run, "--check")
-    assert (checked.code, checked.said) == (0, "")
+    assert (checked.code, checked.err) == (0, "")
     runs = await exeunt(own_nats, "runs", "-n", namespace)
     assert "finalized, late by " in runs.out
     assert "topology-gone (hub-condition)" in runs.out

@@ -12,7 +12,7 @@ from actors.call import Call
 from actors.kubernetes import BINDING, Kubernetes, Object
 from actors.services import QUICK
 from actors.tcp_proxy import TcpProxy
-from exeunt.events import Fact
+from exeunt.events.event_types import EventType
 from exeunt_local.control_plane import ControlPlane
 from exeunt_local.mesh import Mesh
 
@@ -62,7 +62,7 @@ async def test_a_binding_replaced_in_a_gap_is_no_topology_that_is_gone(
     behind: Mesh,
 ) -> None:
     call = await Call.start(kubernetes, namespace, shutdown_timeout="60s")
-    await bystander.wait_for_fact(call.uid, Fact.TOPOLOGY_ESTABLISHED)
+    await bystander.wait_for_event(call.uid, EventType.TOPOLOGY_ESTABLISHED)
     proxy.cut(refuse=True)
     for binding in await call.bindings():
         await replace(kubernetes, binding)
@@ -73,9 +73,9 @@ async def test_a_binding_replaced_in_a_gap_is_no_topology_that_is_gone(
     await wait_relisted(behind, "transportbindings")
     await kubelet.wait_until_ready(behind.url("watcher"), within=40)  # all of its watches go on again
     await call.cancel()
-    answer = await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
+    answer = await bystander.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED)
     assert answer.outcome is not None
     assert answer.outcome.rule == "topology-up"
-    assert Fact.TOPOLOGY_TERMINATED not in await bystander.facts(call.uid)
+    assert EventType.TOPOLOGY_TERMINATED not in await bystander.event_types(call.uid)
     await call.lose_bindings()
     await call.wait_finished()

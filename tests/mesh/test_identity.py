@@ -1,4 +1,6 @@
-"""A stop is meant for one cancellation of one run: not for a run that is going, nor its namesake, nor its next life."""
+"""A stop is meant for one cancellation of one run: not for a run that is going, nor its namesake, nor its next
+attempt.
+"""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -11,14 +13,14 @@ from actors.bystander import Bystander
 from actors.call import Call
 from actors.engine import Staging, start_run
 from actors.kubernetes import STORY_RUN, Kubernetes, Object
-from actors.names import FENCE, RUN_FINALIZER
+from actors.names import CANCEL_OBSERVED_AT, RUN_FINALIZER
 from actors.recorder import Recorder, State
 from actors.services import without
 from actors.signaling import everyone_leaves
-from exeunt import bobrapet
-from exeunt.codec import fact_message
-from exeunt.events import Fact
-from exeunt.snapshot import Evidence, StepRunRef, Topology
+from exeunt.events.codec import event_message
+from exeunt.events.event_types import EventType
+from exeunt.run import bobrapet
+from exeunt.run.snapshot import Evidence, StepRunRef, Topology
 from exeunt_local.mesh import Mesh
 
 pytestmark = pytest.mark.usefixtures("operator", "running_mesh")
@@ -32,7 +34,8 @@ Stopped = Callable[..., Awaitable[State]]
 
 @pytest.fixture
 def later(kubernetes: Kubernetes, namespace: str, stopped: Stopped) -> Later:
-    """The fence behind which nothing has happened: a later call has ended at its deadline, and all is answered.
+    """The cancel_observed_at behind which nothing has happened: a later call has ended at its deadline, and all is
+    answered.
 
     Its timeout is as long as those of the calls here that are not to end by theirs.
     """
@@ -59,15 +62,15 @@ async def test_a_run_that_is_deleted_before_its_deadline(
 ) -> None:
     call = await Call.start(kubernetes, namespace, shutdown_timeout=TIMEOUT)
     await call.cancel()
-    await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
+    await bystander.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED)
     await call.delete()
     await call.wait_deleted()
-    await bystander.wait_for_fact(call.uid, Fact.RUN_DELETED)
+    await bystander.wait_for_event(call.uid, EventType.RUN_DELETED)
     await later()
     assert recorder.states(call.uid)[-1].deleted
     assert recorder.terminal_transitions(call.uid) == []
     assert await bystander.armed(call.uid) == 0
-    assert Fact.DEADLINE_REACHED not in await bystander.facts(call.uid)
+    assert EventType.DEADLINE_REACHED not in await bystander.event_types(call.uid)
 
 
 async def test_a_run_that_is_being_deleted_is_not_finalized(
@@ -77,13 +80,13 @@ async def test_a_run_that_is_being_deleted_is_not_finalized(
     held = {"metadata": {"finalizers": [RUN_FINALIZER, "example.com/hold"]}}
     await kubernetes.patch(STORY_RUN, namespace, call.name, held)
     await call.cancel()
-    await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
+    await bystander.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED)
     await call.delete()
     await call.wait_cleaned_up()
     await later()
     assert "deletionTimestamp" in (await call.get())["metadata"]
     assert recorder.terminal_transitions(call.uid) == []
-    assert Fact.DEADLINE_REACHED not in await bystander.facts(call.uid)
+    assert EventType.DEADLINE_REACHED not in await bystander.event_types(call.uid)
 
     await kubernetes.patch(STORY_RUN, namespace, call.name, {"metadata": {"finalizers": None}})
     await call.wait_deleted()
@@ -98,10 +101,10 @@ async def test_a_run_that_is_deleted_while_its_end_is_on_its_way(
     async with without(running_mesh, "terminator"):
         await everyone_leaves(bystander.streams, call)
         await call.cancel()
-        await bystander.wait_for_fact(call.uid, Fact.CANCEL_REQUESTED)
+        await bystander.wait_for_event(call.uid, EventType.CANCEL_REQUESTED)
         await call.delete()
         await recorder.wait_for(lambda: "deletionTimestamp" in recorder.states(call.uid)[-1].run["metadata"])
-    answer = await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
+    answer = await bystander.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED)
     assert answer.outcome is not None
     assert (answer.outcome.verdict, answer.outcome.rule) == ("gone", "deleted")
     await bystander.wait_until_idle()
@@ -118,10 +121,10 @@ async def test_a_run_that_is_gone_when_its_end_comes(
     async with without(running_mesh, "terminator"):
         await everyone_leaves(bystander.streams, call)
         await call.cancel()
-        await bystander.wait_for_fact(call.uid, Fact.CANCEL_REQUESTED)
+        await bystander.wait_for_event(call.uid, EventType.CANCEL_REQUESTED)
         await call.delete()
         await call.wait_deleted()
-    answer = await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
+    answer = await bystander.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED)
     assert answer.outcome is not None
     assert (answer.outcome.verdict, answer.outcome.rule) == ("gone", "deleted")
 
@@ -142,20 +145,20 @@ async def test_a_namesake_is_not_meant_by_an_end_that_was_on_its_way(
     async with without(running_mesh, "terminator"):
         await everyone_leaves(bystander.streams, call)
         await call.cancel()
-        canceled = await bystander.wait_for_fact(call.uid, Fact.CANCEL_REQUESTED)
-        fence = (await call.get())["metadata"]["annotations"][FENCE]
+        canceled = await bystander.wait_for_event(call.uid, EventType.CANCEL_REQUESTED)
+        cancel_observed_at = (await call.get())["metadata"]["annotations"][CANCEL_OBSERVED_AT]
         await call.delete()
         await call.wait_deleted()
-        annotations = {FENCE: fence} if namesake_is == "a copy" else None
+        annotations = {CANCEL_OBSERVED_AT: cancel_observed_at} if namesake_is == "a copy" else None
         namesake = await Call.start(
             kubernetes, namespace, call.name, story=call.story, staging=staging, annotations=annotations
         )
         if namesake_is != "running":
             await namesake.cancel()
-            again = await bystander.wait_for_fact(namesake.uid, Fact.CANCEL_REQUESTED)
-            assert (again.episode == canceled.episode) == (namesake_is == "a copy")
+            again = await bystander.wait_for_event(namesake.uid, EventType.CANCEL_REQUESTED)
+            assert (again.cancellation == canceled.cancellation) == (namesake_is == "a copy")
     assert namesake.uid != call.uid
-    answer = await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
+    answer = await bystander.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED)
     assert answer.outcome is not None
     assert (answer.outcome.verdict, answer.outcome.rule) == ("superseded", "recreated")
     await bystander.wait_until_idle()
@@ -173,7 +176,7 @@ async def test_a_namesake_is_not_ended_by_a_deadline_of_the_first(
 ) -> None:
     call = await Call.start(kubernetes, namespace, shutdown_timeout=TIMEOUT)
     await call.cancel()
-    await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
+    await bystander.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED)
     await call.delete()
     await call.wait_deleted()
     namesake = await Call.start(kubernetes, namespace, call.name, story=call.story)
@@ -193,19 +196,19 @@ async def test_step_runs_of_another_run_are_not_deleted_whoever_names_them(
     call = await Call.start(kubernetes, namespace, shutdown_timeout="60s")
     other = await Call.start(kubernetes, namespace, f"{call.name}-2", staging=Staging(owned=False))
     await call.cancel()
-    said = await bystander.wait_for_fact(call.uid, Fact.CANCEL_REQUESTED)
-    assert said.snapshot is not None
+    recorded = await bystander.wait_for_event(call.uid, EventType.CANCEL_REQUESTED)
+    assert recorded.snapshot is not None
     own, foreign = [[ref_of(step_run) for step_run in await each.step_runs()] for each in (call, other)]
     forged = msgspec.structs.replace(
-        said.snapshot,
+        recorded.snapshot,
         topology=Topology(established=True, gone=Evidence("signal", 6, "so they say")),  # nothing else is believed
         step_runs=(*foreign, *own),
     )
-    message = fact_message(Fact.TOPOLOGY_TERMINATED, forged, source="/thief", now=datetime.now(UTC), context={})
+    message = event_message(EventType.TOPOLOGY_TERMINATED, forged, source="/thief", now=datetime.now(UTC), context={})
     await bystander.streams.publish(message.subject, message.payload, headers=message.headers)
     await stopped(call)
     await assert_runs(other)
-    answer = await bystander.wait_for_outcome(call.uid, Fact.TOPOLOGY_TERMINATED)
+    answer = await bystander.wait_for_outcome(call.uid, EventType.TOPOLOGY_TERMINATED)
     assert answer.outcome is not None
     assert answer.outcome.rule == "topology-gone"
     assert set(answer.outcome.deleted_step_runs) == {ref.name for ref in own}
@@ -218,12 +221,12 @@ async def test_nothing_is_deleted_of_a_run_that_is_finished_by_the_word_of_an_ev
     call = await Call.start(kubernetes, namespace)
     victim = await Call.start(kubernetes, namespace, f"{call.name}-2")
     await call.cancel()
-    said = await bystander.wait_for_fact(call.uid, Fact.CANCEL_REQUESTED)
-    assert said.snapshot is not None
+    recorded = await bystander.wait_for_event(call.uid, EventType.CANCEL_REQUESTED)
+    assert recorded.snapshot is not None
     forged = msgspec.structs.replace(
-        said.snapshot,
+        recorded.snapshot,
         run=msgspec.structs.replace(
-            said.snapshot.run,
+            recorded.snapshot.run,
             name=victim.name,
             uid=victim.uid,
             phase="Finished",
@@ -231,9 +234,9 @@ async def test_nothing_is_deleted_of_a_run_that_is_finished_by_the_word_of_an_ev
             ended_by_exeunt=True,
         ),
     )
-    message = fact_message(Fact.TOPOLOGY_TERMINATED, forged, source="/thief", now=datetime.now(UTC), context={})
+    message = event_message(EventType.TOPOLOGY_TERMINATED, forged, source="/thief", now=datetime.now(UTC), context={})
     await bystander.streams.publish(message.subject, message.payload, headers=message.headers)
-    answer = await bystander.wait_for_outcome(victim.uid, Fact.TOPOLOGY_TERMINATED)
+    answer = await bystander.wait_for_outcome(victim.uid, EventType.TOPOLOGY_TERMINATED)
     assert answer.outcome is not None
     assert answer.outcome.deleted_step_runs == ()
     assert [step.rule for step in answer.outcome.trail] == ["ended-by-exeunt", "not-canceled"]
@@ -251,24 +254,28 @@ async def test_a_run_that_is_redriven_is_stopped_anew(
     kubernetes: Kubernetes, namespace: str, bystander: Bystander, stopped: Stopped
 ) -> None:
     call = await Call.start(kubernetes, namespace)
-    fences = []
+    observations = []
     for times in (1, 2, 3):
         if times > 1:
             await call.redrive(uncancel=True)
             assert (await call.get())["status"]["phase"] not in ("Finished", "Failed")
         await call.cancel()
-        run = await call.wait_until(lambda run: FENCE in run["metadata"].get("annotations", {}))
-        fences.append(run["metadata"]["annotations"][FENCE])
-        await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED, fence=fences[-1])
+        run = await call.wait_until(lambda run: CANCEL_OBSERVED_AT in run["metadata"].get("annotations", {}))
+        observations.append(run["metadata"]["annotations"][CANCEL_OBSERVED_AT])
+        await bystander.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED, cancel_observed_at=observations[-1])
         await assert_runs(call)
         await call.lose_bindings()
         end = await stopped(call, times=times)
         assert end.written_by == "exeunt-terminator"
-        assert end.run["metadata"]["annotations"][FENCE] == fences[-1]
-    assert len(set(fences)) == 3
-    said = await bystander.history(call.uid)
-    canceled = [event.episode for event in said if event.fact is Fact.CANCEL_REQUESTED and event.outcome is None]
-    assert canceled == [fence.replace(".", "_") for fence in fences]
+        assert end.run["metadata"]["annotations"][CANCEL_OBSERVED_AT] == observations[-1]
+    assert len(set(observations)) == 3
+    recorded = await bystander.history(call.uid)
+    canceled = [
+        event.cancellation
+        for event in recorded
+        if event.event_type is EventType.CANCEL_REQUESTED and event.outcome is None
+    ]
+    assert canceled == [cancel_observed_at.replace(".", "_") for cancel_observed_at in observations]
 
 
 async def test_a_redriven_run_is_not_ended_by_the_deadline_of_its_first_cancel(
@@ -282,8 +289,8 @@ async def test_a_redriven_run_is_not_ended_by_the_deadline_of_its_first_cancel(
     await call.redrive(uncancel=True)
     await call.cancel()
     second = await stopped(call, within=20, times=2)
-    assert second.fence - first.fence < timeout  # so the first deadline came meanwhile
-    assert timeout <= second.at - second.fence
+    assert second.cancel_observed_at - first.cancel_observed_at < timeout  # so the first deadline came meanwhile
+    assert timeout <= second.at - second.cancel_observed_at
 
 
 async def test_a_redrive_that_stays_canceled_is_the_operators_to_end(
@@ -304,10 +311,10 @@ async def test_a_redriven_call_that_nobody_has_joined_again_is_not_taken_for_lef
     kubernetes: Kubernetes, namespace: str, bystander: Bystander, stopped: Stopped
 ) -> None:
     call = await Call.start(kubernetes, namespace, shutdown_timeout="700ms")
-    await bystander.wait_for_fact(call.uid, Fact.TOPOLOGY_ESTABLISHED)
+    await bystander.wait_for_event(call.uid, EventType.TOPOLOGY_ESTABLISHED)
     await call.redrive()
     await start_run(kubernetes, await call.get(), replace(call.staging, connected=False))
     await call.cancel()
     end = await stopped(call)
-    assert end.at - end.fence >= timedelta(milliseconds=700)
-    assert (Fact.DEADLINE_REACHED, "deadline") in await bystander.outcomes(call.uid)
+    assert end.at - end.cancel_observed_at >= timedelta(milliseconds=700)
+    assert (EventType.DEADLINE_REACHED, "deadline") in await bystander.outcomes(call.uid)

@@ -1,4 +1,4 @@
-"""Malformed things are told and set aside; the rest goes on."""
+"""Malformed things are reported and set aside; the rest goes on."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -12,7 +12,7 @@ from actors.engine import Staging
 from actors.kubernetes import STORY, STORY_RUN, Kubernetes
 from actors.recorder import State
 from actors.signaling import everyone_leaves
-from exeunt.events import Fact
+from exeunt.events.event_types import EventType
 
 pytestmark = pytest.mark.usefixtures("operator", "running_mesh")
 
@@ -27,10 +27,10 @@ async def test_an_unparsable_story_timeout_is_reported_and_the_default_is_used(
     call = await Call.start(kubernetes, namespace, shutdown_timeout="five minutes")
     await call.cancel()
     await stopped(call)
-    said = await bystander.wait_for_fact(call.uid, Fact.CANCEL_REQUESTED)
-    assert said.snapshot is not None
-    assert (said.snapshot.shutdown.rule, said.snapshot.shutdown.timeout) == ("default", "1s")
-    (rejected,) = said.snapshot.shutdown.rejected
+    recorded = await bystander.wait_for_event(call.uid, EventType.CANCEL_REQUESTED)
+    assert recorded.snapshot is not None
+    assert (recorded.snapshot.shutdown.rule, recorded.snapshot.shutdown.timeout) == ("default", "1s")
+    (rejected,) = recorded.snapshot.shutdown.rejected
     assert (rejected.rule, rejected.value) == ("Story policy", "five minutes")
     assert "no Go duration" in rejected.why
 
@@ -46,10 +46,10 @@ async def test_an_unparsable_annotation_gives_way_to_the_story(
     )
     await call.cancel()
     await stopped(call)
-    said = await bystander.wait_for_fact(call.uid, Fact.CANCEL_REQUESTED)
-    assert said.snapshot is not None
-    assert (said.snapshot.shutdown.rule, said.snapshot.shutdown.timeout) == ("Story policy", "700ms")
-    assert "negative" in said.snapshot.shutdown.rejected[0].why
+    recorded = await bystander.wait_for_event(call.uid, EventType.CANCEL_REQUESTED)
+    assert recorded.snapshot is not None
+    assert (recorded.snapshot.shutdown.rule, recorded.snapshot.shutdown.timeout) == ("Story policy", "700ms")
+    assert "negative" in recorded.snapshot.shutdown.rejected[0].why
 
 
 async def test_a_run_whose_story_is_missing_is_known_by_its_streams(
@@ -93,7 +93,7 @@ GARBAGE = {
     "foreign": (
         {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/x", "ce-type": "com.example.other"},
         b"{}",
-        "no fact that this version",
+        "no event that this version",
     ),
     "undecodable": (
         {
@@ -138,7 +138,7 @@ async def test_a_schedule_that_is_no_deadline_is_set_aside_with_its_reason(
     call = await Call.start(kubernetes, namespace)  # the rest goes on
     await call.cancel()
     await stopped(call)
-    assert (Fact.DEADLINE_REACHED, "deadline") in await bystander.outcomes(call.uid)
+    assert (EventType.DEADLINE_REACHED, "deadline") in await bystander.outcomes(call.uid)
     letter = await _letter(bystander, "timeout-scheduler-due", garbage.seq)
     assert "does not decode" in letter["Exeunt-Reason"]
     assert letter["Exeunt-Subject"] == subject

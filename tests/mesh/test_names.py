@@ -13,7 +13,7 @@ from actors.names import label_value
 from actors.recorder import State
 from actors.services import without
 from actors.signaling import everyone_leaves
-from exeunt.events import Fact
+from exeunt.events.event_types import EventType
 from exeunt_local.mesh import Mesh
 
 pytestmark = pytest.mark.usefixtures("operator", "running_mesh")
@@ -23,13 +23,13 @@ Stopped = Callable[..., Awaitable[State]]
 
 async def taken_at_once(call: Call, bystander: Bystander) -> set[str]:
     """The StepRuns that the stop itself has deleted, without a second look."""
-    answer = await bystander.wait_for_outcome(call.uid, Fact.TOPOLOGY_TERMINATED)
+    answer = await bystander.wait_for_outcome(call.uid, EventType.TOPOLOGY_TERMINATED)
     assert answer.outcome is not None
     return set(answer.outcome.deleted_step_runs)
 
 
 @pytest.mark.parametrize(("name", "other_name"), [("a--b", "a-b"), ("a-b", "a--b")])
-async def test_runs_that_share_a_label_value_are_told_apart(
+async def test_runs_that_share_a_label_value_are_reported_apart(
     kubernetes: Kubernetes, namespace: str, bystander: Bystander, stopped: Stopped, name: str, other_name: str
 ) -> None:
     assert label_value(name) == label_value(other_name)
@@ -37,7 +37,7 @@ async def test_runs_that_share_a_label_value_are_told_apart(
     # Without owners, so that nothing but the name tells whose they are.
     other = await Call.start(kubernetes, namespace, other_name, staging=Staging(owned=False))
     await canceled.cancel()
-    await bystander.wait_for_outcome(canceled.uid, Fact.CANCEL_REQUESTED)
+    await bystander.wait_for_outcome(canceled.uid, EventType.CANCEL_REQUESTED)
     await everyone_leaves(bystander.streams, canceled)
     assert (await stopped(canceled)).written_by == "exeunt-terminator"
     assert await taken_at_once(canceled, bystander) == {f"{name}-listen", f"{name}-speak"}
@@ -45,7 +45,7 @@ async def test_runs_that_share_a_label_value_are_told_apart(
     assert len(left) == len(await other.bindings()) == len(other.staging.steps)
     assert not [step_run for step_run in left if "deletionTimestamp" in step_run["metadata"]]
     assert (await other.get())["status"]["phase"] == "Running"
-    assert Fact.CANCEL_REQUESTED not in await bystander.facts(other.uid)
+    assert EventType.CANCEL_REQUESTED not in await bystander.event_types(other.uid)
 
 
 async def test_a_name_longer_than_a_label_may_be(kubernetes: Kubernetes, namespace: str, stopped: Stopped) -> None:
@@ -61,8 +61,8 @@ async def test_a_name_with_dots(kubernetes: Kubernetes, namespace: str, bystande
     call = await Call.start(kubernetes, namespace, "call.with.dots", story=story, staging=Staging(steps=()))
     await call.cancel()
     await stopped(call)
-    said = await bystander.wait_for_fact(call.uid, Fact.CANCEL_REQUESTED)
-    assert said.subject.split(".")[3] == "call_with_dots"
+    recorded = await bystander.wait_for_event(call.uid, EventType.CANCEL_REQUESTED)
+    assert recorded.subject.split(".")[3] == "call_with_dots"
 
 
 async def test_step_runs_without_an_owner_go_with_their_run(
@@ -71,7 +71,7 @@ async def test_step_runs_without_an_owner_go_with_their_run(
     call = await Call.start(kubernetes, namespace)
     await hub.create_step_run(kubernetes, namespace, call.name, "answer")
     await call.cancel()
-    await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
+    await bystander.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED)
     await everyone_leaves(bystander.streams, call)
     await stopped(call)
     assert await taken_at_once(call, bystander) == {"call-listen", "call-speak", "call-answer"}
@@ -83,10 +83,10 @@ async def test_a_late_step_run_without_an_owner_is_found_by_the_second_look(
     call = await Call.start(kubernetes, namespace)
     async with without(running_mesh, "terminator"):
         await call.cancel()
-        await bystander.wait_for_fact(call.uid, Fact.CANCEL_REQUESTED)
+        await bystander.wait_for_event(call.uid, EventType.CANCEL_REQUESTED)
         await everyone_leaves(bystander.streams, call)
-        await bystander.wait_for_fact(call.uid, Fact.TOPOLOGY_TERMINATED)
-        await hub.create_step_run(kubernetes, namespace, call.name, "late")  # of which that fact cannot tell
+        await bystander.wait_for_event(call.uid, EventType.TOPOLOGY_TERMINATED)
+        await hub.create_step_run(kubernetes, namespace, call.name, "late")  # of which that event cannot tell
     await stopped(call)
     assert await taken_at_once(call, bystander) == {"call-listen", "call-speak"}
     assert await kubernetes.list(STEP_RUN, namespace) == []
@@ -97,7 +97,7 @@ async def test_a_terminal_step_run_with_a_live_binding_goes_too(
 ) -> None:
     call = await Call.start(kubernetes, namespace, staging=Staging(step_phases={"speak": "Succeeded"}))
     await call.cancel()
-    await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
+    await bystander.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED)
     await everyone_leaves(bystander.streams, call)
     await stopped(call)
     assert await taken_at_once(call, bystander) == {"call-listen", "call-speak"}

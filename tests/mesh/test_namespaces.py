@@ -15,9 +15,9 @@ from actors import kubelet
 from actors.bystander import Bystander
 from actors.call import Call
 from actors.kubernetes import Kubernetes
-from actors.names import FENCE
+from actors.names import CANCEL_OBSERVED_AT
 from actors.services import QUICK
-from exeunt.events import Fact
+from exeunt.events.event_types import EventType
 from exeunt_local.control_plane import ControlPlane
 from exeunt_local.mesh import SERVICES, Mesh
 from exeunt_local.nats_server import NatsServer
@@ -72,14 +72,14 @@ async def metric(mesh: Mesh, name: str, service: str = "watcher") -> float:
     return float(found[1])
 
 
-async def said_of_readyz(mesh: Mesh, service: str = "watcher") -> tuple[int, dict[str, Any]]:
+async def answer_of_readyz(mesh: Mesh, service: str = "watcher") -> tuple[int, dict[str, Any]]:
     async with ClientSession() as http, http.get(f"{mesh.url(service)}/readyz") as answer:
-        said: dict[str, Any] = await answer.json()
-        return answer.status, said
+        published: dict[str, Any] = await answer.json()
+        return answer.status, published
 
 
 async def stop(call: Call, bystander: Bystander) -> None:
-    await bystander.wait_for_fact(call.uid, Fact.TOPOLOGY_ESTABLISHED, within=60)
+    await bystander.wait_for_event(call.uid, EventType.TOPOLOGY_ESTABLISHED, within=60)
     await call.cancel()
     await call.lose_bindings()
     await call.wait_finished(within=20)
@@ -100,11 +100,11 @@ async def test_a_namespace_that_is_closed_keeps_nobody_waiting_and_joins_when_it
     settings = {**QUICK, "EXEUNT_NAMESPACES": f"{closed},{absent},{namespace}"}
     call = await Call.start(kubernetes, closed, "waiting", shutdown_timeout="5m")
     await asyncio.gather(*(mesh.start(service, 0, **settings, **kubeconfigs[service]) for service in SERVICES))
-    status, said = await said_of_readyz(mesh)
-    assert (status, said["status"]) == (200, "degraded")
+    status, recorded = await answer_of_readyz(mesh)
+    assert (status, recorded["status"]) == (200, "degraded")
     for name in (closed, absent):
-        assert f"{name} (" in said["troubles"]["namespaces"]
-    assert "403" in said["troubles"]["namespaces"]
+        assert f"{name} (" in recorded["troubles"]["namespaces"]
+    assert "403" in recorded["troubles"]["namespaces"]
     assert await metric(mesh, 'exeunt_dependency_up{dependency="namespaces"}') == 0
     assert await metric(mesh, 'exeunt_dependency_up{dependency="watches"}') == 1
     await stop(await Call.start(kubernetes, namespace, shutdown_timeout="5m"), bystander)
@@ -122,20 +122,20 @@ async def test_a_namespace_that_is_closed_keeps_nobody_waiting_and_joins_when_it
     await asyncio.sleep(1)
     await let_in(closed, ("terminator", "timeout-scheduler"))
     await stop(await Call.start(kubernetes, namespace, "another", shutdown_timeout="5m"), bystander)
-    assert await bystander.facts(call.uid) == []
+    assert await bystander.event_types(call.uid) == []
     await let_in(closed)
-    answer = await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED, within=60)
+    answer = await bystander.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED, within=60)
     assert answer.outcome is not None
     assert answer.outcome.rule == "topology-up"
     await call.lose_bindings()
     await call.wait_finished(within=20)
-    assert absent in (await said_of_readyz(mesh))[1]["troubles"]["namespaces"]
-    assert closed not in (await said_of_readyz(mesh))[1]["troubles"]["namespaces"]
+    assert absent in (await answer_of_readyz(mesh))[1]["troubles"]["namespaces"]
+    assert closed not in (await answer_of_readyz(mesh))[1]["troubles"]["namespaces"]
     # A namespace that is made later, too.
     await control_plane.apply(manifest("Namespace", absent))
     await let_in(absent)
     await stop(await Call.start(kubernetes, absent, shutdown_timeout="5m"), bystander)
-    assert (await said_of_readyz(mesh))[1] == {"status": "ok"}
+    assert (await answer_of_readyz(mesh))[1] == {"status": "ok"}
     assert await metric(mesh, 'exeunt_dependency_up{dependency="namespaces"}') == 1
 
 
@@ -147,7 +147,7 @@ async def test_a_watcher_that_is_let_in_nowhere_is_not_ready(
     async with kubelet.running("watcher", tmp_path / "watcher.log", **settings, **nats_url) as watcher:
         await kubelet.wait_until_missing(watcher.url, "watches", "403")
         await kubelet.wait_until_missing(watcher.url, "kubernetes", "403")
-        assert await kubelet.lives(watcher.url)
+        assert await kubelet.attempts(watcher.url)
 
 
 async def test_a_sweep_looks_after_the_namespaces_that_it_is_let_into(
@@ -162,13 +162,13 @@ async def test_a_sweep_looks_after_the_namespaces_that_it_is_let_into(
     settings = {"EXEUNT_NAMESPACES": f"default,{namespace},kube-system", "EXEUNT_SWEEP_INTERVAL": "200ms"}
     call = await Call.start(kubernetes, namespace, shutdown_timeout="5m")
     await call.cancel()
-    await call.wait_until(lambda run: FENCE in run["metadata"].get("annotations", {}))
+    await call.wait_until(lambda run: CANCEL_OBSERVED_AT in run["metadata"].get("annotations", {}))
     await mesh.start("timeout-scheduler", 0, **QUICK, **settings, **kubeconfigs["timeout-scheduler"])
     async with asyncio.timeout(20):
         while not await bystander.armed(call.uid):  # noqa: ASYNC110 - the world is polled
             await asyncio.sleep(0.05)
     for _ in range(20):
-        assert (await said_of_readyz(mesh, "timeout-scheduler"))[1] == {"status": "ok"}
+        assert (await answer_of_readyz(mesh, "timeout-scheduler"))[1] == {"status": "ok"}
         await asyncio.sleep(0.1)
 
 
@@ -196,11 +196,11 @@ async def test_a_stop_in_the_last_of_hundreds_of_namespaces(
     with few_open_files(512):  # four watches in each are more
         await asyncio.gather(*(mesh.start(service, 0, **settings) for service in SERVICES))
     await stop(before, bystander)
-    assert (await said_of_readyz(mesh))[1] == {"status": "ok"}
+    assert (await answer_of_readyz(mesh))[1] == {"status": "ok"}
     assert await metric(mesh, 'exeunt_watch_interruptions_total{resource="storyruns"}') == 0
     # All of them at once.
     later = await Call.start(kubernetes, last, "later", shutdown_timeout="5m")
-    await bystander.wait_for_fact(later.uid, Fact.TOPOLOGY_ESTABLISHED)
+    await bystander.wait_for_event(later.uid, EventType.TOPOLOGY_ESTABLISHED)
     await control_plane.kill_apiserver()
     await control_plane.start_apiserver()
     await kubelet.wait_until_ready(mesh.url("watcher"), within=60)

@@ -1,7 +1,7 @@
 """What is none of Exeunt's business is left alone, also when it looks just like a stop.
 
-Nothing happening is asserted behind a fence: a later call has ended at its deadline, which is as long as those of the
-calls that are left alone, and every event has been answered.
+Nothing happening is asserted behind cancel_observed_at: a later call has ended at its deadline, which is as long as
+those of the calls that are left alone, and every event has been answered.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -13,11 +13,11 @@ from nats.js import JetStreamContext
 from actors.bystander import Bystander
 from actors.call import Call
 from actors.kubernetes import STORY, STORY_RUN, Kubernetes
-from actors.names import FENCE
+from actors.names import CANCEL_OBSERVED_AT
 from actors.recorder import State
 from actors.services import without
 from actors.signaling import EVERY_EVIDENCE, everyone_leaves
-from exeunt.events import Fact, Verdict
+from exeunt.events.event_types import EventType, Verdict
 from exeunt_local.mesh import Mesh
 
 pytestmark = pytest.mark.usefixtures("operator", "running_mesh")
@@ -54,8 +54,11 @@ async def untouched(
         assert len(step_runs) == 2
         assert not [step_run for step_run in step_runs if "deletionTimestamp" in step_run["metadata"]]
         history = await bystander.history(call.uid)
-        assert {said.outcome.verdict for said in history if said.outcome} <= {Verdict.LEAVE, Verdict.ALREADY_TERMINAL}
-        assert Fact.DEADLINE_REACHED not in [said.fact for said in history]
+        assert {recorded.outcome.verdict for recorded in history if recorded.outcome} <= {
+            Verdict.LEAVE,
+            Verdict.ALREADY_TERMINAL,
+        }
+        assert EventType.DEADLINE_REACHED not in [recorded.event_type for recorded in history]
         assert await bystander.armed(call.uid) == 0
 
     yield untouched
@@ -74,7 +77,7 @@ async def test_a_call_that_nobody_canceled(
 ) -> None:
     call = await Call.start(kubernetes, namespace, shutdown_timeout=DEADLINE)
     await leave(bystander.streams, call)
-    await bystander.wait_for_fact(call.uid, Fact.TOPOLOGY_TERMINATED)
+    await bystander.wait_for_event(call.uid, EventType.TOPOLOGY_TERMINATED)
     await untouched(call)
 
 
@@ -96,8 +99,10 @@ async def test_a_canceled_batch_run_is_ended_by_the_operator(
     sooner = {"spec": {"policy": {"timeouts": {"gracefulShutdownTimeout": "3s"}}}}
     await kubernetes.patch(STORY, namespace, run.story, sooner)  # or the operator might have been faster than we
     finished = await run.wait_finished()
-    fence = datetime.fromisoformat(finished["metadata"]["annotations"][FENCE])
-    assert datetime.fromisoformat(finished["status"]["finishedAt"]) - fence > timedelta(seconds=2)  # whole seconds
+    cancel_observed_at = datetime.fromisoformat(finished["metadata"]["annotations"][CANCEL_OBSERVED_AT])
+    assert datetime.fromisoformat(finished["status"]["finishedAt"]) - cancel_observed_at > timedelta(
+        seconds=2
+    )  # whole seconds
     assert not [entry for entry in finished["metadata"]["managedFields"] if entry["manager"].startswith("exeunt")]
     assert await bystander.history(run.uid) == []
 
@@ -120,10 +125,10 @@ async def test_a_run_that_has_ended_by_itself_when_its_stop_comes(
     await everyone_leaves(bystander.streams, call)
     async with without(running_mesh, "terminator"):
         await call.cancel()
-        await bystander.wait_for_fact(call.uid, Fact.CANCEL_REQUESTED)
+        await bystander.wait_for_event(call.uid, EventType.CANCEL_REQUESTED)
         await kubernetes.acting_as("bobrapet").patch_status(STORY_RUN, namespace, call.name, {"phase": phase})
-        await bystander.wait_for_fact(call.uid, Fact.RUN_TERMINAL)
-    answer = await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
+        await bystander.wait_for_event(call.uid, EventType.RUN_TERMINAL)
+    answer = await bystander.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED)
     assert answer.outcome is not None
     assert (answer.outcome.verdict, answer.outcome.rule) == (Verdict.ALREADY_TERMINAL, "terminal")
     await untouched(call, deadline)
@@ -141,9 +146,9 @@ async def test_a_call_that_opted_out(
         story_annotations=OPTED_OUT if who == "Story" else None,
     )
     await call.cancel()
-    answer = await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
+    answer = await bystander.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED)
     assert answer.outcome is not None
     assert answer.outcome.rule == "opted-out"
     await everyone_leaves(bystander.streams, call)
-    await bystander.wait_for_outcome(call.uid, Fact.TOPOLOGY_TERMINATED)
+    await bystander.wait_for_outcome(call.uid, EventType.TOPOLOGY_TERMINATED)
     await untouched(call)

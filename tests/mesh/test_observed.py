@@ -23,8 +23,8 @@ from actors.engine import Staging
 from actors.kubernetes import Kubernetes
 from actors.services import start_all
 from actors.signaling import everyone_leaves
-from exeunt.events import Fact
-from exeunt.metrics import INSTRUMENTS
+from exeunt.events.event_types import EventType
+from exeunt.telemetry.metrics import INSTRUMENTS
 from exeunt_local.control_plane import ControlPlane
 from exeunt_local.mesh import SERVICES, Mesh
 from exeunt_local.nats_server import NatsServer
@@ -64,7 +64,7 @@ async def stop_a_call(kubernetes: Kubernetes, namespace: str, bystander: Bystand
     """Canceled while everyone is there; then everyone leaves."""
     call = await Call.start(kubernetes, namespace, staging=staging)
     await call.cancel()
-    await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
+    await bystander.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED)
     await bystander.wait_until_armed(call.uid)  # so that there is something to disarm
     await everyone_leaves(bystander.streams, call)
     await call.wait_finished()
@@ -263,17 +263,17 @@ async def test_each_decision_is_one_line_that_names_the_run_and_its_trace(
 ) -> None:
     call = await stop_a_call(kubernetes, namespace, bystander, Staging())
     spans = await collector.wait_for_tree(call.uid, WHOLE_STOP)
-    told = {
+    reported = {
         service: [line for text in observed.log(service).read_text().splitlines()
                   if call.uid in (line := json.loads(text)).get("run", "")]
         for service in SERVICES
     }  # fmt: skip
-    assert [line["event"] for line in told["terminator"]] == ["wait", "finalize", "already-terminal"]
-    assert [line["event"] for line in told["watcher"]] == [
+    assert [line["event"] for line in reported["terminator"]] == ["wait", "finalize", "already-terminal"]
+    assert [line["event"] for line in reported["watcher"]] == [
         "topology-established", "cancel-requested", "topology-terminated", "run-terminal",
     ]  # fmt: skip
-    assert [line["event"] for line in told["timeout-scheduler"]] == ["armed"]
-    of_the_stop = [line for lines in told.values() for line in lines if line["event"] != "topology-established"]
+    assert [line["event"] for line in reported["timeout-scheduler"]] == ["armed"]
+    of_the_stop = [line for lines in reported.values() for line in lines if line["event"] != "topology-established"]
     assert {line["trace_id"] for line in of_the_stop} == {spans[0].trace_id}
     assert {line["span_id"] for line in of_the_stop} <= {span.span_id for span in spans}
 

@@ -19,7 +19,7 @@ from actors.kubernetes import Kubernetes
 from actors.recorder import Recorder
 from actors.services import QUICK, start_all
 from actors.tcp_proxy import TcpProxy
-from exeunt.events import Fact
+from exeunt.events.event_types import EventType
 from exeunt_local.binaries import Binaries
 from exeunt_local.control_plane import ControlPlane
 from exeunt_local.mesh import SERVICES, Mesh
@@ -114,7 +114,7 @@ async def test_services_that_start_before_a_dependency_wait_for_it(
         settings = {"KUBECONFIG": str(kubeconfig), "EXEUNT_NATS_URL": nats_server.url}
         async with kubelet.running(service, tmp_path / f"{service}.log", **settings) as container:
             await kubelet.wait_until_missing(container.url, missing)
-            assert await kubelet.lives(container.url)
+            assert await kubelet.attempts(container.url)
             await missed.wait()
             await kubelet.wait_until_ready(container.url, within=30)
 
@@ -151,7 +151,7 @@ async def test_probes_and_metrics_are_answered_before_nats_is(
             settings = {"KUBECONFIG": str(kubeconfig), "EXEUNT_NATS_URL": f"nats://127.0.0.1:{proxy.port}"}
             starting = kubelet.running(service, tmp_path / f"{service}.log", **settings)
             container, attempted = await asyncio.gather(stack.enter_async_context(starting), first_attempt(proxy))
-            assert await kubelet.lives(container.url)
+            assert await kubelet.attempts(container.url)
             assert loop.time() - attempted < 4  # an attempt takes 5 s to fail
             await kubelet.wait_until_missing(container.url, "nats", "not connected to NATS")
             async with aiohttp.ClientSession() as http, http.get(f"{container.url}/metrics") as answer:
@@ -174,13 +174,13 @@ async def test_sigterm_ends_services_that_have_no_dependency_at_all(
         async with kubelet.running(service, tmp_path / f"{service}.log", **settings) as container:
             await kubelet.wait_until_missing(container.url, "kubernetes")
             await kubelet.wait_until_missing(container.url, "nats")
-            assert await kubelet.lives(container.url)
+            assert await kubelet.attempts(container.url)
             return await container.end(within=10)
 
     assert await asyncio.gather(*map(start_and_end, SERVICES)) == [0, 0, 0]
 
 
-async def test_an_outage_is_told_by_readyz_and_no_reason_for_a_restart(
+async def test_an_outage_is_reported_by_readyz_and_no_reason_for_a_restart(
     control_plane: ControlPlane, own_nats: NatsServer, own_mesh: Mesh
 ) -> None:
     await start_all(own_mesh)
@@ -188,7 +188,7 @@ async def test_an_outage_is_told_by_readyz_and_no_reason_for_a_restart(
 
     async def all_of_them_miss(dependency: str) -> None:
         await asyncio.gather(*(kubelet.wait_until_missing(url, dependency, within=40) for url in urls))
-        assert all(await asyncio.gather(*map(kubelet.lives, urls)))
+        assert all(await asyncio.gather(*map(kubelet.attempts, urls)))
 
     async def all_of_them_are_ready() -> None:
         await asyncio.gather(*(kubelet.wait_until_ready(url, within=40) for url in urls))
@@ -249,12 +249,12 @@ async def test_a_watcher_remembers_over_its_restart_that_a_topology_was_there(
     call = await Call.start(kubernetes, namespace, shutdown_timeout="60s")
     never_connected = await Call.start(kubernetes, namespace, "alone", shutdown_timeout="60s")
     async with Bystander(own_nats.url) as bystander:
-        await bystander.wait_for_fact(call.uid, Fact.TOPOLOGY_ESTABLISHED)
+        await bystander.wait_for_event(call.uid, EventType.TOPOLOGY_ESTABLISHED)
         await own_mesh.kill("watcher")
         await call.lose_bindings()
         await call.cancel()
         await never_connected.cancel()
         await own_mesh.start("watcher", 0, **QUICK)
         await recorder.wait_for(lambda: len(recorder.terminal_transitions(call.uid)) == 1)
-        await bystander.wait_for_outcome(never_connected.uid, Fact.CANCEL_REQUESTED)
+        await bystander.wait_for_outcome(never_connected.uid, EventType.CANCEL_REQUESTED)
         assert recorder.terminal_transitions(never_connected.uid) == []

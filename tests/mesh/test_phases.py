@@ -12,7 +12,7 @@ from actors.kubernetes import Kubernetes
 from actors.operator import CANCELED
 from actors.recorder import State
 from actors.signaling import everyone_leaves
-from exeunt.events import Fact
+from exeunt.events.event_types import EventType
 
 pytestmark = pytest.mark.usefixtures("operator", "running_mesh")
 
@@ -50,7 +50,7 @@ async def test_a_call_in_any_phase_ends_when_everyone_leaves(
     call = await Call.start(kubernetes, namespace, staging=staging)
     assert (await call.get()).get("status", {}).get("phase") == (staging.phase if staging.status else None)
     await call.cancel()
-    await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
+    await bystander.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED)
     await everyone_leaves(bystander.streams, call)
     assert_canceled(await stopped(call), staging)
 
@@ -65,4 +65,4 @@ async def test_a_call_in_any_phase_ends_at_its_deadline(
     await asyncio.gather(*(call.cancel() for call in calls))
     for call in calls:
         assert_canceled(await stopped(call), call.staging)
-        assert (Fact.DEADLINE_REACHED, "deadline") in await bystander.outcomes(call.uid)
+        assert (EventType.DEADLINE_REACHED, "deadline") in await bystander.outcomes(call.uid)

@@ -15,7 +15,7 @@ from actors.command import Ran, exeunt, state_of
 from actors.kubernetes import BINDING, STEP_RUN, STORY, STORY_RUN, Kubernetes
 from actors.services import QUICK, start_all
 from exeunt.bus.connection import Bus, connect
-from exeunt.events import Fact
+from exeunt.events.event_types import EventType
 from exeunt_local.control_plane import ControlPlane
 from exeunt_local.mesh import Mesh
 from exeunt_local.nats_server import NatsServer
@@ -57,25 +57,25 @@ async def test_a_plan_says_what_would_be_done_and_does_nothing(
     async def call(name: str, shutdown_timeout: str = "1m", **options: Any) -> Call:
         return await Call.start(kubernetes, namespace, name, shutdown_timeout=shutdown_timeout, **options)
 
-    told, gone, late, up, batch, _running = await asyncio.gather(
+    reported, gone, late, up, batch, _running = await asyncio.gather(
         *(call("told"), call("gone"), call("late", "10ms"), call("up"), call("batch", pattern="batch"), call("running"))
     )
-    for each in (told, gone, late, up):
-        await listener.wait_for_fact(each.uid, Fact.TOPOLOGY_ESTABLISHED)
-    await asyncio.gather(*(each.cancel() for each in (told, gone, late, up, batch)))
-    for each in (told, gone, late, up):
-        await listener.wait_for_fact(each.uid, Fact.CANCEL_REQUESTED)
-    await told.signal_topology_terminated()
+    for each in (reported, gone, late, up):
+        await listener.wait_for_event(each.uid, EventType.TOPOLOGY_ESTABLISHED)
+    await asyncio.gather(*(each.cancel() for each in (reported, gone, late, up, batch)))
+    for each in (reported, gone, late, up):
+        await listener.wait_for_event(each.uid, EventType.CANCEL_REQUESTED)
+    await reported.signal_topology_terminated()
     await gone.lose_bindings()
-    for each in (told, gone):
-        await listener.wait_for_fact(each.uid, Fact.TOPOLOGY_TERMINATED)
+    for each in (reported, gone):
+        await listener.wait_for_event(each.uid, EventType.TOPOLOGY_TERMINATED)
     # What is edited after the cancel does not move a deadline that was captured at it.
     await up.annotate({"exeunt.bubustack.io/shutdown-timeout": "1ms"})
     # Nobody else changes anything from here on: neither the watcher nor the operator, which waits for the drain.
     await own_mesh.stop("watcher")
-    for each in (told, gone, late, up, batch):
+    for each in (reported, gone, late, up, batch):
         await each.wait_draining()
-    step_runs = {item["metadata"]["name"] for item in await told.step_runs()}
+    step_runs = {item["metadata"]["name"] for item in await reported.step_runs()}
 
     async def plan(*arguments: str, url: str = own_nats.url) -> Ran:
         kubeconfig = str(control_plane.kubeconfig)
@@ -101,9 +101,9 @@ async def test_a_plan_says_what_would_be_done_and_does_nothing(
     assert planned["up"]["step_runs"] == []
     assert (planned["up"]["shutdown_timeout"], planned["up"]["shutdown_rule"]) == ("1m", "Story policy")
     assert [line.split()[1] for line in table.out.splitlines()[1:]] == sorted(planned)
-    assert told.uid in wide.out
+    assert reported.uid in wide.out
     # Without its memory, that no binding is left is no evidence.
-    assert "planned without what NATS knows: not connected to NATS" in forgetful.said
+    assert "planned without what NATS knows: not connected to NATS" in forgetful.err
     rules = {each["name"]: each["rule"] for each in json.loads(forgetful.out)}
     assert (rules["told"], rules["gone"]) == ("topology-gone", "topology-up")
 
@@ -115,16 +115,19 @@ async def test_a_dry_run_records_what_it_would_have_done_and_writes_nothing(
     await start_all(own_mesh, 0, **impatient, EXEUNT_DRY_RUN="true", EXEUNT_KUBERNETES_EVENTS="true")
     call = await Call.start(kubernetes, namespace, shutdown_timeout="1s")
     await call.cancel()
-    await listener.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
+    await listener.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED)
     await call.signal_topology_terminated()
     await call.wait_draining()
     before = await objects(kubernetes, namespace)
-    for fact, rule in ((Fact.TOPOLOGY_TERMINATED, "topology-gone"), (Fact.DEADLINE_REACHED, "deadline")):
-        said = await listener.wait_for_outcome(call.uid, fact)
-        assert said.outcome is not None
-        assert (said.outcome.verdict, said.outcome.rule, said.outcome.dry_run) == ("finalize", rule, True)
-        assert (said.outcome.finished_at, said.outcome.stop_latency_ms) == (None, None)
-        assert said.outcome.deleted_step_runs == ()
+    for event_type, rule in (
+        (EventType.TOPOLOGY_TERMINATED, "topology-gone"),
+        (EventType.DEADLINE_REACHED, "deadline"),
+    ):
+        recorded = await listener.wait_for_outcome(call.uid, event_type)
+        assert recorded.outcome is not None
+        assert (recorded.outcome.verdict, recorded.outcome.rule, recorded.outcome.dry_run) == ("finalize", rule, True)
+        assert (recorded.outcome.finished_at, recorded.outcome.stop_latency_ms) == (None, None)
+        assert recorded.outcome.deleted_step_runs == ()
     assert await objects(kubernetes, namespace) == before
     assert "Kubernetes Event" not in own_mesh.log("terminator").read_text()  # not even tried: it has no right to
     assert await counted_as(own_mesh) == {"dry run"}

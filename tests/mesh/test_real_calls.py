@@ -17,7 +17,7 @@ from actors.impulse import Impulse
 from actors.kubernetes import Kubernetes
 from actors.livekit_room import LiveKitRoom
 from actors.recorder import State
-from exeunt.events import Fact
+from exeunt.events.event_types import EventType
 from exeunt_local import binaries
 from exeunt_local.livekit_server import LiveKitServer
 from exeunt_local.mesh import Mesh
@@ -67,7 +67,7 @@ async def impulse(kubernetes: Kubernetes, namespace: str, livekit: LiveKitServer
 
 async def was_left_alone(bystander: Bystander, call: Call) -> None:
     """Returns when the terminator has heard of the cancel, and let the run live on."""
-    answer = await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED, within=30)
+    answer = await bystander.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED, within=30)
     assert answer.outcome is not None
     assert answer.outcome.rule == NOTHING_YET
 

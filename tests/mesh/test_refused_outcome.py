@@ -11,18 +11,18 @@ from actors.bystander import Bystander
 from actors.call import Call
 from actors.kubernetes import Kubernetes
 from actors.services import start_all
-from exeunt.events import Fact
+from exeunt.events.event_types import EventType
 from exeunt_local.mesh import Mesh
 from exeunt_local.nats_server import NatsServer
 
 pytestmark = pytest.mark.usefixtures("operator")
 
-FACTS: Final = "exeunt.runs.*.*.*.*.*"
+EVENTS_PUBLISHED: Final = "exeunt.runs.*.*.*.*.*"
 OUTCOMES: Final = "exeunt.runs.*.*.*.*.outcome.*"
 
 
 async def refuse_outcomes(own_nats: NatsServer) -> None:
-    """They come to a stream that takes nothing above ten bytes; facts are stored as before."""
+    """They come to a stream that takes nothing above ten bytes; events are stored as before."""
     async with await nats.connect(own_nats.url) as connection:
 
         async def api(call: str, request: dict[str, Any]) -> dict[str, Any]:
@@ -32,7 +32,7 @@ async def refuse_outcomes(own_nats: NatsServer) -> None:
             return answer
 
         runs = await api("INFO.RUNS", {})
-        await api("UPDATE.RUNS", runs["config"] | {"subjects": [FACTS]})
+        await api("UPDATE.RUNS", runs["config"] | {"subjects": [EVENTS_PUBLISHED]})
         await api("CREATE.REFUSING", {"name": "REFUSING", "subjects": [OUTCOMES], "max_msg_size": 10})
 
 
@@ -52,7 +52,7 @@ async def test_a_stop_is_done_although_its_outcome_is_refused(
         for each in (call, other):
             await each.wait_finished()
             await each.wait_cleaned_up()  # by the second look, what came late
-            await bystander.wait_for_fact(each.uid, Fact.RUN_TERMINAL)
+            await bystander.wait_for_event(each.uid, EventType.RUN_TERMINAL)
         await bystander.wait_until_idle()
         assert await bystander.outcomes(call.uid) == []
     assert own_mesh.pid("terminator") == terminator

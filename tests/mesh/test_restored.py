@@ -18,10 +18,10 @@ from actors import kubelet
 from actors.bystander import Bystander
 from actors.call import Call
 from actors.kubernetes import Kubernetes
-from actors.names import FENCE
+from actors.names import CANCEL_OBSERVED_AT
 from actors.operator import Operator
 from actors.services import start_all
-from exeunt.events import Fact, Verdict
+from exeunt.events.event_types import EventType, Verdict
 from exeunt_local import BASE, CRDS
 from exeunt_local.binaries import Binaries
 from exeunt_local.control_plane import ControlPlane
@@ -79,15 +79,15 @@ async def test_a_stop_after_a_restore_is_ended(
     async with Operator(kubernetes, requeue=0.2):
         await start_all(mesh)
         call = await Call.start(kubernetes, NAMESPACE, "call", shutdown_timeout="5m")
-        await listener.wait_for_fact(call.uid, Fact.TOPOLOGY_ESTABLISHED)
+        await listener.wait_for_event(call.uid, EventType.TOPOLOGY_ESTABLISHED)
         await cluster.save(tmp_path / "backup")
         await asyncio.gather(*(kubelet.wait_until_ready(mesh.url(service), within=90) for service in SERVICES))
         # From here on all is lost: this call's bindings go, and another call is being stopped.
         await call.lose_bindings()
-        await listener.wait_for_fact(call.uid, Fact.TOPOLOGY_TERMINATED, within=30)
+        await listener.wait_for_event(call.uid, EventType.TOPOLOGY_TERMINATED, within=30)
         lost = await Call.start(kubernetes, NAMESPACE, "lost", shutdown_timeout="5m")
         await lost.cancel()
-        await listener.wait_for_fact(lost.uid, Fact.CANCEL_REQUESTED, within=30)
+        await listener.wait_for_event(lost.uid, EventType.CANCEL_REQUESTED, within=30)
         await until_pending(mesh, 1)
         await touch(call, 10 if passed else 500)
     await cluster.restore(tmp_path / "backup")
@@ -96,13 +96,15 @@ async def test_a_stop_after_a_restore_is_ended(
             await touch(call, 200)
         await until_pending(mesh, 0, within=90)
         await call.cancel()
-        answer = await listener.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED, within=90)
+        answer = await listener.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED, within=90)
         assert answer.outcome is not None
         assert answer.outcome.rule == "topology-up"  # that they went has not happened
         await call.lose_bindings()
         run = await call.wait_finished(within=30)
-        fence = run["metadata"]["annotations"][FENCE]
-        answer = await listener.wait_for_outcome(call.uid, Fact.TOPOLOGY_TERMINATED, fence=fence)
+        cancel_observed_at = run["metadata"]["annotations"][CANCEL_OBSERVED_AT]
+        answer = await listener.wait_for_outcome(
+            call.uid, EventType.TOPOLOGY_TERMINATED, cancel_observed_at=cancel_observed_at
+        )
         assert answer.outcome is not None
         assert answer.outcome.verdict is Verdict.FINALIZE
         await kubelet.wait_until_ready(mesh.url("watcher"))

@@ -1,4 +1,4 @@
-"""What others say of a topology is evidence: it ends a canceled run, and no other, until it is taken back."""
+"""What others publish about a topology is evidence: it ends a canceled run, and no other, until it is taken back."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -13,7 +13,7 @@ from actors.kubernetes import Kubernetes
 from actors.recorder import Recorder, State
 from actors.services import QUICK, without
 from actors.signaling import everyone_leaves, send, somebody_is_back
-from exeunt.events import Fact
+from exeunt.events.event_types import EventType
 from exeunt_local.mesh import Mesh
 
 pytestmark = pytest.mark.usefixtures("operator", "running_mesh")
@@ -35,14 +35,14 @@ async def test_a_signal_after_the_cancel_ends_the_call(
 ) -> None:
     call = await Call.start(kubernetes, namespace, shutdown_timeout="60s")
     await call.cancel()
-    await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
+    await bystander.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED)
     await send(bystander.streams, call)
     await send(bystander.streams, call)  # said twice is the same as said once
     assert (await stopped(call)).written_by == "exeunt-terminator"
-    said = await bystander.wait_for_fact(call.uid, Fact.TOPOLOGY_TERMINATED)
-    assert said.snapshot is not None
-    assert said.snapshot.topology.gone is not None
-    assert (said.snapshot.topology.gone.kind, said.snapshot.topology.gone.rank) == ("signal", 6)
+    recorded = await bystander.wait_for_event(call.uid, EventType.TOPOLOGY_TERMINATED)
+    assert recorded.snapshot is not None
+    assert recorded.snapshot.topology.gone is not None
+    assert (recorded.snapshot.topology.gone.kind, recorded.snapshot.topology.gone.rank) == ("signal", 6)
 
 
 async def test_a_signal_before_the_cancel_is_remembered_also_over_a_restart(
@@ -50,7 +50,7 @@ async def test_a_signal_before_the_cancel_is_remembered_also_over_a_restart(
 ) -> None:
     call = await Call.start(kubernetes, namespace, shutdown_timeout="60s")
     await send(bystander.streams, call)
-    answer = await bystander.wait_for_outcome(call.uid, Fact.TOPOLOGY_TERMINATED)
+    answer = await bystander.wait_for_outcome(call.uid, EventType.TOPOLOGY_TERMINATED)
     assert answer.outcome is not None
     assert answer.outcome.rule == "not-canceled"
     async with without(running_mesh, "watcher"):
@@ -64,7 +64,7 @@ async def test_a_signal_before_the_cancel_outlives_the_watcher_that_was_there(
 ) -> None:
     call = await Call.start(kubernetes, namespace, shutdown_timeout="60s")
     await send(bystander.streams, call)
-    await bystander.wait_for_outcome(call.uid, Fact.TOPOLOGY_TERMINATED)
+    await bystander.wait_for_outcome(call.uid, EventType.TOPOLOGY_TERMINATED)
     await running_mesh.start("watcher", 1, **QUICK)
     await running_mesh.kill("watcher", 0)
     await call.cancel()
@@ -81,11 +81,11 @@ async def test_a_room_is_known_by_its_sid_alone(
     other = await Call.start(kubernetes, namespace, "other", shutdown_timeout="60s")
     for each in (call, again, other):
         await each.cancel()
-        await bystander.wait_for_outcome(each.uid, Fact.CANCEL_REQUESTED)
+        await bystander.wait_for_outcome(each.uid, EventType.CANCEL_REQUESTED)
     await everyone_leaves(bystander.streams, call)
     assert (await stopped(call)).written_by == "exeunt-terminator"
     assert (await stopped(again)).written_by == "exeunt-terminator"
-    assert Fact.TOPOLOGY_TERMINATED not in await bystander.facts(other.uid)
+    assert EventType.TOPOLOGY_TERMINATED not in await bystander.event_types(other.uid)
     await everyone_leaves(bystander.streams, other)
     await stopped(other)
 
@@ -98,7 +98,7 @@ async def test_a_room_that_was_over_before_its_run_was_there(
     call = await Call.start(kubernetes, namespace, shutdown_timeout="60s", sid=before.sid)
     await call.cancel()
     assert (await stopped(call)).written_by == "exeunt-terminator"
-    cancel = await bystander.wait_for_fact(call.uid, Fact.CANCEL_REQUESTED)
+    cancel = await bystander.wait_for_event(call.uid, EventType.CANCEL_REQUESTED)
     assert cancel.snapshot is not None
     assert cancel.snapshot.topology.gone is not None
 
@@ -117,14 +117,14 @@ async def test_somebody_is_back_before_the_cancel(
     call = await Call.start(kubernetes, namespace, shutdown_timeout="60s")
     left = datetime.now(UTC)
     await send(bystander.streams, call, token=call.sid, at=left)
-    await bystander.wait_for_outcome(call.uid, Fact.TOPOLOGY_TERMINATED)
+    await bystander.wait_for_outcome(call.uid, EventType.TOPOLOGY_TERMINATED)
     await somebody_is_back(bystander.streams, call)
     await send(bystander.streams, call, token=call.sid, at=left)  # late, and older than what is known
     if restarted:
         async with without(running_mesh, "watcher"):
             pass
     await call.cancel()
-    answer = await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
+    answer = await bystander.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED)
     assert answer.outcome is not None
     assert answer.outcome.rule == "topology-up"
     await stays(call, recorder)
@@ -137,10 +137,10 @@ async def test_a_hub_that_takes_its_word_back_before_the_cancel(
 ) -> None:
     call = await Call.start(kubernetes, namespace, shutdown_timeout="60s")
     await call.signal_topology_terminated()
-    await bystander.wait_for_outcome(call.uid, Fact.TOPOLOGY_TERMINATED)
+    await bystander.wait_for_outcome(call.uid, EventType.TOPOLOGY_TERMINATED)
     await call.lose_topology_terminated()
     await call.cancel()
-    await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
+    await bystander.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED)
     await stays(call, recorder)
     await call.signal_topology_terminated()
     assert (await stopped(call)).written_by == "exeunt-terminator"
@@ -151,7 +151,7 @@ async def test_forged_and_stale_signals_do_no_harm(
 ) -> None:
     call = await Call.start(kubernetes, namespace, shutdown_timeout="60s")
     await call.cancel()
-    await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
+    await bystander.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED)
     await send(bystander.streams, call, uid="somebody-else")
     await send(bystander.streams, call, at=datetime.now(UTC) - timedelta(days=1))
     await send(bystander.streams, call, at=datetime.now(UTC) + timedelta(days=1))
@@ -160,7 +160,7 @@ async def test_forged_and_stale_signals_do_no_harm(
     await send(bystander.streams, later)
     await stopped(later)
     assert recorder.terminal_transitions(call.uid) == []
-    assert Fact.TOPOLOGY_TERMINATED not in await bystander.facts(call.uid)
+    assert EventType.TOPOLOGY_TERMINATED not in await bystander.event_types(call.uid)
     await everyone_leaves(bystander.streams, call)  # leaves no deadline behind that would come while others are tested
     await stopped(call)
 
@@ -187,6 +187,6 @@ async def test_a_trigger_token_that_no_signal_can_name_does_no_harm(
     """Whoever may make a run writes the token: asking for its subject would cost the terminator its connection."""
     call = await Call.start(kubernetes, namespace, sid="x" * 5000)
     await call.cancel()
-    await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
+    await bystander.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED)
     await send(bystander.streams, call)
     assert (await stopped(call)).written_by == "exeunt-terminator"

@@ -17,7 +17,7 @@ from actors.recorder import Recorder, State
 from actors.services import without
 from actors.signaling import EVERY_EVIDENCE, everyone_leaves
 from actors.statuses import go_duration
-from exeunt.events import Fact, Verdict
+from exeunt.events.event_types import EventType, Verdict
 from exeunt_local.mesh import Mesh
 
 pytestmark = pytest.mark.usefixtures("operator", "running_mesh")
@@ -68,8 +68,8 @@ async def test_a_canceled_call_ends_when_everyone_has_left(
 ) -> None:
     call = await Call.start(kubernetes, namespace, staging=Staging(started_ago=timedelta(seconds=132)))
     await call.cancel()
-    await call.wait_fenced()
-    await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)  # wait: the topology is up
+    await call.wait_observed()
+    await bystander.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED)  # wait: the topology is up
     await bystander.wait_until_armed(call.uid)
     before = await call.get()
     assert before["status"]["phase"] == "Running"
@@ -81,7 +81,7 @@ async def test_a_canceled_call_ends_when_everyone_has_left(
     assert end.at - left < AT_ONCE
     assert_canceled(end, before)
     assert await call.step_runs() == []
-    answer = await bystander.wait_for_outcome(call.uid, Fact.TOPOLOGY_TERMINATED)
+    answer = await bystander.wait_for_outcome(call.uid, EventType.TOPOLOGY_TERMINATED)
     assert answer.outcome is not None
     assert answer.outcome.rule == "topology-gone"
     assert set(answer.outcome.deleted_step_runs) == {"call-listen", "call-speak"}  # not by the second look
@@ -94,7 +94,7 @@ async def test_a_call_that_everyone_has_left_ends_when_it_is_canceled(
 ) -> None:
     call = await Call.start(kubernetes, namespace)
     await leave(bystander.streams, call)
-    before_cancel = await bystander.wait_for_outcome(call.uid, Fact.TOPOLOGY_TERMINATED)
+    before_cancel = await bystander.wait_for_outcome(call.uid, EventType.TOPOLOGY_TERMINATED)
     assert before_cancel.outcome is not None
     assert before_cancel.outcome.rule == "not-canceled"
     before = await call.get()
@@ -105,7 +105,7 @@ async def test_a_call_that_everyone_has_left_ends_when_it_is_canceled(
     assert end.written_by == "exeunt-terminator"
     assert end.at - canceled < AT_ONCE
     assert_canceled(end, before)
-    assert (Fact.CANCEL_REQUESTED, "topology-gone") in await bystander.outcomes(call.uid)
+    assert (EventType.CANCEL_REQUESTED, "topology-gone") in await bystander.outcomes(call.uid)
 
 
 @by_every_evidence
@@ -132,10 +132,12 @@ async def test_cancel_and_leaving_at_the_same_time_end_the_call(
         assert end.at - canceled < AT_ONCE
 
 
-async def finalizing(bystander: Bystander, call: Call) -> list[Fact]:
-    """The facts that were answered with a finalizing write."""
+async def finalizing(bystander: Bystander, call: Call) -> list[EventType]:
+    """The events that were answered with a finalizing write."""
     history = await bystander.history(call.uid)
-    return [said.fact for said in history if said.outcome and said.outcome.verdict is Verdict.FINALIZE]
+    return [
+        recorded.event_type for recorded in history if recorded.outcome and recorded.outcome.verdict is Verdict.FINALIZE
+    ]
 
 
 async def test_leaving_around_the_deadline_ends_each_call_once(
@@ -150,8 +152,10 @@ async def test_leaving_around_the_deadline_ends_each_call_once(
 
     async def leave_around_the_deadline(call: Call, offset: timedelta) -> None:
         await call.cancel()
-        fence = datetime.fromisoformat(await call.wait_fenced())
-        await asyncio.sleep((fence + timeout + offset - datetime.now(UTC)).total_seconds())  # the race itself
+        cancel_observed_at = datetime.fromisoformat(await call.wait_observed())
+        await asyncio.sleep(
+            (cancel_observed_at + timeout + offset - datetime.now(UTC)).total_seconds()
+        )  # the race itself
         await everyone_leaves(bystander.streams, call)
 
     await asyncio.gather(*map(leave_around_the_deadline, calls, offsets))
@@ -161,7 +165,7 @@ async def test_leaving_around_the_deadline_ends_each_call_once(
         assert end.written_by == "exeunt-terminator"
         (cause,) = await finalizing(bystander, call)
         causes.append(cause)
-    assert set(causes) == {Fact.TOPOLOGY_TERMINATED, Fact.DEADLINE_REACHED}  # so it was a race indeed
+    assert set(causes) == {EventType.TOPOLOGY_TERMINATED, EventType.DEADLINE_REACHED}  # so it was a race indeed
 
 
 async def test_a_deadline_and_an_end_of_the_topology_that_come_together_end_the_call_once(
@@ -175,12 +179,14 @@ async def test_a_deadline_and_an_end_of_the_topology_that_come_together_end_the_
     async with without(running_mesh, "terminator"):
         call = await Call.start(kubernetes, namespace, shutdown_timeout="500ms")
         await call.cancel()
-        await bystander.wait_for_fact(call.uid, Fact.DEADLINE_REACHED)
+        await bystander.wait_for_event(call.uid, EventType.DEADLINE_REACHED)
         await everyone_leaves(bystander.streams, call)
-        await bystander.wait_for_fact(call.uid, Fact.TOPOLOGY_TERMINATED)
+        await bystander.wait_for_event(call.uid, EventType.TOPOLOGY_TERMINATED)
         assert recorder.terminal_transitions(call.uid) == []
     end = await stopped(call)
     assert end.written_by == "exeunt-terminator"
     assert len(await finalizing(bystander, call)) == 1
-    answered = [fact for fact, _ in await bystander.outcomes(call.uid)]
-    assert sorted(answered) == sorted([Fact.CANCEL_REQUESTED, Fact.DEADLINE_REACHED, Fact.TOPOLOGY_TERMINATED])
+    answered = [event_type for event_type, _ in await bystander.outcomes(call.uid)]
+    assert sorted(answered) == sorted(
+        [EventType.CANCEL_REQUESTED, EventType.DEADLINE_REACHED, EventType.TOPOLOGY_TERMINATED]
+    )

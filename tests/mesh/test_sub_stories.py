@@ -12,8 +12,8 @@ from actors.bystander import Bystander
 from actors.call import Call
 from actors.kubernetes import STORY_RUN, Kubernetes, Object
 from actors.services import start_all
-from exeunt.codec import fact_message
-from exeunt.events import Fact
+from exeunt.events.codec import event_message
+from exeunt.events.event_types import EventType
 from exeunt_local.control_plane import ControlPlane
 from exeunt_local.mesh import Mesh
 from exeunt_local.nats_server import NatsServer
@@ -107,12 +107,12 @@ async def test_a_cancel_is_not_passed_on_by_the_word_of_an_event_only(
     victim = await Call.start(kubernetes, namespace, "victim")
     await sub_story(kubernetes, victim, "child", owner=victim.uid)
     await call.cancel()
-    said = await bystander.wait_for_fact(call.uid, Fact.CANCEL_REQUESTED)
-    assert said.snapshot is not None
-    forged = replace(said.snapshot, run=replace(said.snapshot.run, name=victim.name, uid=victim.uid))
-    message = fact_message(Fact.CANCEL_REQUESTED, forged, source="/thief", now=datetime.now(UTC), context={})
+    recorded = await bystander.wait_for_event(call.uid, EventType.CANCEL_REQUESTED)
+    assert recorded.snapshot is not None
+    forged = replace(recorded.snapshot, run=replace(recorded.snapshot.run, name=victim.name, uid=victim.uid))
+    message = event_message(EventType.CANCEL_REQUESTED, forged, source="/thief", now=datetime.now(UTC), context={})
     await bystander.streams.publish(message.subject, message.payload, headers=message.headers)
-    answer = await bystander.wait_for_outcome(victim.uid, Fact.CANCEL_REQUESTED)
+    answer = await bystander.wait_for_outcome(victim.uid, EventType.CANCEL_REQUESTED)
     assert answer.outcome is not None
     assert [step.rule for step in answer.outcome.trail] == ["topology-up", "not-canceled"]
     assert await canceled(kubernetes, namespace) == {call.name}

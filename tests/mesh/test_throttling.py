@@ -15,7 +15,7 @@ from actors.recorder import State
 from actors.services import QUICK, start_all
 from actors.signaling import everyone_leaves
 from actors.throttle import throttled
-from exeunt.events import Fact, Verdict
+from exeunt.events.event_types import EventType, Verdict
 from exeunt_local.control_plane import ControlPlane
 from exeunt_local.mesh import Mesh
 from exeunt_local.nats_server import NatsServer
@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 async def wait_until_given_back(bystander: Bystander) -> None:
-    """Until the terminator has got a fact again that one retry budget was not enough for."""
+    """Until the terminator has got an event again that one retry budget was not enough for."""
     async with asyncio.timeout(30):
         while not (await bystander.streams.consumer_info("RUNS", "terminator")).num_redelivered:  # noqa: ASYNC110 - the world
             await asyncio.sleep(0.05)
@@ -54,11 +54,11 @@ async def test_a_throttled_stop_is_done_later(
         await call.cancel()
         await kubelet.wait_until_missing(mesh.url("terminator"), "kubernetes", "429")
         await wait_until_given_back(bystander)
-        assert await kubelet.lives(mesh.url("terminator"))
+        assert await kubelet.attempts(mesh.url("terminator"))
         assert (await call.get())["status"]["phase"] == "Running"
-        assert (Fact.CANCEL_REQUESTED, "topology-gone") not in await bystander.outcomes(call.uid)
+        assert (EventType.CANCEL_REQUESTED, "topology-gone") not in await bystander.outcomes(call.uid)
     assert (await stopped(call, within=40)).written_by == "exeunt-terminator"
-    answer = await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
+    answer = await bystander.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED)
     assert answer.outcome is not None
     assert answer.outcome.verdict is Verdict.FINALIZE
     await kubelet.wait_until_ready(mesh.url("terminator"))
@@ -76,7 +76,7 @@ async def test_a_first_list_that_is_refused_is_no_empty_one(
 ) -> None:
     await start_all(mesh)
     call = await Call.start(kubernetes, namespace, shutdown_timeout="60s")
-    await bystander.wait_for_fact(call.uid, Fact.TOPOLOGY_ESTABLISHED)
+    await bystander.wait_for_event(call.uid, EventType.TOPOLOGY_ESTABLISHED)
     await mesh.kill("watcher")
     await call.cancel()
     later = await Call.start(kubernetes, namespace, "later", shutdown_timeout="60s")
@@ -88,9 +88,9 @@ async def test_a_first_list_that_is_refused_is_no_empty_one(
             )
             # All the rest is listed, and the run's bindings are remembered; but nobody knows what became of them.
             await kubelet.wait_until_missing(watcher.url, "watches", "not listed yet: transportbindings")
-            assert await kubelet.lives(watcher.url)
+            assert await kubelet.attempts(watcher.url)
         await kubelet.wait_until_ready(watcher.url)
-        answer = await bystander.wait_for_outcome(call.uid, Fact.CANCEL_REQUESTED)
+        answer = await bystander.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED)
         assert answer.outcome is not None
         assert answer.outcome.rule == "topology-up"
         await later.cancel()

@@ -13,7 +13,7 @@ from actors import hub
 from actors.call import Call
 from actors.engine import Staging
 from actors.kubernetes import STEP_RUN, STORY_RUN, Kubernetes, Object, key_of
-from actors.names import FENCE, STEP_CANCEL_REQUESTED, label_value
+from actors.names import CANCEL_OBSERVED_AT, STEP_CANCEL_REQUESTED, label_value
 from actors.operator import CANCELED, Operator
 from actors.recorder import Recorder
 from exeunt.clock import parse_duration
@@ -40,12 +40,12 @@ async def recorder(kubernetes: Kubernetes, namespace: str) -> AsyncIterator[Reco
         yield recorder
 
 
-def fence_of(run: Object) -> datetime:
-    return datetime.fromisoformat(run["metadata"]["annotations"][FENCE])
+def cancel_observed_at_of(run: Object) -> datetime:
+    return datetime.fromisoformat(run["metadata"]["annotations"][CANCEL_OBSERVED_AT])
 
 
-async def wait_fenced(call: Call) -> Object:
-    return await call.wait_until(lambda run: FENCE in run["metadata"].get("annotations", {}))
+async def wait_observed(call: Call) -> Object:
+    return await call.wait_until(lambda run: CANCEL_OBSERVED_AT in run["metadata"].get("annotations", {}))
 
 
 def conditions_of(run: Object) -> dict[str, dict[str, Any]]:
@@ -79,8 +79,8 @@ async def test_the_operator_alone_takes_the_drain_window(
     await call.wait_cleaned_up()
     await recorder.wait_for(lambda: recorder.terminal_transitions(call.uid) != [])
     (end,) = recorder.terminal_transitions(call.uid)
-    assert timedelta(milliseconds=-50) < fence_of(run) - canceled < A_BUSY_MACHINE
-    assert timedelta(seconds=1) <= end.at - fence_of(run) < timedelta(seconds=1) + A_BUSY_MACHINE
+    assert timedelta(milliseconds=-50) < cancel_observed_at_of(run) - canceled < A_BUSY_MACHINE
+    assert timedelta(seconds=1) <= end.at - cancel_observed_at_of(run) < timedelta(seconds=1) + A_BUSY_MACHINE
     assert end.written_by == "bobrapet"
     assert all(
         step_run["metadata"]["annotations"][STEP_CANCEL_REQUESTED] == "true" for step_run in await call.step_runs()
@@ -115,7 +115,7 @@ async def test_a_stop_that_was_done_already_is_not_written_over(
 ) -> None:
     call = await Call.start(kubernetes, namespace, drain=60)
     await call.cancel()
-    await wait_fenced(call)
+    await wait_observed(call)
     by_hand = {"phase": "Finished", "message": "by hand"}
     await kubernetes.patch_status(STORY_RUN, namespace, call.name, by_hand)
     step_runs, bindings = await call.step_runs(), await call.bindings()
@@ -144,7 +144,7 @@ async def test_a_run_without_live_step_runs_is_finished_in_one_pass(kubernetes: 
 
 
 @pytest.mark.usefixtures("operator")
-async def test_a_redrive_of_a_canceled_run_cancels_it_again_as_a_new_episode(
+async def test_a_redrive_of_a_canceled_run_cancels_it_again_as_a_new_cancellation(
     kubernetes: Kubernetes, namespace: str, recorder: Recorder
 ) -> None:
     call = await Call.start(kubernetes, namespace, drain=1)
@@ -152,7 +152,10 @@ async def test_a_redrive_of_a_canceled_run_cancels_it_again_as_a_new_episode(
     first = await call.wait_finished()
     await call.redrive()
     second = await call.wait_until(
-        lambda run: run["metadata"]["annotations"].get(FENCE) not in (None, first["metadata"]["annotations"][FENCE])
+        lambda run: (
+            run["metadata"]["annotations"].get(CANCEL_OBSERVED_AT)
+            not in (None, first["metadata"]["annotations"][CANCEL_OBSERVED_AT])
+        )
     )
     await recorder.wait_for(lambda: len(recorder.terminal_transitions(call.uid)) == 2)
     assert second["metadata"]["uid"] == call.uid
@@ -168,7 +171,7 @@ async def test_a_redrive_can_start_the_call_again(kubernetes: Kubernetes, namesp
     await call.redrive(uncancel=True)
     run = await call.get()
     assert run["status"]["phase"] == "Running"
-    assert FENCE not in run["metadata"]["annotations"]
+    assert CANCEL_OBSERVED_AT not in run["metadata"]["annotations"]
     assert len(await call.bindings()) == 2
 
 
@@ -185,13 +188,16 @@ async def test_a_deleted_run_takes_everything_along(kubernetes: Kubernetes, name
 
 
 async def test_an_operator_that_is_stuck_stamps_nothing(kubernetes: Kubernetes, namespace: str) -> None:
-    async with Operator(kubernetes, fence=False, requeue=0.05), Recorder(kubernetes, namespace) as recorder:
+    async with (
+        Operator(kubernetes, cancel_observed_at=False, requeue=0.05),
+        Recorder(kubernetes, namespace) as recorder,
+    ):
         call = await Call.start(kubernetes, namespace, drain=0, shutdown_timeout="1ms")
         await call.cancel()
         other = await Call.start(kubernetes, namespace, "other")
         await other.delete()
         await other.wait_deleted()  # so it has been through its queue
-        assert FENCE not in (await call.get())["metadata"].get("annotations", {})
+        assert CANCEL_OBSERVED_AT not in (await call.get())["metadata"].get("annotations", {})
         assert recorder.terminal_transitions(call.uid) == []
 
 
@@ -250,8 +256,8 @@ async def test_odd_calls(kubernetes: Kubernetes, namespace: str) -> None:
     assert [step_run["metadata"].get("ownerReferences") for step_run in await bare.step_runs()] == [None, None]
     assert await bare.bindings() == []
     await bare.cancel()
-    fence = await bare.stamp_fence(datetime(2026, 11, 24, 18, 13, 32, tzinfo=UTC))
-    assert fence_of(await bare.get()) == datetime.fromisoformat(fence)
+    cancel_observed_at = await bare.observe_cancel(datetime(2026, 11, 24, 18, 13, 32, tzinfo=UTC))
+    assert cancel_observed_at_of(await bare.get()) == datetime.fromisoformat(cancel_observed_at)
     batch = await Call.start(kubernetes, namespace, "batch", pattern="batch")
     await batch.lose_bindings()
     assert await batch.bindings() == []

@@ -14,10 +14,11 @@ from cyclopts import CycloptsError
 
 from actors import prometheus_rules
 from actors.installation import kustomize, with_components
-from exeunt.instruments import Histogram
-from exeunt.metrics import INSTRUMENTS
+from exeunt.telemetry.instruments import Histogram
+from exeunt.telemetry.metrics import INSTRUMENTS
 from exeunt_cli.__main__ import app
 from exeunt_local.binaries import PrometheusBinaries
+from exeunt_local.prometheus import rules_file
 
 ROOT: Final = Path(__file__).parents[2]
 RULES: Final = prometheus_rules.rules()
@@ -41,11 +42,11 @@ each_page = pytest.mark.parametrize("page", sorted(RUNBOOKS.glob("*.md")), ids=l
 
 @pytest.fixture
 def rules(tmp_path: Path) -> Path:
-    return prometheus_rules.rules_file(tmp_path / "rules.yaml")
+    return rules_file(tmp_path / "rules.yaml")
 
 
 def promtool(binaries: PrometheusBinaries, *words: str | Path) -> None:
-    ran = subprocess.run([binaries.promtool, *words], capture_output=True, text=True, check=False, timeout=60)
+    ran = subprocess.run([binaries.promtool, *words], capture_output=True, text=True, check=False, timeout=110)
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import pytest
 
-from exeunt.events import Fact
-from exeunt.history.event import SaidFact, understand
+from exeunt.events.event_types import EventType
+from exeunt.history.event import RunEvent, understand
 from exeunt.history.file import read_history
 from exeunt_cli.asyncapi import asyncapi, documents
 
@@ -63,7 +63,7 @@ def test_the_documents_are_what_the_types_say() -> None:
 
 
 RETIRED = {"signal"}
-"""What the released version said of a topology, and readers pass over: a signal can be taken back, a fact cannot."""
+"""What the released version said of a topology, and readers pass over: a signal can be taken back, an event cannot."""
 
 
 def test_every_recorded_event_has_its_channel_and_its_fields() -> None:
@@ -73,7 +73,7 @@ def test_every_recorded_event_has_its_channel_and_its_fields() -> None:
     heard = set()
     for record in read_history(lines).records:
         event = understand(record)
-        name = str(event.fact) if isinstance(event, SaidFact) else "outcome"
+        name = str(event.event_type) if isinstance(event, RunEvent) else "outcome"
         heard.add(name)
         address = document["channels"][name]["address"].split(".")
         assert len(record.subject.split(".")) == len(address)
@@ -81,7 +81,7 @@ def test_every_recorded_event_has_its_channel_and_its_fields() -> None:
         assert record.headers["ce-type"] == message["headers"]["properties"]["ce-type"]["const"]
         schema = resolved(document, message["payload"])
         assert set(unknown_fields(document, schema, json.loads(record.data))) <= RETIRED
-    assert heard == {*map(str, Fact), "outcome"}
+    assert heard == {*map(str, EventType), "outcome"}
 
 
 def resolved(document: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:

@@ -35,8 +35,8 @@ async def test_a_quick_run_reports_every_figure(tmp_path: Path) -> None:
     assert list(rows) == [
         "gone -> Finished, p50",
         "gone -> Finished, p99",
-        "fence -> Finished, p50",
-        "fence -> Finished, p99",
+        "cancel_observed_at -> Finished, p50",
+        "cancel_observed_at -> Finished, p99",
         "10 stops due at once",
         "10 cancels at once",
         "lateness of 5 deadlines, least",

@@ -20,12 +20,12 @@ from exeunt.bus.connection import Bus, connect
 from exeunt.bus.consumers import ensure_consumer
 from exeunt.bus.delivery import Ack, Delivery, Retry
 from exeunt.bus.errors import StreamMisconfigured
-from exeunt.bus.messages import Message
+from exeunt.bus.mesh_streams import deadlines_stream, ensure_stream_and_consumer, ensure_streams
 from exeunt.bus.publisher import Stored, publish
 from exeunt.bus.pull import Handler, PullLoop
 from exeunt.bus.streams import Stream, ensure_stream
+from exeunt.events.messages import Message
 from exeunt.settings import read_settings
-from exeunt.streams import deadlines_stream, ensure_stream_and_consumer, ensure_streams
 from exeunt_local.binaries import Binaries
 from exeunt_local.nats_server import NatsServer
 
@@ -83,7 +83,7 @@ async def test_an_account_that_demands_sizes_gets_them_and_says_which_are_missin
         ("max_streams: 9", {"EXEUNT_STREAM_REPLICAS": "3"}, "RUNS .*; set EXEUNT_STREAM_REPLICAS"),
     ],
 )
-async def test_a_limit_that_leaves_no_room_for_a_stream_is_told_with_its_remedy(
+async def test_a_limit_that_leaves_no_room_for_a_stream_is_reported_with_its_remedy(
     servers: Binaries, tmp_path: Path, limits: str, settings: dict[str, str], words: str
 ) -> None:
     async with account(servers, tmp_path, limits) as bus:
@@ -91,7 +91,7 @@ async def test_a_limit_that_leaves_no_room_for_a_stream_is_told_with_its_remedy(
             await ensure_streams(bus, read_settings(settings))
 
 
-async def test_messages_that_may_not_even_be_a_signals_size_are_told(servers: Binaries, tmp_path: Path) -> None:
+async def test_messages_that_may_not_even_be_a_signals_size_are_reported(servers: Binaries, tmp_path: Path) -> None:
     async with account(servers, tmp_path, "max_streams: 9", "max_payload: 32KB") as bus:
         with pytest.raises(StreamMisconfigured, match="32768 bytes at the most: have its max_payload raised"):
             await ensure_streams(bus, read_settings({}))
@@ -117,7 +117,7 @@ async def test_a_cap_that_the_stream_itself_has_is_taken_too(bus: Bus, stream: S
     assert (await config_of(bus, f"CONSUMER.INFO.{stream.name}.d"))["max_ack_pending"] == 50
 
 
-async def test_a_refused_consumer_is_told(bus: Bus, stream: Stream) -> None:
+async def test_a_refused_consumer_is_reported(bus: Bus, stream: Stream) -> None:
     await ensure_stream(bus, replace(stream, retention="workqueue"))
     await ensure_consumer(bus, stream.name, "d", stream.subjects, ack_wait=3, max_ack_pending=7)
     with pytest.raises(StreamMisconfigured, match=r"consumer e of stream .* cannot be made or adjusted: .*not unique"):
@@ -173,7 +173,7 @@ async def test_a_cap_on_the_batches_of_pulls_is_kept(
             for number in range(30):
                 await publish(bus, Message(subject=f"{stream.name}.{number}", payload=b"", headers={}), deadline=5)
             await until(lambda: len(heard) == 30, within=SECONDS)
-            await until(lambda: loop.trouble is None, within=SECONDS)
+            await until(lambda: loop.unavailable_reason is None, within=SECONDS)
 
 
 async def test_a_paused_consumer_is_named_while_it_is_idle_too(
@@ -184,16 +184,16 @@ async def test_a_paused_consumer_is_named_while_it_is_idle_too(
     await ensure_consumer(bus, stream.name, "d", stream.subjects, ack_wait=3, max_ack_pending=7)
     heard: list[str] = []
     async with pulling(bus, stream.name, "d", heard) as loop:
-        await until(lambda: loop.trouble is None, within=SECONDS)
-        assert await asyncio.to_thread(lambda: loop.trouble) is None  # as metrics ask, which have a thread
+        await until(lambda: loop.unavailable_reason is None, within=SECONDS)
+        assert await asyncio.to_thread(lambda: loop.unavailable_reason) is None  # as metrics ask, which have a thread
         pause = {"pause_until": (datetime.now(UTC) + timedelta(hours=1)).isoformat()}
         await bus.api(f"CONSUMER.PAUSE.{stream.name}.d", pause)
         resume = f"run `nats consumer resume {stream.name} d`"
-        await until(lambda: resume in str(loop.trouble), within=SECONDS)
+        await until(lambda: resume in str(loop.unavailable_reason), within=SECONDS)
         await asyncio.sleep(1)  # heartbeats go on, and do not make it well
-        assert "consumer d is paused until " in str(loop.trouble)
+        assert "consumer d is paused until " in str(loop.unavailable_reason)
         await bus.api(f"CONSUMER.PAUSE.{stream.name}.d", {})
-        await until(lambda: loop.trouble is None, within=SECONDS)
+        await until(lambda: loop.unavailable_reason is None, within=SECONDS)
 
 
 async def test_a_consumer_with_as_many_open_messages_as_it_may_have_is_named(
@@ -211,13 +211,14 @@ async def test_a_consumer_with_as_many_open_messages_as_it_may_have_is_named(
         for number in range(5):
             await publish(bus, Message(subject=f"{stream.name}.{number}", payload=b"", headers={}), deadline=5)
         await until(
-            lambda: f"`nats consumer edit {stream.name} d --max-pending=4`" in str(loop.trouble), within=SECONDS
+            lambda: f"`nats consumer edit {stream.name} d --max-pending=4`" in str(loop.unavailable_reason),
+            within=SECONDS,
         )
         over.set()
-        await until(lambda: loop.trouble is None, within=SECONDS)
+        await until(lambda: loop.unavailable_reason is None, within=SECONDS)
 
 
-async def test_a_full_workqueue_is_told_before_it_loses_deadlines(
+async def test_a_full_workqueue_is_reported_before_it_loses_deadlines(
     bus: Bus, stream: Stream, until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lag, "_INTERVAL", 0.2)
@@ -234,10 +235,12 @@ async def test_a_full_workqueue_is_told_before_it_loses_deadlines(
     async with pulling(bus, spec.name, "d", []) as loop:
         for number in range(1, 11):
             await arm(number)
-        await until(lambda: loop.trouble is None, within=SECONDS)
+        await until(lambda: loop.unavailable_reason is None, within=SECONDS)
         for number in range(11, 16):
             await arm(number)
-        await until(lambda: f"`nats stream edit {spec.name} --max-bytes=40000`" in str(loop.trouble), within=SECONDS)
+        await until(
+            lambda: f"`nats stream edit {spec.name} --max-bytes=40000`" in str(loop.unavailable_reason), within=SECONDS
+        )
         assert len(await subjects(bus, spec.name)) == 15
         for number in range(16, 31):
             await arm(number)
@@ -289,11 +292,11 @@ async def test_acks_are_allowed_with_and_without_js_ack_fc_v2(servers: Binaries,
                     while (await admin.api(f"CONSUMER.INFO.{stream}.{durable}"))["ack_floor"]["consumer_seq"] == 0:
                         pass
                 assert heard == [subject]
-                assert loop.trouble is None
+                assert loop.unavailable_reason is None
         await asyncio.gather(*(bus.close(5) for bus in connections.values()))
 
 
-async def test_denied_acks_are_told(servers: Binaries, tmp_path: Path, until: Until, stream: Stream) -> None:
+async def test_denied_acks_are_reported(servers: Binaries, tmp_path: Path, until: Until, stream: Stream) -> None:
     users = """authorization { users: [
         { user: admin, password: x }
         { user: mute, password: x, permissions: { publish: { deny: "$JS.ACK.>" } } } ] }"""
@@ -308,6 +311,8 @@ async def test_denied_acks_are_told(servers: Binaries, tmp_path: Path, until: Un
         await ensure_consumer(admin, stream.name, "d", stream.subjects, ack_wait=1, max_ack_pending=7)
         async with pulling(mute, stream.name, "d", []) as loop:
             await publish(admin, Message(subject=f"{stream.name}.a", payload=b"", headers={}), deadline=5)
-            await until(lambda: "permission denied for the acks of consumer d" in str(loop.trouble), within=SECONDS)
-            assert f"$JS.ACK.*.*.{stream.name}.d.>" in str(loop.trouble)
+            await until(
+                lambda: "permission denied for the acks of consumer d" in str(loop.unavailable_reason), within=SECONDS
+            )
+            assert f"$JS.ACK.*.*.{stream.name}.d.>" in str(loop.unavailable_reason)
         await asyncio.gather(admin.close(5), mute.close(5))

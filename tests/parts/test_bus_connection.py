@@ -13,11 +13,11 @@ from exeunt.bus.consumers import ensure_consumer
 from exeunt.bus.credentials import Tls
 from exeunt.bus.delivery import Ack, Delivery
 from exeunt.bus.errors import BusClosed, BusUnavailable, PermissionDenied
-from exeunt.bus.messages import Message
 from exeunt.bus.publisher import Stored, publish
 from exeunt.bus.pull import PullLoop
 from exeunt.bus.streams import Stream, ensure_stream
 from exeunt.errors import UsageError
+from exeunt.events.messages import Message
 from exeunt_local.binaries import Binaries
 from exeunt_local.nats_server import NatsServer
 from exeunt_local.processes import free_port
@@ -61,13 +61,13 @@ async def test_a_server_that_is_not_there_yet_is_waited_for_and_told(
         connect_timeout=0.2,
     )
     try:
-        assert "not connected to NATS at nats://127.0.0.1" in str(bus.trouble)
-        await until(lambda: "Connect call failed" in str(bus.trouble))
-        assert "secret" not in str(bus.trouble)
+        assert "not connected to NATS at nats://127.0.0.1" in str(bus.unavailable_reason)
+        await until(lambda: "Connect call failed" in str(bus.unavailable_reason))
+        assert "secret" not in str(bus.unavailable_reason)
         with pytest.raises(BusUnavailable, match="not connected to NATS"):
             await bus.request("$JS.API.STREAM.NAMES", timeout=0.2)
         await server.start()
-        await until(lambda: bus.trouble is None)
+        await until(lambda: bus.unavailable_reason is None)
         assert (await bus.api("STREAM.NAMES"))["total"] == 0
     finally:
         await bus.close(budget=1)
@@ -81,7 +81,7 @@ async def test_closing_while_the_server_was_never_there(until: Until) -> None:
         await bus.close(budget=0.5)
     with pytest.raises(BusClosed):
         await bus.api("STREAM.NAMES")
-    await until(lambda: bus.trouble is not None)
+    await until(lambda: bus.unavailable_reason is not None)
 
 
 async def test_an_unusable_setting_stops_the_start() -> None:
@@ -95,16 +95,16 @@ async def test_an_unusable_setting_stops_the_start() -> None:
             await connect("x", name="x", inbox_prefix="_INBOX_x", tls=half, connect_timeout=1)
 
 
-async def test_a_lost_server_is_told_and_forgotten_when_it_is_back(
+async def test_a_lost_server_is_reported_and_forgotten_when_it_is_back(
     bus: Bus, nats_server: NatsServer, until: Until
 ) -> None:
     session = bus.session
     with capture_logs() as logs:
         await nats_server.kill()
-        await until(lambda: bus.trouble is not None)
+        await until(lambda: bus.unavailable_reason is not None)
         await asyncio.sleep(1.5)  # several tries fail
         await nats_server.start()
-        await until(lambda: bus.trouble is None)
+        await until(lambda: bus.unavailable_reason is None)
     assert bus.session == session + 1
     refused = [entry for entry in logs if "Connect call failed" in str(entry.get("error"))]
     assert len(refused) == 1, "an error that repeats itself is logged once"
@@ -112,6 +112,17 @@ async def test_a_lost_server_is_told_and_forgotten_when_it_is_back(
         "nats.disconnected",
         "nats.reconnected",
     ]
+
+
+async def test_whoever_is_cancelled_in_the_moment_of_its_answer_is_cancelled(bus: Bus) -> None:
+    await bus.api("INFO")  # nats-py has its inbox now
+    asking = asyncio.create_task(bus.api("INFO"))
+    while not bus.nc._resp_map:  # noqa: ASYNC110 - nats-py tells nobody
+        await asyncio.sleep(0)
+    (answer,) = bus.nc._resp_map.values()
+    answer.add_done_callback(lambda _: asking.cancel())
+    await asyncio.wait({asking}, timeout=A_BUSY_MACHINE)
+    assert asking.cancelled()
 
 
 async def test_a_denied_publish_names_the_subject(guarded: NatsServer) -> None:
@@ -128,7 +139,7 @@ async def test_a_denied_publish_names_the_subject(guarded: NatsServer) -> None:
         await bus.close(budget=1)
 
 
-async def test_a_denied_inbox_is_told(guarded: NatsServer) -> None:
+async def test_a_denied_inbox_is_reported(guarded: NatsServer) -> None:
     async with guarded:
         bus = await as_user(guarded, "few", inbox_prefix="_INBOX_other")
         with pytest.raises(PermissionDenied):
@@ -136,7 +147,7 @@ async def test_a_denied_inbox_is_told(guarded: NatsServer) -> None:
         await bus.close(budget=1)
 
 
-async def test_a_denied_pull_is_told(guarded: NatsServer, stream: Stream, until: Until) -> None:
+async def test_a_denied_pull_is_reported(guarded: NatsServer, stream: Stream, until: Until) -> None:
     async def handle(_: Delivery) -> Ack:
         return Ack()
 
@@ -150,7 +161,7 @@ async def test_a_denied_pull_is_told(guarded: NatsServer, stream: Stream, until:
         loop = PullLoop(few, stream.name, "d", max_in_flight=1, recreate=recreate, ack_wait=3, max_deliveries=20)
         task = asyncio.create_task(loop.run(handle))
         denied = f"permission denied for subject $JS.API.CONSUMER.MSG.NEXT.{stream.name}.d"
-        await until(lambda: denied in str(loop.trouble))
+        await until(lambda: denied in str(loop.unavailable_reason))
         await loop.stop(budget=1)
         await task
         await few.close(budget=1)
@@ -168,7 +179,7 @@ async def test_close_sends_what_is_buffered_and_then_nothing_goes(
     async with asyncio.timeout(10):  # what the server has read is stored in its own time
         while (await bus.api(f"STREAM.INFO.{stream.name}"))["state"]["messages"] < 100:
             pass
-    assert other.trouble is not None
+    assert other.unavailable_reason is not None
     with pytest.raises(BusClosed):
         await publish(other, message(f"{stream.name}.a"), deadline=1)
     assert isinstance(await publish(bus, message(f"{stream.name}.a"), deadline=5), Stored)
@@ -178,7 +189,7 @@ async def test_close_keeps_its_budget_without_a_server(nats_server: NatsServer, 
     bus = await connect(nats_server.url, name="other", inbox_prefix="_INBOX_other", connect_timeout=5)
     await nats_server.kill()
     try:
-        await until(lambda: bus.trouble is not None)
+        await until(lambda: bus.unavailable_reason is not None)
         async with asyncio.timeout(0.5 + A_BUSY_MACHINE):
             await bus.close(budget=0.5)
     finally:
@@ -216,11 +227,11 @@ async def test_keys_and_certificates_are_used_and_read_again_when_rotated(
             tls=Tls(ca=f"{tmp_path}/ca.pem", cert=f"{tmp_path}/client.pem", key=f"{tmp_path}/client.key"),
             connect_timeout=5,
         )
-        assert bus.trouble is None
+        assert bus.unavailable_reason is None
         await server.kill()
-        await until(lambda: bus.trouble is not None)
+        await until(lambda: bus.unavailable_reason is not None)
         issue(tmp_path)
         await server.start()
-        await until(lambda: bus.trouble is None)
+        await until(lambda: bus.unavailable_reason is None)
         assert (await bus.api("STREAM.NAMES"))["total"] == 0
         await bus.close(budget=1)

@@ -13,15 +13,15 @@ from msgspec.structs import replace
 
 from exeunt.bus.connection import Bus, connect
 from exeunt.bus.consumers import ensure_consumer
-from exeunt.bus.delivery import Ack, DeadLetter, Delivery, Retry, Verdict
+from exeunt.bus.delivery import Ack, DeadLetter, Delivery, DeliveryAnswer, Retry
 from exeunt.bus.errors import PublishRefused
-from exeunt.bus.messages import Message, header_size
+from exeunt.bus.mesh_streams import deadletters_stream
 from exeunt.bus.publisher import last_message, publish
 from exeunt.bus.pull import Handler, PullLoop
 from exeunt.bus.streams import Stream, ensure_stream
 from exeunt.errors import PoisonEvent
-from exeunt.health import Health, Pulse
-from exeunt.streams import deadletters_stream
+from exeunt.events.messages import Message, header_size
+from exeunt.process.health import Health, Pulse
 from exeunt_local.nats_server import NatsServer
 
 Until = Callable[..., Awaitable[None]]
@@ -56,7 +56,7 @@ async def put(bus: Bus, stream: Stream, *tokens: object, headers: dict[str, str]
         await publish(bus, message, deadline=10)
 
 
-async def all_settled(bus: Bus, stream: Stream) -> None:
+async def all_acknowledged(bus: Bus, stream: Stream) -> None:
     """Wait until the consumer has nothing to deliver and no ack to wait for; the server takes acks in its own time."""
     async with asyncio.timeout(10):
         while True:
@@ -68,7 +68,7 @@ async def all_settled(bus: Bus, stream: Stream) -> None:
 class Log(list[Delivery]):
     """A handler that remembers what came and acks it."""
 
-    async def __call__(self, delivery: Delivery) -> Verdict:
+    async def __call__(self, delivery: Delivery) -> DeliveryAnswer:
         self.append(delivery)
         return Ack()
 
@@ -77,15 +77,15 @@ class Log(list[Delivery]):
         return [delivery.data for delivery in self]
 
 
-async def test_messages_arrive_in_order_with_their_facts_and_are_acked(bus: Bus, stream: Stream, until: Until) -> None:
+async def test_messages_arrive_in_order_with_their_events_and_are_acked(bus: Bus, stream: Stream, until: Until) -> None:
     log = Log()
     await ensure_stream(bus, stream)
     await put(bus, stream, *range(100), headers={"Ce-Type": "test", "Traceparent": "00-1-2-01"})
     loop = pull_loop(bus, stream)
-    assert loop.trouble == "not started"
+    assert loop.unavailable_reason == "not started"
     async with running(loop, log):
         await until(lambda: len(log) == 100)
-        await until(lambda: loop.trouble is None)
+        await until(lambda: loop.unavailable_reason is None)
         first = log[0]
         assert log.bodies == [b"%d" % number for number in range(100)]
         assert (first.stream, first.subject) == (stream.name, f"{stream.name}.0")
@@ -93,14 +93,14 @@ async def test_messages_arrive_in_order_with_their_facts_and_are_acked(bus: Bus,
         assert first.headers["ce-type"] == "test"
         assert first.headers["traceparent"] == "00-1-2-01"
         assert abs(datetime.now(UTC) - first.timestamp) < timedelta(seconds=10)
-    assert loop.trouble == "stopped"
-    await all_settled(bus, stream)
+    assert loop.unavailable_reason == "stopped"
+    await all_acknowledged(bus, stream)
 
 
 async def test_a_message_is_handled_within_milliseconds(bus: Bus, stream: Stream, until: Until) -> None:
     handled: dict[bytes, float] = {}
 
-    async def handle(delivery: Delivery) -> Verdict:
+    async def handle(delivery: Delivery) -> DeliveryAnswer:
         handled[delivery.data] = clock()
         return Ack()
 
@@ -108,7 +108,7 @@ async def test_a_message_is_handled_within_milliseconds(bus: Bus, stream: Stream
     loop = pull_loop(bus, stream)
     latencies = []
     async with running(loop, handle):
-        await until(lambda: loop.trouble is None)
+        await until(lambda: loop.unavailable_reason is None)
         for number in range(300):
             sent = clock()
             await put(bus, stream, number)
@@ -121,7 +121,7 @@ async def test_a_message_is_handled_within_milliseconds(bus: Bus, stream: Stream
 async def test_no_more_than_max_in_flight_are_handled_at_once(bus: Bus, stream: Stream, until: Until) -> None:
     at_once, most, done = 0, 0, 0
 
-    async def handle(_: Delivery) -> Verdict:
+    async def handle(_: Delivery) -> DeliveryAnswer:
         nonlocal at_once, most, done
         at_once += 1
         most = max(most, at_once)
@@ -141,7 +141,7 @@ async def test_held_messages_do_not_block_the_free_slots(bus: Bus, stream: Strea
     release = asyncio.Event()
     quick = 0
 
-    async def handle(delivery: Delivery) -> Verdict:
+    async def handle(delivery: Delivery) -> DeliveryAnswer:
         nonlocal quick
         if delivery.subject.endswith(".held"):
             await release.wait()
@@ -176,24 +176,25 @@ async def test_a_killed_server_is_back_in_use_at_once(
         await until(lambda: log.bodies == [b"before"])
 
         await nats_server.kill()
-        await until(lambda: loop.trouble is not None)
-        assert "not connected" in str(loop.trouble)
+        await until(lambda: loop.unavailable_reason is not None)
+        assert "not connected" in str(loop.unavailable_reason)
         beat = loop.last_progress
         await until(lambda: loop.last_progress > beat)  # waiting is no standstill
         await nats_server.start()
         await put(bus, stream, "after")
         await until(lambda: b"after" in log.bodies)
-        await until(lambda: loop.trouble is None)
+        await until(lambda: loop.unavailable_reason is None)
 
 
 async def test_a_server_that_hung_is_asked_again_and_max_in_flight_holds(
-    bus: Bus, stream: Stream, nats_server: NatsServer, until: Until
+    bus: Bus, stream: Stream, nats_server: NatsServer, until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its connections stay, so that the pulls from before and from after deliver in the end."""
+    monkeypatch.setattr("exeunt.bus.pull.PULL_EXPIRES", 30.0)
     release = asyncio.Event()
     at_once = most = 0
 
-    async def handle(_: Delivery) -> Verdict:
+    async def handle(_: Delivery) -> DeliveryAnswer:
         nonlocal at_once, most
         at_once += 1
         most = max(most, at_once)
@@ -205,20 +206,20 @@ async def test_a_server_that_hung_is_asked_again_and_max_in_flight_holds(
     server = nats_server._process.pid
     assert server is not None
     async with running(loop, handle):
-        await until(lambda: loop.trouble is None)
+        await until(lambda: loop.unavailable_reason is None)
         os.kill(server, signal.SIGSTOP)
         try:
-            await until(lambda: "no heartbeat" in str(loop.trouble))
+            await until(lambda: "no heartbeat" in str(loop.unavailable_reason))
         finally:
             os.kill(server, signal.SIGCONT)
         async with asyncio.timeout(10):
             while (await bus.api(f"CONSUMER.INFO.{stream.name}.{stream.name}"))["num_waiting"] < 2:
                 pass
-        await until(lambda: loop.trouble is None)
+        await until(lambda: loop.unavailable_reason is None)
         await put(bus, stream, *range(20))
         await until(lambda: len(loop._in_flight) == 8)
         release.set()
-        await all_settled(bus, stream)
+        await all_acknowledged(bus, stream)
     assert most == 4
 
 
@@ -248,7 +249,7 @@ async def test_a_deleted_consumer_is_made_again(bus: Bus, stream: Stream, until:
         await bus.api(f"CONSUMER.DELETE.{stream.name}.{stream.name}")
         await put(bus, stream, "after")
         await until(lambda: b"after" in log.bodies)
-        await until(lambda: loop.trouble is None)
+        await until(lambda: loop.unavailable_reason is None)
 
 
 async def test_a_deleted_stream_is_made_again(bus: Bus, stream: Stream, until: Until) -> None:
@@ -266,7 +267,7 @@ async def test_a_handler_that_takes_long_keeps_its_message(bus: Bus, stream: Str
     deliveries = 0
     done = False
 
-    async def handle(_: Delivery) -> Verdict:
+    async def handle(_: Delivery) -> DeliveryAnswer:
         nonlocal deliveries, done
         deliveries += 1
         await asyncio.sleep(3.5)
@@ -278,13 +279,13 @@ async def test_a_handler_that_takes_long_keeps_its_message(bus: Bus, stream: Str
         await put(bus, stream, "long")
         await until(lambda: done)
     assert deliveries == 1
-    await all_settled(bus, stream)
+    await all_acknowledged(bus, stream)
 
 
 async def test_a_handler_that_takes_too_long_is_cut_off_and_retried(bus: Bus, stream: Stream, until: Until) -> None:
     log = Log()
 
-    async def handle(delivery: Delivery) -> Verdict:
+    async def handle(delivery: Delivery) -> DeliveryAnswer:
         await log(delivery)
         if delivery.num_delivered == 1:
             await asyncio.Event().wait()
@@ -299,7 +300,7 @@ async def test_a_retry_comes_again_after_its_delay(bus: Bus, stream: Stream, unt
     clock = asyncio.get_running_loop().time
     came: list[float] = []
 
-    async def handle(delivery: Delivery) -> Verdict:
+    async def handle(delivery: Delivery) -> DeliveryAnswer:
         came.append(clock())
         return Retry(0.4, "not yet") if delivery.num_delivered == 1 else Ack()
 
@@ -319,7 +320,7 @@ async def test_a_dead_letter_is_copied_and_terminated_and_the_rest_goes_on(
     async def hear(message: Any) -> None:
         terminated.append(message.data)
 
-    async def handle(delivery: Delivery) -> Verdict:
+    async def handle(delivery: Delivery) -> DeliveryAnswer:
         if delivery.data != b"bad":
             return await log(delivery)
         if way == "poison":
@@ -343,8 +344,8 @@ async def test_a_dead_letter_is_copied_and_terminated_and_the_rest_goes_on(
         await until(lambda: log.bodies == [b"good"])
         await until(lambda: bool(terminated))
     assert b'"reason":"it makes no sense"' in terminated[0]
-    await all_settled(bus, stream)
-    async with asyncio.timeout(10):  # a workqueue lets go of what is settled in its own time
+    await all_acknowledged(bus, stream)
+    async with asyncio.timeout(10):  # a workqueue lets go of what is acknowledged in its own time
         while (await bus.api(f"STREAM.INFO.{stream.name}"))["state"]["messages"]:
             pass
 
@@ -375,7 +376,7 @@ async def test_a_message_too_large_to_be_set_aside_whole_is_cut_and_the_rest_goe
     log = Log()
     body = os.urandom(bus.nc.max_payload - room)
 
-    async def handle(delivery: Delivery) -> Verdict:
+    async def handle(delivery: Delivery) -> DeliveryAnswer:
         if delivery.data != b"good":
             raise PoisonEvent("it makes no sense")
         return await log(delivery)
@@ -386,8 +387,8 @@ async def test_a_message_too_large_to_be_set_aside_whole_is_cut_and_the_rest_goe
     await put(bus, stream, "good")
     async with running(pull_loop(bus, stream), handle):
         await until(lambda: log.bodies == [b"good"])
-        await all_settled(bus, stream)
-    assert (bus.trouble, bus.session) == (None, 1)
+        await all_acknowledged(bus, stream)
+    assert (bus.unavailable_reason, bus.session) == (None, 1)
 
     letter = await last_message(bus, "DEADLETTERS", f"exeunt.deadletters.{stream.name}")
     assert letter is not None
@@ -406,7 +407,7 @@ async def test_a_message_too_large_to_be_set_aside_whole_is_cut_and_the_rest_goe
 async def test_a_message_delivered_too_often_is_set_aside_unseen(bus: Bus, stream: Stream, until: Until) -> None:
     log = Log()
 
-    async def handle(delivery: Delivery) -> Verdict:
+    async def handle(delivery: Delivery) -> DeliveryAnswer:
         await log(delivery)
         return Retry(0, "never works") if delivery.data == b"bad" else Ack()
 
@@ -414,11 +415,11 @@ async def test_a_message_delivered_too_often_is_set_aside_unseen(bus: Bus, strea
     async with running(pull_loop(bus, stream, max_deliveries=3), handle):
         await put(bus, stream, "bad", "good")
         await until(lambda: len(log) == 4)
-        await all_settled(bus, stream)
+        await all_acknowledged(bus, stream)
     assert sorted(log.bodies) == [b"bad"] * 3 + [b"good"]
     letter = await last_message(bus, "DEADLETTERS", f"exeunt.deadletters.{stream.name}")
     assert letter is not None
-    assert letter.headers["exeunt-reason"] == "not settled in 3 deliveries"
+    assert letter.headers["exeunt-reason"] == "not acknowledged in 3 deliveries"
 
 
 async def test_a_copy_made_twice_is_one_dead_letter(bus: Bus, stream: Stream, until: Until) -> None:
@@ -427,13 +428,13 @@ async def test_a_copy_made_twice_is_one_dead_letter(bus: Bus, stream: Stream, un
     for _ in range(2):
         seen = Log()
 
-        async def handle(delivery: Delivery, seen: Log = seen) -> Verdict:
+        async def handle(delivery: Delivery, seen: Log = seen) -> DeliveryAnswer:
             seen.append(delivery)
             return DeadLetter("bad")
 
         loop = pull_loop(bus, stream)
         async with running(loop, handle):
-            await until(lambda: loop.trouble is None)  # noqa: B023 - called in this turn
+            await until(lambda: loop.unavailable_reason is None)  # noqa: B023 - called in this turn
             if not (await bus.api(f"STREAM.INFO.{stream.name}"))["state"]["messages"]:
                 await put(bus, stream, "bad")
             await until(lambda: len(seen) == 1)  # noqa: B023 - called in this turn
@@ -446,7 +447,7 @@ async def test_a_copy_made_twice_is_one_dead_letter(bus: Bus, stream: Stream, un
 async def test_stop_lets_handlers_finish(bus: Bus, stream: Stream, until: Until) -> None:
     started = done = 0
 
-    async def handle(_: Delivery) -> Verdict:
+    async def handle(_: Delivery) -> DeliveryAnswer:
         nonlocal started, done
         started += 1
         await asyncio.sleep(0.3)
@@ -458,13 +459,13 @@ async def test_stop_lets_handlers_finish(bus: Bus, stream: Stream, until: Until)
     async with running(pull_loop(bus, stream), handle):
         await until(lambda: started == 4)
     assert done == 4
-    await all_settled(bus, stream)
+    await all_acknowledged(bus, stream)
 
 
 async def test_stop_gives_back_what_is_not_finished_in_its_budget(bus: Bus, stream: Stream, until: Until) -> None:
     started, log = 0, Log()
 
-    async def stuck(_: Delivery) -> Verdict:
+    async def stuck(_: Delivery) -> DeliveryAnswer:
         nonlocal started
         started += 1
         await asyncio.Event().wait()
@@ -490,7 +491,7 @@ async def test_stop_returns_in_time_without_a_server(
 ) -> None:
     loop = pull_loop(bus, stream)
     task = asyncio.create_task(loop.run(Log()))
-    await until(lambda: loop.trouble is None)
+    await until(lambda: loop.unavailable_reason is None)
     await nats_server.kill()
     try:
         async with asyncio.timeout(0.5 + A_BUSY_MACHINE):
@@ -513,7 +514,7 @@ async def test_a_bug_in_a_handler_ends_the_loop_and_gives_the_others_back(
     log = Log()
     started = 0
 
-    async def handle(delivery: Delivery) -> Verdict:
+    async def handle(delivery: Delivery) -> DeliveryAnswer:
         nonlocal started
         started += 1
         if delivery.data == b"bug":
@@ -539,7 +540,7 @@ async def test_two_loops_on_one_durable_share_the_work(
 ) -> None:
     ours, theirs = Log(), Log()
 
-    async def slow(log: Log, delivery: Delivery) -> Verdict:
+    async def slow(log: Log, delivery: Delivery) -> DeliveryAnswer:
         await asyncio.sleep(0.005)
         return await log(delivery)
 
@@ -547,7 +548,7 @@ async def test_two_loops_on_one_durable_share_the_work(
     other = await connect(nats_server.url, name="other", inbox_prefix="_INBOX_other", connect_timeout=5)
     one, two = pull_loop(bus, stream), pull_loop(other, stream)
     async with running(one, partial(slow, ours)), running(two, partial(slow, theirs)):
-        await until(lambda: one.trouble is None and two.trouble is None)
+        await until(lambda: one.unavailable_reason is None and two.unavailable_reason is None)
         await put(bus, stream, *range(300))
         await until(lambda: len(ours) + len(theirs) >= 300)
     await other.close(budget=1)
@@ -567,7 +568,9 @@ async def test_confirmed_acks_of_a_workqueue_survive_a_killed_server(
         await until(lambda: len(log) == 200)
     await nats_server.kill()
     await nats_server.start()
-    await until(lambda: bus.trouble is None)  # or a try to put might be stored, and have no time left to hear it
+    await until(
+        lambda: bus.unavailable_reason is None
+    )  # or a try to put might be stored, and have no time left to hear it
     async with running(pull_loop(bus, workqueue, ack_sync=True), log):
         await put(bus, stream, "last")
         await until(lambda: log.bodies[-1] == b"last")

@@ -10,15 +10,7 @@ from actors.streams import subjects
 from exeunt.bus.connection import Bus, connect
 from exeunt.bus.consumers import ensure_consumer
 from exeunt.bus.errors import ApiRefused, PublishRefused, StreamMisconfigured
-from exeunt.bus.messages import Message
-from exeunt.bus.publisher import Stored, last_message, publish
-from exeunt.bus.streams import (
-    Stream,
-    ensure_stream,
-    purge_subject,
-)
-from exeunt.settings import read_settings
-from exeunt.streams import (
+from exeunt.bus.mesh_streams import (
     deadletters_stream,
     deadlines_stream,
     ensure_streams,
@@ -26,6 +18,14 @@ from exeunt.streams import (
     runs_stream,
     signals_stream,
 )
+from exeunt.bus.publisher import Stored, last_message, publish
+from exeunt.bus.streams import (
+    Stream,
+    ensure_stream,
+    purge_subject,
+)
+from exeunt.events.messages import Message
+from exeunt.settings import read_settings
 from exeunt_local.binaries import Binaries
 from exeunt_local.nats_server import NatsServer
 
@@ -144,13 +144,13 @@ async def test_a_newer_message_has_to_take_the_place_of_the_older_where_it_is_to
         await ensure_stream(bus, spec)
 
 
-async def test_all_faults_are_told_at_once(bus: Bus, stream: Stream) -> None:
+async def test_all_faults_are_reported_at_once(bus: Bus, stream: Stream) -> None:
     await make(bus, stream, storage="memory", max_msgs=1)
     with pytest.raises(StreamMisconfigured, match=r"storage.*; .*max_msgs"):
         await ensure_stream(bus, stream)
 
 
-async def test_subjects_that_another_stream_holds_are_told(bus: Bus, stream: Stream) -> None:
+async def test_subjects_that_another_stream_holds_are_reported(bus: Bus, stream: Stream) -> None:
     await make(bus, stream)
     rival = replace(stream, name=f"{stream.name}_rival")
     with pytest.raises(StreamMisconfigured, match=f"stream {rival.name} is missing and cannot be made: .*overlap"):

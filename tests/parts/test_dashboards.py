@@ -21,12 +21,13 @@ from opentelemetry.sdk.trace import TracerProvider
 import generate
 from actors.grafana import panels
 from actors.installation import DEPLOY, kustomize, with_components
-from exeunt import semconv
-from exeunt.episodes import Episode
-from exeunt.instruments import Histogram, Instrument
-from exeunt.logs import configure_logs
-from exeunt.metrics import CAUSES, INSTRUMENTS
+from actors.prometheus_rules import rules
+from exeunt.run.cancellations import Cancellation
 from exeunt.settings import Settings
+from exeunt.telemetry import semconv
+from exeunt.telemetry.instruments import Histogram, Instrument
+from exeunt.telemetry.logs import configure_logs
+from exeunt.telemetry.metrics import CAUSES, INSTRUMENTS
 
 Json = dict[str, Any]
 
@@ -44,6 +45,8 @@ SOURCES: Final[list[Json]] = yaml.safe_load((DEPLOY / "components/grafana-dataso
 each_panel = pytest.mark.parametrize(("board", "panel"), PANELS)
 
 PROMETHEUS_ADDS: Final = {"namespace", "pod", "instance", "job", "service_name"}
+RECORDED: Final = {rule["record"] for rule in rules() if "record" in rule}
+OF_ALERTS: Final = {"alertname", "alertstate", *(label for rule in rules() for label in rule.get("labels", ()))}
 OF_TARGET_INFO: Final = {"service_name", "service_instance_id", "namespace"}
 GROUPING: Final = re.compile(r"\b(?:by|on|group_left) \(([^)]*)\)")
 BUILT_IN: Final = re.compile(r"__\w+")
@@ -80,14 +83,18 @@ def instrument(metric: str) -> Instrument:
 def labels_of(metric: str) -> set[str]:
     if metric == "target_info":
         return PROMETHEUS_ADDS | OF_TARGET_INFO
-    if metric.startswith("process_"):
+    if metric == "ALERTS":
+        return PROMETHEUS_ADDS | OF_ALERTS
+    if metric.startswith("process_") or metric in RECORDED:
         return set(PROMETHEUS_ADDS)
     return PROMETHEUS_ADDS | {*instrument(metric).labels, *(["le"] if metric.endswith("_bucket") else [])}
 
 
 def metrics_of(expr: str) -> Iterator[tuple[str, dict[str, str]]]:
     """Each metric in `expr`, with the matchers of its selector."""
-    for metric, selector in re.findall(r"\b((?:exeunt|process)_\w+|target_info)\b(?:\{([^}]*)\})?", expr):
+    for metric, selector in re.findall(
+        r"\b((?:exeunt|process)_\w+|exeunt:[\w:]+|target_info|ALERTS)\b(?:\{([^}]*)\})?", expr
+    ):
         yield metric, dict(re.findall(r'(\w+)\s*[=!]~?\s*"([^"]*)"', selector))
 
 
@@ -154,12 +161,14 @@ def test_only_the_operators_dashboard_asks_by_itself() -> None:
     [
         ("Service level", "no stops", "text"),
         ("Stops under way", "no watcher", "red"),
-        ("Blind for", "no watcher", "red"),
+        ("Alerts that fire", "no rules", "text"),
+        ("Services up", "none", "red"),
+        ("What services lack", "no service", "red"),
         ("Drain time saved", "no data", "text"),
         ("Dead letters", "no data", "text"),
     ],
 )
-def test_a_missing_figure_is_neither_good_nor_bad_unless_no_watcher_is_there(title: str, text: str, color: str) -> None:
+def test_a_missing_figure_is_neither_good_nor_bad_unless_nobody_is_there(title: str, text: str, color: str) -> None:
     figures = STOPS[title].queries
     assert figures
     for figure in figures:
@@ -182,7 +191,7 @@ def test_the_error_budget_is_that_of_the_objectives_30_days_whatever_the_time_ra
 
 
 def test_a_series_looks_as_its_name_says() -> None:
-    latency, causes = STOPS["Latency: from the cause to the write"], STOPS["Stops by cause"]
+    latency, causes = STOPS["Own time: cause published until written"], STOPS["Stops by cause"]
     assert (latency.field("gone p99").dashed, latency.field("gone p50").dashed) == (False, True)
     assert (causes.field("gone").fixed_color, causes.field("not by Exeunt").fixed_color) == (None, "red")
 
@@ -264,7 +273,7 @@ def lines() -> Iterator[tuple[str, str]]:
     before, handlers, level = structlog.get_config(), logging.root.handlers[:], logging.root.level
     out = io.StringIO()
     configure_logs(Settings(log_format="json"), service="exeunt-test", stream=out)
-    structlog.contextvars.bind_contextvars(run=str(Episode("voice", "call-7", "870cba24", "first")))
+    structlog.contextvars.bind_contextvars(run=str(Cancellation("voice", "call-7", "870cba24", "first")))
     with TracerProvider(shutdown_on_exit=False).get_tracer("t").start_as_current_span("hop"):
         structlog.get_logger().info("finalize", rule="topology-gone")
         structlog.get_logger().warning("stop not done yet", error="503")

@@ -1,4 +1,4 @@
-"""Messages that a real pull loop has set aside: listed, shown, said again once however often it is tried, dropped."""
+"""Messages that a real pull loop has set aside: listed, shown, republished once however often it is tried, dropped."""
 
 import asyncio
 import base64
@@ -22,17 +22,17 @@ from exeunt.bus.connection import Bus, connect
 from exeunt.bus.consumers import ensure_consumer
 from exeunt.bus.delivery import DeadLetter as SetAside
 from exeunt.bus.delivery import Delivery
-from exeunt.bus.messages import Message, header_size
+from exeunt.bus.mesh_streams import deadletters_stream, deadlines_stream, runs_stream, signals_stream
 from exeunt.bus.publisher import message_at, publish
 from exeunt.bus.pull import PullLoop
 from exeunt.bus.streams import ensure_stream
 from exeunt.clock import parse_instant
 from exeunt.errors import UsageError
+from exeunt.events.messages import Message, header_size
+from exeunt.events.subjects import DEADLETTERS, DEADLINES, RUNS, SIGNALS
 from exeunt.history.file import read_history
 from exeunt.history.record import Record
-from exeunt.streams import deadletters_stream, deadlines_stream, runs_stream, signals_stream
-from exeunt.subjects import DEADLETTERS, DEADLINES, RUNS, SIGNALS
-from exeunt_cli.dead_letter import dead_letter, said_again, tell_letter
+from exeunt_cli.dead_letter import dead_letter, render_letter, republished
 from exeunt_local.binaries import Binaries
 from exeunt_local.nats_server import NatsServer
 
@@ -56,22 +56,22 @@ async def bus(server: NatsServer) -> AsyncIterator[Bus]:
     await bus.close(5)
 
 
-def facts() -> list[Record]:
-    """Two facts of one run, on which the terminator may stumble."""
+def run_events() -> list[Record]:
+    """Two events of one run, on which the terminator may stumble."""
     records = read_history(FILE.read_bytes().splitlines(keepends=True)).records
-    said = [record for record in records if record.subject.endswith((".cancel-requested", ".topology-terminated"))]
-    return [record for record in said if ".outcome." not in record.subject]
+    message = [record for record in records if record.subject.endswith((".cancel-requested", ".topology-terminated"))]
+    return [record for record in message if ".outcome." not in record.subject]
 
 
-async def say(bus: Bus, subject: str, data: bytes, headers: dict[str, str], last: int | None = 0) -> None:
+async def store(bus: Bus, subject: str, data: bytes, headers: dict[str, str], last: int | None = 0) -> None:
     message = Message(subject=subject, payload=data, headers=headers, expected_last_subject_sequence=last)
     await publish(bus, message, deadline=5)
 
 
-async def say_facts(bus: Bus) -> None:
-    for record in facts():
+async def publish_events(bus: Bus) -> None:
+    for record in run_events():
         headers = {name: value for name, value in record.headers.items() if not name.lower().startswith("nats-")}
-        await say(bus, record.subject, record.data, headers)
+        await store(bus, record.subject, record.data, headers)
 
 
 async def set_aside(bus: Bus, stream: str, durable: str, *, count: int, reason: str) -> list[Delivery]:
@@ -92,7 +92,7 @@ async def set_aside(bus: Bus, stream: str, durable: str, *, count: int, reason: 
             await asyncio.sleep(0.01)
     await loop.stop(5)
     await running
-    async with asyncio.timeout(10):  # the server takes in what was settled in its own time
+    async with asyncio.timeout(10):  # the server takes in what was acknowledged in its own time
         while (await bus.api(f"CONSUMER.INFO.{stream}.{durable}"))["num_ack_pending"]:  # noqa: ASYNC110 - as above
             await asyncio.sleep(0.01)
     return heard
@@ -107,9 +107,9 @@ async def messages(bus: Bus, stream: str) -> int:
 
 
 async def test_what_is_set_aside_is_listed_and_shown_and_nothing_changes(bus: Bus, server: NatsServer) -> None:
-    await say_facts(bus)
+    await publish_events(bus)
     await set_aside(bus, RUNS, "terminator", count=2, reason="the write was refused")
-    await say(bus, "exeunt.deadletters.stranger", b"\xff", {})
+    await store(bus, "exeunt.deadletters.stranger", b"\xff", {})
     before = await state_of(bus.nc)
     table, wide, array, lines, other, shown, strange = await asyncio.gather(
         exeunt(server, "deadletters", "list"),
@@ -128,103 +128,103 @@ async def test_what_is_set_aside_is_listed_and_shown_and_nothing_changes(bus: Bu
     assert first.endswith("   the write was refused")
     assert "topology-terminated" in second
     assert third.split()[2:] == ["stranger", "-", "-", "-", "-"]
-    assert facts()[0].subject in wide.out
-    told = json.loads(array.out)
-    assert [letter["sequence"] for letter in told] == [1, 2, 3]
-    assert told[0]["data"] == json.loads(facts()[0].data)
+    assert run_events()[0].subject in wide.out
+    reported = json.loads(array.out)
+    assert [letter["sequence"] for letter in reported] == [1, 2, 3]
+    assert reported[0]["data"] == json.loads(run_events()[0].data)
     assert [json.loads(line)["sequence"] for line in lines.out.splitlines()] == [1, 2]
-    assert (other.code, other.out, other.said) == (0, "", "exeunt: nothing is set aside\n")
+    assert (other.code, other.out, other.err) == (0, "", "exeunt: nothing is set aside\n")
     assert "the write was refused" in shown.out
     assert '"cancel_requested": true' in shown.out
     assert json.loads(strange.out)["data_base64"] == "/w=="
 
 
-async def test_a_message_is_said_again_once_however_often_that_is_tried(bus: Bus, server: NatsServer) -> None:
-    await say_facts(bus)
+async def test_a_message_is_published_again_once_however_often_that_is_tried(bus: Bus, server: NatsServer) -> None:
+    await publish_events(bus)
     await set_aside(bus, RUNS, "terminator", count=2, reason="the write was refused")
-    tries = await asyncio.gather(*(exeunt(server, "deadletters", "redrive", "1") for _ in range(3)))
+    tries = await asyncio.gather(*(exeunt(server, "deadletters", "republish", "1") for _ in range(3)))
     # Whoever comes when it is off the list does not find it any more.
     assert {(ran.code, ran.out.partition(" on ")[0]) for ran in tries} <= {
-        (0, "1: said again"), (0, "1: was said again before"), (3, "")}  # fmt: skip
-    assert (0, f"1: said again on {facts()[0].subject}, sequence 3\n") in [(ran.code, ran.out) for ran in tries]
+        (0, "1: republished"), (0, "1: was republished before"), (3, "")}  # fmt: skip
+    assert (0, f"1: republished on {run_events()[0].subject}, sequence 3\n") in [(ran.code, ran.out) for ran in tries]
     assert await messages(bus, RUNS) == 3
     assert await letters(bus) == 1
 
     again, *_ = await set_aside(bus, RUNS, "terminator", count=1, reason="refused again")
     assert again.stream_sequence == 3
-    assert again.data == facts()[0].data
-    assert again.headers["ce-id"] == facts()[0].headers["ce-id"]
+    assert again.data == run_events()[0].data
+    assert again.headers["ce-id"] == run_events()[0].headers["ce-id"]
     assert not any(name.startswith("exeunt-") for name in again.headers)
-    # It has failed a second time: that is another letter, and can be said again, too.
-    everything = await exeunt(server, "deadletters", "redrive", "--all")
-    assert [line.partition(" on ")[0] for line in everything.out.splitlines()] == ["2: said again", "3: said again"]
+    # It has failed a second time: that is another letter, and can be published again, too.
+    everything = await exeunt(server, "deadletters", "republish", "--all")
+    assert [line.partition(" on ")[0] for line in everything.out.splitlines()] == ["2: republished", "3: republished"]
     assert await messages(bus, RUNS) == 5
     assert await letters(bus) == 0
 
 
-async def test_an_interrupted_redrive_is_only_finished(bus: Bus, server: NatsServer) -> None:
-    await say_facts(bus)
+async def test_an_interrupted_republishing_is_only_finished(bus: Bus, server: NatsServer) -> None:
+    await publish_events(bus)
     await set_aside(bus, RUNS, "terminator", count=2, reason="the write was refused")
     stored = await message_at(bus, DEADLETTERS, 2)
     assert stored is not None
     letter = dead_letter(stored.sequence, stored.timestamp, stored.subject, stored.headers, stored.data)
-    await publish(bus, said_again(letter, expected=letter.stream_sequence), deadline=5)  # and there it was killed
-    ran = await exeunt(server, "deadletters", "redrive", "2")
-    assert ran.out == f"2: was said again before on {facts()[1].subject}, sequence 3\n"
+    await publish(bus, republished(letter, expected=letter.stream_sequence), deadline=5)  # and there it was killed
+    ran = await exeunt(server, "deadletters", "republish", "2")
+    assert ran.out == f"2: was republished before on {run_events()[1].subject}, sequence 3\n"
     assert await messages(bus, RUNS) == 3
     assert await letters(bus) == 1
 
 
-async def test_what_is_gone_from_its_stream_is_said_again_all_the_same(bus: Bus, server: NatsServer) -> None:
-    await say(bus, DUE, b"due", {}, last=None)
+async def test_what_is_gone_from_its_stream_is_published_again_all_the_same(bus: Bus, server: NatsServer) -> None:
+    await store(bus, DUE, b"due", {}, last=None)
     await set_aside(bus, DEADLINES, "timeout-scheduler-due", count=1, reason="no deadline")
-    async with asyncio.timeout(10):  # a workqueue lets go of what is settled in its own time
+    async with asyncio.timeout(10):  # a workqueue lets go of what is acknowledged in its own time
         while await messages(bus, DEADLINES):  # noqa: ASYNC110 - only the server knows
             await asyncio.sleep(0.01)
-    ran = await exeunt(server, "deadletters", "redrive", "--all", "-n", "livekit-voice")
-    assert ran.out == f"1: said again on {DUE}, sequence 2\n"
+    ran = await exeunt(server, "deadletters", "republish", "--all", "-n", "livekit-voice")
+    assert ran.out == f"1: republished on {DUE}, sequence 2\n"
     assert await messages(bus, DEADLINES) == 1
 
 
-async def test_what_was_cut_is_shown_and_not_said_again(bus: Bus, server: NatsServer) -> None:
+async def test_what_was_cut_is_shown_and_not_published_again(bus: Bus, server: NatsServer) -> None:
     """A signal as large as NATS takes it: with the reason it is larger."""
     body = b"x" * (bus.nc.max_payload - 100)
     await bus.api(f"STREAM.UPDATE.{SIGNALS}", signals_stream().config() | {"max_msg_size": -1})  # as it once was
-    await say(bus, "exeunt.signals.livekit-voice.call", body, {"ce-id": "1"})
+    await store(bus, "exeunt.signals.livekit-voice.call", body, {"ce-id": "1"})
     await set_aside(bus, SIGNALS, "watcher-signals", count=1, reason="no signal")
     before = await state_of(bus.nc)
-    shown, told, redriven = await asyncio.gather(
+    shown, reported, republished_ = await asyncio.gather(
         exeunt(server, "deadletters", "show", "1"),
         exeunt(server, "deadletters", "show", "1", "-o", "json"),
-        exeunt(server, "deadletters", "redrive", "1"),
+        exeunt(server, "deadletters", "republish", "1"),
     )
     size = len(body) + header_size({"ce-id": "1", "Nats-Expected-Last-Subject-Sequence": "0"})
     assert re.search(rf"Cut from: +{size}\n", shown.out)
-    letter = json.loads(told.out)
+    letter = json.loads(reported.out)
     assert letter["cut_from"] == size
     assert body.startswith(base64.b64decode(letter["data_base64"]))
-    assert (redriven.code, redriven.out) == (2, "")
-    assert f"only the beginning of a message of {size} bytes; the whole is sequence 1 of the stream" in redriven.said
-    assert "`nats stream get SIGNALS 1`" in redriven.said
+    assert (republished_.code, republished_.out) == (2, "")
+    assert f"only the beginning of a message of {size} bytes; the whole is sequence 1 of the stream" in republished_.err
+    assert "`nats stream get SIGNALS 1`" in republished_.err
     assert await state_of(bus.nc) == before
 
     # It does not keep those behind it.
-    await say_facts(bus)
+    await publish_events(bus)
     await set_aside(bus, RUNS, "terminator", count=2, reason="the write was refused")
-    everything = await exeunt(server, "deadletters", "redrive", "--all")
+    everything = await exeunt(server, "deadletters", "republish", "--all")
     assert everything.code == 2
-    assert [line.partition(" on ")[0] for line in everything.out.splitlines()] == ["2: said again", "3: said again"]
-    assert "only the beginning of a message" in everything.said
-    assert everything.said.endswith("1 of the dead letters cannot be said again, as told above\n")
+    assert [line.partition(" on ")[0] for line in everything.out.splitlines()] == ["2: republished", "3: republished"]
+    assert "only the beginning of a message" in everything.err
+    assert everything.err.endswith("1 of the dead letters cannot be republished, as shown above\n")
     assert await letters(bus) == 1
 
 
 async def test_dropping_wants_a_yes(bus: Bus, server: NatsServer) -> None:
-    await say_facts(bus)
+    await publish_events(bus)
     await set_aside(bus, RUNS, "terminator", count=2, reason="the write was refused")
     unasked = await exeunt(server, "deadletters", "drop", "1")
     assert (unasked.code, await letters(bus)) == (2, 2)
-    assert "say --yes" in unasked.said
+    assert "say --yes" in unasked.err
     assert (await exeunt(server, "deadletters", "drop", "1", "--yes")).out == "1: dropped\n"
     assert await letters(bus) == 1
     assert await on_a_terminal(server, "n\n", "deadletters", "drop", "--all") == 0
@@ -234,7 +234,7 @@ async def test_dropping_wants_a_yes(bus: Bus, server: NatsServer) -> None:
 
 
 async def test_what_somebody_else_has_dropped_meanwhile_is_dropped(bus: Bus, server: NatsServer) -> None:
-    await say_facts(bus)
+    await publish_events(bus)
     await set_aside(bus, RUNS, "terminator", count=2, reason="the write was refused")
     other = partial(exeunt, server, "deadletters", "drop", "1", "--yes")
     assert await on_a_terminal(server, "y\n", "deadletters", "drop", "1", meanwhile=other) == 0
@@ -269,23 +269,23 @@ async def on_a_terminal(
 
 
 @pytest.mark.parametrize(
-    ("code", "said", "arguments"),
+    ("code", "message", "arguments"),
     [
         (2, "say which ones", ("redrive",)),
         (2, "say which ones", ("drop", "1", "--all", "--yes")),
-        (2, "cannot be said again: its headers name no subject", ("redrive", "1")),
+        (2, "cannot be republished: its headers name no subject", ("republish", "1")),
         (3, "there is no dead letter 9", ("show", "9")),
-        (3, "there is no dead letter 9", ("redrive", "1", "9")),
+        (3, "there is no dead letter 9", ("republish", "1", "9")),
     ],
 )
 async def test_an_exit_code_tells_what_was_wrong_and_nothing_is_done(
-    bus: Bus, server: NatsServer, code: int, said: str, arguments: tuple[str, ...]
+    bus: Bus, server: NatsServer, code: int, message: str, arguments: tuple[str, ...]
 ) -> None:
-    await say(bus, "exeunt.deadletters.stranger", b"hello", {"exeunt-stream": RUNS, "exeunt-subject": "elsewhere.a"})
+    await store(bus, "exeunt.deadletters.stranger", b"hello", {"exeunt-stream": RUNS, "exeunt-subject": "elsewhere.a"})
     before = await state_of(bus.nc)
     ran = await exeunt(server, "deadletters", *arguments)
     assert (ran.code, ran.out) == (code, "")
-    assert said in ran.said
+    assert message in ran.err
     assert await state_of(bus.nc) == before
 
 
@@ -293,8 +293,8 @@ async def test_an_exit_code_tells_what_was_wrong_and_nothing_is_done(
 @given(
     st.dictionaries(st.sampled_from(["exeunt-stream", "exeunt-subject", "exeunt-sequence", "Nats-Msg-Id"]), st.text())
 )
-def test_whatever_was_set_aside_can_be_told(headers: dict[str, str]) -> None:
+def test_whatever_was_set_aside_can_be_reported(headers: dict[str, str]) -> None:
     letter = dead_letter(1, parse_instant("2026-11-24T00:00:00Z"), "exeunt.deadletters.x", headers, b"\0")
-    assert tell_letter(letter)["consumer"] == "x"
-    with pytest.raises(UsageError, match="dead letter 1 cannot be said again"):
-        said_again(letter, expected=0)
+    assert render_letter(letter)["consumer"] == "x"
+    with pytest.raises(UsageError, match="dead letter 1 cannot be republished"):
+        republished(letter, expected=0)

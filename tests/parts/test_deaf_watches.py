@@ -1,4 +1,6 @@
-"""A watch that brings nothing is not trusted: what happens is seen all the same, by lists, and the trouble is told."""
+"""A watch that brings nothing is not trusted: what happens is seen all the same, by lists, and the trouble is
+reported.
+"""
 
 import asyncio
 import json
@@ -15,8 +17,8 @@ from actors.kubernetes import STORY_RUN, Kubernetes
 from exeunt.kube.changes import Relisted
 from exeunt.kube.client import KubeClient
 from exeunt.kube.list_watch import ListWatch
-from exeunt.kube.models import StoryRun
 from exeunt.kube.resources import STORY_RUNS
+from exeunt.run.models import StoryRun
 from exeunt_local.control_plane import ControlPlane
 
 Until = Callable[..., Awaitable[None]]
@@ -114,7 +116,7 @@ async def test_what_happens_is_seen_although_no_watch_brings_it(
     await until(lambda: following.watch.error is None and "two" in following.names, within=40)
 
 
-async def test_a_watch_that_keeps_something_back_is_a_trouble_until_one_brings_something(
+async def test_a_watch_that_keeps_something_back_is_unavailable_until_one_brings_something(
     front: Front, client: KubeClient, kubernetes: Kubernetes, namespace: str, until: Until
 ) -> None:
     front.watches = accepting(stay=True)

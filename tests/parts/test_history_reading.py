@@ -13,16 +13,16 @@ import pytest
 from actors.command import exeunt, state_of
 from exeunt.bus.connection import Bus, connect
 from exeunt.bus.errors import NoResponders, PermissionDenied
-from exeunt.bus.messages import Message
+from exeunt.bus.mesh_streams import runs_stream
 from exeunt.bus.publisher import publish
 from exeunt.bus.streams import ensure_stream
 from exeunt.clock import parse_instant
+from exeunt.events.messages import Message
 from exeunt.history.event import understand_all
 from exeunt.history.file import read_history
 from exeunt.history.reading import EVERY_RUN, follow, last_record, read, run_filter
 from exeunt.history.record import Record
 from exeunt.history.stops import stops
-from exeunt.streams import runs_stream
 from exeunt_cli.check import check
 from exeunt_local.binaries import Binaries
 from exeunt_local.nats_server import NatsServer
@@ -57,13 +57,13 @@ async def connected(server: NatsServer, user: str = "admin") -> Bus:
 
 @pytest.fixture(scope="module")
 async def bus(server: NatsServer) -> AsyncIterator[Bus]:
-    """RUNS holds all cases of the released history, said again into a stream with other sequences."""
+    """RUNS holds all cases of the released history, republished into a stream with other sequences."""
     bus = await connected(server)
     await ensure_stream(bus, runs_stream())
     for number in range(50):
-        await say(bus, f"exeunt.runs.elsewhere.other.uid-{number}.first.topology-established", b"{}", {})
+        await store(bus, f"exeunt.runs.elsewhere.other.uid-{number}.first.topology-established", b"{}", {})
     for record in recorded("released/v1"):
-        await say(bus, record.subject, record.data, _plain(record.headers))
+        await store(bus, record.subject, record.data, _plain(record.headers))
     yield bus
     await bus.close(5)
 
@@ -77,7 +77,7 @@ def _plain(headers: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in headers.items() if not name.lower().startswith("nats-")}
 
 
-async def say(bus: Bus, subject: str, data: bytes, headers: dict[str, str]) -> None:
+async def store(bus: Bus, subject: str, data: bytes, headers: dict[str, str]) -> None:
     await publish(bus, Message(subject=subject, payload=data, headers=headers), deadline=5)
 
 
@@ -147,13 +147,13 @@ async def test_following_goes_on_over_a_restart_of_the_server(servers: Binaries,
     async with NatsServer(tmp_path, binary=servers.nats_server) as server:
         bus = await connected(server)
         await ensure_stream(bus, runs_stream())
-        await say(bus, "exeunt.runs.a", b"before", {})
+        await store(bus, "exeunt.runs.a", b"before", {})
         following = follow(bus, EVERY_RUN, after=0)
         async with asyncio.timeout(20):
             assert (await anext(following)).data == b"before"
             await server.kill()
             await server.start()
-            await say(bus, "exeunt.runs.b", b"after", {})
+            await store(bus, "exeunt.runs.b", b"after", {})
             assert (await anext(following)).data == b"after"
         await following.aclose()  # type: ignore[attr-defined]  # an async generator
         await bus.close(5)
@@ -179,7 +179,7 @@ COMMANDS: Final = [
 async def test_replaying_reads_only(bus: Bus, server: NatsServer) -> None:
     before = await state_of(bus.nc)
     for ran in await asyncio.gather(*(exeunt(server, *command) for command in COMMANDS)):
-        assert (ran.code, bool(ran.out)) == (0, True), ran.said
+        assert (ran.code, bool(ran.out)) == (0, True), ran.err
     assert await state_of(bus.nc) == before
 
 
@@ -194,7 +194,7 @@ async def test_what_was_exported_tells_and_checks_as_the_stream_does(server: Nat
     assert from_stream.out == from_file.out
     assert json.loads(from_file.out)[0]["ending"] == "finalized"
     from_pipe = await exeunt(server, "replay", "-", "--check", stdin=exported.out.encode())
-    assert from_pipe.out == "8 facts and 4 decisions come out as they were recorded.\n"
+    assert from_pipe.out == "8 events and 4 decisions come out as they were recorded.\n"
 
 
 @pytest.mark.usefixtures("bus")
@@ -208,13 +208,15 @@ async def test_every_output_is_what_it_says(server: NatsServer) -> None:
     assert "Stop latency:" in table.out
     assert "\x1b[" not in table.out  # a pipe gets no colours
     assert "EPISODE" in wide.out
-    told = [json.loads(line) for line in lines.out.splitlines()]
-    assert [event["what"] for event in told] == [  # in order of time: the end is seen before its decision is recorded
+    reported = [json.loads(line) for line in lines.out.splitlines()]
+    assert [
+        event["what"] for event in reported
+    ] == [  # in order of time: the end is seen before its decision is recorded
         *("topology-established", "cancel-requested", "wait"),
         *("topology-terminated", "run-terminal", "finalize"),
     ]
-    assert told[5]["cause_sequence"] == told[3]["sequence"]
-    assert {event["run"] for event in told} == {"livekit-voice/cancel-then-gone"}
+    assert reported[5]["cause_sequence"] == reported[3]["sequence"]
+    assert {event["run"] for event in reported} == {"livekit-voice/cancel-then-gone"}
     clouds = [json.loads(line) for line in events.out.splitlines()]
     assert {(event["specversion"], event["subject"]) for event in clouds} == {("1.0", "livekit-voice/cancel-then-gone")}
     assert clouds[1]["type"] == "io.bubustack.exeunt.cancel-requested.v1"
@@ -223,13 +225,13 @@ async def test_every_output_is_what_it_says(server: NatsServer) -> None:
 
 @pytest.mark.usefixtures("bus")
 async def test_tail_counts_from_the_cancel_as_the_timeline_does(server: NatsServer) -> None:
-    tailed, told = await asyncio.gather(
+    tailed, reported = await asyncio.gather(
         exeunt(server, "tail", "cancel-then-gone", "--since", "1d", "--until", "0s", "-o", "jsonl"),
         exeunt(server, "timeline", "cancel-then-gone", "-o", "jsonl"),
     )
     elapsed = [
         {event["sequence"]: event["elapsed_ms"] for event in map(json.loads, ran.out.splitlines())}
-        for ran in (tailed, told)
+        for ran in (tailed, reported)
     ]
     assert len(elapsed[1]) == 6
     # Before the cancel there is nothing to count from.
@@ -239,7 +241,7 @@ async def test_tail_counts_from_the_cancel_as_the_timeline_does(server: NatsServ
 
 
 @pytest.mark.parametrize(
-    ("code", "said", "arguments"),
+    ("code", "message", "arguments"),
     [
         (2, "Unknown option", ("timeline", "--colour")),
         (2, "only one of --speed, --check, --at and --what-if", ("replay", "racing", "--check", "--at", "1")),
@@ -255,11 +257,11 @@ async def test_tail_counts_from_the_cancel_as_the_timeline_does(server: NatsServ
 )
 @pytest.mark.usefixtures("bus")
 async def test_an_exit_code_tells_whose_fault_it_was(
-    server: NatsServer, code: int, said: str, arguments: tuple[str, ...]
+    server: NatsServer, code: int, message: str, arguments: tuple[str, ...]
 ) -> None:
     ran = await exeunt(server, *arguments)
     assert (ran.code, ran.out) == (code, "")
-    assert said in " ".join(ran.said.split())
+    assert message in " ".join(ran.err.split())
 
 
 @pytest.mark.usefixtures("bus")
@@ -278,25 +280,25 @@ async def test_a_damaged_file_says_where_and_tells_the_rest(server: NatsServer, 
     lines = (HISTORIES / "cancel-then-gone.jsonl").read_text().splitlines(keepends=True)
     file = tmp_path / "run.jsonl"
     file.write_text("".join([*lines[:2], "{}\n", *lines[2:]])[:-50])
-    told, checked = await asyncio.gather(
+    reported, checked = await asyncio.gather(
         exeunt(server, "timeline", str(file)), exeunt(server, "replay", str(file), "--check")
     )
-    assert "not told: line 3: no record of an event: Object missing required field `sequence`" in told.said
-    assert "not told: line 8: no JSON object" in told.said
-    assert (told.code, checked.code) == (0, 1)
-    assert "run-terminal" in told.out
+    assert "not shown: line 3: no record of an event: Object missing required field `sequence`" in reported.err
+    assert "not shown: line 8: no JSON object" in reported.err
+    assert (reported.code, checked.code) == (0, 1)
+    assert "run-terminal" in reported.out
 
 
-async def test_a_name_in_two_namespaces_has_to_be_told_apart(bus: Bus, server: NatsServer) -> None:
+async def test_a_name_in_two_namespaces_has_to_be_reported_apart(bus: Bus, server: NatsServer) -> None:
     subject = "exeunt.runs.elsewhere.racing.uid.first.run-deleted"
-    await say(bus, subject, b"{}", {})
+    await store(bus, subject, b"{}", {})
     ran = await exeunt(server, "timeline", "racing")
     assert ran.code == 2
-    assert "there is a StoryRun racing in elsewhere, livekit-voice: say which one with -n" in ran.said
+    assert "there is a StoryRun racing in elsewhere, livekit-voice: say which one with -n" in ran.err
     assert (await exeunt(server, "timeline", "racing", "-n", "livekit-voice")).code == 0
 
 
-async def test_tail_shows_what_is_said_as_it_is_said(bus: Bus, server: NatsServer) -> None:
+async def test_tail_shows_what_is_published_as_it_is_published(bus: Bus, server: NatsServer) -> None:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "exeunt_cli", "tail", "-n", "live", "-o", "jsonl"),
         stdout=asyncio.subprocess.PIPE,
@@ -307,8 +309,8 @@ async def test_tail_shows_what_is_said_as_it_is_said(bus: Bus, server: NatsServe
     subject, data = record.subject.replace("livekit-voice", "live"), record.data.replace(b"livekit-voice", b"live")
     reading = asyncio.create_task(process.stdout.readline())
     async with asyncio.timeout(20):
-        while not reading.done():  # what was said before it listens is not shown
-            await say(bus, subject, data, _plain(record.headers) | {"ce-subject": "live/cancel-then-gone"})
+        while not reading.done():  # what was published before it listens is not shown
+            await store(bus, subject, data, _plain(record.headers) | {"ce-subject": "live/cancel-then-gone"})
             await asyncio.sleep(0.1)
     assert json.loads(await reading)["what"] == "topology-established"
     process.terminate()

@@ -96,7 +96,9 @@ async def test_a_microphone_that_is_unpublished_cancels_the_call(impulse: Impuls
 @pytest.mark.parametrize(
     "impulse", [{"end_events": set(END_EVENTS) - {"track_unpublished"}}], indirect=True, ids=["without its event"]
 )
-async def test_unless_it_is_told_to_leave_that_alone(impulse: Impulse, room: LiveKitRoom, webhooks: Webhooks) -> None:
+async def test_unless_it_is_reported_to_leave_that_alone(
+    impulse: Impulse, room: LiveKitRoom, webhooks: Webhooks
+) -> None:
     alice = await room.join("alice")
     call = await impulse.call(alice.room_sid)
     await alice.publish_microphone()

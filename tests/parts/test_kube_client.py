@@ -133,7 +133,7 @@ async def test_a_list_has_all_pages_and_only_what_is_selected(
     }
 
 
-async def test_a_failed_test_and_a_refused_value_are_told_apart(
+async def test_a_failed_test_and_a_refused_value_are_reported_apart(
     client: KubeClient, admin: CustomObjectsApi, namespace: str
 ) -> None:
     await create_run(admin, namespace)
@@ -198,9 +198,9 @@ async def test_forbidden_names_the_missing_permission(
             await client.list(STEP_RUNS, namespace)
         with pytest.raises(Forbidden, match="verb patch on storyruns/status of"):
             await client.patch(STORY_RUNS, namespace, "call", patch(), field_manager=MANAGER, subresource="status")
-        assert "RBAC rule" in (client.reachable() or "")
+        assert "RBAC rule" in (client.unavailable_reason() or "")
         await client.list(STORY_RUNS, namespace)  # that a read is served says nothing of the write
-        assert "patch" in (client.reachable() or "")
+        assert "patch" in (client.unavailable_reason() or "")
 
 
 async def test_what_can_be_done_without_says_nothing_about_the_rest_when_it_is_refused(
@@ -210,7 +210,7 @@ async def test_what_can_be_done_without_says_nothing_about_the_rest_when_it_is_r
     async with connected(kubeconfig) as client:
         with pytest.raises(Forbidden, match=r"verb create on events of API group events\.k8s\.io"):
             await client.create(EVENTS, namespace, b"{}", field_manager=MANAGER)
-        assert client.reachable() is None
+        assert client.unavailable_reason() is None
 
 
 async def test_a_refused_token_is_read_again(control_plane: ControlPlane, namespace: str, tmp_path: Path) -> None:
@@ -221,11 +221,11 @@ async def test_a_refused_token_is_read_again(control_plane: ControlPlane, namesp
     async with connected(kubeconfig) as client:
         with pytest.raises(Unauthorized, match=r"credentials are from .*exeunt-watcher\.kubeconfig"):
             await client.list(STORY_RUNS, namespace)
-        assert "401" in (client.reachable() or "")
+        assert "401" in (client.unavailable_reason() or "")
         token_file.write_text(f"{good}\n")
         answers = await asyncio.gather(*(client.list(STORY_RUNS, namespace) for _ in range(10)))
         assert len(answers) == 10
-        assert client.reachable() is None
+        assert client.unavailable_reason() is None
 
 
 async def test_a_token_file_is_read_again_before_the_old_token_expires(
@@ -349,7 +349,7 @@ async def test_overload_is_waited_out_as_long_as_the_server_asks(
         assert (await client.list(STORY_RUNS, namespace)).items == []
         assert 1 <= time.monotonic() - started < 4
         assert faults == []
-        assert client.reachable() is None
+        assert client.unavailable_reason() is None
 
 
 async def test_overload_ends_with_the_retry_budget(control_plane: ControlPlane, namespace: str, tmp_path: Path) -> None:
@@ -362,7 +362,7 @@ async def test_overload_ends_with_the_retry_budget(control_plane: ControlPlane, 
         with pytest.raises(ApiUnavailable, match=r"no success within 1 s; last: .* 503.*gone fishing"):
             await client.get(STORY_RUNS, namespace, "call")
         assert time.monotonic() - started < 5
-        assert "503" in (client.reachable() or "")
+        assert "503" in (client.unavailable_reason() or "")
 
 
 async def test_a_server_that_comes_back_in_time_is_not_noticed(
@@ -372,12 +372,12 @@ async def test_a_server_that_comes_back_in_time_is_not_noticed(
         proxy.cut(refuse=True)
         listing = asyncio.create_task(client.list(STORY_RUNS, namespace))
         async with asyncio.timeout(10):
-            while client.reachable() is None:  # noqa: ASYNC110 - the world is polled
+            while client.unavailable_reason() is None:  # noqa: ASYNC110 - the world is polled
                 await asyncio.sleep(0.01)
-        assert "no answer from" in (client.reachable() or "")
+        assert "no answer from" in (client.unavailable_reason() or "")
         proxy.restore()
         assert (await listing).items == []
-        assert client.reachable() is None
+        assert client.unavailable_reason() is None
 
 
 async def test_a_patch_whose_answer_is_lost_is_sent_again(

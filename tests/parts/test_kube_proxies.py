@@ -1,4 +1,6 @@
-"""Proxies on the way to a real kube-apiserver: which one is taken, what it is told, and that nobody else is told it."""
+"""Proxies on the way to a real kube-apiserver: which one is taken, what it is reported, and that nobody else is
+reported it.
+"""
 
 import json
 import ssl
@@ -126,7 +128,7 @@ async def test_a_server_without_tls_is_asked_for_in_plain_and_without_our_creden
     assert not {"Authorization", "Accept-Encoding"} & {*heard[0].headers}
 
 
-async def test_what_a_proxy_was_told_is_in_no_message(
+async def test_what_a_proxy_was_reported_is_in_no_message(
     control_plane: ControlPlane, proxy: ConnectProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = kubeconfig(tmp_path, control_plane, server=ELSEWHERE)

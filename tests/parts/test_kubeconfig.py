@@ -39,12 +39,12 @@ class Cluster(NamedTuple):
         leaf.private_key_pem.write_to_path(folder / f"{name}.key")
 
     def config(self, user: dict[str, Any] | None = None, **cluster: Any) -> dict[str, Any]:
-        told = {"server": self.plane.url, "certificate-authority": str(self.plane.ca), **cluster}
+        reported = {"server": self.plane.url, "certificate-authority": str(self.plane.ca), **cluster}
         return {
             "current-context": "here",
             "contexts": [{"name": "here", "context": {"cluster": "local", "user": "me"}}],
             "clusters": [
-                {"name": "local", "cluster": {key: value for key, value in told.items() if value is not None}}
+                {"name": "local", "cluster": {key: value for key, value in reported.items() if value is not None}}
             ],
             "users": [{"name": "me", "user": user or {"token": "alice-token"}}],
         }
@@ -334,9 +334,9 @@ async def test_what_kubectl_refuses_is_refused_with_the_file_and_the_field(
     cluster.certify(tmp_path, "carol")
     use(monkeypatch, tmp_path / "config")
     monkeypatch.setattr("sys.stdin", None)
-    said = await refusal()
-    assert re.search(why, said), said
-    assert "alice-token" not in said
+    message = await refusal()
+    assert re.search(why, message), message
+    assert "alice-token" not in message
 
 
 async def test_a_file_that_is_no_kubeconfig_is_named(
@@ -357,15 +357,15 @@ async def test_a_file_that_is_no_kubeconfig_is_named(
     ]:
         write(tmp_path, {name: content, "good": cluster.config()})
         use(monkeypatch, tmp_path / name, tmp_path / "good")
-        said = await refusal()
-        assert re.search(why, said), said
-        assert "secret" not in said
+        message = await refusal()
+        assert re.search(why, message), message
+        assert "secret" not in message
     (tmp_path / "folder").mkdir()
     use(monkeypatch, tmp_path / "folder", tmp_path / "good")
     assert "cannot read the kubeconfig" in await refusal()
 
 
-async def test_a_plugin_is_told_what_it_may_know(
+async def test_a_plugin_is_reported_what_it_may_know(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     more = '[ "$GREETING" = "hello" ] && [ -z "$EMPTY" ] && [ "$1" = "two words" ] || exit 1'
@@ -457,10 +457,10 @@ async def test_how_the_server_is_reached(cluster: Cluster, tmp_path: Path, monke
         {"disable-compression": True},
         {"insecure-skip-tls-verify": None, "proxy-url": None, "extensions": None},
     ]
-    for told in ways:
-        write(tmp_path, {"config": cluster.config(None, **told)})
+    for reported in ways:
+        write(tmp_path, {"config": cluster.config(None, **reported)})
         use(monkeypatch, tmp_path / "config")
-        assert (await ours())["username"] == "alice", told
+        assert (await ours())["username"] == "alice", reported
     write(tmp_path, {"config": cluster.config(None, **{"tls-server-name": "other.example"})})
     assert await kubectl() is None
     with pytest.raises(Exception, match="CERTIFICATE_VERIFY_FAILED"):
@@ -547,7 +547,7 @@ async def test_a_process_does_not_change_over_to_another_cluster(
 
 
 async def run(*command: str, stdin: int = asyncio.subprocess.DEVNULL, **environ: str) -> tuple[int | None, str]:
-    """The exit code, and what was said on stderr."""
+    """The exit code, and what was published on stderr."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", *command),
         stdin=stdin,
@@ -556,27 +556,29 @@ async def run(*command: str, stdin: int = asyncio.subprocess.DEVNULL, **environ:
         env={**os.environ, "EXEUNT_NATS_URL": "nats://127.0.0.1:9", **environ},
     )
     async with asyncio.timeout(60):
-        _, said = await process.communicate()
-    return process.returncode, said.decode()
+        _, message = await process.communicate()
+    return process.returncode, message.decode()
 
 
-async def test_services_and_people_are_told_in_one_line_and_by_exit_code_2(
+async def test_services_and_people_are_reported_in_one_line_and_by_exit_code_2(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path, {"config": cluster.config({"as-groups": ["x"]}), "good": cluster.config()})
     use(monkeypatch, tmp_path / "config")
     for command, name in {"exeunt_watcher": "exeunt-watcher", "exeunt_cli plan": "exeunt"}.items():
-        code, said = await run(*command.split())
+        code, message = await run(*command.split())
         assert code == 2
-        assert re.fullmatch(rf"{name}: user me in {tmp_path}/config: as-uid, .*\n", said), said
+        assert re.fullmatch(rf"{name}: user me in {tmp_path}/config: as-uid, .*\n", message), message
     use(monkeypatch, tmp_path / "good")
     config = cluster.config(None, **{"proxy-url": "socks5://user:secret@proxy.example:1080"})
     write(tmp_path, {"good": config})
     for command, name in {"exeunt_terminator": "exeunt-terminator", "exeunt_cli plan": "exeunt"}.items():
-        code, said = await run(*command.split())
+        code, message = await run(*command.split())
         assert code == 2
-        assert re.fullmatch(rf"{name}: proxy-url of cluster local in .*/good: a socks5 proxy is not .*\n", said), said
-        assert "secret" not in said
+        assert re.fullmatch(rf"{name}: proxy-url of cluster local in .*/good: a socks5 proxy is not .*\n", message), (
+            message
+        )
+        assert "secret" not in message
 
 
 async def test_a_plugin_may_ask_somebody_at_the_terminal(
@@ -589,10 +591,10 @@ async def test_a_plugin_may_ask_somebody_at_the_terminal(
     use(monkeypatch, tmp_path / "config")
     ours_end, theirs = os.openpty()
     os.write(ours_end, b"bob-token\n")
-    code, said = await run("exeunt_cli", "plan", stdin=theirs)
+    code, message = await run("exeunt_cli", "plan", stdin=theirs)
     assert code == 1
-    assert said.startswith("Token?\n")
-    assert 'User "bob" cannot list resource' in said
+    assert message.startswith("Token?\n")
+    assert 'User "bob" cannot list resource' in message
     assert asked(tmp_path)[0]["spec"]["interactive"] is True
     os.close(ours_end)
     os.close(theirs)
@@ -607,7 +609,9 @@ async def test_a_kubeconfig_may_come_through_a_pipe(cluster: Cluster, monkeypatc
     os.close(out)
 
 
-async def test_who_is_not_known_is_told_so(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_is_not_known_is_reported_so(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write(tmp_path, {"config": cluster.config({"token": "stranger"})})
     use(monkeypatch, tmp_path / "config")
     with pytest.raises(Unauthorized, match=r"credentials are from .*config"):

@@ -6,14 +6,14 @@ from datetime import UTC, datetime
 import pytest
 from msgspec.structs import replace
 
-from exeunt.events import Outcome, Verdict
+from exeunt.events.event_types import Outcome, Verdict
 from exeunt.kube.client import KubeClient
-from exeunt.snapshot import RunState
+from exeunt.run.snapshot import RunState
 from exeunt_local.control_plane import ControlPlane
 from exeunt_terminator.kubernetes_events import KubernetesEvents, event_of
 
 NOW = datetime(2026, 11, 24, 18, 14, tzinfo=UTC)
-RUN = RunState(namespace="voice", name="call", uid="uid", resource_version="1", generation=2, life="first")
+RUN = RunState(namespace="voice", name="call", uid="uid", resource_version="1", generation=2, attempt="first")
 OUTCOME = Outcome(
     verdict=Verdict.FINALIZE,
     rule="deadline",
@@ -54,22 +54,22 @@ def test_the_same_end_is_the_same_event_and_another_is_not() -> None:
     def name(run: RunState, outcome: Outcome = OUTCOME) -> str:
         return str(json.loads(event_of(run, outcome, NOW))["metadata"]["name"])
 
-    others = [replace(RUN, uid="another"), replace(RUN, fence="2026-11-24T18:13:32Z")]
+    others = [replace(RUN, uid="another"), replace(RUN, cancel_observed_at="2026-11-24T18:13:32Z")]
     assert name(RUN) == name(RUN, replace(OUTCOME, deleted_step_runs=()))
     assert len({name(RUN), *map(name, others), name(RUN, replace(OUTCOME, verdict=Verdict.FAILED))}) == 4
 
 
 @pytest.mark.parametrize(
-    ("enabled", "verdict", "told"),
+    ("enabled", "verdict", "reported"),
     [(True, Verdict.FINALIZE, 1), (True, Verdict.FAILED, 1), (True, Verdict.WAIT, 0), (False, Verdict.FINALIZE, 0)],
 )
-async def test_ends_are_told_and_nothing_else(
-    control_plane: ControlPlane, *, enabled: bool, verdict: Verdict, told: int
+async def test_ends_are_reported_and_nothing_else(
+    control_plane: ControlPlane, *, enabled: bool, verdict: Verdict, reported: int
 ) -> None:
     kube = await KubeClient.connect(kubeconfig=str(control_plane.kubeconfig))
     events = KubernetesEvents(kube, enabled=enabled)
-    events.tell(RUN, replace(OUTCOME, verdict=verdict))
-    assert events._queue.qsize() == told
+    events.publish(RUN, replace(OUTCOME, verdict=verdict))
+    assert events._queue.qsize() == reported
     await kube.close()
 
 
@@ -77,6 +77,6 @@ async def test_a_queue_that_is_full_holds_nobody_up(control_plane: ControlPlane)
     kube = await KubeClient.connect(kubeconfig=str(control_plane.kubeconfig))
     events = KubernetesEvents(kube, enabled=True)
     for _ in range(300):  # nobody takes them out
-        events.tell(RUN, OUTCOME)
+        events.publish(RUN, OUTCOME)
     assert events._queue.qsize() == 256
     await kube.close()

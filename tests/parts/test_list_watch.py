@@ -14,8 +14,8 @@ from actors.tcp_proxy import TcpProxy
 from exeunt.kube.changes import Change, Changed, Missing, Relisted, Removed
 from exeunt.kube.client import KubeClient
 from exeunt.kube.list_watch import ListWatch
-from exeunt.kube.models import KubeObject
 from exeunt.kube.resources import STORY_RUNS, Resource, T
+from exeunt.run.models import KubeObject
 from exeunt_local.control_plane import ControlPlane
 
 GROUP, VERSION = "runs.bubustack.io", "v1alpha1"
@@ -203,7 +203,7 @@ async def test_only_its_own_namespace_is_followed(
 async def test_a_watch_that_ends_in_good_order_goes_on_where_it_was(client: KubeClient, cluster: Cluster) -> None:
     list_watch = ListWatch(client, STORY_RUNS, namespace=cluster.namespace, watch_timeout=0.5)
     async with following(list_watch) as it:
-        for number in range(15):  # more than two lives of a watch
+        for number in range(15):  # more than two attempts of a watch
             await cluster.create(f"call-{number}")
             await asyncio.sleep(0.15)
         await it.until(lambda: len(it.names()) == 15)

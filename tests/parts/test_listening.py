@@ -1,4 +1,4 @@
-"""Where a service can be reached that was told an address: by real connections."""
+"""Where a service can be reached that was reported an address: by real connections."""
 
 import socket
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import pytest
 
 from exeunt.errors import UsageError
-from exeunt.listening import addresses, listen
+from exeunt.net.listening import addresses, listen
 from exeunt.settings import Settings
 from exeunt_local.processes import free_port
 
@@ -74,7 +74,7 @@ def test_the_default_does_without_ipv6_where_the_kernel_has_none(
     assert reached(":0", closing) == {"127.0.0.1"}
 
 
-def test_where_it_listens_is_told_as_it_is_written(closing: ExitStack) -> None:
+def test_where_it_listens_is_reported_as_it_is_written(closing: ExitStack) -> None:
     port = free_port()
     for address in (f"[::]:{port}", f"127.0.0.1:{free_port()}"):
         sockets = [closing.enter_context(listening) for listening in listen("EXEUNT_HTTP_ADDR", address)]

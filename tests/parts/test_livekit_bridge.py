@@ -14,9 +14,9 @@ from actors.livekit_api import LiveKitApi
 from actors.livekit_bridge import Bridge, Signals, event, signed, webhook
 from actors.streams import subjects
 from exeunt.bus.connection import Bus, connect
-from exeunt.bus.messages import Message
 from exeunt.bus.publisher import publish
-from exeunt.subjects import LIVEKIT, look_subject, trigger_token_subject
+from exeunt.events.messages import Message
+from exeunt.events.subjects import LIVEKIT, look_subject, trigger_token_subject
 from exeunt_local.binaries import Binaries
 from exeunt_local.nats_server import NatsServer
 
@@ -92,7 +92,7 @@ async def test_a_call_from_its_first_to_its_last_word(
         await it.post(webhook("room_finished"))
         await signals.until(SID, gone=True)
         await until_no_look(bus)
-        assert [said.detail for said in await signals.all()] == [
+        assert [signal.detail for signal in await signals.all()] == [
             "room call-42 (RM_1): participant_left bob; still there: bubu-agent-listen-1",
             "room call-42 (RM_1): participant_joined bob; there: bob",
             "room call-42 (RM_1): room_finished; the room is no more",
@@ -131,8 +131,8 @@ async def test_another_room_of_the_same_name_is_another_call(
         livekit.rooms[ROOM] = ("RM_2", ["alice"])
         await it.post(webhook("participant_joined", "RM_2", who="alice"))
         await it.post(webhook("participant_left", "RM_1", who="alice"))
-        said = await signals.until("RM_1", gone=True)
-        assert said.detail == "room call-42 (RM_1): participant_left alice; the room is no more"
+        signal = await signals.until("RM_1", gone=True)
+        assert signal.detail == "room call-42 (RM_1): participant_left alice; the room is no more"
         assert await signals.last("RM_2") is None
 
 
@@ -148,7 +148,7 @@ async def test_a_room_made_anew_between_two_questions_does_not_lend_its_people(
         await it.post(webhook("participant_joined", "RM_2", who="bob"))
         await it.post(webhook("room_finished", "RM_3", "another"))
         await signals.until("RM_3", gone=True)
-        assert [(said.message.subject.rpartition(".")[2], said.gone) for said in await signals.all()] == [
+        assert [(signal.message.subject.rpartition(".")[2], signal.gone) for signal in await signals.all()] == [
             ("RM_1", True),
             ("RM_3", True),
         ]
@@ -177,8 +177,8 @@ async def test_without_webhooks_the_timer_finds_it(signals: Signals, livekit: Li
         await it.post(webhook("participant_joined", who="alice"))
         await it.until_looked(1)
         livekit.rooms[ROOM] = (SID, [BOT])
-        said = await signals.until(SID, gone=True)
-        assert said.detail == (
+        signal = await signals.until(SID, gone=True)
+        assert signal.detail == (
             "room call-42 (RM_1): looked again some time after participant_joined alice;"
             " still there: bubu-agent-listen-1"
         )
@@ -197,8 +197,8 @@ async def test_a_call_that_began_before_the_bridge_is_found(
         await it.until_looked(1)
         assert await signals.last(SID) is None
         livekit.rooms[ROOM] = (SID, [])
-        said = await signals.until(SID, gone=True)
-        assert said.detail == "room call-42 (RM_1): looked again some time after discovered; still there: nobody"
+        signal = await signals.until(SID, gone=True)
+        assert signal.detail == "room call-42 (RM_1): looked again some time after discovered; still there: nobody"
 
 
 async def test_what_a_killed_bridge_knew_the_next_one_knows(
@@ -215,7 +215,7 @@ async def test_what_a_killed_bridge_knew_the_next_one_knows(
         async with asyncio.timeout(60):
             while await looks(bus) != {look_subject("RM_2")}:  # noqa: ASYNC110 - polled
                 await asyncio.sleep(0.02)
-    assert [said.message.subject.rpartition(".")[2] for said in await signals.all()] == [SID]
+    assert [signal.message.subject.rpartition(".")[2] for signal in await signals.all()] == [SID]
 
 
 async def test_two_bridges_say_everything_once(bus: Bus, signals: Signals, livekit: LiveKitApi, bridge: Start) -> None:
@@ -237,9 +237,9 @@ async def test_two_bridges_say_everything_once(bus: Bus, signals: Signals, livek
                 await signals.until(sid, gone=step % 2 == 0)
         livekit.rooms.clear()
         await until_no_look(bus)
-        told = [(said.message.subject, said.gone) for said in await signals.all()]
+        reported = [(signal.message.subject, signal.gone) for signal in await signals.all()]
         for sid in sids:
-            mine = [gone for subject, gone in told if subject.endswith(f".{sid}")]
+            mine = [gone for subject, gone in reported if subject.endswith(f".{sid}")]
             assert mine == [True, False, True]
 
 
@@ -260,9 +260,9 @@ async def test_what_livekit_does_not_answer_is_asked_again(
         livekit.rooms[ROOM] = (SID, [BOT])
         assert await it.post(webhook("participant_left", who="alice")) == 200
         async with asyncio.timeout(30):
-            while "livekit" not in (troubles := await it.ready()):  # noqa: ASYNC110 - polled
+            while "livekit" not in (unavailable_reasons := await it.ready()):  # noqa: ASYNC110 - polled
                 await asyncio.sleep(0.02)
-        assert troubles["livekit"].startswith(f"LiveKit at 127.0.0.1:{livekit.port} ")
+        assert unavailable_reasons["livekit"].startswith(f"LiveKit at 127.0.0.1:{livekit.port} ")
         assert await signals.last(SID) is None
         livekit.delay, livekit.status, livekit.body = 0.0, 200, None
         if fault == "away":
@@ -322,8 +322,8 @@ async def test_a_signal_is_traced_from_its_webhook_on(signals: Signals, livekit:
     async with Collector() as collector, bridge(**collector.env) as it:
         livekit.rooms[ROOM] = (SID, [BOT])
         await it.post(webhook("participant_left", who="alice"))
-        said = await signals.until(SID, gone=True)
-        _, trace_id, span_id, _ = said.message.headers["traceparent"].split("-")
+        signal = await signals.until(SID, gone=True)
+        _, trace_id, span_id, _ = signal.message.headers["traceparent"].split("-")
         await collector.wait_for(lambda: len(collector.trace(trace_id)) >= 8, within=30)
         assert tree(collector.trace(trace_id)) == [
             "livekit-bridge: POST /webhook",
@@ -333,4 +333,4 @@ async def test_a_signal_is_traced_from_its_webhook_on(signals: Signals, livekit:
         ]
         (look,) = [span for span in collector.trace(trace_id) if span.name == "look"]
         assert look.span_id == span_id
-        assert look.events == (("gone", {"exeunt.why": said.detail}),)
+        assert look.events == (("gone", {"exeunt.why": signal.detail}),)

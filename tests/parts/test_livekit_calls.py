@@ -10,7 +10,7 @@ from actors.livekit_bridge import SECRET, Bridge, Signals
 from actors.livekit_room import LiveKitRoom
 from actors.streams import subjects
 from exeunt.bus.connection import Bus, connect
-from exeunt.subjects import LIVEKIT
+from exeunt.events.subjects import LIVEKIT
 from exeunt_local import binaries
 from exeunt_local.binaries import Binaries
 from exeunt_local.livekit_server import LiveKitServer
@@ -66,13 +66,13 @@ def bridge_to(livekit: LiveKitServer, port: int, nats: NatsServer, folder: Path,
 
 @pytest.fixture
 async def bridge(livekit: LiveKitServer, port: int, nats: NatsServer, tmp_path: Path) -> AsyncIterator[Bridge]:
-    """Its timer looks every hour: what is said here follows from webhooks."""
+    """Its timer looks every hour: what is published here follows from webhooks."""
     async with bridge_to(livekit, port, nats, tmp_path) as bridge:
         yield bridge
 
 
-async def told(signals: Signals) -> list[str]:
-    return [f"{'gone' if said.gone else 'up'}: {said.detail.partition(': ')[2]}" for said in await signals.all()]
+async def reported(signals: Signals) -> list[str]:
+    return [f"{'gone' if signal.gone else 'up'}: {signal.detail.partition(': ')[2]}" for signal in await signals.all()]
 
 
 async def until_counted(bridge: Bridge, series: str) -> None:
@@ -93,14 +93,14 @@ async def test_the_last_caller_ends_the_call(bridge: Bridge, signals: Signals, r
     await until_counted(bridge, 'exeunt_livekit_webhooks_total{answer="200",event="participant_left"}')
     assert await signals.last(alice.room_sid) is None
     await alice.leave()
-    said = await signals.until(alice.room_sid, gone=True)
-    assert said.detail.startswith(f"room call-42 ({alice.room_sid}): participant_left alice; still there: ")
-    assert {BOT, "supervisor", "helper"} == set(said.detail.partition("still there: ")[2].split(", "))
+    signal = await signals.until(alice.room_sid, gone=True)
+    assert signal.detail.startswith(f"room call-42 ({alice.room_sid}): participant_left alice; still there: ")
+    assert {BOT, "supervisor", "helper"} == set(signal.detail.partition("still there: ")[2].split(", "))
     alice = await room.join("alice")
     await signals.until(alice.room_sid, gone=False)
     await room.delete()
     await signals.until(alice.room_sid, gone=True)
-    assert [line.partition(":")[0] for line in await told(signals)] == ["gone", "up", "gone"]
+    assert [line.partition(":")[0] for line in await reported(signals)] == ["gone", "up", "gone"]
     async with asyncio.timeout(30):
         while await subjects(bus, LIVEKIT):  # noqa: ASYNC110 - polled
             await asyncio.sleep(0.05)
@@ -116,9 +116,9 @@ async def test_a_caller_who_comes_in_twice_has_not_left(bridge: Bridge, signals:
     await until_counted(bridge, 'exeunt_livekit_webhooks_total{answer="200",event="participant_left"}')
     await alice.leave()
     await signals.until(alice.room_sid, gone=True)
-    (said,) = await told(signals)  # once, whichever of the looks was the first to see it
-    assert said.startswith("gone: ")
-    assert said.endswith(f"; still there: {BOT}")
+    (signal,) = await reported(signals)  # once, whichever of the looks was the first to see it
+    assert signal.startswith("gone: ")
+    assert signal.endswith(f"; still there: {BOT}")
 
 
 async def test_a_server_killed_with_a_call_going_on(
@@ -129,8 +129,8 @@ async def test_a_server_killed_with_a_call_going_on(
         before = (await room.join("alice")).room_sid
         await bridge.until_looked(1)
         await livekit.restart()
-        said = await signals.until(before, gone=True)
-        assert said.detail.endswith("; the room is no more")
+        signal = await signals.until(before, gone=True)
+        assert signal.detail.endswith("; the room is no more")
         async with asyncio.timeout(30):
             while await room.sid() in (None, before):  # noqa: ASYNC110 - polled
                 await asyncio.sleep(0.1)
@@ -169,7 +169,7 @@ async def test_a_call_of_which_no_webhook_ever_came(nats: NatsServer, signals: S
             await bridge.until_looked(1)
             await alice.leave()
             await signals.until(alice.room_sid, gone=True)
-            assert await told(signals) == [f"gone: looked again some time after discovered; still there: {BOT}"]
+            assert await reported(signals) == [f"gone: looked again some time after discovered; still there: {BOT}"]
 
 
 async def test_a_key_that_livekit_does_not_know(

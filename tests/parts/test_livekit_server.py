@@ -88,7 +88,7 @@ async def test_each_url_gets_each_event(serve: Serve, webhooks: Webhooks) -> Non
     assert [webhook.body for webhook in webhooks.received] == [webhook.body for webhook in others.received]
 
 
-async def test_who_leaves_is_told_and_no_longer_listed(room: LiveKitRoom, webhooks: Webhooks) -> None:
+async def test_who_leaves_is_reported_and_no_longer_listed(room: LiveKitRoom, webhooks: Webhooks) -> None:
     alice = await room.join("alice")
     await room.join("bob")
     await alice.publish_microphone()
@@ -135,7 +135,7 @@ async def test_everybody_is_listed_with_what_they_are(room: LiveKitRoom) -> None
     assert [identity for identity, permission in grants.items() if permission.recorder] == ["archive"]
 
 
-async def test_each_life_of_a_room_has_a_sid_of_its_own(room: LiveKitRoom, webhooks: Webhooks) -> None:
+async def test_each_opening_of_a_room_has_a_sid_of_its_own(room: LiveKitRoom, webhooks: Webhooks) -> None:
     alice = await room.join("alice")
     first = await room.sid()
     assert first == alice.room_sid
@@ -171,7 +171,7 @@ async def test_the_bot_keeps_a_room_open_and_an_agent_does_not(serve: Serve, web
         assert len(webhooks.of("room_finished")) == 1
 
 
-async def test_a_deleted_room_is_told_person_by_person_and_then_as_finished(
+async def test_a_deleted_room_is_reported_person_by_person_and_then_as_finished(
     room: LiveKitRoom, webhooks: Webhooks
 ) -> None:
     for identity in ("alice", "bubu-agent-x"):
@@ -180,9 +180,9 @@ async def test_a_deleted_room_is_told_person_by_person_and_then_as_finished(
     before = len(webhooks.received)
     await room.delete()
     await webhooks.wait_for("room_finished")
-    told = [(webhook.event, webhook.identity) for webhook in webhooks.received[before:]]
-    assert sorted(told[:-1]) == [("participant_left", "alice"), ("participant_left", "bubu-agent-x")]
-    assert told[-1] == ("room_finished", None)
+    reported = [(webhook.event, webhook.identity) for webhook in webhooks.received[before:]]
+    assert sorted(reported[:-1]) == [("participant_left", "alice"), ("participant_left", "bubu-agent-x")]
+    assert reported[-1] == ("room_finished", None)
 
 
 async def test_a_killed_client_is_listed_for_a_while_and_then_has_left(room: LiveKitRoom, webhooks: Webhooks) -> None:
@@ -202,7 +202,7 @@ async def test_a_server_that_was_killed_never_tells_of_its_rooms_again(
     await webhooks.wait_for("participant_joined", "alice")
     known = len(webhooks.received)
     await server.restart()
-    # The SDK comes back by itself, into a new life of the room.
+    # The SDK comes back by itself, into a new opening of the room.
     await webhooks.wait_until(lambda: len(webhooks.of("participant_joined", "alice")) == 2)
     after = await room.sid()
     assert after not in (None, before)

@@ -53,8 +53,8 @@ async def test_an_event_that_says_who_is_in_a_room_is_a_reason_to_look(stage: St
     sid, room = unique("RM"), unique("room")
     stage.livekit.rooms[room] = (sid, ["bubu-agent-listen-1"])
     assert await stage.bridge.post(webhook(happening, sid, room, "alice")) == 200
-    said = await stage.signals.until(sid, gone=True)
-    assert said.detail == f"room {room} ({sid}): {happening} alice; still there: bubu-agent-listen-1"
+    signal = await stage.signals.until(sid, gone=True)
+    assert signal.detail == f"room {room} ({sid}): {happening} alice; still there: bubu-agent-listen-1"
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ async def test_anything_else_that_livekit_signed_is_taken_note_of(stage: Stage, 
     assert await stage.bridge.post(signed(body)) == 200
 
 
-async def test_fields_of_a_newer_livekit_are_no_trouble(stage: Stage) -> None:
+async def test_fields_of_a_newer_livekit_are_no_fault(stage: Stage) -> None:
     sid = unique("RM")
     newer = webhook("room_finished", sid, roomEndReason="ROOM_END_OF_THE_WORLD", invented={"tomorrow": [1]})
     assert await stage.bridge.post(newer) == 200

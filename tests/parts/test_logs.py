@@ -11,9 +11,9 @@ import pytest
 import structlog
 from opentelemetry.sdk.trace import TracerProvider
 
-from exeunt.episodes import Episode
-from exeunt.logs import RateLimit, bind_run, configure_logs
+from exeunt.run.cancellations import Cancellation
 from exeunt.settings import Settings
+from exeunt.telemetry.logs import RateLimit, bind_run, configure_logs
 
 
 @pytest.fixture
@@ -34,14 +34,14 @@ def lines(out: io.StringIO) -> list[dict[str, Any]]:
 
 def test_a_line_names_the_service_the_run_and_within_a_hop_the_trace(out: io.StringIO) -> None:
     log = structlog.get_logger()
-    episode = Episode("voice", "call", "uid", "first")
-    bind_run(episode)
+    cancellation = Cancellation("voice", "call", "uid", "first")
+    bind_run(cancellation)
     with TracerProvider(shutdown_on_exit=False).get_tracer("t").start_as_current_span("hop") as span:
         log.info("finalize", rule="topology-gone")
     log.info("after")
     within, after = lines(out)
     assert within["service"] == after["service"] == "exeunt-test"
-    assert within["run"] == after["run"] == str(episode)
+    assert within["run"] == after["run"] == str(cancellation)
     assert (within["namespace"], within["name"], within["uid"]) == ("voice", "call", "uid")
     assert list(within)[:3] == ["timestamp", "level", "event"]
     assert within["trace_id"] == f"{span.get_span_context().trace_id:032x}"
@@ -68,8 +68,8 @@ def through(limit: RateLimit, method: str, event: dict[str, Any]) -> MutableMapp
 def test_warnings_of_a_kind_are_limited_and_the_next_one_tells_how_many_there_were() -> None:
     time = 100.0
     limit = RateLimit(lambda: time)
-    told = [through(limit, "warning", {"event": "still trying", "n": n}) for n in range(limit.BURST + 5)]
-    assert sum(line is not None for line in told) == limit.BURST
+    reported = [through(limit, "warning", {"event": "still trying", "n": n}) for n in range(limit.BURST + 5)]
+    assert sum(line is not None for line in reported) == limit.BURST
     assert through(limit, "warning", {"event": "another kind"}) == {"event": "another kind"}
     time += limit.PERIOD
     assert through(limit, "warning", {"event": "still trying"}) == {"event": "still trying", "suppressed": 5}
@@ -79,7 +79,7 @@ def test_warnings_of_a_kind_are_limited_and_the_next_one_tells_how_many_there_we
 def test_decisions_and_errors_are_never_suppressed_but_those_of_libraries_are() -> None:
     limit = RateLimit(lambda: 100.0)
     for method, event in (("info", "finalize"), ("error", "bus.dead_letter")):
-        told = [through(limit, method, {"event": event}) for _ in range(limit.BURST * 2)]
-        assert None not in told
+        reported = [through(limit, method, {"event": event}) for _ in range(limit.BURST * 2)]
+        assert None not in reported
     library = [through(limit, "error", {"event": f"failed {n}", "logger": "otlp"}) for n in range(limit.BURST * 2)]
     assert library.count(None) == limit.BURST

@@ -10,18 +10,18 @@ import pytest
 from aiohttp import ClientSession, web
 from msgspec.structs import replace
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader, NumberDataPoint
+from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader, NumberDataPoint
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from exeunt import instruments
-from exeunt.instruments import Counter, Gauge, Histogram, Instrument, Observed
-from exeunt.metrics import INSTRUMENTS
-from exeunt.prometheus import metrics_endpoint
-from exeunt.shutdown_timeout import ShutdownTimeout
-from exeunt.snapshot import Evidence, RunState, Snapshot, StoryState, Topology
+from exeunt.run.shutdown_timeout import ShutdownTimeout
+from exeunt.run.snapshot import Evidence, RunState, Snapshot, StoryState, Topology
+from exeunt.telemetry.configured import configure_telemetry
+from exeunt.telemetry.instruments import Counter, Gauge, Histogram, Instrument, Observable
+from exeunt.telemetry.metrics import INSTRUMENTS
+from exeunt.telemetry.prometheus import Handler, metrics_endpoint
 from exeunt_local.processes import free_port
 from exeunt_watcher.lateness import Lateness
 from exeunt_watcher.measures import measure_stops
@@ -35,14 +35,30 @@ def parsed(text: str) -> list[Metric]:
 
 
 class Scrape:
-    """A /metrics of one's own, on which `instruments` are shown."""
+    """A /metrics of one's own, from the first look on. It shows `instruments`, or is that of a service."""
 
-    def __init__(self, url: str, instruments: list[Instrument]) -> None:
-        self.url = url
-        self.instruments = instruments
+    def __init__(self) -> None:
+        self.instruments: list[Instrument] = []
+        self.endpoint: Handler | None = None
+        self._port = free_port()
+        self._runner: web.AppRunner | None = None
+
+    async def _serve(self) -> None:
+        app = web.Application()
+        app.router.add_get("/metrics", self.endpoint or metrics_endpoint(RESOURCE, self.instruments))
+        self._runner = web.AppRunner(app)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", self._port).start()
+
+    async def close(self) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
 
     async def text(self, **headers: str) -> str:
-        async with ClientSession() as http, http.get(self.url, headers=headers) as answer:
+        if self._runner is None:
+            await self._serve()
+        url = f"http://127.0.0.1:{self._port}/metrics"
+        async with ClientSession() as http, http.get(url, headers=headers) as answer:
             assert answer.status == 200
             return await answer.text()
 
@@ -52,18 +68,10 @@ class Scrape:
 
 
 @pytest.fixture
-async def scrape(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scrape]:
-    reader = InMemoryMetricReader()
-    provider = MeterProvider([reader], RESOURCE, shutdown_on_exit=False)
-    monkeypatch.setattr(instruments, "_METER", provider.get_meter("exeunt"))
-    shown: list[Instrument] = []
-    port, app = free_port(), web.Application()
-    app.router.add_get("/metrics", metrics_endpoint(reader, RESOURCE, shown))
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", port).start()
-    yield Scrape(f"http://127.0.0.1:{port}/metrics", shown)
-    await runner.cleanup()
+async def scrape() -> AsyncIterator[Scrape]:
+    scrape = Scrape()
+    yield scrape
+    await scrape.close()
 
 
 def values(family: Metric) -> dict[tuple[str, ...], float]:
@@ -73,8 +81,8 @@ def values(family: Metric) -> dict[tuple[str, ...], float]:
 async def test_each_kind_is_shown_as_prometheus_knows_it(scrape: Scrape) -> None:
     counter = Counter("t_things_total", "Things.", services="all", labels=("color",))
     gauge = Gauge("t_level", "A level.", services="all")
-    observed = Observed("t_up", "Up.", services="all", labels=("what",))
-    observed_counter = Observed("t_seen_total", "Seen.", services="all", kind="counter", labels=("what",))
+    observed = Observable("t_up", "Up.", services="all", labels=("what",))
+    observed_counter = Observable("t_seen_total", "Seen.", services="all", kind="counter", labels=("what",))
     scrape.instruments += [counter, gauge, observed, observed_counter]
     observed.observe(lambda: {("nats",): True, ("kubernetes",): False})
     observed_counter.observe(lambda: {("it",): 3})
@@ -135,6 +143,65 @@ async def test_what_is_expected_is_there_before_it_has_happened(scrape: Scrape) 
     assert (counts["t_seconds_count", "cancel"], counts["t_seconds_count", "gone"]) == (0, 1)
 
 
+async def test_what_nobody_has_measured_yet_has_no_series_but_where_there_is_only_one(scrape: Scrape) -> None:
+    scrape.instruments += [
+        Counter("t_letters_total", "Letters.", services="all", labels=("consumer",)),
+        Observable("t_up", "Up.", services="all", labels=("what",)),
+        Gauge("t_level", "A level.", services="all"),
+    ]
+    found = await scrape.families()
+    assert {name: len(found[name].samples) for name in ("t_letters", "t_up", "t_level")} == {
+        "t_letters": 0,
+        "t_up": 0,
+        "t_level": 1,
+    }
+    assert "_created" not in await scrape.text(**OPEN_METRICS)
+
+
+@pytest.mark.parametrize("off", ["false", "true"])
+async def test_a_service_shows_what_it_reports_unless_telemetry_is_off(
+    scrape: Scrape, monkeypatch: pytest.MonkeyPatch, off: str
+) -> None:
+    monkeypatch.setenv("OTEL_SDK_DISABLED", off)
+    monkeypatch.setenv("OTEL_METRICS_EXPORTER", "none")
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "none")
+    scrape.endpoint = configure_telemetry("exeunt-timeout-scheduler").endpoint
+    found = {name for name in await scrape.families() if name.startswith("exeunt_")}
+    reported = {i.name.removesuffix("_total") for i in INSTRUMENTS if i.services in ("all", "timeout-scheduler")}
+    assert found == (set() if off == "true" else reported)
+
+
+def test_opentelemetry_is_reported_the_same_figures() -> None:
+    reader = InMemoryMetricReader()
+    meter = MeterProvider([reader], RESOURCE, shutdown_on_exit=False).get_meter("t")
+    counter = Counter("t_things_total", "Things.", services="all", labels=("color",))
+    gauge = Gauge("t_level", "A level.", services="all")
+    seen = Observable("t_seen_total", "Seen.", services="all", kind="counter", labels=("what",))
+    histogram = Histogram("t_seconds", "Seconds.", services="all", labels=("cause",), buckets=(0.1, 1))
+    counter.add(color="red")  # what was counted before is exported, too
+    for each in (counter, gauge, seen, histogram):
+        each.export(meter)
+    counter.add(2, color="red")
+    gauge.set(4)
+    seen.observe(lambda: {("it",): 7})
+    histogram.record(0.5, cause="gone")
+    data = reader.get_metrics_data()
+    assert data is not None
+    metrics = {metric.name: metric for metric in data.resource_metrics[0].scope_metrics[0].metrics}
+    points = {name: next(iter(metric.data.data_points)) for name, metric in metrics.items()}
+    reported = {n: (dict(p.attributes or {}), p.value) for n, p in points.items() if isinstance(p, NumberDataPoint)}
+    assert reported == {
+        "t_things_total": ({"color": "red"}, 3),
+        "t_level": ({}, 4),
+        "t_seen_total": ({"what": "it"}, 7),
+    }
+    of_histogram = points["t_seconds"]
+    assert isinstance(of_histogram, HistogramDataPoint)
+    assert (of_histogram.attributes, of_histogram.explicit_bounds) == ({"cause": "gone"}, (0.1, 1))
+    assert list(of_histogram.bucket_counts) == [0, 1, 0]
+    assert {name: metric.unit for name, metric in metrics.items() if metric.unit} == {"t_seconds": "s"}
+
+
 def test_names_are_those_of_prometheus_and_labels_are_bounded() -> None:
     bounded = {
         "answer", "cause", "code", "consumer", "dependency", "ended_by", "error_type", "event", "fact", "resource",
@@ -155,23 +222,19 @@ class Gauges(NamedTuple):
     overdue: float
 
 
+_GAUGES = ("STOPS_PENDING", "STOPS_PENDING_AGE", "STOPS_OVERDUE")
+
+
 class Reading:
     """The gauges of `measure_stops`, as they are read."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._reader = InMemoryMetricReader()
-        provider = MeterProvider([self._reader], RESOURCE, shutdown_on_exit=False)
-        monkeypatch.setattr(instruments, "_METER", provider.get_meter("exeunt"))
-        for name in ("STOPS_PENDING", "STOPS_PENDING_AGE", "STOPS_OVERDUE"):
-            monkeypatch.setattr(f"exeunt_watcher.measures.{name}", Gauge(name.lower(), "", services="watcher"))
+        self._gauges = [Gauge(name.lower(), "", services="watcher") for name in _GAUGES]
+        for name, gauge in zip(_GAUGES, self._gauges, strict=True):
+            monkeypatch.setattr(f"exeunt_watcher.measures.{name}", gauge)
 
     def read(self) -> Gauges:
-        data = self._reader.get_metrics_data()
-        assert data is not None
-        found = {m.name: m.data.data_points[0] for m in data.resource_metrics[0].scope_metrics[0].metrics}
-        values = [found[name] for name in ("stops_pending", "stops_pending_age", "stops_overdue")]
-        assert all(isinstance(value, NumberDataPoint) for value in values)
-        return Gauges(*(value.value for value in values if isinstance(value, NumberDataPoint)))
+        return Gauges(*(sample.value for gauge in self._gauges for sample in gauge.figures.collect()[0].samples))
 
 
 @pytest.fixture
@@ -190,10 +253,10 @@ def canceled(seconds_ago: float, timeout: str = "20s", **changes: object) -> Sna
         uid="uid",
         resource_version="1",
         generation=2,
-        life="first",
+        attempt="first",
         phase="Running",
         cancel_requested=True,
-        fence=at,
+        cancel_observed_at=at,
         canceled_at=at,
     )
     return Snapshot(
@@ -203,7 +266,7 @@ def canceled(seconds_ago: float, timeout: str = "20s", **changes: object) -> Sna
     )
 
 
-def test_stops_under_way_are_counted_and_their_oldest_is_told(reading: Reading) -> None:
+def test_stops_under_way_are_counted_and_their_oldest_is_reported(reading: Reading) -> None:
     lateness = Lateness()
     measure_stops(lateness.stops([canceled(5), canceled(12, "2m"), canceled(25, "24s")]), NOW)
     assert reading.read() == Gauges(3, 25, 1)
@@ -218,8 +281,8 @@ def test_stops_under_way_are_counted_and_their_oldest_is_told(reading: Reading) 
 def test_what_exeunt_is_not_to_end_is_not_counted(reading: Reading) -> None:
     batch = replace(canceled(50), story=StoryState(namespace="voice", name="talk", resource_version="1"))
     opted_out = canceled(50, enabled=False)
-    not_fenced_yet = canceled(50, fence=None)
-    measure_stops(Lateness().stops([batch, opted_out, not_fenced_yet, canceled(50, deleting=True)]), NOW)
+    not_observed_yet = canceled(50, cancel_observed_at=None)
+    measure_stops(Lateness().stops([batch, opted_out, not_observed_yet, canceled(50, deleting=True)]), NOW)
     assert reading.read() == Gauges(0, 0, 0)
 
 

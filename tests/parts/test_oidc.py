@@ -203,9 +203,9 @@ async def test_what_kubectl_refuses_is_refused_with_the_reason(world: World, tmp
     assert await kubectl() is None
     with pytest.raises(ConfigurationError) as refused:
         await ours()
-    said = str(refused.value)
-    assert re.search(message, said), said
-    assert SECRET not in said
+    answer = str(refused.value)
+    assert re.search(message, answer), answer
+    assert SECRET not in answer
 
 
 async def test_an_issuer_that_gives_no_id_token_is_no_use(world: World, tmp_path: Path) -> None:

@@ -9,14 +9,14 @@ import pytest
 from kubernetes_asyncio.client import CustomObjectsApi
 
 from actors.kubernetes import STEP_RUN, STORY, STORY_RUN, Kubernetes
-from actors.names import FENCE
+from actors.names import CANCEL_OBSERVED_AT
 from core.objects import snapshot
 from exeunt.bus.connection import Bus
-from exeunt.codec import fact_message, read_fact
-from exeunt.events import MOST_NAMES, Fact, Verdict
+from exeunt.events.codec import event_message, read_event
+from exeunt.events.event_types import MOST_NAMES, EventType, Verdict
 from exeunt.kube.client import KubeClient
+from exeunt.run.snapshot import Evidence, StepRunRef, Topology
 from exeunt.settings import Settings
-from exeunt.snapshot import Evidence, StepRunRef, Topology
 from exeunt_local.control_plane import ControlPlane
 from exeunt_terminator.calls import Calls
 from exeunt_terminator.commands import Delivered, End, Input, Record
@@ -44,7 +44,7 @@ async def test_an_outcome_names_no_more_step_runs_than_fit(
         namespace,
         "call",
         {"storyRef": {"name": "talk"}, "cancelRequested": True},
-        annotations={FENCE: CANCELED},
+        annotations={CANCEL_OBSERVED_AT: CANCELED},
     )
     of_run = {"storyRunRef": {"name": "call"}, "stepId": "a"}
     names = [f"call-{number}" for number in range(MOST_NAMES + MORE)]
@@ -53,14 +53,14 @@ async def test_an_outcome_names_no_more_step_runs_than_fit(
     known = snapshot(
         namespace=namespace,
         uid=run["metadata"]["uid"],
-        fence=CANCELED,
+        cancel_observed_at=CANCELED,
         canceled_at=CANCELED,
         topology=Topology(established=True, gone=Evidence("bindings-gone", 2, "all of them")),
         step_runs=tuple(StepRunRef(each["metadata"]["name"], each["metadata"]["uid"]) for each in created),
     )
-    message = fact_message(Fact.TOPOLOGY_TERMINATED, known, source="/test", now=datetime.now(UTC), context={})
+    message = event_message(EventType.TOPOLOGY_TERMINATED, known, source="/test", now=datetime.now(UTC), context={})
     headers = {key.lower(): value for key, value in message.headers.items()}
-    event = read_fact(headers, message.payload)
+    event = read_event(headers, message.payload)
     stopping, calls = Stopping(event, dry_run=False, propagate_cancel=False), Calls(kube, bus, Settings())
     # So old that the run is read before anything is done.
     heard: Input = Delivered(1, 1, datetime.now(UTC) - timedelta(hours=1))

@@ -11,13 +11,13 @@ from actors.call import Call
 from actors.kubernetes import STEP_RUN, Kubernetes
 from actors.operator import Operator
 from core.objects import snapshot
-from exeunt.bobrapet import ENABLED, FINISHED
 from exeunt.bus.connection import Bus
-from exeunt.codec import FactEvent, fact_message, read_fact
-from exeunt.events import Fact, Outcome
+from exeunt.events.codec import ReceivedEvent, event_message, read_event
+from exeunt.events.event_types import EventType, Outcome
 from exeunt.kube.client import KubeClient
+from exeunt.run.bobrapet import ENABLED, FINISHED
+from exeunt.run.snapshot import Evidence, Topology
 from exeunt.settings import Settings
-from exeunt.snapshot import Evidence, Topology
 from exeunt_local.control_plane import ControlPlane
 from exeunt_terminator.calls import Calls
 from exeunt_terminator.commands import Delivered, End, Input, List, Patch, Question, Record
@@ -37,19 +37,19 @@ async def kube(control_plane: ControlPlane) -> AsyncIterator[KubeClient]:
 OLD: Final = Delivered(1, 1, datetime(2026, 11, 24, tzinfo=UTC))
 
 
-def said(call: Call, fence: str) -> FactEvent:
-    """The fact that the call's topology is gone, as it comes from the stream."""
+def published(call: Call, cancel_observed_at: str) -> ReceivedEvent:
+    """The event that the call's topology is gone, as it comes from the stream."""
     known = snapshot(
         namespace=call.namespace,
         uid=call.uid,
-        fence=fence,
-        canceled_at=fence,
+        cancel_observed_at=cancel_observed_at,
+        canceled_at=cancel_observed_at,
         topology=GONE,
         step_runs=None,
         resource_version="1",
     )
-    message = fact_message(Fact.TOPOLOGY_TERMINATED, known, source="/test", now=datetime.now(UTC), context={})
-    return read_fact({key.lower(): value for key, value in message.headers.items()}, message.payload)
+    message = event_message(EventType.TOPOLOGY_TERMINATED, known, source="/test", now=datetime.now(UTC), context={})
+    return read_event({key.lower(): value for key, value in message.headers.items()}, message.payload)
 
 
 async def carry_out(stopping: Stopping, calls: Calls, meanwhile: Callable[[Question], Awaitable[None]]) -> Outcome:
@@ -63,7 +63,7 @@ async def carry_out(stopping: Stopping, calls: Calls, meanwhile: Callable[[Quest
 
 
 @pytest.mark.parametrize("redriven", [False, True])
-async def test_step_runs_of_a_new_life_stay(
+async def test_step_runs_of_a_new_attempt_stay(
     admin: CustomObjectsApi, kube: KubeClient, bus: Bus, namespace: str, *, redriven: bool
 ) -> None:
     kubernetes = Kubernetes(admin.api_client)  # type: ignore[attr-defined]  # the generated stubs leave it out
@@ -71,7 +71,7 @@ async def test_step_runs_of_a_new_life_stay(
         call = await Call.start(kubernetes, namespace)
         await call.signal_topology_terminated()
         await call.cancel()
-        event = said(call, await call.wait_fenced())
+        event = published(call, await call.wait_observed())
 
         # What it is told of StepRuns is nothing: they are listed after the write, when the redrive comes in between.
         async def redrive(asked: Question) -> None:
@@ -102,7 +102,7 @@ async def test_an_opt_out_just_before_the_write_holds(
         await call.annotate({ENABLED: before})
         await call.signal_topology_terminated()
         await call.cancel()
-        event = said(call, await call.wait_fenced())
+        event = published(call, await call.wait_observed())
 
         async def opt(asked: Question) -> None:
             if isinstance(asked, Patch):

@@ -15,9 +15,9 @@ from nats.aio.msg import Msg
 
 from exeunt.bus.connection import Bus, connect
 from exeunt.bus.consumers import ensure_consumer
+from exeunt.bus.mesh_streams import runs_stream
 from exeunt.bus.streams import ensure_stream
-from exeunt.streams import runs_stream
-from exeunt.subjects import RUNS
+from exeunt.events.subjects import RUNS
 from exeunt_local.binaries import Binaries
 from exeunt_local.nats_server import NatsServer
 from exeunt_local.processes import Process, free_port
@@ -118,7 +118,7 @@ LIVEKIT: Final = {"EXEUNT_LIVEKIT_URL": "http://livekit:7880", "EXEUNT_LIVEKIT_K
 
 
 @pytest.mark.parametrize(
-    ("setting", "value", "told"),
+    ("setting", "value", "reported"),
     [
         ("EXEUNT_LIVEKIT_URL", "", "EXEUNT_LIVEKIT_URL is not set, and the LiveKit bridge cannot do without"),
         ("EXEUNT_LIVEKIT_KEYS", "", "EXEUNT_LIVEKIT_KEYS is not set, and the LiveKit bridge cannot do without"),
@@ -132,7 +132,7 @@ LIVEKIT: Final = {"EXEUNT_LIVEKIT_URL": "http://livekit:7880", "EXEUNT_LIVEKIT_K
     ],
 )
 async def test_what_the_livekit_bridge_cannot_do_without_is_one_line(
-    server: NatsServer, tmp_path: Path, setting: str, value: str, told: str
+    server: NatsServer, tmp_path: Path, setting: str, value: str, reported: str
 ) -> None:
     for name, text in (("keys", "key: 0123456789"), ("nothing", ""), ("list", "- hush"), ("no-yaml", "hush: [")):
         (tmp_path / name).write_text(text)
@@ -142,7 +142,7 @@ async def test_what_the_livekit_bridge_cannot_do_without_is_one_line(
     code, log, stderr = await run_to_its_end(server.url, tmp_path, "livekit_bridge", **given)
     assert code == 2
     assert stderr.startswith("exeunt-livekit-bridge: ")
-    assert told in stderr
+    assert reported in stderr
     assert stderr.count("\n") == 1
     assert "hush" not in stderr + log
 
@@ -166,11 +166,11 @@ async def test_the_livekit_bridge_has_one_stream_and_no_kubernetes(
         async with asyncio.timeout(30):
             while True:
                 async with client.get(f"http://{http}/readyz") as response:
-                    troubles = (await response.json())["troubles"]
-                if "livekit" in troubles and "cannot be asked" in troubles["livekit"]:
+                    unavailable_reasons = (await response.json())["troubles"]
+                if "livekit" in unavailable_reasons and "cannot be asked" in unavailable_reasons["livekit"]:
                     break
                 await asyncio.sleep(0.05)
-        assert "kubernetes" not in troubles
+        assert "kubernetes" not in unavailable_reasons
         streams = (await bus.api("STREAM.NAMES"))["streams"]
         assert streams == ["LIVEKIT"]
         assert await process.stop() == 0
@@ -212,4 +212,13 @@ async def test_an_account_that_allows_too_little_is_one_line(servers: Binaries, 
     assert len(stderr.splitlines()) == 1
     assert "set EXEUNT_HISTORY_BYTES" in stderr
     assert "set EXEUNT_DEADLINES_BYTES" in stderr
+    assert "Traceback" not in log
+
+
+async def test_a_server_that_takes_small_messages_only_is_one_line(servers: Binaries, tmp_path: Path) -> None:
+    async with NatsServer(tmp_path / "nats", binary=servers.nats_server, config="max_payload: 32KB") as server:
+        code, log, stderr = await run_to_its_end(server.url, tmp_path)
+    assert code == 2
+    assert stderr.startswith("exeunt-timeout-scheduler: NATS takes messages of 32768 bytes at the most: have its ")
+    assert len(stderr.splitlines()) == 1
     assert "Traceback" not in log

@@ -10,7 +10,7 @@ import pytest
 from kubernetes_asyncio.client import CustomObjectsApi
 
 from actors.kubernetes import STORY, STORY_RUN, Kubernetes
-from actors.names import FENCE
+from actors.names import CANCEL_OBSERVED_AT
 from actors.statuses import now
 from exeunt.bus.connection import connect
 from exeunt.kube.client import KubeClient
@@ -32,7 +32,10 @@ async def canceled(admin: CustomObjectsApi, namespace: str) -> AsyncIterator[Non
     names = [f"call-{number}" for number in range(40)]
     spec = {"storyRef": {"name": "story"}, "cancelRequested": True}
     await asyncio.gather(
-        *(kubernetes.create(STORY_RUN, namespace, name, spec, annotations={FENCE: now()}) for name in names)
+        *(
+            kubernetes.create(STORY_RUN, namespace, name, spec, annotations={CANCEL_OBSERVED_AT: now()})
+            for name in names
+        )
     )
     yield
     await asyncio.gather(*(kubernetes.delete(STORY_RUN, namespace, name) for name in names))

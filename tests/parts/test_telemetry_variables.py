@@ -12,7 +12,7 @@ import trustme
 from actors import kubelet
 from actors.collector import Collector, Manner
 from exeunt.errors import UsageError
-from exeunt.telemetry_variables import check_telemetry, check_what_imports_read, forget_empty
+from exeunt.telemetry.variables import check_telemetry, check_what_imports_read, forget_empty
 
 KUBECONFIG: Final = """
 apiVersion: v1
@@ -168,17 +168,19 @@ async def test_so_does_a_command(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("manner", "said"),
+    ("manner", "message"),
     [
         ("redirects", "/v1/metrics answers 308 and leads to https://sign-in.example.com/, where nothing is sent"),
         ("shows a page", "/v1/metrics answers with a page for people: no collector is there"),
         ("rejects", "the collector has rejected 7: quota exceeded"),
     ],
 )
-async def test_an_export_that_only_looks_like_a_success_is_told(tmp_path: Path, manner: Manner, said: str) -> None:
+async def test_an_export_that_only_looks_like_a_success_is_reported(
+    tmp_path: Path, manner: Manner, message: str
+) -> None:
     log = tmp_path / "log"
     async with Collector(manner) as collector:
         env = environment(tmp_path, **collector.env)
         async with kubelet.running("timeout-scheduler", log, **env), asyncio.timeout(30):
-            while said not in log.read_text():  # noqa: ASYNC110 - a file tells nobody that it has grown
+            while message not in log.read_text():  # noqa: ASYNC110 - a file tells nobody that it has grown
                 await asyncio.sleep(0.1)

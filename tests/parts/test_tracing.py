@@ -12,16 +12,15 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler, TraceIdRatioBased
-from opentelemetry.trace import SpanKind, TraceFlags
+from opentelemetry.trace import SpanKind, StatusCode, TraceFlags
 
-from exeunt import telemetry, tracing
 from exeunt.errors import UsageError
-from exeunt.events import Decided, Fact, Verdict
-from exeunt.kube.models import TraceInfo
-from exeunt.sampling import KeepLateAndFailed, RecordAll
-from exeunt.shutdown_timeout import ShutdownTimeout
-from exeunt.snapshot import RunState, Snapshot, StoryState
-from exeunt.tracing import Hop, StopIds, apart, calling, due, latency, processing, sending, sweeping
+from exeunt.events.event_types import Decided, EventType, Verdict
+from exeunt.run.models import TraceInfo
+from exeunt.run.shutdown_timeout import ShutdownTimeout
+from exeunt.run.snapshot import RunState, Snapshot, StoryState
+from exeunt.telemetry import configured, tracing
+from exeunt.telemetry.tracing import StopIds, apart, calling, due, latency, processing, sending, sweeping
 
 CANCELED = Snapshot(
     run=RunState(
@@ -30,16 +29,16 @@ CANCELED = Snapshot(
         uid="uid-call",
         resource_version="1",
         generation=2,
-        life="first",
+        attempt="first",
         phase="Running",
         cancel_requested=True,
-        fence="2026-11-24T18:13:32.5Z",
+        cancel_observed_at="2026-11-24T18:13:32.5Z",
         canceled_at="2026-11-24T18:13:32.5Z",
     ),
     story=StoryState(namespace="voice", name="talk", resource_version="1", realtime=True),
     shutdown=ShutdownTimeout(timeout="20s", rule="default"),
 )
-UNFENCED = replace(CANCELED, run=replace(CANCELED.run, fence=None))
+UNOBSERVED = replace(CANCELED, run=replace(CANCELED.run, cancel_observed_at=None))
 DEFAULT = ParentBased(ALWAYS_ON)
 RECORDED = TraceInfo(trace_id="0af7651916cd43dd8448eb211c80319c", span_id="b7ad6b7169203331", sampled=True)
 
@@ -59,9 +58,9 @@ class Exported:
     def restart(self, sampler: Sampler = DEFAULT) -> None:
         """As configured by `telemetry`, in a process that has seen nothing of the others."""
         provider = TracerProvider(
-            sampler=RecordAll(sampler), id_generator=StopIds(), resource=Resource({}), shutdown_on_exit=False
+            sampler=sampler, id_generator=StopIds(), resource=Resource({}), shutdown_on_exit=False
         )
-        provider.add_span_processor(KeepLateAndFailed(SimpleSpanProcessor(self._memory)))
+        provider.add_span_processor(SimpleSpanProcessor(self._memory))
         self._monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
         self._monkeypatch.setattr(tracing, "_tracer", provider.get_tracer("exeunt"))
 
@@ -90,16 +89,16 @@ def parent(span: ReadableSpan) -> tuple[int, int] | None:
     return None if span.parent is None else (span.parent.trace_id, span.parent.span_id)
 
 
-def process(fact: Fact, snapshot: Snapshot, headers: dict[str, str], number: int = 1) -> None:
-    with processing(fact, snapshot, headers, consumer="terminator", delivery=number):
+def process(event_type: EventType, snapshot: Snapshot, headers: dict[str, str], number: int = 1) -> None:
+    with processing(event_type, snapshot, headers, consumer="terminator", delivery=number):
         pass
 
 
-def test_what_is_said_later_finds_the_stop_without_having_heard_of_it(exported: Exported) -> None:
-    with sending(Fact.CANCEL_REQUESTED, CANCELED):
+def test_what_is_published_later_finds_the_stop_without_having_heard_of_it(exported: Exported) -> None:
+    with sending(EventType.CANCEL_REQUESTED, CANCELED):
         pass
     exported.restart()
-    with sending(Fact.TOPOLOGY_TERMINATED, UNFENCED):  # seen before the fence was
+    with sending(EventType.TOPOLOGY_TERMINATED, UNOBSERVED):  # seen before bobrapet has observed the cancel was
         pass
     with sweeping(CANCELED):
         pass
@@ -108,19 +107,19 @@ def test_what_is_said_later_finds_the_stop_without_having_heard_of_it(exported: 
     assert parent(exported.one("send topology-terminated")) == parent(exported.one("sweep")) == ids(first)
 
 
-def test_another_life_and_another_run_are_other_stops(exported: Exported) -> None:
-    for change in ({}, {"life": "redrive-1"}, {"uid": "another"}):
-        with sending(Fact.CANCEL_REQUESTED, replace(CANCELED, run=replace(CANCELED.run, **change))):
+def test_another_attempt_and_another_run_are_other_stops(exported: Exported) -> None:
+    for change in ({}, {"attempt": "redrive-1"}, {"uid": "another"}):
+        with sending(EventType.CANCEL_REQUESTED, replace(CANCELED, run=replace(CANCELED.run, **change))):
             pass
     assert len({ids(span)[0] for span in exported.spans}) == 3
 
 
 def test_a_stop_is_joined_to_the_trace_of_its_run(exported: Exported) -> None:
     snapshot = recorded(RECORDED)
-    with sending(Fact.CANCEL_REQUESTED, snapshot) as hop:
-        process(Fact.CANCEL_REQUESTED, snapshot, hop.headers)
+    with sending(EventType.CANCEL_REQUESTED, snapshot) as hop:
+        process(EventType.CANCEL_REQUESTED, snapshot, hop.headers)
     exported.restart()
-    with sending(Fact.TOPOLOGY_TERMINATED, snapshot):
+    with sending(EventType.TOPOLOGY_TERMINATED, snapshot):
         pass
     first = exported.one("send cancel-requested")
     assert parent(first) == (int(RECORDED.trace_id, 16), int(RECORDED.span_id, 16))
@@ -139,15 +138,17 @@ def test_a_stop_is_joined_to_the_trace_of_its_run(exported: Exported) -> None:
     ],
 )
 def test_a_trace_that_cannot_be_read_is_none(exported: Exported, broken: TraceInfo) -> None:
-    with sending(Fact.CANCEL_REQUESTED, recorded(broken)):
+    with sending(EventType.CANCEL_REQUESTED, recorded(broken)):
         pass
     assert parent(exported.one("send cancel-requested")) is None
 
 
 def test_a_deadline_is_a_child_of_the_stop_and_links_to_what_armed_it(exported: Exported) -> None:
-    with sending(Fact.CANCEL_REQUESTED, CANCELED) as said:
+    with sending(EventType.CANCEL_REQUESTED, CANCELED) as published:
         pass
-    with processing(Fact.CANCEL_REQUESTED, CANCELED, said.headers, consumer="timeout-scheduler", delivery=1) as armed:
+    with processing(
+        EventType.CANCEL_REQUESTED, CANCELED, published.headers, consumer="timeout-scheduler", delivery=1
+    ) as armed:
         pass
     with due(CANCELED, armed.headers, consumer="timeout-scheduler-due", delivery=1):
         pass
@@ -158,16 +159,18 @@ def test_a_deadline_is_a_child_of_the_stop_and_links_to_what_armed_it(exported: 
     ]
 
 
-def test_what_is_said_of_a_run_that_nobody_canceled_belongs_to_no_stop(exported: Exported) -> None:
-    running = replace(CANCELED, run=replace(CANCELED.run, cancel_requested=False, fence=None, canceled_at=None))
-    with sending(Fact.TOPOLOGY_TERMINATED, running) as hop:
+def test_what_is_published_of_a_run_that_nobody_canceled_belongs_to_no_stop(exported: Exported) -> None:
+    running = replace(
+        CANCELED, run=replace(CANCELED.run, cancel_requested=False, cancel_observed_at=None, canceled_at=None)
+    )
+    with sending(EventType.TOPOLOGY_TERMINATED, running) as hop:
         assert hop.headers == {}
-        process(Fact.TOPOLOGY_TERMINATED, running, hop.headers)
+        process(EventType.TOPOLOGY_TERMINATED, running, hop.headers)
     assert exported.spans == []
 
 
 def test_a_hop_that_did_nothing_is_not_exported(exported: Exported) -> None:
-    with sending(Fact.CANCEL_REQUESTED, CANCELED) as hop:
+    with sending(EventType.CANCEL_REQUESTED, CANCELED) as hop:
         hop.drop()
     assert exported.spans == []
 
@@ -177,7 +180,7 @@ def test_decisions_are_events_at_their_own_time(exported: Exported) -> None:
         Decided("2026-11-24T18:13:33.000001Z", Verdict.FINALIZE, "deadline", "so", result="condition lost (422)"),
         Decided("2026-11-24T18:13:33.000002Z", Verdict.GONE, "deleted", "the StoryRun is gone"),
     ]
-    with processing(Fact.DEADLINE_REACHED, CANCELED, {}, consumer="terminator", delivery=2) as hop:
+    with processing(EventType.DEADLINE_REACHED, CANCELED, {}, consumer="terminator", delivery=2) as hop:
         hop.decided(trail)
     span = exported.one("process deadline-reached")
     times = [datetime.fromtimestamp(event.timestamp / 1e9, UTC) for event in span.events]
@@ -191,7 +194,7 @@ def test_a_request_is_a_span_within_a_hop_and_none_outside(exported: Exported) -
     with calling("GET", "/outside", "server"):
         pass
     with (
-        processing(Fact.CANCEL_REQUESTED, CANCELED, {}, consumer="terminator", delivery=1),
+        processing(EventType.CANCEL_REQUESTED, CANCELED, {}, consumer="terminator", delivery=1),
         calling("PATCH", "/inside", "server"),
     ):
         pass
@@ -199,33 +202,35 @@ def test_a_request_is_a_span_within_a_hop_and_none_outside(exported: Exported) -
     assert parent(exported.spans[0]) == ids(exported.spans[1])
 
 
-def a_hop(hop_ends: str, sent: Hop) -> None:
-    with processing(Fact.CANCEL_REQUESTED, CANCELED, sent.headers, consumer="terminator", delivery=1) as hop:
-        with calling("PATCH", "/inside", "server") as request:
-            if hop_ends == "with a failed request":
-                request.failed("500")
-        if hop_ends == "failed":
-            hop.failed(RuntimeError("no"))
-        if hop_ends in ("late", "on time"):
-            latency(timedelta(seconds=1.1 if hop_ends == "late" else 0.9))
+@pytest.mark.parametrize(("seconds", "late"), [(0.9, set()), (1.1, {"exeunt.late"})])
+def test_a_hop_that_finds_its_stop_late_is_marked(exported: Exported, seconds: float, late: set[str]) -> None:
+    with processing(EventType.CANCEL_REQUESTED, CANCELED, {}, consumer="terminator", delivery=1):
+        latency(timedelta(seconds=seconds))
+    attributes = exported.one("process cancel-requested").attributes or {}
+    assert attributes["exeunt.stop.latency"] == seconds
+    assert {"exeunt.late"} & attributes.keys() == late
 
 
-@pytest.mark.parametrize("hop_ends", ["late", "failed", "with a failed request"])
-def test_a_hop_that_is_late_or_failed_is_kept_whatever_the_sampler_says(exported: Exported, hop_ends: str) -> None:
+def test_a_hop_that_fails_says_why(exported: Exported) -> None:
+    with processing(EventType.CANCEL_REQUESTED, CANCELED, {}, consumer="terminator", delivery=1) as hop:
+        hop.failed(LookupError("no"))
+    with pytest.raises(RuntimeError), sweeping(CANCELED):
+        raise RuntimeError("a bug")
+    reported = {span.name: (span.status.status_code, span.status.description) for span in exported.spans}
+    assert reported == {
+        "process cancel-requested": (StatusCode.ERROR, "no"),
+        "sweep": (StatusCode.ERROR, "RuntimeError: a bug"),
+    }
+
+
+def test_what_the_sampler_drops_is_not_exported_and_whoever_follows_hears_of_it(exported: Exported) -> None:
     exported.restart(ALWAYS_OFF)
-    with sending(Fact.CANCEL_REQUESTED, CANCELED) as sent:
-        pass
-    a_hop(hop_ends, sent)
-    assert [span.name for span in exported.spans] == ["PATCH /inside", "process cancel-requested"]
-    assert all(span.context is not None and span.context.trace_flags.sampled for span in exported.spans)
-    assert ids(exported.spans[0])[0] == int(sent.headers["traceparent"].split("-")[1], 16)
-
-
-def test_a_hop_that_is_on_time_is_dropped_where_the_sampler_says_so(exported: Exported) -> None:
-    exported.restart(ALWAYS_OFF)
-    with sending(Fact.CANCEL_REQUESTED, CANCELED) as sent:
-        pass
-    a_hop("on time", sent)
+    with (
+        sending(EventType.CANCEL_REQUESTED, CANCELED) as sent,
+        processing(EventType.CANCEL_REQUESTED, CANCELED, sent.headers, consumer="terminator", delivery=1),
+        calling("PATCH", "/inside", "server") as request,
+    ):
+        request.failed("500")
     assert exported.spans == []
     assert not int(sent.headers["traceparent"].split("-")[3], 16) & TraceFlags.SAMPLED
 
@@ -234,8 +239,8 @@ def test_whoever_derives_a_stop_samples_it_as_its_first_span_was(exported: Expor
     exported.restart(ParentBased(TraceIdRatioBased(0.5)))
     for number in range(40):
         snapshot = replace(CANCELED, run=replace(CANCELED.run, uid=f"uid-{number}"))
-        for fact in (Fact.CANCEL_REQUESTED, Fact.TOPOLOGY_TERMINATED):
-            with sending(fact, snapshot):
+        for event_type in (EventType.CANCEL_REQUESTED, EventType.TOPOLOGY_TERMINATED):
+            with sending(event_type, snapshot):
                 pass
     per_trace = [ids(span)[0] for span in exported.spans]
     assert 0 < len(set(per_trace)) < 40
@@ -243,7 +248,7 @@ def test_whoever_derives_a_stop_samples_it_as_its_first_span_was(exported: Expor
 
 
 def test_a_run_that_bobrapet_did_not_sample_is_not_sampled_here(exported: Exported) -> None:
-    with sending(Fact.CANCEL_REQUESTED, recorded(replace(RECORDED, sampled=False))):
+    with sending(EventType.CANCEL_REQUESTED, recorded(replace(RECORDED, sampled=False))):
         pass
     assert exported.spans == []
 
@@ -251,10 +256,10 @@ def test_a_run_that_bobrapet_did_not_sample_is_not_sampled_here(exported: Export
 def test_without_an_endpoint_context_is_passed_on_and_nothing_else_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", None)
     heard = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "ce-id": "1"}
-    with processing(Fact.CANCEL_REQUESTED, CANCELED, heard, consumer="terminator", delivery=1) as hop:
+    with processing(EventType.CANCEL_REQUESTED, CANCELED, heard, consumer="terminator", delivery=1) as hop:
         assert hop.headers == {"traceparent": heard["traceparent"]}
         assert not trace.get_current_span().get_span_context().is_valid
-    with sending(Fact.CANCEL_REQUESTED, CANCELED) as hop:
+    with sending(EventType.CANCEL_REQUESTED, CANCELED) as hop:
         assert hop.headers == {}
 
 
@@ -277,7 +282,7 @@ def test_the_environment_says_whether_traces_are_exported(
     monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], wanted: int
 ) -> None:
     only(monkeypatch, environment)
-    exporters = list(telemetry._exporters("traces"))
+    exporters = list(configured._exporters("traces"))
     assert len(exporters) == wanted
     for exporter in exporters:
         exporter.shutdown()
@@ -296,22 +301,22 @@ def test_what_cannot_be_followed_is_refused(
 ) -> None:
     only(monkeypatch, environment)
     with pytest.raises(UsageError, match=complaint):
-        list(telemetry._exporters("traces"))
+        list(configured._exporters("traces"))
 
 
-def test_grpc_is_an_extra_and_its_absence_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_grpc_is_an_extra_and_its_absence_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     only(monkeypatch, {ENDPOINT: "http://x:1", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"})
-    monkeypatch.setitem(telemetry._PROTOCOLS, "grpc", "grpc_that_nobody_installs")
+    monkeypatch.setitem(configured._PROTOCOLS, "grpc", "grpc_that_nobody_installs")
     with pytest.raises(UsageError, match=r"install exeunt\[otlp-grpc\]"):
-        list(telemetry._exporters("traces"))
+        list(configured._exporters("traces"))
 
 
 def test_the_environment_names_the_service_before_we_do(monkeypatch: pytest.MonkeyPatch) -> None:
     only(monkeypatch, {"HOSTNAME": "pod-1"})
-    ours = telemetry._resource("exeunt-watcher").attributes
+    ours = configured._resource("exeunt-watcher").attributes
     assert (ours["service.name"], ours["service.instance.id"]) == ("exeunt-watcher", "pod-1")
     only(monkeypatch, {"OTEL_SERVICE_NAME": "mine", "OTEL_RESOURCE_ATTRIBUTES": "service.instance.id=7,team=voice"})
-    theirs = telemetry._resource("exeunt-watcher").attributes
+    theirs = configured._resource("exeunt-watcher").attributes
     assert (theirs["service.name"], theirs["service.instance.id"], theirs["team"]) == ("mine", "7", "voice")
 
 

@@ -10,16 +10,16 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from actors.kubernetes import STORY_RUN, Kubernetes
-from core.objects import FENCE, snapshot, story_run
-from exeunt import bobrapet
+from core.objects import CANCEL_OBSERVED_AT, snapshot, story_run
 from exeunt.bus.connection import Bus
+from exeunt.bus.mesh_streams import runs_stream
 from exeunt.bus.publisher import last_message
 from exeunt.bus.streams import ensure_stream
-from exeunt.events import Fact
+from exeunt.events.event_types import EventType
+from exeunt.events.subjects import RUNS, event_subject
 from exeunt.kube.client import KubeClient
-from exeunt.shutdown_timeout import DEFAULT, RUN_ANNOTATION, Rejected, ShutdownTimeout
-from exeunt.streams import runs_stream
-from exeunt.subjects import RUNS, fact_subject
+from exeunt.run import bobrapet
+from exeunt.run.shutdown_timeout import DEFAULT, RUN_ANNOTATION, Rejected, ShutdownTimeout
 from exeunt_local.binaries import Binaries
 from exeunt_local.control_plane import ControlPlane
 from exeunt_local.nats_server import NatsServer
@@ -58,11 +58,11 @@ async def test_an_event_that_is_too_large_for_the_stream_is_refused_and_another_
 ) -> None:
     await ensure_stream(bus, runs_stream())
     conditions = [{"type": f"C{number}", "status": "True", "message": "x" * 1000} for number in range(1200)]
-    large = Publish(Fact.CANCEL_REQUESTED, snapshot(uid="large", conditions=Raw(msgspec.json.encode(conditions))))
-    small = Publish(Fact.CANCEL_REQUESTED, snapshot(uid="small"))
+    large = Publish(EventType.CANCEL_REQUESTED, snapshot(uid="large", conditions=Raw(msgspec.json.encode(conditions))))
+    small = Publish(EventType.CANCEL_REQUESTED, snapshot(uid="small"))
     assert [await carry_out.answer(each) for each in (large, small)] == [Refused(large), Stored(small)]
     stored = [
-        await last_message(bus, RUNS, fact_subject(each.snapshot.run.episode, each.event_type))
+        await last_message(bus, RUNS, event_subject(each.snapshot.run.cancellation, each.event_type))
         for each in (large, small)
     ]
     assert [each is not None for each in stored] == [False, True]
@@ -71,10 +71,10 @@ async def test_an_event_that_is_too_large_for_the_stream_is_refused_and_another_
 async def test_what_is_stored_is_found_again_by_its_run_and_by_its_sequence(bus: Bus, carry_out: Calls) -> None:
     await ensure_stream(bus, runs_stream())
     first, second = (snapshot(uid="twice", resource_version=version) for version in ("1", "2"))
-    asked = Recall(Fact.CANCEL_REQUESTED, second)
+    asked = Recall(EventType.CANCEL_REQUESTED, second)
     assert await carry_out.answer(asked) == Recalled(asked, None)
-    await carry_out.answer(Publish(Fact.CANCEL_REQUESTED, first))
-    answer = await carry_out.answer(again := Publish(Fact.CANCEL_REQUESTED, second))
+    await carry_out.answer(Publish(EventType.CANCEL_REQUESTED, first))
+    answer = await carry_out.answer(again := Publish(EventType.CANCEL_REQUESTED, second))
     assert isinstance(answer, AlreadyStored)
     assert answer.asked is again
     assert await carry_out.answer(asked) == Recalled(asked, first)
@@ -101,11 +101,11 @@ async def test_what_nobody_can_follow_is_warned_about_once_for_each_stop(
     await ensure_stream(bus, runs_stream())
     monkeypatch.setattr(calls, "log", structlog.get_logger())
     rejected = ShutdownTimeout("20s", DEFAULT, (Rejected(RUN_ANNOTATION, "soon", "no Go duration"),))
-    run = story_run(uid="unclear", fence=FENCE, annotations={bobrapet.ENABLED: "maybe"})
+    run = story_run(uid="unclear", cancel_observed_at=CANCEL_OBSERVED_AT, annotations={bobrapet.ENABLED: "maybe"})
     unclear = replace(snapshot(run), shutdown=rejected)
     with structlog.testing.capture_logs() as lines:
         for _ in range(3):
-            await carry_out.answer(Publish(Fact.CANCEL_REQUESTED, unclear))
+            await carry_out.answer(Publish(EventType.CANCEL_REQUESTED, unclear))
     warned = [(line["event"], line["rule"], line["value"]) for line in lines if line["log_level"] == "warning"]
     assert warned == [
         ("shutdown timeout not usable", "StoryRun annotation", "soon"),

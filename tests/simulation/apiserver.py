@@ -10,11 +10,11 @@ import msgspec
 from msgspec.structs import replace
 
 from core.json_patch import TestFailed, patched
-from exeunt import bobrapet
 from exeunt.clock import format_status_time
-from exeunt.kube.models import KubeObject, StepRun, StoryRun, TransportBinding
 from exeunt.kube.resources import STORY_RUNS
-from exeunt.snapshot import RunState
+from exeunt.run import bobrapet
+from exeunt.run.models import KubeObject, StepRun, StoryRun, TransportBinding
+from exeunt.run.snapshot import RunState
 from exeunt_terminator import commands
 from exeunt_terminator.commands import ConditionLost, Failed, Forbidden, Input, NotFound, Refused, Written
 from simulation.clockwork import Clockwork

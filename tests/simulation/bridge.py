@@ -3,14 +3,15 @@
 from collections.abc import Callable
 from functools import partial
 
-from exeunt.subjects import LIVEKIT, SIGNALS, trigger_token_subject
+from exeunt.events.subjects import LIVEKIT, SIGNALS, trigger_token_subject
+from exeunt_livekit_bridge.last_signal import LastSignal, read_last_signal
 from exeunt_livekit_bridge.look import DISCOVERED, look_message, new_look, read_look
 from exeunt_livekit_bridge.machine import (
     Begin,
     Done,
     Failed,
     Input,
-    LastSaid,
+    LastSignalRead,
     ListParticipants,
     ListRooms,
     LookAgain,
@@ -21,10 +22,9 @@ from exeunt_livekit_bridge.machine import (
     PauseOver,
     Publish,
     Published,
-    ReadLastSaid,
+    ReadLastSignal,
     Rooms,
 )
-from exeunt_livekit_bridge.said import Said, read_said
 from simulation import jetstream, settings
 from simulation.clockwork import Clockwork
 from simulation.faults import Fault, Troubles
@@ -77,7 +77,7 @@ class Bridge(Process):
         self.clock.happened[f"bridge hears: {type(heard).__name__}"] += 1
         then = partial(self._hear, looking, delivery, sid, since)
         match command:
-            case ReadLastSaid():
+            case ReadLastSignal():
                 self._nats.read(self, SIGNALS, trigger_token_subject(sid), lambda found: then(self._last_said(found)))
             case ListRooms(name):
                 self._ask(lambda: self._rooms(name), then)
@@ -114,14 +114,14 @@ class Bridge(Process):
     def _last_said(self, found: StoredMessage | Unavailable | None) -> Input:
         match found:
             case None:
-                return LastSaid(Said())
+                return LastSignalRead(LastSignal())
             case Unavailable():
                 return self._failed()
             case _:
-                said = read_said(
+                said = read_last_signal(
                     found.subject, found.headers, found.payload, sequence=found.sequence, stored_at=found.at
                 )
-                return LastSaid(said)
+                return LastSignalRead(said)
 
     def _published(self, answer: jetstream.Answer) -> Input:
         match answer:

@@ -7,21 +7,22 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from exeunt import bobrapet
-from exeunt.rules import Case
-from exeunt.snapshot import RunState, Snapshot
+from exeunt.rules.closed import Case
+from exeunt.run import bobrapet
+from exeunt.run.snapshot import RunState, Snapshot
 from exeunt_livekit_bridge import machine as bridge
 from exeunt_terminator import decision, evidence, machine
 from exeunt_terminator.commands import Ack
 from exeunt_terminator.finalize import finalizing_patch
-from exeunt_terminator.stop import TRANSITIONS, Result, State
+from exeunt_terminator.stop import TRANSITIONS, Result
+from exeunt_terminator.stop import StopState as State
 from exeunt_timeout_scheduler import machine as scheduler
 from exeunt_timeout_scheduler import way
 from exeunt_watcher import machine as watcher
 from exeunt_watcher.projection import Projection
 
 Patch = pytest.MonkeyPatch
-FENCED: Final = "/metadata/annotations/" + bobrapet.FENCE.replace("/", "~1")
+FENCED: Final = "/metadata/annotations/" + bobrapet.CANCEL_OBSERVED_AT.replace("/", "~1")
 ENABLED: Final = "/metadata/annotations/" + bobrapet.ENABLED.replace("/", "~1")
 
 
@@ -59,7 +60,7 @@ def ways(patch: Patch, state: State, result: Result, target: State) -> None:
     patch.setitem(TRANSITIONS[state], result, target)
 
 
-def deadlines(patch: Patch, state: way.State, result: way.Result, target: way.State) -> None:
+def deadlines(patch: Patch, state: way.DeadlineState, result: way.Result, target: way.DeadlineState) -> None:
     patch.setitem(way.TRANSITIONS[state], result, target)
 
 
@@ -162,15 +163,17 @@ BUGS: Final[dict[str, tuple[Bug, str]]] = {
         "no run is ended early",
     ),
     "an overdue stop is left": (
-        lambda patch: patch.setattr(scheduler, "say_again_at", late_for_ever),
+        lambda patch: patch.setattr(scheduler, "publish_again_at", late_for_ever),
         "every stop ends",
     ),
     "what is lost is not armed again": (
-        lambda patch: deadlines(patch, way.State.LOOKING_BACK, way.Result.NEVER_PUBLISHED, way.State.DONE),
+        lambda patch: deadlines(
+            patch, way.DeadlineState.LOOKING_BACK, way.Result.NEVER_PUBLISHED, way.DeadlineState.DONE
+        ),
         "every stop ends",
     ),
     "a schedule that has fired is never settled": (
-        lambda patch: deadlines(patch, way.State.CHECKING, way.Result.CLOSED, way.State.GIVEN_BACK),
+        lambda patch: deadlines(patch, way.DeadlineState.CHECKING, way.Result.CLOSED, way.DeadlineState.GIVEN_BACK),
         "a message is never settled",
     ),
     "what holds is not offered again": (

@@ -6,12 +6,12 @@ from typing import Final
 
 import msgspec
 
-from exeunt import bobrapet
 from exeunt.clock import parse_instant
-from exeunt.events import Outcome, Verdict
-from exeunt.kube.models import StepRun
-from exeunt.snapshot import RunState
-from exeunt.subjects import DEADLINES, LIVEKIT, RUNS, SIGNALS
+from exeunt.events.event_types import Outcome, Verdict
+from exeunt.events.subjects import DEADLINES, LIVEKIT, RUNS, SIGNALS
+from exeunt.run import bobrapet
+from exeunt.run.models import StepRun
+from exeunt.run.snapshot import RunState
 from simulation.apiserver import ApiServer, Document, Standing, is_terminal
 from simulation.clockwork import Clockwork, seconds
 from simulation.jetstream import JetStream, StoredMessage
@@ -63,7 +63,7 @@ class Invariants:
         assert annotations.get(bobrapet.ENABLED) != "false", "a run that is opted out is not ended"
         assert is_enabled or truth.had_no_story, "a run whose Story is opted out is not ended"
         assert pattern == "realtime", "a run that is not realtime is not ended"
-        cancel_observed_at = annotations.get(bobrapet.FENCE)
+        cancel_observed_at = annotations.get(bobrapet.CANCEL_OBSERVED_AT)
         key = uid, before["metadata"].get("attempt", 0), cancel_observed_at or ""
         self.ends[key] += 1
         self._ended_at[key] = now
@@ -83,7 +83,7 @@ class Invariants:
         uid, attempt = self.operator.attempt_of[step.metadata.uid]
         assert uid == run.uid, "no StepRun of another run is deleted"
         if (uid, attempt) == (document["metadata"]["uid"], document["metadata"].get("attempt", 0)):
-            same = document["metadata"]["annotations"].get(bobrapet.FENCE) == run.fence
+            same = document["metadata"]["annotations"].get(bobrapet.CANCEL_OBSERVED_AT) == run.cancel_observed_at
             assert same or is_terminal(document), "no StepRun of a later attempt is deleted"
             assert is_terminal(document), "StepRuns go after the status was written"
 
@@ -128,7 +128,7 @@ class Invariants:
         for name in self.stops():
             document = self.api.documents[name]
             uid, truth = document["metadata"]["uid"], self.truths.of(document)
-            cancel_observed_at = document["metadata"]["annotations"].get(bobrapet.FENCE)
+            cancel_observed_at = document["metadata"]["annotations"].get(bobrapet.CANCEL_OBSERVED_AT)
             canceled_at = self.api.canceled_at.get(uid, 0.0) + FENCE_WAIT
             observed = seconds(parse_instant(cancel_observed_at)) if cancel_observed_at else canceled_at
             deadline = observed + max(truth.timeouts | {20.0})
@@ -163,7 +163,11 @@ class Invariants:
 
     def _left_over(self, name: str, document: Document, lost: set[str]) -> list[str]:
         metadata = document["metadata"]
-        key = metadata["uid"], metadata.get("attempt", 0), metadata["annotations"].get(bobrapet.FENCE) or ""
+        key = (
+            metadata["uid"],
+            metadata.get("attempt", 0),
+            metadata["annotations"].get(bobrapet.CANCEL_OBSERVED_AT) or "",
+        )
         ended_at = self._ended_at.get(key)
         excused = metadata["uid"] in lost or metadata["annotations"].get(bobrapet.ENABLED) == "false"
         disasters = [*self.restored_at, *self.nats.wiped_at]

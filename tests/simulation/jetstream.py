@@ -8,9 +8,9 @@ from datetime import datetime
 from functools import partial
 from typing import Final, NamedTuple
 
-from exeunt.bus.messages import Message
 from exeunt.clock import parse_instant
-from exeunt.subjects import DEADLETTERS, DEADLINES, LIVEKIT, RUNS, SIGNALS
+from exeunt.events.messages import Message
+from exeunt.events.subjects import DEADLETTERS, DEADLINES, LIVEKIT, RUNS, SIGNALS
 from simulation.clockwork import Clockwork, instant, seconds
 from simulation.faults import Fault, Troubles
 from simulation.processes import Process

@@ -10,10 +10,10 @@ import msgspec
 from msgspec.structs import replace
 
 from core.objects import NAMESPACE, binding, condition, step_run, topology_terminated
-from exeunt import bobrapet
 from exeunt.clock import format_instant, format_status_time, parse_instant
-from exeunt.kube.models import StepRun, StepRunStatus
-from exeunt.snapshot import StepRunRef
+from exeunt.run import bobrapet
+from exeunt.run.models import StepRun, StepRunStatus
+from exeunt.run.snapshot import StepRunRef
 from simulation.apiserver import BINDING, STEP_RUN, STORY_RUN, ApiServer, Change, Document, is_terminal
 from simulation.clockwork import Clockwork, instant
 
@@ -102,9 +102,9 @@ class Operator:
             self._clear(name)
 
     def _cancel(self, name: str, document: Document) -> None:
-        cancel_observed_at = document["metadata"]["annotations"].get(bobrapet.FENCE)
+        cancel_observed_at = document["metadata"]["annotations"].get(bobrapet.CANCEL_OBSERVED_AT)
         if cancel_observed_at is None:
-            self.api.annotate(name, **{bobrapet.FENCE: self.now()})
+            self.api.annotate(name, **{bobrapet.CANCEL_OBSERVED_AT: self.now()})
             return
         waited = (instant(self.clock.now + self.offset) - parse_instant(cancel_observed_at)).total_seconds()
         live = [each for each in self.api.step_runs(name) if not _is_finished(each)]
@@ -147,7 +147,7 @@ class Operator:
     def _redrive(self, name: str, document: Document) -> None:
         annotations = dict(document["metadata"]["annotations"])
         annotations[OBSERVED] = annotations[ASKED]
-        annotations.pop(bobrapet.FENCE, None)
+        annotations.pop(bobrapet.CANCEL_OBSERVED_AT, None)
         metadata = document["metadata"] | {"annotations": annotations, "managedFields": []}
         self.api.write_run(document | {"metadata": metadata, "status": {}})
         self.clock.happened["a run is redriven"] += 1

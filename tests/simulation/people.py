@@ -8,13 +8,14 @@ import msgspec
 from msgspec.structs import replace
 
 from core.objects import NAMESPACE, story
-from exeunt import bobrapet, cloudevents
-from exeunt.bus.messages import Message
 from exeunt.clock import format_instant, format_status_time
-from exeunt.events import Fact
-from exeunt.kube.models import Story, StoryPolicy, StoryTimeouts
-from exeunt.signals import TOPOLOGY_GONE, TOPOLOGY_UP, SignalBody
-from exeunt.subjects import signal_subject
+from exeunt.events import cloudevents
+from exeunt.events.event_types import EventType
+from exeunt.events.messages import Message
+from exeunt.events.signals import TOPOLOGY_GONE, TOPOLOGY_UP, SignalBody
+from exeunt.events.subjects import signal_subject
+from exeunt.run import bobrapet
+from exeunt.run.models import Story, StoryPolicy, StoryTimeouts
 from simulation.apiserver import BINDING, STORY, ApiServer, is_terminal
 from simulation.clockwork import Clockwork, instant
 from simulation.jetstream import JetStream
@@ -161,7 +162,10 @@ class People:
 
     def poison(self, name: str, number: int) -> None:
         """Somebody publishes what is no event and no signal."""
-        subject = (signal_subject(NAMESPACE, name), f"exeunt.runs.{NAMESPACE}.{name}.uid.first.{Fact.CANCEL_REQUESTED}")
+        subject = (
+            signal_subject(NAMESPACE, name),
+            f"exeunt.runs.{NAMESPACE}.{name}.uid.first.{EventType.CANCEL_REQUESTED}",
+        )
         headers = ({}, {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/x", "ce-type": "nonsense"})[
             number // 2 % 2
         ]

@@ -5,12 +5,12 @@ from functools import partial
 
 from msgspec.structs import replace
 
-from exeunt.codec import fact_message, read_fact
 from exeunt.errors import PoisonEvent
-from exeunt.events import Fact
-from exeunt.kube.models import Story, StoryRun
-from exeunt.snapshot import read_run
-from exeunt.subjects import DEADLINES, RUNS, armed_subject
+from exeunt.events.codec import event_message, read_event
+from exeunt.events.event_types import EventType
+from exeunt.events.subjects import DEADLINES, RUNS, armed_subject
+from exeunt.run.models import Story, StoryRun
+from exeunt.run.snapshot import read_run
 from exeunt_timeout_scheduler import commands
 from exeunt_timeout_scheduler.commands import (
     Ack,
@@ -64,14 +64,14 @@ class Scheduler(Process):
         self._due = nats.consumer(DEADLINES, "timeout-scheduler-due", lambda subject: ".due." in subject)
 
     def begin(self) -> None:
-        self._facts.join(self, self._on_fact)
+        self._facts.join(self, self._on_event)
         self._due.join(self, self._on_due)
         self.later(self.clock.little(0.1, 1), self._sweep)
 
-    def _on_fact(self, delivery: Delivery) -> None:
+    def _on_event(self, delivery: Delivery) -> None:
         self.at_work.add(delivery)
         try:
-            heard = Heard(read_fact(delivery.message.headers, delivery.message.payload))
+            heard = Heard(read_event(delivery.message.headers, delivery.message.payload))
         except PoisonEvent as poison:
             self._end(delivery, DeadLetter(str(poison)))
             return
@@ -126,7 +126,7 @@ class Scheduler(Process):
             case Arm(deadline, at):
                 nats.publish(self, schedule(deadline, at, {}), lambda answer: then(_stored(answer)))
             case Disarm(run):
-                subject = armed_subject(run.episode)
+                subject = armed_subject(run.cancellation)
                 nats.purge(self, DEADLINES, subject, lambda found: then(_or_failed(found, Purged)))
             case LastMessage(subject):
                 nats.read(self, RUNS, subject, lambda found: then(_message(found)))
@@ -134,8 +134,8 @@ class Scheduler(Process):
                 floor = nats.consumer(RUNS, TERMINATOR, lambda _: False)
                 api.ask(self, lambda: AckFloor(floor.floor), then, Failed)
             case Publish(snapshot, at, after):
-                message = fact_message(
-                    Fact.DEADLINE_REACHED, snapshot, source="/exeunt/timeout-scheduler", now=at, context={}
+                message = event_message(
+                    EventType.DEADLINE_REACHED, snapshot, source="/exeunt/timeout-scheduler", now=at, context={}
                 )
                 message = replace(message, expected_last_subject_sequence=after)
                 nats.publish(self, message, lambda answer: then(_stored(answer)))

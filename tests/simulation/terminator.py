@@ -9,12 +9,12 @@ import msgspec
 from msgspec.structs import replace
 
 from exeunt.clock import parse_instant
-from exeunt.codec import FactEvent, outcome_message, read_fact
 from exeunt.errors import PoisonEvent
-from exeunt.events import STOPPING_FACTS
-from exeunt.signals import Signal, read_signal
-from exeunt.snapshot import RunState, read_run
-from exeunt.subjects import RUNS, SIGNALS, signal_subject, trigger_token_subject
+from exeunt.events.codec import ReceivedEvent, outcome_message, read_event
+from exeunt.events.event_types import STOPPING_EVENT_TYPES
+from exeunt.events.signals import Signal, read_signal
+from exeunt.events.subjects import RUNS, SIGNALS, signal_subject, trigger_token_subject
+from exeunt.run.snapshot import RunState, read_run
 from exeunt_terminator import commands
 from exeunt_terminator.commands import (
     Ack,
@@ -52,13 +52,13 @@ DURABLE = "terminator"
 
 
 def is_stopping(subject: str) -> bool:
-    return subject.endswith(STOPPING_FACTS) and ".outcome." not in subject
+    return subject.endswith(STOPPING_EVENT_TYPES) and ".outcome." not in subject
 
 
 class Stop:
     """One delivery on its way through the machine. `looked_at`: when the evidence was looked at last, in true time."""
 
-    def __init__(self, delivery: Delivery, event: FactEvent, stopping: Stopping) -> None:
+    def __init__(self, delivery: Delivery, event: ReceivedEvent, stopping: Stopping) -> None:
         self.delivery = delivery
         self.event = event
         self.stopping = stopping
@@ -86,7 +86,7 @@ class Terminator(Process):
     def _deliver(self, delivery: Delivery) -> None:
         self.at_work.add(delivery)
         try:
-            event = read_fact(delivery.message.headers, delivery.message.payload)
+            event = read_event(delivery.message.headers, delivery.message.payload)
         except PoisonEvent as poison:
             self._end(delivery, DeadLetter(str(poison)))
             return
@@ -96,7 +96,9 @@ class Terminator(Process):
         stop = Stop(delivery, event, Stopping(event, dry_run=False, propagate_cancel=self._propagates))
         back_off = timedelta(seconds=delivery.back_off)
         sequence, stored_at = delivery.message.sequence, delivery.message.at
-        self.clock.note(self.name, f"takes {event.fact} of {event.snapshot.run.episode} ({delivery.deliveries})")
+        self.clock.note(
+            self.name, f"takes {event.event_type} of {event.snapshot.run.cancellation} ({delivery.deliveries})"
+        )
         self._hear(stop, Delivered(sequence, delivery.deliveries, stored_at, back_off))
 
     def _hear(self, stop: Stop, heard: Input) -> None:
@@ -201,8 +203,8 @@ class Terminator(Process):
         event = stop.event
         message = outcome_message(
             command.outcome,
-            event.snapshot.run.episode,
-            event.fact,
+            event.snapshot.run.cancellation,
+            event.event_type,
             source="/exeunt/terminator",
             now=self.now(),
             context={},

@@ -5,12 +5,12 @@ when it is evident that a topology is gone, and which timeouts a stop may have.
 from collections import defaultdict
 from typing import Final, NamedTuple
 
-from exeunt import bobrapet
 from exeunt.clock import parse_instant
-from exeunt.events import Fact
-from exeunt.kube.models import StepRun, Story, TransportBinding
-from exeunt.signals import TOPOLOGY_GONE, TOPOLOGY_UP
-from exeunt.subjects import RUNS, SIGNALS
+from exeunt.events.event_types import EventType
+from exeunt.events.signals import TOPOLOGY_GONE, TOPOLOGY_UP
+from exeunt.events.subjects import RUNS, SIGNALS
+from exeunt.run import bobrapet
+from exeunt.run.models import StepRun, Story, TransportBinding
 from simulation.apiserver import STORY, STORY_RUN, ApiServer, Change, Document
 from simulation.clockwork import Clockwork, seconds
 from simulation.jetstream import JetStream, StoredMessage
@@ -160,11 +160,11 @@ class Truths:
             truth = self.of_uid.get(uid)
             if truth is None:
                 return
-            if event_type == Fact.CANCEL_REQUESTED:
+            if event_type == EventType.CANCEL_REQUESTED:
                 truth.is_fixed = True
-            elif event_type == Fact.TOPOLOGY_ESTABLISHED:
+            elif event_type == EventType.TOPOLOGY_ESTABLISHED:
                 truth.established_published = True
-            elif event_type == Fact.TOPOLOGY_TERMINATED and b'"established":true' not in message.payload:
+            elif event_type == EventType.TOPOLOGY_TERMINATED and b'"established":true' not in message.payload:
                 truth.terminated_unestablished = True
             self._look(name)
 

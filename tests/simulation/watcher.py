@@ -3,14 +3,14 @@
 from functools import partial
 from typing import Any
 
-from exeunt.codec import fact_message, read_fact
 from exeunt.errors import PoisonEvent
+from exeunt.events.codec import event_message, read_event
+from exeunt.events.signals import read_signal
+from exeunt.events.subjects import RUNS, event_subject
 from exeunt.kube.changes import Change
-from exeunt.kube.models import StoryRun
 from exeunt.kube.resources import STEP_RUNS, STORIES, STORY_RUNS, TRANSPORT_BINDINGS, Resource
-from exeunt.signals import read_signal
-from exeunt.snapshot import Snapshot
-from exeunt.subjects import RUNS, fact_subject
+from exeunt.run.models import StoryRun
+from exeunt.run.snapshot import Snapshot
 from exeunt_watcher.commands import (
     AllSignalsHeard,
     AlreadyStored,
@@ -30,7 +30,7 @@ from exeunt_watcher.commands import (
     Stored,
     Tick,
 )
-from exeunt_watcher.facts import subject_episode
+from exeunt_watcher.event_types import subject_cancellation
 from exeunt_watcher.machine import Watching
 from simulation import jetstream, settings
 from simulation.apiserver import BINDING, STEP_RUN, STORY, STORY_RUN, ApiServer
@@ -114,12 +114,12 @@ class Watcher(Process):
                     pass
                 case Publish(event_type, snapshot):
                     gone = snapshot.topology.gone.kind if snapshot.topology.gone else "up"
-                    self.clock.note(self.name, f"publishes {event_type} of {snapshot.run.episode}: {gone}")
+                    self.clock.note(self.name, f"publishes {event_type} of {snapshot.run.cancellation}: {gone}")
                     now = self.now()
-                    message = fact_message(event_type, snapshot, source="/exeunt/watcher", now=now, context={})
+                    message = event_message(event_type, snapshot, source="/exeunt/watcher", now=now, context={})
                     self._nats.publish(self, message, partial(self._published, command, message))
                 case Recall(event_type, snapshot):
-                    subject = fact_subject(subject_episode(event_type, snapshot), event_type)
+                    subject = event_subject(subject_cancellation(event_type, snapshot), event_type)
                     self._read(command, subject)
                 case MessageAt(sequence):
                     self._read(command, sequence)
@@ -166,6 +166,6 @@ def _snapshot(message: StoredMessage | None) -> Snapshot | None:
     if message is None:
         return None
     try:
-        return read_fact(message.headers, message.payload).snapshot
+        return read_event(message.headers, message.payload).snapshot
     except PoisonEvent:  # an outcome, say, where streams were made anew
         return None

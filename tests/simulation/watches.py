@@ -6,9 +6,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-from exeunt import bobrapet
 from exeunt.kube.changes import Change, Changed, Missing, Relisted, Removed
-from exeunt.kube.models import KubeObject, StepRun, StoryRun
+from exeunt.run import bobrapet
+from exeunt.run.models import KubeObject, StepRun, StoryRun
 from simulation.apiserver import ApiServer
 from simulation.faults import Fault
 from simulation.processes import Process

@@ -1,6 +1,6 @@
 """Log lines of the services, as both dashboards show them: the LogQL that selects them, and the panel.
 
-`exeunt.logs` documents the fields of a line; the Loki data source turns trace ids into links.
+`exeunt.telemetry.logs` documents the fields of a line; the Loki data source turns trace ids into links.
 """
 
 from typing import Final

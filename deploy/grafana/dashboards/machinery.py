@@ -77,8 +77,8 @@ WATCHER: Final = (
         width=8,
     ),
     graph(
-        "Facts published",
-        "Each fact once, by the watcher that published it first. For each stop one cancel-requested and one"
+        "Events published",
+        "Each event once, by the watcher that published it first. For each stop one cancel-requested and one"
         " run-terminal; a cancel without a topology-terminated or a deadline is a stop under way.",
         PER_MINUTE,
         promql(per_minute("exeunt_facts_total", by="fact"), "{{fact}}"),

@@ -14,7 +14,7 @@ from grafana_foundation_sdk.models.text import TextMode
 
 from dashboards.logs import LINES, log_lines
 from dashboards.panels import COUNT, HERE, SECONDS, TEMPO, distribution, frame, latencies, link, red_from
-from exeunt import semconv
+from exeunt.telemetry import semconv
 
 LATENCY: Final = "exeunt_stop_latency_seconds"
 
@@ -118,7 +118,8 @@ STOP: Final = (
     ),
     _search(
         "Decisions of the terminator",
-        "Each decision on a fact: its verdict, the rule that applied, and, for the one that ended the run, the seconds"
+        "Each decision on an event: its verdict, the rule that applied, and, for the one that ended the run, the "
+        "seconds"
         " since its cause. `exeunt explain` shows every step of each.",
         DECISIONS,
         SearchTableType.SPANS,

@@ -1,8 +1,8 @@
 """The operator's dashboard "Exeunt / Stops": is every stop on time, what is stuck, and why.
 
-From top to bottom: the objective (99.9 % of stops end within 1 s of when they are due, and none later than 1 s after
-its deadline outside a NATS leader election); the stops; how fast the error budget burns; and then the parts that a stop
-passes through (`machinery`).
+From top to bottom: whether stops are fine (99.9 % of them end within 1 s of when they are due, and none later than 1 s
+after its deadline outside a NATS leader election), and if not, whose fault that is; the stops; how fast the error
+budget burns; and then the parts that a stop passes through (`machinery`).
 
 Every watcher reports all stops in progress, so these figures are the maximum over instances; counts are summed.
 """
@@ -65,6 +65,23 @@ LATE_AFTER_DEADLINE: Final = (
     f' - sum(increase({LATENESS}_bucket{{{HERE}, cause="deadline", le="1.0"}}[$__range])))'
 )
 
+RULES_LOADED: Final = f"0 * max(exeunt:installed:present1d{{{HERE}}})"
+"""0 where Exeunt's rules are evaluated, else nothing: no alert that fires is good news only there."""
+
+
+def _firing(severity: str) -> str:
+    fires = f'ALERTS{{{HERE}, alertname=~"Exeunt.+", alertstate="firing", severity="{severity}"}}'
+    return f"sum({fires}) or {RULES_LOADED}"
+
+
+def _instances(service: str) -> Figure:
+    return Figure(service, f'count(target_info{{{HERE}, service_name="exeunt-{service}"}})', COUNT, green_from(1))
+
+
+def _without(name: str, dependency: str) -> Figure:
+    return Figure(name, f"sum(1 - exeunt_dependency_up{{{HERE}, dependency{dependency}}})", COUNT, red_from(1))
+
+
 AT_A_GLANCE: Final = (
     tile(
         "Service level",
@@ -78,7 +95,7 @@ AT_A_GLANCE: Final = (
             "budget left (30 d)", f"clamp_min(1 - {_burn(OBJECTIVE_WINDOW)}, -1)", SHARE, green_from(0.5, orange=0), 0
         ),
         Figure("> 1 s after deadline", LATE_AFTER_DEADLINE, COUNT, red_from(1)),
-        width=8,
+        width=9,
         none="no stops",
     ),
     tile(
@@ -88,15 +105,40 @@ AT_A_GLANCE: Final = (
         Figure("now", f"sum(max by (namespace) (exeunt_stops_pending{{{HERE}}}))", COUNT),
         Figure("oldest", f"max(exeunt_stops_pending_age_seconds{{{HERE}}})", SECONDS),
         Figure("overdue", f"max(exeunt_stops_overdue_seconds{{{HERE}}})", SECONDS, red_from(1, orange=0.001), 1),
-        width=7,
+        width=8,
         none="no watcher",
         none_color="red",
     ),
     tile(
-        "Drain time saved",
-        "How much of their drain timeouts the runs that Exeunt ended in this time range did not have to wait.",
-        Figure("saved", _over_range("exeunt_drain_saved_seconds_total"), SECONDS),
-        width=3,
+        "Alerts that fire",
+        "Of Exeunt's own rules: critical ones have paged somebody, warnings wait for the morning. Each has a page in"
+        " docs/runbooks. `no rules`: Prometheus does not evaluate them (the component `alerts`), so nobody is paged.",
+        Figure("critical", _firing("critical"), COUNT, red_from(1)),
+        Figure("warning", _firing("warning"), COUNT, ((None, "green"), (1, "orange"))),
+        width=7,
+        none="no rules",
+    ),
+    tile(
+        "Services up",
+        "How many instances of each service Prometheus sees. None of a service: nothing of its part of a stop happens,"
+        " and its messages wait in NATS until it is back.",
+        _instances("watcher"),
+        _instances("terminator"),
+        _instances("timeout-scheduler"),
+        width=9,
+        none="none",
+        none_color="red",
+    ),
+    tile(
+        "What services lack",
+        "How many instances say on /readyz that they lack NATS, the Kubernetes API, or anything else (a stream, a"
+        " watch, LiveKit): then it is not Exeunt's fault. Dependencies, at the bottom, shows which and since when.",
+        _without("NATS", '="nats"'),
+        _without("Kubernetes", '="kubernetes"'),
+        _without("anything else", '!~"nats|kubernetes"'),
+        width=8,
+        none="no service",
+        none_color="red",
     ),
     tile(
         "Dead letters",
@@ -105,15 +147,10 @@ AT_A_GLANCE: Final = (
         width=3,
     ),
     tile(
-        "Blind for",
-        "How long no watcher has received anything about one of the resources. More than 90 s is blind: hang-ups go"
-        " unnoticed, and stops wait for their deadlines. Check Watcher below, and the health of the kube-apiserver.",
-        Figure(
-            "blind", f"max(min by (namespace, resource) (exeunt_watch_age_seconds{{{HERE}}}))", SECONDS, red_from(90)
-        ),
-        width=3,
-        none="no watcher",
-        none_color="red",
+        "Drain time saved",
+        "How much of their drain timeouts the runs that Exeunt ended in this time range did not have to wait.",
+        Figure("saved", _over_range("exeunt_drain_saved_seconds_total"), SECONDS),
+        width=4,
     ),
 )
 
@@ -130,54 +167,44 @@ STOPS: Final = (
         width=8,
     ).override_by_name("not by Exeunt", RED),
     latencies(
-        "Lateness: from when it was due to the end",
+        "Lateness: due until ended, the promise",
         "As the watchers saw it, whoever ended the run. The red line is the objective. A dot is a stop: click it for"
-        " its trace. Compare stops above the line with Latency: those late only here reached the terminator late.",
+        " its trace. Compare stops above the line with Own time: those late only here reached the terminator late.",
         LATENESS,
         limits=red_from(1),
         width=8,
     ),
     latencies(
-        "Latency: from the cause to the write",
-        "As the terminator saw it: the time that Exeunt itself took. When p99 rises for all causes, look at JetStream"
-        " and the Kubernetes API below; for deadline alone, at Deadlines.",
+        "Own time: cause published until written",
+        "Exeunt's own part of it, as the terminator saw it (exeunt_stop_latency_seconds). When p99 rises for all"
+        " causes, look at JetStream and the Kubernetes API below; for deadline alone, at Deadlines.",
         LATENCY,
         limits=red_from(1),
         width=8,
     ),
     distribution(
-        "Latency of stops whose topology had gone",
+        "Own time of stops whose topology had gone",
         "The whole distribution, not only its tail. Two bands mean two paths: a retry after a failed precondition, or a"
         " redelivery. Click a dot for its trace.",
         f'{HERE}, cause="gone"',
         width=8,
     ),
     latencies(
-        "Duration: from the cancel to the end",
-        "How long users wait, including the time until everyone has left; the shutdown timeout is its upper bound. Long"
-        " ones end at their deadline: shorten the timeout of their Story.",
+        "Duration: canceled until ended",
+        "How long users wait, which `exeunt runs` calls LATENCY, including the time until everyone has left; the"
+        " shutdown timeout is its upper bound. Long ones end at their deadline: shorten the timeout of their Story.",
         DURATION,
         width=8,
     ),
     graph(
         "Outcomes",
-        "The terminator's decisions on facts. All but failed are normal: there, the write was refused or the run could"
+        "The terminator's decisions on events. All but failed are normal: there, the write was refused or the run could"
         " not be read; `exeunt runs` shows which, and `exeunt explain` why.",
         PER_MINUTE,
         promql(f"{per_minute('exeunt_outcomes_total', by='cause, verdict')} > 0", "{{cause}}: {{verdict}}"),
         bars=True,
         width=8,
     ).override_by_regexp("/: failed$/", RED),
-    log_lines(
-        "Stops in trouble",
-        "Warnings and errors of the services, newest first. `stop not done yet`: a stop is retried until its error"
-        " goes away. `overdue`: the sweep published it again. `bus.dead_letter`: it was dead-lettered. `exeunt"
-        " explain` takes the run that a line names. Only this panel needs Loki.",
-        f"{LINES} | json | level =~ `warning|error|critical`",
-        order=LogsSortOrder.DESCENDING,
-        height=7,
-        width=24,
-    ),
 )
 
 BURN_RATE: Final = (
@@ -193,6 +220,19 @@ BURN_RATE: Final = (
         limits=red_from(14.4, orange=6),
         width=24,
     ).override_by_regexp("/ min /", DASHED),
+)
+
+LOGS: Final = (
+    log_lines(
+        "Stops in trouble",
+        "Warnings and errors of the services, newest first. `stop not done yet`: a stop is retried until its error"
+        " goes away. `overdue`: the sweep published it again. `bus.dead_letter`: it was dead-lettered. `exeunt"
+        " explain` takes the run that a line names. Only this panel needs Loki.",
+        f"{LINES} | json | level =~ `warning|error|critical`",
+        order=LogsSortOrder.DESCENDING,
+        height=10,
+        width=24,
+    ),
 )
 
 
@@ -213,6 +253,7 @@ def board() -> dashboard.Dashboard:
             ("JetStream", JETSTREAM),
             ("Kubernetes API", KUBERNETES),
             ("Processes", PROCESSES),
+            ("Logs", LOGS),
         ),
     ).links(
         [

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import trustme
 
-from exeunt.tls import client_context
+from exeunt.net.tls import client_context
 from exeunt_local.binaries import Binaries
 from exeunt_local.kubernetes_admin import KubernetesAdmin, write_kubeconfig, write_private
 from exeunt_local.processes import Process, free_port

@@ -146,25 +146,25 @@ async def _step(module: GoModule, title: str, command: list[str], env: Mapping[s
 
 @contextlib.asynccontextmanager
 async def _progress(title: str) -> AsyncIterator[None]:
-    """Tells on stderr how long a step has been running: ticking on a terminal, now and then elsewhere."""
+    """Shows on stderr how long a step has been running: ticking on a terminal, now and then elsewhere."""
     clock = asyncio.get_running_loop()
     start = clock.time()
     terminal = sys.stderr.isatty()
 
-    def tell(state: str, end: str) -> None:
+    def show(state: str, end: str) -> None:
         start_of_line = "\r" if terminal else ""
         sys.stderr.write(f"{start_of_line}  {title}: {state}{clock.time() - start:.0f} s{end}")
         sys.stderr.flush()
 
     async def tick() -> None:
         while True:
-            tell("", "" if terminal else "\n")
+            show("", "" if terminal else "\n")
             await asyncio.sleep(1 if terminal else 10)
 
     ticking = asyncio.create_task(tick())
     try:
         yield
-        tell("done in ", "\n")
+        show("done in ", "\n")
     finally:
         ticking.cancel()
 

@@ -15,7 +15,7 @@ import aiohttp
 import yaml  # type: ignore[import-untyped]
 
 from exeunt.errors import ExeuntError
-from exeunt.tls import client_context
+from exeunt.net.tls import client_context
 
 _FIELD_MANAGER = "exeunt-local"
 _CRD_DEADLINE_SECONDS = 30

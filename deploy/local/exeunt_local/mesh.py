@@ -83,6 +83,14 @@ class Mesh:
         """SIGKILL, as when its machine is lost."""
         await self._processes[service, instance].kill()
 
+    async def ended(self, service: str, instance: int = 0) -> int:
+        """Returns the exit code of a started service once it has ended; a negative one is somebody's signal."""
+        return await self._processes[service, instance].ended()
+
+    async def start_again(self, service: str, instance: int = 0) -> None:
+        """Starts a service that has ended as it was, at the same address; raises ProcessFailed."""
+        await self._processes[service, instance].start()
+
     def pid(self, service: str, instance: int = 0) -> int:
         """The process id of a started service, to freeze it, say; raises RuntimeError when it has ended."""
         if pid := self._processes[service, instance].pid:

@@ -4,6 +4,8 @@
 language.
 """
 
+import os
+import signal
 from pathlib import Path
 from typing import Self
 
@@ -46,6 +48,18 @@ class NatsServer:
     async def kill(self) -> None:
         """SIGKILL, as when its machine is lost."""
         await self._process.kill()
+
+    def freeze(self) -> None:
+        """SIGSTOP, as when its machine hangs: connections stay open, and nobody answers."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """It goes on as if nothing had happened."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if pid := self._process.pid:
+            os.kill(pid, number)
 
     async def restart(self) -> None:
         """Stops and starts it."""

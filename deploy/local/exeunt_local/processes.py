@@ -114,6 +114,12 @@ class Process:
             await self.kill()
             return await self._child.wait()
 
+    async def ended(self) -> int:
+        """Returns its exit code once it has ended, by itself or by somebody's signal (negative)."""
+        if self._child is None:
+            raise RuntimeError(f"{self._name} was never started")
+        return await self._child.wait()
+
     async def kill(self) -> None:
         """SIGKILL; returns when the process is gone. Does nothing when it is already."""
         if self._child is not None:
@@ -136,7 +142,7 @@ class Process:
 async def spawn(
     command: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> asyncio.subprocess.Process:
-    """Starts the command in a process group of its own, tied to the life of this process."""
+    """Starts the command in a process group of its own, tied to the attempt of this process."""
     with log.open("ab") as output:
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *command),

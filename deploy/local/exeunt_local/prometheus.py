@@ -10,17 +10,27 @@ from typing import Any, Self
 
 import aiohttp
 import msgspec
+import yaml  # type: ignore[import-untyped]
 
 from exeunt.errors import ExeuntError
 from exeunt_local.mesh import Mesh
 from exeunt_local.processes import Process, free_port
 
+RULES = Path(__file__).parent / "rules.yaml"
+"""The PrometheusRule of deploy/components/alerts."""
 Series = dict[str, Any]
 """As the API answers: `metric` has the labels, `value` or `values` pairs of Unix seconds and text."""
 
 
 class QueryRefused(ExeuntError):
     """Prometheus could not evaluate an expression; the message is its own."""
+
+
+def rules_file(path: Path, prometheus_rule: Path = RULES) -> Path:
+    """Writes what a PrometheusRule says as a file of rule groups, which it returns."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(msgspec.json.encode(yaml.safe_load(prometheus_rule.read_text())["spec"]))  # JSON is YAML, too
+    return path
 
 
 class Prometheus:
@@ -59,7 +69,7 @@ class Prometheus:
     def scrape(self, mesh: Mesh) -> None:
         """From now on, what runs in `mesh`, under the labels that a PodMonitor would give it.
 
-        To be said again when a service was started anew: it then listens elsewhere.
+        To be called again when a service was started anew: it then listens elsewhere.
         """
         groups = [
             {
@@ -92,6 +102,10 @@ class Prometheus:
         if answer["status"] != "success":
             raise QueryRefused(f"{answer['errorType']}: {answer['error']}: {parameters.get('query', path)}")
         return answer["data"]
+
+    async def firing(self) -> list[dict[str, dict[str, str]]]:
+        """The alerts that fire now, each with its `labels` and `annotations`."""
+        return [alert for alert in (await self.get("alerts"))["alerts"] if alert["state"] == "firing"]
 
     async def wait_for(self, expression: str, within: float = 30) -> list[Series]:
         """The first answer to `expression` that is not empty; raises TimeoutError, and QueryRefused."""

@@ -1,67 +1,35 @@
 """`exeunt up`: everything that Exeunt needs and is, on this machine, to try by hand with kubectl.
 
-What is missing is the operator, so whoever tries it plays the operator's few writes; the page that `up`
-prints says which. `tests/demo.py` plays them itself.
+What is missing is the operator, so whoever tries it plays the operator's few writes; the page that `up` prints says
+which (`page`). `tests/demo.py` plays them itself. What dies, and which alert fires, is reported below the page.
 """
 
 import asyncio
 import contextlib
 import signal
-import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
+import aiohttp
 from rich.console import Console
 
 from exeunt_local import BASE, CRDS, binaries
 from exeunt_local.binaries import Binaries, PrometheusBinaries
 from exeunt_local.control_plane import ControlPlane
 from exeunt_local.livekit_server import LiveKitServer
-from exeunt_local.mesh import SERVICES, Mesh
+from exeunt_local.mesh import LIVEKIT_BRIDGE, SERVICES, Mesh
 from exeunt_local.nats_server import NatsServer
-from exeunt_local.processes import free_port
-from exeunt_local.prometheus import Prometheus
+from exeunt_local.page import page
+from exeunt_local.processes import ProcessFailed, free_port, tail
+from exeunt_local.prometheus import Prometheus, rules_file
 
-_EXAMPLE = Path(__file__).parent / "example.yaml"
+_RESTART = (1.0, 30.0)
+"""Seconds before a service that has died is started again: the first time, and at the most."""
+_LOOK_AT_ALERTS = 2.0  # seconds
 
-_PAGE = """\
-Exeunt is up. For another terminal:
-
-  export KUBECONFIG={kubeconfig}
-  export EXEUNT_NATS_URL={nats_url}
-
-Start a call. No operator runs here, so you write what it would write:
-
-  kubectl apply -f {example}
-  kubectl patch storyrun call --subresource=status --type=merge -p '{{"status": {{"phase": "Running"}}}}'
-
-Cancel it, and acknowledge that as the operator does. Nobody leaves the call, so it ends when the shutdown
-timeout of its Story, 5 s, runs out:
-
-  kubectl patch storyrun call --type=merge -p '{{"spec": {{"cancelRequested": true}}}}'
-  kubectl annotate storyrun call \\
-      storyrun.bubustack.io/graceful-cancel-observed-at=$(date -u +%Y-%m-%dT%H:%M:%SZ)
-  kubectl get storyruns,stepruns --watch
-
-"""
-
-_LIVEKIT_PAGE = """\
-Or let a real call end. Alice joins a room of LiveKit (in a terminal of her own); the line `leave` hangs up:
-
-  {python} -m exeunt_local.livekit_participant --url={url} --keys={keys} voice alice
-
-Start a call as above, and say that it is the one of her room, by the room's id from the first line that she gets:
-
-  kubectl annotate storyrun call storyrun.bubustack.io/trigger-token=RM_...
-
-Cancel it and acknowledge that as above: it ends when she leaves, or at once when she has left.
-
-"""
-
-_LAST_LINES = """\
-Logs: {logs}
-Ctrl-C stops everything.
-"""
+Tell = Callable[[str], None]
 
 
 async def up(
@@ -101,18 +69,69 @@ async def _serve(servers: Binaries, watching: PrometheusBinaries | None, calling
         await control_plane.apply(BASE)
         for service in SERVICES:
             await mesh.start(service)
-        page = _PAGE.format(kubeconfig=control_plane.kubeconfig, nats_url=nats_server.url, example=_EXAMPLE)
+        started, livekit, prometheus = list(SERVICES), None, None
         if calling:
             webhook_port = free_port()
             webhook_url = f"http://127.0.0.1:{webhook_port}/webhook"
             livekit = LiveKitServer(folder / "livekit", binary=calling, webhook_urls=[webhook_url])
             await stack.enter_async_context(livekit)
             await mesh.start_livekit_bridge(livekit, webhook_port)
-            page += _LIVEKIT_PAGE.format(python=sys.executable, url=livekit.url, keys=livekit.keys_file)
+            started.append(LIVEKIT_BRIDGE)
         if watching:
-            prometheus = Prometheus(folder / "prometheus", binary=watching.prometheus)
+            at = folder / "prometheus"
+            prometheus = Prometheus(at, binary=watching.prometheus, rules=[rules_file(at / "rules.yml")])
             await stack.enter_async_context(prometheus)
             prometheus.scrape(mesh)
-            console.print(f"Prometheus, to be queried over HTTP or as a data source of Grafana: {prometheus.url}\n")
-        console.print(page + _LAST_LINES.format(logs=mesh.folder))
-        await asyncio.Event().wait()
+        printed = page(
+            kubeconfig=control_plane.kubeconfig,
+            nats_url=nats_server.url,
+            logs=mesh.folder,
+            livekit=(livekit.url, livekit.keys_file) if livekit else None,
+            prometheus=prometheus.url if prometheus else None,
+        )
+        console.print(printed)
+        async with asyncio.TaskGroup() as tasks:
+            for service in started:
+                tasks.create_task(_keep(mesh, service, console.print))
+            if prometheus:
+                tasks.create_task(_tell_alerts(prometheus, console.print))
+
+
+async def _keep(mesh: Mesh, service: str, render: Tell) -> NoReturn:
+    """Tells when a service dies, and starts it again, as a kubelet would."""
+    first, most = _RESTART
+    pause = first
+    while True:
+        since = asyncio.get_running_loop().time()
+        code = await mesh.ended(service)
+        if asyncio.get_running_loop().time() - since > most:
+            pause = first
+        why = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        render(f"{service} has died ({why}); it is started again in {pause:g} s.\n{tail(mesh.log(service), 5)}")
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, most)
+        try:
+            await mesh.start_again(service)
+        except ProcessFailed as failed:
+            render(str(failed))
+        else:
+            render(f"{service} is back.")
+
+
+async def _tell_alerts(prometheus: Prometheus, render: Tell) -> NoReturn:
+    """Tells when an alert begins to fire, and when it is over."""
+    rendered: dict[str, str] = {}
+    while True:
+        with contextlib.suppress(aiohttp.ClientError, TimeoutError):  # what it cannot say now, it says next time
+            firing = {str(sorted(alert["labels"].items())): alert for alert in await prometheus.firing()}
+            for key, alert in firing.items():
+                name, message = alert["labels"]["alertname"], alert["annotations"]
+                if key not in rendered:
+                    render(
+                        f"{name} fires ({alert['labels']['severity']}): {message['summary']}.\n  "
+                        f"{message['runbook_url']}"
+                    )
+                rendered[key] = name
+            for key in rendered.keys() - firing:
+                render(f"{rendered.pop(key)} is over.")
+        await asyncio.sleep(_LOOK_AT_ALERTS)

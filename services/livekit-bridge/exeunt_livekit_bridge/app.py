@@ -8,14 +8,14 @@ from typing import Final, NoReturn
 
 from aiohttp import web
 
+from exeunt.bus.mesh_streams import ensure_livekit_stream, ensure_stream_and_consumer
 from exeunt.bus.pull import PullLoop
 from exeunt.errors import UsageError
-from exeunt.health import Pulse, serve_on
-from exeunt.insist import insist
-from exeunt.metrics import expect_looks
-from exeunt.service import Connections, main
-from exeunt.streams import ensure_livekit_stream, ensure_stream_and_consumer
-from exeunt.subjects import EVERY_LOOK, LIVEKIT
+from exeunt.events.subjects import EVERY_LOOK, LIVEKIT
+from exeunt.process.health import Pulse, serve_on
+from exeunt.process.insist import insist
+from exeunt.process.service import Connections, main
+from exeunt.telemetry.metrics import expect_looks
 from exeunt_livekit_bridge.discovery import INTERVAL, Discovery
 from exeunt_livekit_bridge.keys import Keys
 from exeunt_livekit_bridge.livekit import LiveKit
@@ -60,9 +60,9 @@ class LiveKitBridge:
     def health(self) -> tuple[dict[str, Callable[[], str | None]], dict[str, Pulse]]:
         return (
             {
-                "livekit": lambda: self._livekit.trouble,
-                "looks": lambda: self._looks.trouble,
-                "signals": lambda: self._looker.trouble,
+                "livekit": lambda: self._livekit.unavailable_reason,
+                "looks": lambda: self._looks.unavailable_reason,
+                "signals": lambda: self._looker.unavailable_reason,
             },
             {
                 "looks": Pulse(lambda: self._looks.last_progress, _SILENCE),

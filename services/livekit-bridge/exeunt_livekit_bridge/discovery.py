@@ -4,12 +4,12 @@ It also keeps an eye on LiveKit's API, so that /readyz knows while no room gives
 """
 
 import asyncio
-import random
 from datetime import UTC, datetime
 from typing import Final, NoReturn
 
 import structlog
 
+from exeunt.back_off import BackOff, spread
 from exeunt.bus.connection import Bus
 from exeunt.bus.errors import BusUnavailable
 from exeunt.bus.publisher import Stored, publish
@@ -18,7 +18,7 @@ from exeunt_livekit_bridge.look import DISCOVERED, look_message, new_look
 
 INTERVAL: Final = 60.0
 """Seconds between two lists of all rooms."""
-_LONGEST_BACKOFF: Final = 10.0
+_BACK_OFF: Final = BackOff(0.5, 10)
 _STORE_DEADLINE: Final = 5.0
 
 log = structlog.get_logger()
@@ -38,11 +38,11 @@ class Discovery:
             self.last_progress = asyncio.get_running_loop().time()
             try:
                 await self._discover()
-                wait, failures = INTERVAL, 0
+                wait, failures = spread(INTERVAL), 0
             except (LiveKitUnavailable, BusUnavailable) as error:
                 log.warning("rooms not listed", error=str(error))
-                wait, failures = min(_LONGEST_BACKOFF, 0.5 * 2 ** min(failures, 10)), failures + 1
-            await asyncio.sleep(wait * random.uniform(0.75, 1.25))  # noqa: S311 - spread, not secrecy
+                wait, failures = _BACK_OFF.wait(failures), failures + 1
+            await asyncio.sleep(wait)
 
     async def _discover(self) -> None:
         found = 0

@@ -19,9 +19,9 @@ from livekit.protocol.models import ParticipantInfo
 from yarl import URL
 
 from exeunt.errors import ExeuntError, UsageError
-from exeunt.proxies import Proxy, proxy_for
-from exeunt.tls import client_context, explain
-from exeunt.tracing import calling
+from exeunt.net.proxies import Proxy, proxy_for
+from exeunt.net.tls import client_context, explain
+from exeunt.telemetry.tracing import calling
 from exeunt_livekit_bridge.keys import Keys
 from exeunt_livekit_bridge.room import Participant
 
@@ -41,16 +41,18 @@ class LiveKitUnavailable(ExeuntError):
 
 
 class Room(NamedTuple):
-    """One life of a room."""
+    """One opening of a room."""
 
     sid: str
     name: str
 
 
 class LiveKit:
-    """The API at `url`. Enter it to open its connections; `trouble` says why it cannot be asked, for /readyz.
+    """The API at `url`. Enter it to open its connections; `unavailable_reason` says why it cannot be asked, for
+    /readyz.
 
-    `strict` is as in `exeunt.tls`. Raises UsageError when the URL, or the proxy that it is reached by, cannot be used.
+    `strict` is as in `exeunt.net.tls`. Raises UsageError when the URL, or the proxy that it is reached by, cannot be
+    used.
     """
 
     def __init__(self, url: str, keys: Keys, *, strict: bool = False) -> None:
@@ -60,7 +62,7 @@ class LiveKit:
         self._keys = keys
         self._strict = strict
         self._session: aiohttp.ClientSession | None = None
-        self.trouble: str | None = f"LiveKit at {self._host} was not asked yet"
+        self.unavailable_reason: str | None = f"LiveKit at {self._host} was not asked yet"
 
     async def rooms(self, *names: str) -> tuple[Room, ...]:
         """The rooms of these names; of no names, all. Raises LiveKitUnavailable."""
@@ -90,9 +92,9 @@ class LiveKit:
                     raise failure from None
                 hop.failed(error)
                 raise failure from error
-        if self.trouble is not None:
+        if self.unavailable_reason is not None:
             log.info("LiveKit answers", server=self._host)
-        self.trouble = None
+        self.unavailable_reason = None
         return answer
 
     def _failed(self, error: Exception, key: str) -> LiveKitUnavailable:
@@ -113,8 +115,8 @@ class LiveKit:
                 why = f"cannot be asked: {error}"
             case _:
                 why = f"answers, but not as LiveKit does ({error!r}): is EXEUNT_LIVEKIT_URL right?"
-        self.trouble = f"LiveKit at {self._host} {why}"
-        return LiveKitUnavailable(self.trouble)
+        self.unavailable_reason = f"LiveKit at {self._host} {why}"
+        return LiveKitUnavailable(self.unavailable_reason)
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(

@@ -1,4 +1,4 @@
-"""What is stored on NATS to be looked at: one message for each life of a room, the newest reason in it. Pure."""
+"""What is stored on NATS to be looked at: one message for each opening of a room, the newest reason in it. Pure."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -7,10 +7,10 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from exeunt.bus.messages import Message
 from exeunt.clock import format_instant, readable_instant
 from exeunt.errors import PoisonEvent
-from exeunt.subjects import look_subject
+from exeunt.events.messages import Message
+from exeunt.events.subjects import look_subject
 
 DISCOVERED: Final = "discovered"
 """Stands where the webhook's event would: the room was found by asking for all of them."""
@@ -19,7 +19,7 @@ DISCOVERED: Final = "discovered"
 class Look(Struct, frozen=True, omit_defaults=True):
     """Look at this room, and why.
 
-    `sid` names this life of the room, `room` is the name under which alone LiveKit answers. `event` is a webhook's,
+    `sid` names this opening of the room, `room` is the name under which alone LiveKit answers. `event` is a webhook's,
     `who` the identity that it is about. `heard_at` is when the bridge heard of it.
     """
 

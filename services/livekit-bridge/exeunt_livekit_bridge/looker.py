@@ -1,7 +1,6 @@
 """Carries out the commands of a look: asks LiveKit, reads and writes the stream SIGNALS, waits. `machine` decides."""
 
 import asyncio
-import random
 from datetime import UTC, datetime
 from typing import Final
 
@@ -10,16 +9,18 @@ from msgspec.structs import replace
 from opentelemetry.trace import SpanKind
 from structlog.contextvars import bind_contextvars
 
-from exeunt import semconv
+from exeunt.back_off import spread
 from exeunt.bus.connection import Bus
 from exeunt.bus.delivery import Ack, Delivery, Retry
 from exeunt.bus.errors import BusUnavailable, PublishRefused
 from exeunt.bus.publisher import Stored, last_message, publish
 from exeunt.errors import PoisonEvent
-from exeunt.metrics import LIVEKIT_LOOKS, LIVEKIT_SIGNAL_LATENCY
+from exeunt.events.subjects import SIGNALS, trigger_token_subject
 from exeunt.settings import Settings
-from exeunt.subjects import SIGNALS, trigger_token_subject
-from exeunt.tracing import Hop, apart
+from exeunt.telemetry import semconv
+from exeunt.telemetry.metrics import LIVEKIT_LOOKS, LIVEKIT_SIGNAL_LATENCY
+from exeunt.telemetry.tracing import Hop, apart
+from exeunt_livekit_bridge.last_signal import LastSignal, read_last_signal
 from exeunt_livekit_bridge.livekit import LiveKit, LiveKitUnavailable
 from exeunt_livekit_bridge.look import read_look
 from exeunt_livekit_bridge.machine import (
@@ -28,7 +29,7 @@ from exeunt_livekit_bridge.machine import (
     Done,
     Failed,
     Input,
-    LastSaid,
+    LastSignalRead,
     ListParticipants,
     ListRooms,
     LookAgain,
@@ -39,11 +40,10 @@ from exeunt_livekit_bridge.machine import (
     PauseOver,
     Publish,
     Published,
-    ReadLastSaid,
+    ReadLastSignal,
     Result,
     Rooms,
 )
-from exeunt_livekit_bridge.said import Said, read_said
 
 DURABLE: Final = "livekit-bridge"
 _PUBLISH_DEADLINE: Final = 5.0
@@ -61,8 +61,8 @@ class Looker:
         self._not_callers = settings.livekit_not_callers
         self._interval = settings.livekit_look_interval.total_seconds()
         self._failing_since: float | None = None  # loop time of the first of the looks that failed in a row
-        self.trouble: str | None = None
-        """Why nothing can be said now, for /readyz: NATS or the stream SIGNALS, as the last look found it."""
+        self.unavailable_reason: str | None = None
+        """Why nothing can be published now, for /readyz: NATS or the stream SIGNALS, as the last look found it."""
 
     async def handle(self, delivery: Delivery) -> Ack | Retry:
         try:
@@ -87,7 +87,7 @@ class Looker:
         LIVEKIT_LOOKS.add(result=str(looking.result))
         if isinstance(command, Done):
             return Ack()
-        return Retry(command.after * random.uniform(0.75, 1.25), str(looking.result))  # noqa: S311 - spread, not secrecy
+        return Retry(spread(command.after), str(looking.result))
 
     async def _look(self, looking: Looking, hop: Hop, *, heard: datetime | None) -> Done | LookAgain:
         """To the end of the look. `heard` is when the webhook came that led to it; None when it was the timer."""
@@ -100,10 +100,10 @@ class Looker:
                 log.warning("look not done", command=type(command).__name__, error=str(error))
                 answer = Failed(self._failing_for())
                 if not isinstance(error, LiveKitUnavailable):
-                    self.trouble = str(error)
+                    self.unavailable_reason = str(error)
             else:
-                if isinstance(command, ReadLastSaid | Publish):
-                    self.trouble = None
+                if isinstance(command, ReadLastSignal | Publish):
+                    self.unavailable_reason = None
             command = looking.receive(answer)
         if looking.result is not Result.FAILED:
             self._failing_since = None
@@ -117,12 +117,14 @@ class Looker:
 
     async def _answer(self, command: Asking, hop: Hop, heard: datetime | None) -> Input:
         match command:
-            case ReadLastSaid(sid):
+            case ReadLastSignal(sid):
                 last = await last_message(self._bus, SIGNALS, trigger_token_subject(sid))
                 if last is None:
-                    return LastSaid(Said())
-                return LastSaid(
-                    read_said(last.subject, last.headers, last.data, sequence=last.sequence, stored_at=last.timestamp)
+                    return LastSignalRead(LastSignal())
+                return LastSignalRead(
+                    read_last_signal(
+                        last.subject, last.headers, last.data, sequence=last.sequence, stored_at=last.timestamp
+                    )
                 )
             case ListRooms(name):
                 rooms = await self._livekit.rooms(name)
@@ -142,7 +144,7 @@ class Looker:
             return Overtaken()
         what = "gone" if command.gone else "up"
         hop.event(what, **{semconv.WHY: command.detail})
-        log.info("said", what=what, why=command.detail)
+        log.info("signal published", what=what, why=command.detail)
         if heard is not None:
             LIVEKIT_SIGNAL_LATENCY.record(max(0.0, (datetime.now(UTC) - heard).total_seconds()))
         return Published(stored.sequence)

@@ -1,13 +1,14 @@
 """One look at a room, as a machine: what was heard in, what to ask or say next out. Pure.
 
 A webhook is a reason to look, never the truth: it may be late, repeated, out of order, or missing. The truth is whom
-LiveKit lists, with three traps. It answers by name, and another life of the room may have the name by now; it lists
+LiveKit lists, with three traps. It answers by name, and another opening of the room may have the name by now; it lists
 nobody for a room that it does not know; and a caller who rejoins is listed nowhere for a millisecond or two. So the sid
 is compared before and after, and nobody must be listed twice, a pause apart, before the call counts as over. A sid that
 is gone is over for its run, whoever is in the room that has its name now.
 
-A look ends when what it sees is what was said last. What it says is stored only if nothing was said since it read that,
-and after it has said something it looks once more: whoever came or went meanwhile is not missed for a whole interval.
+A look ends when what it sees is what was published last. What it publishes is stored only if nothing was published
+since it read that, and after it has published something it looks once more: whoever came or went meanwhile is not
+missed for a whole interval.
 """
 
 from datetime import datetime
@@ -16,10 +17,10 @@ from typing import Final
 
 from msgspec import Struct
 
-from exeunt.bus.messages import Message
+from exeunt.events.messages import Message
+from exeunt_livekit_bridge.last_signal import LastSignal, described, signal_message
 from exeunt_livekit_bridge.look import Look
 from exeunt_livekit_bridge.room import Participant, callers, present
-from exeunt_livekit_bridge.said import Said, signal_message, told
 
 PAUSE: Final = 0.05
 """Seconds between the two times that nobody was listed. A rejoin takes 1 to 2 ms."""
@@ -33,10 +34,10 @@ class Begin(Struct, frozen=True):
     """The look has been delivered."""
 
 
-class LastSaid(Struct, frozen=True):
-    """What was said last of this sid."""
+class LastSignalRead(Struct, frozen=True):
+    """What was published last of this sid."""
 
-    said: Said
+    last_signal: LastSignal
 
 
 class Rooms(Struct, frozen=True):
@@ -64,7 +65,7 @@ class Published(Struct, frozen=True):
 
 
 class Overtaken(Struct, frozen=True):
-    """The signal is not stored: somebody has said something since what was said last was read."""
+    """The signal is not stored: somebody has published something since what was published last was read."""
 
 
 class Failed(Struct, frozen=True):
@@ -73,10 +74,10 @@ class Failed(Struct, frozen=True):
     away_for: float
 
 
-Input = Begin | LastSaid | Rooms | Participants | PauseOver | Published | Overtaken | Failed
+Input = Begin | LastSignalRead | Rooms | Participants | PauseOver | Published | Overtaken | Failed
 
 
-class ReadLastSaid(Struct, frozen=True):
+class ReadLastSignal(Struct, frozen=True):
     """Read back the last signal about this sid."""
 
     sid: str
@@ -118,7 +119,7 @@ class LookAgain(Struct, frozen=True):
     after: float
 
 
-Asking = ReadLastSaid | ListRooms | ListParticipants | Pause | Publish
+Asking = ReadLastSignal | ListRooms | ListParticipants | Pause | Publish
 Command = Asking | Done | LookAgain
 
 
@@ -128,9 +129,9 @@ class Result(StrEnum):
     KNOWN = "known"
     """Nothing new."""
     GONE = "gone"
-    """It was said that the call is over."""
+    """It was published that the call is over."""
     UP = "up"
-    """It was said that the call is not over after all."""
+    """It was published that the call is not over after all."""
     FAILED = "failed"
     """LiveKit or NATS did not answer."""
 
@@ -149,8 +150,8 @@ class Looking:
         self._not_callers = not_callers
         self._interval = interval
         self._rounds = 0
-        self._said = Said()
-        self._saying = Said()  # what is on its way to the stream
+        self._last_signal = LastSignal()
+        self._publishing = LastSignal()  # what is on its way to the stream
         self._over = False  # whether the sid is gone
         self._empty = False  # whether nobody was listed once already
         self._seen: Participants | None = None  # what stands if the sid is still the same
@@ -158,23 +159,23 @@ class Looking:
     def receive(self, heard: Input) -> Command:
         match heard:
             case Begin() | Overtaken():
-                return ReadLastSaid(self._look.sid)
-            case LastSaid(said):
-                self._said = said
+                return ReadLastSignal(self._look.sid)
+            case LastSignalRead(last_signal):
+                self._last_signal = last_signal
                 return self._next_round()
             case Rooms(sids, at) if self._look.sid not in sids:
                 self._over = True
-                return self._say(gone=True, at=at, seen=None)
+                return self._publish(gone=True, at=at, seen=None)
             case Rooms() if self._seen is not None:
                 gone = not self._callers(self._seen)
-                return self._say(gone=gone, at=self._seen.at, seen=self._seen)
+                return self._publish(gone=gone, at=self._seen.at, seen=self._seen)
             case Rooms() | PauseOver():
                 return ListParticipants(self._look.room)
             case Participants():
                 return self._judge(heard)
             case Published(sequence):
-                self.result = Result.GONE if self._saying.gone else Result.UP
-                self._said = Said(sequence, self._saying.gone, self._saying.at)
+                self.result = Result.GONE if self._publishing.gone else Result.UP
+                self._last_signal = LastSignal(sequence, self._publishing.gone, self._publishing.at)
                 return Done() if self._over else self._next_round()
             case Failed(away_for):
                 self.result = Result.FAILED if self.result is Result.KNOWN else self.result
@@ -190,7 +191,7 @@ class Looking:
     def _judge(self, listed: Participants) -> Command:
         """Whether that is news, and whether it is sure but for the sid."""
         gone = not self._callers(listed)
-        if gone == self._said.gone:
+        if gone == self._last_signal.gone:
             return LookAgain(self._interval)
         if gone and not self._empty:
             self._empty = True
@@ -201,11 +202,11 @@ class Looking:
     def _callers(self, seen: Participants) -> tuple[Participant, ...]:
         return callers(seen.listed, self._not_callers)
 
-    def _say(self, *, gone: bool, at: datetime, seen: Participants | None) -> Command:
-        if gone == self._said.gone:  # and over, or it would not have come here
+    def _publish(self, *, gone: bool, at: datetime, seen: Participants | None) -> Command:
+        if gone == self._last_signal.gone:  # and over, or it would not have come here
             return Done()
         left = None if seen is None else (present(seen.listed) if gone else self._callers(seen))
-        detail = told(self._look, by_timer=self._by_timer, left=left, gone=gone)
-        self._saying = Said(gone=gone, at=(at := self._said.next_time(at)))
-        message = signal_message(self._look.sid, gone=gone, at=at, detail=detail, after=self._said)
+        detail = described(self._look, by_timer=self._by_timer, left=left, gone=gone)
+        self._publishing = LastSignal(gone=gone, at=(at := self._last_signal.next_time(at)))
+        message = signal_message(self._look.sid, gone=gone, at=at, detail=detail, after=self._last_signal)
         return Publish(message, gone, detail)

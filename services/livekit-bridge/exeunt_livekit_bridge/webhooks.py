@@ -17,13 +17,13 @@ from livekit.api import TokenVerifier, WebhookReceiver
 from livekit.protocol.webhook import WebhookEvent
 from opentelemetry.trace import SpanKind
 
-from exeunt import semconv
 from exeunt.bus.connection import Bus
 from exeunt.bus.errors import BusError, PublishRefused
 from exeunt.bus.publisher import publish
-from exeunt.metrics import LIVEKIT_WEBHOOKS
-from exeunt.snapshot import LONGEST_TRIGGER_TOKEN
-from exeunt.tracing import apart
+from exeunt.run.snapshot import LONGEST_TRIGGER_TOKEN
+from exeunt.telemetry import semconv
+from exeunt.telemetry.metrics import LIVEKIT_WEBHOOKS
+from exeunt.telemetry.tracing import apart
 from exeunt_livekit_bridge.keys import Keys
 from exeunt_livekit_bridge.look import Look, look_message, new_look
 

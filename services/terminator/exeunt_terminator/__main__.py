@@ -2,7 +2,7 @@
 
 from typing import NoReturn
 
-from exeunt.start import start
+from exeunt.process.start import start
 
 
 def main() -> NoReturn:

@@ -5,14 +5,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import NoReturn
 
+from exeunt.bus.mesh_streams import ensure_stream_and_consumer
 from exeunt.bus.pull import PullLoop
-from exeunt.events import STOPPING_FACTS
-from exeunt.health import Pulse
-from exeunt.insist import insist
-from exeunt.metrics import expect_stops
-from exeunt.service import Connections, main
-from exeunt.streams import ensure_stream_and_consumer
-from exeunt.subjects import RUNS, every
+from exeunt.events.event_types import STOPPING_EVENT_TYPES
+from exeunt.events.subjects import RUNS, every
+from exeunt.process.health import Pulse
+from exeunt.process.insist import insist
+from exeunt.process.service import Connections, main
+from exeunt.telemetry.metrics import expect_stops
 from exeunt_terminator.kubernetes_events import KubernetesEvents
 from exeunt_terminator.terminator import DURABLE, Terminator
 
@@ -26,10 +26,10 @@ class TerminatorService:
     def __init__(self, connections: Connections) -> None:
         expect_stops()
         settings, bus = connections.settings, connections.bus
-        telling = settings.kubernetes_events and not settings.dry_run
-        self._events = KubernetesEvents(connections.kube, enabled=telling)
+        publishing = settings.kubernetes_events and not settings.dry_run
+        self._events = KubernetesEvents(connections.kube, enabled=publishing)
         self._terminator = Terminator(connections.kube, bus, settings, self._events)
-        filters = tuple(every(fact) for fact in STOPPING_FACTS)
+        filters = tuple(every(event_type) for event_type in STOPPING_EVENT_TYPES)
         self._ensure = partial(ensure_stream_and_consumer, bus, settings, RUNS, DURABLE, filters)
         self._pull = PullLoop(
             bus,
@@ -43,16 +43,16 @@ class TerminatorService:
 
     def health(self) -> tuple[dict[str, Callable[[], str | None]], dict[str, Pulse]]:
         return (
-            {"facts": lambda: self._pull.trouble},
+            {"facts": lambda: self._pull.unavailable_reason},
             {"facts": Pulse(lambda: self._pull.last_progress, _SILENCE)},
         )
 
     async def run(self) -> None:
         await insist("make or check the consumer", self._ensure)
         async with asyncio.TaskGroup() as tasks:
-            telling = tasks.create_task(self._events.run())
+            publishing = tasks.create_task(self._events.run())
             await self._pull.run(self._terminator.handle)
-            telling.cancel()
+            publishing.cancel()
 
     async def stop(self, budget: float) -> None:
         await self._pull.stop(budget)

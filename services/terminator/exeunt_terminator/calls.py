@@ -8,13 +8,13 @@ import structlog
 
 from exeunt.bus.connection import Bus
 from exeunt.bus.errors import BusUnavailable
+from exeunt.bus.recall import last_signals
 from exeunt.errors import ExeuntError
 from exeunt.kube.client import KubeClient
 from exeunt.kube.errors import ApiError, ApiUnavailable, Conflict, Forbidden, NotFound, Undecodable, Unprocessable
 from exeunt.kube.resources import STEP_RUNS, STORY_RUNS, TRANSPORT_BINDINGS, Resource, T
-from exeunt.recall import last_signals
+from exeunt.run.snapshot import FIELD_MANAGER, RunState, read_run
 from exeunt.settings import Settings
-from exeunt.snapshot import FIELD_MANAGER, RunState, read_run
 from exeunt_terminator import commands
 from exeunt_terminator.commands import (
     CancelChildren,

@@ -7,14 +7,14 @@ from datetime import datetime, timedelta
 
 from msgspec import Struct
 
-from exeunt.events import Outcome
-from exeunt.kube.models import StepRun, TransportBinding
-from exeunt.signals import Signal
-from exeunt.snapshot import RunState, StepRunRef
+from exeunt.events.event_types import Outcome
+from exeunt.events.signals import Signal
+from exeunt.run.models import StepRun, TransportBinding
+from exeunt.run.snapshot import RunState, StepRunRef
 
 
 class Delivered(Struct, frozen=True):
-    """The fact has been delivered, `deliveries` times by now. It has been in the stream since `stored_at`, by the
+    """The event has been delivered, `deliveries` times by now. It has been in the stream since `stored_at`, by the
     stream's own clock. When it is given back it comes again after `back_off`.
     """
 
@@ -87,7 +87,7 @@ class Stored(Struct, frozen=True):
 
 
 class AlreadyStored(Struct, frozen=True):
-    """Another outcome of the same fact, or an earlier try of this one, is stored at `sequence`."""
+    """Another outcome of the same event, or an earlier try of this one, is stored at `sequence`."""
 
     sequence: int
 
@@ -145,7 +145,7 @@ class List(Struct, frozen=True):
 
 
 class LastSignals(Struct, frozen=True):
-    """Read what was said last of the run: Signals."""
+    """Read what was published last of the run: Signals."""
 
     run: RunState
 
@@ -164,7 +164,7 @@ class CancelChildren(Struct, frozen=True):
 
 
 class Record(Struct, frozen=True):
-    """Store the outcome, if the last one of the same fact is at `after`, 0 for none: Stored, AlreadyStored or
+    """Store the outcome, if the last one of the same event is at `after`, 0 for none: Stored, AlreadyStored or
     NotStored.
     """
 
@@ -173,21 +173,21 @@ class Record(Struct, frozen=True):
 
 
 class Ack(Struct, frozen=True):
-    """The fact is answered."""
+    """The event is answered."""
 
 
 class SecondLook(Struct, frozen=True):
-    """The run has ended; deliver the fact once more, in some seconds, for StepRuns that come late."""
+    """The run has ended; deliver the event once more, in some seconds, for StepRuns that come late."""
 
 
 class DeadLetter(Struct, frozen=True):
-    """The fact is set aside."""
+    """The event is set aside."""
 
     why: str
 
 
 class GiveBack(Struct, frozen=True):
-    """Deliver the fact again, after its back-off. `up_again`: nothing failed, the topology is only back."""
+    """Deliver the event again, after its back-off. `up_again`: nothing failed, the topology is only back."""
 
     why: str
     after: timedelta = timedelta()

@@ -4,11 +4,11 @@ The rules stand in one table, in the order in which they are asked; the first th
 generated from it.
 """
 
-from exeunt import bobrapet
-from exeunt.episodes import Episode
-from exeunt.events import Fact, Verdict
-from exeunt.rules import CLOSED, Case, Decision, Rule, first_that_applies
-from exeunt.snapshot import Snapshot
+from exeunt.events.event_types import EventType, Verdict
+from exeunt.rules.closed import CLOSED, Case, Decision, Rule, first_that_applies
+from exeunt.run import bobrapet
+from exeunt.run.cancellations import Cancellation
+from exeunt.run.snapshot import Snapshot
 
 RULES = (
     *CLOSED,
@@ -20,7 +20,7 @@ RULES = (
     ),
     Rule(
         "deadline",
-        lambda case: case.fact is Fact.DEADLINE_REACHED,
+        lambda case: case.event_type is EventType.DEADLINE_REACHED,
         Verdict.FINALIZE,
         "the run is canceled and its shutdown deadline has passed",
     ),
@@ -31,13 +31,13 @@ _TOPOLOGY_UP = Decision(
 )
 
 
-def decide(fact: Fact, episode: Episode, snapshot: Snapshot) -> Decision:
+def decide(event_type: EventType, cancellation: Cancellation, snapshot: Snapshot) -> Decision:
     """Decide by the first rule that applies; where none does, the run's topology is still up."""
-    return first_that_applies(RULES, Case(fact, episode, snapshot)) or _TOPOLOGY_UP
+    return first_that_applies(RULES, Case(event_type, cancellation, snapshot)) or _TOPOLOGY_UP
 
 
-def leaves_leftovers(episode: Episode, snapshot: Snapshot) -> bool:
-    """Whether the run was finalized in this very episode, so that StepRuns which are left of it have to go.
+def leaves_leftovers(cancellation: Cancellation, snapshot: Snapshot) -> bool:
+    """Whether the run was finalized in this very cancellation, so that StepRuns which are left of it have to go.
 
     The status is written before the StepRuns are deleted; a crash in between must not leave a runtime behind, and the
     hub may have created a StepRun late (contract §2.6 step 3, §9.8).
@@ -47,7 +47,7 @@ def leaves_leftovers(episode: Episode, snapshot: Snapshot) -> bool:
         run.phase == bobrapet.FINISHED
         and run.message == bobrapet.CANCELED_MESSAGE
         and run.cancel_requested
-        and run.episode == episode
+        and run.cancellation == cancellation
         and snapshot.realtime
         and run.enabled
         and snapshot.story.enabled

@@ -9,12 +9,12 @@ from typing import Any, Final
 
 import msgspec
 
-from exeunt import bobrapet
 from exeunt.clock import format_duration, format_status_time, readable_instant
-from exeunt.snapshot import RunState
+from exeunt.run import bobrapet
+from exeunt.run.snapshot import RunState
 
 _ANNOTATIONS: Final = "/metadata/annotations/"
-_FENCE_POINTER: Final = _ANNOTATIONS + bobrapet.FENCE.replace("~", "~0").replace("/", "~1")
+_CANCEL_OBSERVED_AT_POINTER: Final = _ANNOTATIONS + bobrapet.CANCEL_OBSERVED_AT.replace("~", "~0").replace("/", "~1")
 _ENABLED_POINTER: Final = _ANNOTATIONS + bobrapet.ENABLED.replace("~", "~0").replace("/", "~1")
 
 
@@ -28,11 +28,14 @@ def finalizing_patch(run: RunState, now: datetime) -> bytes:
         _test("/metadata/deletionTimestamp", None),
         _test("/spec/cancelRequested", True),
     ]
-    if run.fence is None:
+    if run.cancel_observed_at is None:
         # There may be no annotations at all to point into: then nothing at all may have changed.
         operations += [_test("/metadata/resourceVersion", run.resource_version)]
     else:
-        operations += [_test(_FENCE_POINTER, run.fence), _test(_ENABLED_POINTER, run.enabled_as_read)]
+        operations += [
+            _test(_CANCEL_OBSERVED_AT_POINTER, run.cancel_observed_at),
+            _test(_ENABLED_POINTER, run.enabled_as_read),
+        ]
     status = _canceled_status(run, now)
     if run.has_status:
         operations += [
@@ -87,7 +90,7 @@ def _canceled_conditions(run: RunState, now: str) -> list[dict[str, Any]]:
         if conditions[at]["status"] == "False":
             written["lastTransitionTime"] = conditions[at].get(
                 "lastTransitionTime", now
-            )  # a fact of others may lack it
+            )  # an event of others may lack it
         conditions[at] = written
     return conditions
 

@@ -14,12 +14,12 @@ import msgspec
 import structlog
 
 from exeunt.clock import format_instant
-from exeunt.events import Outcome, Verdict
+from exeunt.events.event_types import Outcome, Verdict
 from exeunt.kube.client import KubeClient
 from exeunt.kube.errors import ApiError, ApiUnavailable, Conflict, Undecodable
 from exeunt.kube.resources import EVENTS, STORY_RUNS
-from exeunt.metrics import KUBERNETES_EVENTS
-from exeunt.snapshot import FIELD_MANAGER, RunState
+from exeunt.run.snapshot import FIELD_MANAGER, RunState
+from exeunt.telemetry.metrics import KUBERNETES_EVENTS
 
 _ROOM: Final = 256
 _CONTROLLER: Final = "exeunt.bubustack.io/terminator"
@@ -41,7 +41,7 @@ class KubernetesEvents:
         for result in ("created", "refused", "dropped") if enabled else ():
             KUBERNETES_EVENTS.expect(result=result)
 
-    def tell(self, run: RunState, outcome: Outcome) -> None:
+    def publish(self, run: RunState, outcome: Outcome) -> None:
         """Put one Event on its way; returns at once."""
         if not self._enabled or outcome.verdict not in (Verdict.FINALIZE, Verdict.FAILED):
             return
@@ -67,7 +67,7 @@ class KubernetesEvents:
 
 def event_of(run: RunState, outcome: Outcome, now: datetime) -> bytes:
     """The Event, as JSON. Its name is the stop's: written twice, the second is a conflict."""
-    digest = sha256(f"{run.uid}/{run.episode.token}/{outcome.verdict}".encode()).hexdigest()[:16]
+    digest = sha256(f"{run.uid}/{run.cancellation.token}/{outcome.verdict}".encode()).hexdigest()[:16]
     note = f"Ended by Exeunt: {outcome.why}"
     if outcome.verdict is Verdict.FAILED:
         note = f"Not ended by Exeunt: {outcome.why}"

@@ -11,10 +11,10 @@ from typing import Final
 from msgspec.structs import replace
 
 from exeunt.clock import format_instant, format_status_time, parse_instant
-from exeunt.codec import FactEvent
-from exeunt.events import MOST_NAMES, Decided, Fact, Outcome, Verdict
-from exeunt.snapshot import EvidenceKind, RunState, Snapshot, StepRunRef
-from exeunt.step_runs import step_runs_to_delete
+from exeunt.events.codec import ReceivedEvent
+from exeunt.events.event_types import MOST_NAMES, Decided, EventType, Outcome, Verdict
+from exeunt.rules.step_runs import step_runs_to_delete
+from exeunt.run.snapshot import EvidenceKind, RunState, Snapshot, StepRunRef
 from exeunt_terminator.commands import (
     Ack,
     AlreadyStored,
@@ -50,28 +50,29 @@ from exeunt_terminator.evidence import (
     possible_evidence,
     still_no_bindings,
     still_no_step_runs,
-    still_said_by_the_hub,
+    still_reported_by_the_hub,
     still_signaled,
 )
 from exeunt_terminator.finalize import finalizing_patch
-from exeunt_terminator.stop import TRANSITIONS, Result, State
+from exeunt_terminator.stop import TRANSITIONS, Result, StopState
 
 _FRESH: Final = timedelta(minutes=1)
-"""An older fact is not acted on before the run is read again: its conditional write would only be refused."""
+"""An older event is not acted on before the run is read again: its conditional write would only be refused."""
 _MOST_WRITES: Final = 5
-"""Lost conditions in a row after which the fact goes back to the stream for a while."""
+"""Lost conditions in a row after which the event goes back to the stream for a while."""
 _LONGEST_WHY: Final = 1024
 """Characters: a refusal may quote what it refuses."""
 
 
 class Stopping:
-    """One stop, from the delivery of its fact to the answer. One question at a time, each command answered by an input.
+    """One stop, from the delivery of its event to the answer. One question at a time, each command answered by an
+    input.
 
     `snapshot` is what is known of the run, `trail` what was decided, `failure` why something has to be tried again.
     `recorded` tells whether the outcome is news, `next_at` when a write that is forbidden is tried again (RFC 3339).
     """
 
-    def __init__(self, event: FactEvent, *, dry_run: bool, propagate_cancel: bool) -> None:
+    def __init__(self, event: ReceivedEvent, *, dry_run: bool, propagate_cancel: bool) -> None:
         self.snapshot = event.snapshot
         self.trail: list[Decided] = []
         self.failure: str | None = None
@@ -79,10 +80,10 @@ class Stopping:
         self.next_at: str | None = None
         self.written_at: datetime | None = None  # the time in the write that has ended the run
         self._event = event
-        self._episode = event.snapshot.run.episode
+        self._cancellation = event.snapshot.run.cancellation
         self._dry_run = dry_run
         self._propagate_cancel = propagate_cancel and not dry_run
-        self._state = State.DELIVERED
+        self._state = StopState.DELIVERED
         self._delivered: Delivered | None = None
         self._reread: Snapshot | None = None
         self._evidence: list[EvidenceKind] = []  # what may still show that the topology is gone
@@ -108,54 +109,56 @@ class Stopping:
             case _, Failed(why, deleted):
                 self._deleted += deleted
                 return self._fail(why)
-            case State.DELIVERED, Delivered():
+            case StopState.DELIVERED, Delivered():
                 self._delivered = heard
                 old = heard.deliveries > 1 or now - heard.stored_at > _FRESH
                 return Result.AGAIN if old else Result.FIRST
-            case State.CHECKING, Listed(step_runs, bindings):
+            case StopState.CHECKING, Listed(step_runs, bindings):
                 run = self.snapshot.run  # what was not asked for is empty
                 still = still_no_step_runs(run, step_runs) and still_no_bindings(run, bindings)
                 return Result.STILL_GONE if still else self._check()
-            case State.CHECKING, Signals(signals):
+            case StopState.CHECKING, Signals(signals):
                 gone = self.snapshot.topology.gone
                 before = gone is not None and gone.kind == "signal"
                 still = still_signaled(self.snapshot.run, signals, before=before)
                 return Result.STILL_GONE if still else self._check()
-            case State.PATCHING, Written():
+            case StopState.PATCHING, Written():
                 self.written_at = self._sent_at
                 known = self.snapshot.step_runs is not None
                 return self._came(Result.WRITTEN if known else Result.WRITTEN_STEP_RUNS_UNKNOWN)
-            case State.PATCHING, ConditionLost(why, perhaps_done):
+            case StopState.PATCHING, ConditionLost(why, perhaps_done):
                 if self._writes >= _MOST_WRITES:
                     return self._fail(why)
                 self._unanswered = self._sent_at if perhaps_done else self._unanswered
                 return self._came(Result.CONDITION_LOST)
-            case State.PATCHING, Refused(why):
+            case StopState.PATCHING, Refused(why):
                 return self._refuse(Result.REFUSED, why, now)
-            case State.PATCHING, Forbidden(why):
+            case StopState.PATCHING, Forbidden(why):
                 self.failure, self.next_at = why, format_instant(now + self._back_off)
                 return self._refuse(Result.FORBIDDEN, why, now)
-            case State.PATCHING, NotFound():
+            case StopState.PATCHING, NotFound():
                 self._came(Result.NOT_FOUND)
                 return self._note(Result.NOT_FOUND, Verdict.GONE, "deleted", "the StoryRun is gone", now)
-            case State.READING, NotFound():
+            case StopState.READING, NotFound():
                 return self._note(Result.NOT_FOUND, Verdict.GONE, "deleted", "the StoryRun is gone", now)
-            case State.READING, RunRead(run):
+            case StopState.READING, RunRead(run):
                 return self._read(run)
-            case State.LISTING, Listed(step_runs, bindings):
+            case StopState.LISTING, Listed(step_runs, bindings):
                 self._to_delete = step_runs_to_delete(self.snapshot.run.uid, step_runs, bindings)
                 return Result.LISTED if self._to_delete else Result.NOTHING_LEFT
-            case State.CONFIRMING, RunRead(run) if leaves_leftovers(self._episode, replace(self.snapshot, run=run)):
+            case StopState.CONFIRMING, RunRead(run) if leaves_leftovers(
+                self._cancellation, replace(self.snapshot, run=run)
+            ):
                 return Result.STILL_ENDED
-            case State.CONFIRMING, RunRead() | NotFound():
+            case StopState.CONFIRMING, RunRead() | NotFound():
                 return Result.ENDED_NO_MORE
-            case State.DELETING, Deleted(names):
+            case StopState.DELETING, Deleted(names):
                 self._deleted += names
                 return Result.DELETED
-            case State.PASSING_ON, ChildrenCanceled(names):
+            case StopState.PASSING_ON, ChildrenCanceled(names):
                 self._canceled_children = names
                 return Result.PASSED_ON
-            case State.RECORDING, Stored() | AlreadyStored() | NotStored():
+            case StopState.RECORDING, Stored() | AlreadyStored() | NotStored():
                 return self._record(heard)
         raise AssertionError(f"{heard} is no answer to what was asked while {self._state}")
 
@@ -163,39 +166,39 @@ class Stopping:
         """What the new state is for: a question, or at once what came of it."""
         run = self.snapshot.run
         match self._state:
-            case State.DECIDING:
+            case StopState.DECIDING:
                 return self._decide(now)
-            case State.CHECKING:
+            case StopState.CHECKING:
                 self._evidence = possible_evidence(self.snapshot.topology)
                 return self._check()
-            case State.PATCHING:
+            case StopState.PATCHING:
                 self._writes, self._sent_at = self._writes + 1, now
                 return Patch(run, finalizing_patch(run, now))
-            case State.READING | State.CONFIRMING:
+            case StopState.READING | StopState.CONFIRMING:
                 return GetRun(run, parse_instant(run.canceled_at) if run.canceled_at else None)
-            case State.LISTING:
+            case StopState.LISTING:
                 return List(run, step_runs=True, bindings=True)
-            case State.DELETING:
+            case StopState.DELETING:
                 return Delete(run, self._to_delete)
-            case State.PASSING_ON:
+            case StopState.PASSING_ON:
                 return self._pass_on()
-            case State.RECORDING:
+            case StopState.RECORDING:
                 if self.next_at is not None and not _is_recorded(self._deliveries):
                     return Result.NOT_FOR_GOOD
                 return Record(self.outcome(), self._outcome_at or 0)
-            case State.DONE if self.trail[-1].verdict is Verdict.FAILED:
+            case StopState.DONE if self.trail[-1].verdict is Verdict.FAILED:
                 return DeadLetter(self.trail[-1].why)
-            case State.DONE:
+            case StopState.DONE:
                 return Ack() if self.written_at is None else SecondLook()
-            case State.GIVEN_BACK:
-                up_again = f"{self._event.fact} was said, but the topology is up again"
+            case StopState.GIVEN_BACK:
+                up_again = f"{self._event.event_type} was said, but the topology is up again"
                 return GiveBack(self.failure or up_again, self._back_off, up_again=self.failure is None)
         raise AssertionError(f"nothing leads back to {self._state}")
 
     def _decide(self, now: datetime) -> Result:
-        decision = decide(self._event.fact, self._episode, self.snapshot)
+        decision = decide(self._event.event_type, self._cancellation, self.snapshot)
         self.trail.append(Decided(format_instant(now), *decision, reread=self._reread))
-        leftovers = decision.verdict is Verdict.ALREADY_TERMINAL and leaves_leftovers(self._episode, self.snapshot)
+        leftovers = decision.verdict is Verdict.ALREADY_TERMINAL and leaves_leftovers(self._cancellation, self.snapshot)
         if decision.verdict is not Verdict.FINALIZE and not leftovers:
             return Result.LEAVE
         if leftovers and self._reread is None:
@@ -204,7 +207,7 @@ class Stopping:
             return self._came(Result.DRY_RUN)
         if leftovers:
             return Result.CLEAN_UP
-        return Result.FINALIZE_AT_DEADLINE if self._event.fact is Fact.DEADLINE_REACHED else Result.FINALIZE
+        return Result.FINALIZE_AT_DEADLINE if self._event.event_type is EventType.DEADLINE_REACHED else Result.FINALIZE
 
     def _check(self) -> Command | Result:
         """Look at what is left of the evidence, one after the other."""
@@ -219,7 +222,7 @@ class Stopping:
                     return LastSignals(run)
                 case "heartbeats-stale":
                     return Result.STILL_GONE
-                case "hub-condition" if still_said_by_the_hub(run):
+                case "hub-condition" if still_reported_by_the_hub(run):
                     return Result.STILL_GONE
         return Result.UP_AGAIN
 
@@ -243,15 +246,17 @@ class Stopping:
         return CancelChildren(self.snapshot.run)
 
     def _record(self, heard: Stored | AlreadyStored | NotStored) -> Result:
-        """What a stop was answered with stands, unless an earlier saying of its fact came to nothing (ADR 16, a dry
-        run, or a write that was forbidden) and this one has ended the run, or was refused once more.
+        """What a stop was answered with stands, unless an earlier publication of its event came to nothing (ADR 16, a
+        dry run, or a write that was forbidden) and this one has ended the run, or was refused once more.
         """
         self.recorded = isinstance(heard, Stored)
         anew = self.written_at is not None or self.trail[-1].verdict is Verdict.FAILED
         if isinstance(heard, AlreadyStored) and anew:
-            # What has come after the fact, when this is its first delivery, was stored by a try that got no answer.
-            fact = self._delivered
-            self.recorded = fact is not None and heard.sequence > fact.sequence and fact.deliveries == 1
+            # What has come after the event, when this is its first delivery, was stored by a try that got no answer.
+            event_type = self._delivered
+            self.recorded = (
+                event_type is not None and heard.sequence > event_type.sequence and event_type.deliveries == 1
+            )
             if not self.recorded and self._outcome_at is None:
                 self._outcome_at = heard.sequence
                 return Result.IN_VAIN
@@ -262,7 +267,7 @@ class Stopping:
 
     def _fail(self, why: str) -> Result:
         self.failure = why
-        written = self.written_at is not None and self._state is not State.RECORDING
+        written = self.written_at is not None and self._state is not StopState.RECORDING
         return Result.FAILED_WRITTEN if written else Result.FAILED
 
     def _came(self, result: Result) -> Result:

@@ -3,35 +3,35 @@
 Each state names the one thing that is done in it; what came of it leads to the next state. What is not in the table
 cannot happen, and is a bug when it does. `machine` goes by it, `docs/stop.md` is generated from it.
 
-A first delivery is decided by the snapshot that its fact carries. A redelivery, or a fact that has grown old, is
+A first delivery is decided by the snapshot that its event carries. A redelivery, or an event that has grown old, is
 decided by the run as it is read: a run that an earlier delivery has finalized is then found finished, and what is left
 of it is deleted all the same. The second look after a stop is such a redelivery, asked for. That a run is finished is
-never believed of a fact: nothing is deleted of a run that was neither written nor read, and no cancel is passed on. And
-since a redrive keeps the run's uid, what a list shows may belong to its next life: the run is read again before
+never believed of an event: nothing is deleted of a run that was neither written nor read, and no cancel is passed on.
+And since a redrive keeps the run's uid, what a list shows may belong to its next attempt: the run is read again before
 anything that was listed is deleted.
 
-Where the evidence no longer holds, the fact goes back to the stream and is looked at again: its topology may go once
-more, and a fact is said only once.
+Where the evidence no longer holds, the event goes back to the stream and is looked at again: its topology may go once
+more, and an event is published only once.
 
-A write that is forbidden is recorded as failed, and its fact comes again: the right may be granted meanwhile. One that
+A write that is forbidden is recorded as failed, and its event comes again: the right may be granted meanwhile. One that
 is refused for what it says is set aside.
 
 A write whose answer is lost is sent again, and loses its condition to itself. What is read then tells so by its time.
 
-Whatever fails gives the fact back to the stream, to be tried again. Once the run is written its outcome is recorded
+Whatever fails gives the event back to the stream, to be tried again. Once the run is written its outcome is recorded
 instead, and the second look does the rest.
 """
 
 from enum import StrEnum
 
-from exeunt.events import DRY_RUN
+from exeunt.events.event_types import DRY_RUN
 
 
-class State(StrEnum):
+class StopState(StrEnum):
     """What is being done."""
 
     DELIVERED = "delivered"
-    """The fact has come."""
+    """The event has come."""
     DECIDING = "deciding"
     """The rules are asked (`decision`)."""
     CHECKING = "checking"
@@ -51,9 +51,9 @@ class State(StrEnum):
     RECORDING = "recording"
     """The outcome is recorded."""
     DONE = "done"
-    """The fact is answered: acknowledged, set aside, or asked for once more for the second look."""
+    """The event is answered: acknowledged, set aside, or asked for once more for the second look."""
     GIVEN_BACK = "given_back"
-    """The fact is delivered again, with back-off."""
+    """The event is delivered again, with back-off."""
 
 
 class Result(StrEnum):
@@ -66,7 +66,7 @@ class Result(StrEnum):
     STILL_GONE = "still gone"
     UP_AGAIN = "up again"
     CLEAN_UP = "clean up"
-    UNREAD = "by the word of the fact only"
+    UNREAD = "by the word of the event only"
     LEAVE = "leave"
     DRY_RUN = DRY_RUN
     WRITTEN = "written"
@@ -91,56 +91,64 @@ class Result(StrEnum):
     FAILED_WRITTEN = "failed, but written"
 
 
-_AFTER_A_WRITE: dict[Result, State] = {
-    Result.FAILED: State.GIVEN_BACK,
-    Result.FAILED_WRITTEN: State.RECORDING,
+_AFTER_A_WRITE: dict[Result, StopState] = {
+    Result.FAILED: StopState.GIVEN_BACK,
+    Result.FAILED_WRITTEN: StopState.RECORDING,
 }
 
-TRANSITIONS: dict[State, dict[Result, State]] = {
-    State.DELIVERED: {Result.FIRST: State.DECIDING, Result.AGAIN: State.READING},
-    State.DECIDING: {
-        Result.FINALIZE: State.CHECKING,
-        Result.FINALIZE_AT_DEADLINE: State.PATCHING,
-        Result.CLEAN_UP: State.LISTING,
-        Result.UNREAD: State.READING,
-        Result.LEAVE: State.PASSING_ON,
-        Result.DRY_RUN: State.RECORDING,
+TRANSITIONS: dict[StopState, dict[Result, StopState]] = {
+    StopState.DELIVERED: {Result.FIRST: StopState.DECIDING, Result.AGAIN: StopState.READING},
+    StopState.DECIDING: {
+        Result.FINALIZE: StopState.CHECKING,
+        Result.FINALIZE_AT_DEADLINE: StopState.PATCHING,
+        Result.CLEAN_UP: StopState.LISTING,
+        Result.UNREAD: StopState.READING,
+        Result.LEAVE: StopState.PASSING_ON,
+        Result.DRY_RUN: StopState.RECORDING,
     },
-    State.CHECKING: {
-        Result.STILL_GONE: State.PATCHING,
-        Result.UP_AGAIN: State.GIVEN_BACK,
-        Result.FAILED: State.GIVEN_BACK,
+    StopState.CHECKING: {
+        Result.STILL_GONE: StopState.PATCHING,
+        Result.UP_AGAIN: StopState.GIVEN_BACK,
+        Result.FAILED: StopState.GIVEN_BACK,
     },
-    State.PATCHING: {
-        Result.WRITTEN: State.DELETING,
-        Result.WRITTEN_STEP_RUNS_UNKNOWN: State.LISTING,
-        Result.CONDITION_LOST: State.READING,
-        Result.NOT_FOUND: State.RECORDING,
-        Result.REFUSED: State.RECORDING,
-        Result.FORBIDDEN: State.RECORDING,
-        Result.FAILED: State.GIVEN_BACK,
+    StopState.PATCHING: {
+        Result.WRITTEN: StopState.DELETING,
+        Result.WRITTEN_STEP_RUNS_UNKNOWN: StopState.LISTING,
+        Result.CONDITION_LOST: StopState.READING,
+        Result.NOT_FOUND: StopState.RECORDING,
+        Result.REFUSED: StopState.RECORDING,
+        Result.FORBIDDEN: StopState.RECORDING,
+        Result.FAILED: StopState.GIVEN_BACK,
     },
-    State.READING: {
-        Result.READ: State.DECIDING,
-        Result.ANSWER_LOST: State.LISTING,
-        Result.NOT_FOUND: State.RECORDING,
-        Result.FAILED: State.GIVEN_BACK,
+    StopState.READING: {
+        Result.READ: StopState.DECIDING,
+        Result.ANSWER_LOST: StopState.LISTING,
+        Result.NOT_FOUND: StopState.RECORDING,
+        Result.FAILED: StopState.GIVEN_BACK,
     },
-    State.LISTING: {Result.LISTED: State.CONFIRMING, Result.NOTHING_LEFT: State.PASSING_ON, **_AFTER_A_WRITE},
-    State.CONFIRMING: {Result.STILL_ENDED: State.DELETING, Result.ENDED_NO_MORE: State.RECORDING, **_AFTER_A_WRITE},
-    State.DELETING: {Result.DELETED: State.PASSING_ON, **_AFTER_A_WRITE},
-    State.PASSING_ON: {
-        Result.PASSED_ON: State.RECORDING,
-        Result.NOT_PASSED_ON: State.RECORDING,
-        Result.UNREAD: State.READING,
+    StopState.LISTING: {
+        Result.LISTED: StopState.CONFIRMING,
+        Result.NOTHING_LEFT: StopState.PASSING_ON,
         **_AFTER_A_WRITE,
     },
-    State.RECORDING: {
-        Result.RECORDED: State.DONE,
-        Result.IN_VAIN: State.RECORDING,
-        Result.NOT_FOR_GOOD: State.GIVEN_BACK,
-        Result.FAILED: State.GIVEN_BACK,
+    StopState.CONFIRMING: {
+        Result.STILL_ENDED: StopState.DELETING,
+        Result.ENDED_NO_MORE: StopState.RECORDING,
+        **_AFTER_A_WRITE,
     },
-    State.DONE: {},
-    State.GIVEN_BACK: {},
+    StopState.DELETING: {Result.DELETED: StopState.PASSING_ON, **_AFTER_A_WRITE},
+    StopState.PASSING_ON: {
+        Result.PASSED_ON: StopState.RECORDING,
+        Result.NOT_PASSED_ON: StopState.RECORDING,
+        Result.UNREAD: StopState.READING,
+        **_AFTER_A_WRITE,
+    },
+    StopState.RECORDING: {
+        Result.RECORDED: StopState.DONE,
+        Result.IN_VAIN: StopState.RECORDING,
+        Result.NOT_FOR_GOOD: StopState.GIVEN_BACK,
+        Result.FAILED: StopState.GIVEN_BACK,
+    },
+    StopState.DONE: {},
+    StopState.GIVEN_BACK: {},
 }

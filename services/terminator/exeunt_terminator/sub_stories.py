@@ -9,12 +9,12 @@ from typing import Final
 
 import msgspec
 
-from exeunt import bobrapet
 from exeunt.kube.client import KubeClient
 from exeunt.kube.errors import Conflict, NotFound, Unprocessable
-from exeunt.kube.models import StoryRun
 from exeunt.kube.resources import STORY_RUNS
-from exeunt.snapshot import FIELD_MANAGER, RunState
+from exeunt.run import bobrapet
+from exeunt.run.models import StoryRun
+from exeunt.run.snapshot import FIELD_MANAGER, RunState
 
 _PARENT: Final = "bubustack.io/parent-storyrun"
 _LONGEST_LABEL: Final = 63

@@ -1,4 +1,4 @@
-"""Takes facts from the stream and carries out what their stops ask for. `machine` decides, `calls` asks."""
+"""Takes events from the stream and carries out what their stops ask for. `machine` decides, `calls` asks."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -7,16 +7,16 @@ import structlog
 from msgspec.structs import replace
 
 from exeunt.bus.connection import Bus
-from exeunt.bus.delivery import Ack, DeadLetter, Delivery, Retry, Verdict, back_off
+from exeunt.bus.delivery import Ack, DeadLetter, Delivery, DeliveryAnswer, Retry, back_off
 from exeunt.bus.errors import BusUnavailable, PublishRefused
 from exeunt.bus.publisher import Stored, publish
-from exeunt.codec import FactEvent, outcome_message, read_fact
-from exeunt.events import DRY_RUN
+from exeunt.events.codec import ReceivedEvent, outcome_message, read_event
+from exeunt.events.event_types import DRY_RUN
 from exeunt.kube.client import KubeClient
-from exeunt.logs import bind_run
-from exeunt.metrics import OUTCOMES
 from exeunt.settings import Settings
-from exeunt.tracing import Hop, processing
+from exeunt.telemetry.logs import bind_run
+from exeunt.telemetry.metrics import OUTCOMES
+from exeunt.telemetry.tracing import Hop, processing
 from exeunt_terminator import commands
 from exeunt_terminator.calls import Calls
 from exeunt_terminator.commands import Delivered, End, Failed, GiveBack, Input, Record, SecondLook
@@ -27,13 +27,13 @@ from exeunt_terminator.measures import stop_ended
 SOURCE: Final = "/exeunt/terminator"
 DURABLE: Final = "terminator"
 _PUBLISH_DEADLINE: Final = 20.0
-"""Seconds to record an outcome before its fact goes back to the stream."""
+"""Seconds to record an outcome before its event goes back to the stream."""
 
 log = structlog.get_logger()
 
 
 class Terminator:
-    """Answers facts. Any number of instances may run: the conditional write lets one of them win."""
+    """Answers events. Any number of instances may run: the conditional write lets one of them win."""
 
     def __init__(self, kube: KubeClient, bus: Bus, settings: Settings, events: KubernetesEvents) -> None:
         self._kube = kube
@@ -41,12 +41,12 @@ class Terminator:
         self._settings = settings
         self._events = events
 
-    async def handle(self, delivery: Delivery) -> Verdict:
+    async def handle(self, delivery: Delivery) -> DeliveryAnswer:
         """Answer one delivery; what is returned tells the stream what to do with it. Raises PoisonEvent."""
-        event = read_fact(delivery.headers, delivery.data)
-        bind_run(event.snapshot.run.episode)
+        event = read_event(delivery.headers, delivery.data)
+        bind_run(event.snapshot.run.cancellation)
         with processing(
-            event.fact, event.snapshot, delivery.headers, consumer=DURABLE, delivery=delivery.num_delivered
+            event.event_type, event.snapshot, delivery.headers, consumer=DURABLE, delivery=delivery.num_delivered
         ) as hop:
             end = await self._stop(event, delivery, hop)
         match end:
@@ -59,7 +59,7 @@ class Terminator:
             case GiveBack(why, after):
                 return Retry(after.total_seconds(), why)
 
-    async def _stop(self, event: FactEvent, delivery: Delivery, hop: Hop) -> End:
+    async def _stop(self, event: ReceivedEvent, delivery: Delivery, hop: Hop) -> End:
         """To the end of the stop, as far as this delivery brings it."""
         settings = self._settings
         stopping = Stopping(event, dry_run=settings.dry_run, propagate_cancel=settings.propagate_cancel)
@@ -77,16 +77,16 @@ class Terminator:
                 heard = await self._record(command, event, calls, hop)
             else:
                 heard = await calls.answer(command)
-        self._tell(event, stopping, command, calls, hop)
+        self._report(event, stopping, command, calls, hop)
         return command
 
-    async def _record(self, command: Record, event: FactEvent, calls: Calls, hop: Hop) -> Input:
+    async def _record(self, command: Record, event: ReceivedEvent, calls: Calls, hop: Hop) -> Input:
         if not command.after:
             hop.decided(command.outcome.trail)
         message = outcome_message(
             command.outcome,
-            event.snapshot.run.episode,
-            event.fact,
+            event.snapshot.run.cancellation,
+            event.event_type,
             source=SOURCE,
             now=datetime.now(UTC),
             context=hop.headers,
@@ -98,26 +98,26 @@ class Terminator:
             calls.error = error
             return Failed(str(error))
         except PublishRefused as error:  # what was done is done, and the other runs' stops go on
-            log.error("outcome not recorded", fact=event.fact, error=str(error))  # noqa: TRY400 - no bug of ours
+            log.error("outcome not recorded", fact=event.event_type, error=str(error))  # noqa: TRY400 - no bug of ours
             hop.failed(error)
             return commands.NotStored()
         return commands.Stored() if isinstance(answer, Stored) else commands.AlreadyStored(answer.sequence)
 
-    def _tell(self, event: FactEvent, stopping: Stopping, end: End, calls: Calls, hop: Hop) -> None:
+    def _report(self, event: ReceivedEvent, stopping: Stopping, end: End, calls: Calls, hop: Hop) -> None:
         """What came of it, in the log, the span and the metrics, and as a Kubernetes Event."""
         if stopping.failure is not None:
-            log.warning("stop not done yet", fact=event.fact, error=stopping.failure, next_at=stopping.next_at)
+            log.warning("stop not done yet", fact=event.event_type, error=stopping.failure, next_at=stopping.next_at)
             hop.failed(calls.error or stopping.failure)
         if isinstance(end, GiveBack) and end.up_again:
-            log.info("stop not due yet", fact=event.fact, why=end.why)
+            log.info("stop not due yet", fact=event.event_type, why=end.why)
             hop.drop()
         if isinstance(end, GiveBack) and not stopping.recorded:
             return
         outcome = stopping.outcome()
-        log.info(outcome.verdict, fact=event.fact, rule=outcome.rule, why=outcome.why,
+        log.info(outcome.verdict, fact=event.event_type, rule=outcome.rule, why=outcome.why,
                  stop_latency_ms=outcome.stop_latency_ms, step_runs=outcome.deleted_step_runs)  # fmt: skip
         if stopping.recorded:
-            OUTCOMES.add(cause=str(event.fact), verdict=DRY_RUN if outcome.dry_run else str(outcome.verdict))
-            self._events.tell(event.snapshot.run, outcome)
+            OUTCOMES.add(cause=str(event.event_type), verdict=DRY_RUN if outcome.dry_run else str(outcome.verdict))
+            self._events.publish(event.snapshot.run, outcome)
         if isinstance(end, commands.DeadLetter):
             hop.failed(outcome.rule)

@@ -5,14 +5,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, NoReturn
 
+from exeunt.bus.mesh_streams import ensure_stream_and_consumer
 from exeunt.bus.pull import PullLoop
-from exeunt.health import Pulse
-from exeunt.insist import insist
-from exeunt.metrics import expect_deadlines
-from exeunt.service import Connections, main
-from exeunt.streams import ensure_stream_and_consumer
-from exeunt.subjects import DEADLINES, EVERY_DUE, RUNS, every
-from exeunt_timeout_scheduler.scheduler import DUE_DURABLE, FACTS_DURABLE, Scheduler
+from exeunt.events.subjects import DEADLINES, EVERY_DUE, RUNS, every
+from exeunt.process.health import Pulse
+from exeunt.process.insist import insist
+from exeunt.process.service import Connections, main
+from exeunt.telemetry.metrics import expect_deadlines
+from exeunt_timeout_scheduler.scheduler import DUE_DURABLE, EVENTS_DURABLE, Scheduler
 from exeunt_timeout_scheduler.sweep import Sweep
 from exeunt_timeout_scheduler.way import HEARD
 
@@ -23,7 +23,7 @@ _SILENCE = 30.0
 
 
 class TimeoutSchedulerService:
-    """Two pull loops (facts that arm and disarm, schedules that have fired) and the sweep."""
+    """Two pull loops (events that arm and disarm, schedules that have fired) and the sweep."""
 
     def __init__(self, connections: Connections) -> None:
         expect_deadlines()
@@ -33,17 +33,17 @@ class TimeoutSchedulerService:
         self._interval = settings.sweep_interval.total_seconds()
         self._retry_budget = settings.retry_budget.total_seconds()
         ensure = partial(ensure_stream_and_consumer, bus, settings)
-        filters = tuple(every(fact) for fact in HEARD)
+        filters = tuple(every(event_type) for event_type in HEARD)
         pull = partial(
             PullLoop, bus, ack_wait=settings.ack_wait.total_seconds(), max_deliveries=settings.max_deliveries
         )
-        self._ensure_facts = partial(ensure, RUNS, FACTS_DURABLE, filters)
+        self._ensure_events = partial(ensure, RUNS, EVENTS_DURABLE, filters)
         self._ensure_due = partial(ensure, DEADLINES, DUE_DURABLE, (EVERY_DUE,))
-        self._facts = pull(
+        self._events = pull(
             RUNS,
-            FACTS_DURABLE,
+            EVENTS_DURABLE,
             max_in_flight=settings.max_in_flight,
-            recreate=self._ensure_facts,
+            recreate=self._ensure_events,
         )
         self._due = pull(
             DEADLINES,
@@ -57,24 +57,24 @@ class TimeoutSchedulerService:
         # One sweep may wait out a whole retry budget of the kube-apiserver before the next.
         sweep_silence = self._interval + 3 * self._retry_budget + _SILENCE
         return (
-            {"facts": lambda: self._facts.trouble, "deadlines": lambda: self._due.trouble},
+            {"facts": lambda: self._events.unavailable_reason, "deadlines": lambda: self._due.unavailable_reason},
             {
-                "facts": Pulse(lambda: self._facts.last_progress, _SILENCE),
+                "facts": Pulse(lambda: self._events.last_progress, _SILENCE),
                 "deadlines": Pulse(lambda: self._due.last_progress, _SILENCE),
                 "sweep": Pulse(lambda: self._sweep.last_progress, sweep_silence),
             },
         )
 
     async def run(self) -> None:
-        await insist("make or check the consumers", self._ensure_facts)
+        await insist("make or check the consumers", self._ensure_events)
         await insist("make or check the consumers", self._ensure_due)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._facts.run(self._scheduler.on_fact))
+            tasks.create_task(self._events.run(self._scheduler.on_event))
             tasks.create_task(self._due.run(self._scheduler.on_due))
             tasks.create_task(self._sweep.run())
 
     async def stop(self, budget: float) -> None:
-        await asyncio.gather(self._facts.stop(budget), self._due.stop(budget))
+        await asyncio.gather(self._events.stop(budget), self._due.stop(budget))
 
 
 def compose(connections: Connections) -> TimeoutSchedulerService:

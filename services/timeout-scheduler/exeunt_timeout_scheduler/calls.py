@@ -9,18 +9,18 @@ from msgspec.structs import replace
 
 from exeunt.bus.connection import Bus
 from exeunt.bus.errors import ApiRefused, BusUnavailable, PermissionDenied, PublishRefused
-from exeunt.bus.messages import Message
 from exeunt.bus.publisher import Stored, last_message, publish
 from exeunt.bus.streams import purge_subject
-from exeunt.codec import fact_message
-from exeunt.events import Fact
+from exeunt.events.codec import event_message
+from exeunt.events.event_types import EventType
+from exeunt.events.messages import Message
+from exeunt.events.subjects import DEADLINES, RUNS, TERMINATOR, armed_subject
 from exeunt.kube.client import KubeClient
 from exeunt.kube.errors import ApiError, ApiUnavailable, NotFound, Undecodable
 from exeunt.kube.resources import STORIES, STORY_RUNS
+from exeunt.run.snapshot import read_run
 from exeunt.settings import Settings
-from exeunt.snapshot import read_run
-from exeunt.subjects import DEADLINES, RUNS, TERMINATOR, armed_subject
-from exeunt.tracing import Hop
+from exeunt.telemetry.tracing import Hop
 from exeunt_timeout_scheduler import commands
 from exeunt_timeout_scheduler.commands import (
     AckFloor,
@@ -90,10 +90,10 @@ class Calls:
             case Arm(deadline, at):
                 return await self._store(schedule(deadline, at, headers))
             case Publish(snapshot, at, after):
-                message = fact_message(Fact.DEADLINE_REACHED, snapshot, source=SOURCE, now=at, context=headers)
+                message = event_message(EventType.DEADLINE_REACHED, snapshot, source=SOURCE, now=at, context=headers)
                 return await self._store(replace(message, expected_last_subject_sequence=after))
             case Disarm(run):
-                return Purged(await purge_subject(self._bus, DEADLINES, armed_subject(run.episode)))
+                return Purged(await purge_subject(self._bus, DEADLINES, armed_subject(run.cancellation)))
             case LastMessage() | GetAckFloor():
                 try:
                     return await self._look_up(asked)

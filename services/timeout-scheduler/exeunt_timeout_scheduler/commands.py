@@ -8,16 +8,16 @@ from datetime import datetime, timedelta
 
 from msgspec import Struct
 
-from exeunt.codec import FactEvent
-from exeunt.kube.models import Story, StoryRun
-from exeunt.snapshot import RunState, Snapshot
+from exeunt.events.codec import ReceivedEvent
+from exeunt.run.models import Story, StoryRun
+from exeunt.run.snapshot import RunState, Snapshot
 from exeunt_timeout_scheduler.deadlines import Deadline
 
 
 class Heard(Struct, frozen=True):
     """An event of the run has been delivered."""
 
-    event: FactEvent
+    event: ReceivedEvent
 
 
 class Fired(Struct, frozen=True):
@@ -69,7 +69,7 @@ class NoMessage(Struct, frozen=True):
 
 
 class AckFloor(Struct, frozen=True):
-    """Up to this sequence the terminators have settled everything."""
+    """Up to this sequence the terminators have acknowledged everything."""
 
     sequence: int
 

@@ -9,13 +9,13 @@ from datetime import datetime, timedelta
 from msgspec.structs import replace
 
 from exeunt.clock import format_instant, parse_instant
-from exeunt.codec import read_fact
 from exeunt.errors import PoisonEvent
-from exeunt.events import Fact, Verdict
-from exeunt.kube.models import Story
-from exeunt.rules import Decision
-from exeunt.snapshot import Snapshot, read_run, read_story, resolve_shutdown
-from exeunt.subjects import fact_subject
+from exeunt.events.codec import read_event
+from exeunt.events.event_types import EventType, Verdict
+from exeunt.events.subjects import event_subject
+from exeunt.rules.closed import Decision
+from exeunt.run.models import Story
+from exeunt.run.snapshot import Snapshot, read_run, read_story, resolve_shutdown
 from exeunt_timeout_scheduler.commands import (
     Ack,
     AckFloor,
@@ -47,8 +47,8 @@ from exeunt_timeout_scheduler.commands import (
     Stored,
     StoryRead,
 )
-from exeunt_timeout_scheduler.deadlines import LEAD, LONGEST_SILENCE, Deadline, closed, say_again_at
-from exeunt_timeout_scheduler.way import HEARD, TRANSITIONS, Result, State
+from exeunt_timeout_scheduler.deadlines import LEAD, UNSETTLED, Deadline, closed, publish_again_at
+from exeunt_timeout_scheduler.way import HEARD, TRANSITIONS, DeadlineState, Result
 
 
 class Scheduling:
@@ -66,7 +66,7 @@ class Scheduling:
         self.decision: Decision | None = None
         self.failure: str | None = None
         self.lateness = timedelta()
-        self._state = State.BEGUN
+        self._state = DeadlineState.BEGUN
         self._armed: Snapshot | None = None  # what the deadline was set for
         self._instant: datetime | None = None  # until when it is held
         self._found: Found | None = None
@@ -85,56 +85,56 @@ class Scheduling:
     def _hear(self, heard: Input, now: datetime) -> Command | Result:  # noqa: PLR0912 - a line for each answer
         """What came of what was being done."""
         match self._state, heard:
-            case State.BEGUN, Heard(event):
+            case DeadlineState.BEGUN, Heard(event):
                 self.snapshot = event.snapshot
-                result = HEARD[event.fact]
+                result = HEARD[event.event_type]
                 return self._still_open(result) if result is Result.CANCELED else result
-            case State.BEGUN, Fired(deadline):
+            case DeadlineState.BEGUN, Fired(deadline):
                 self.snapshot = self._armed = deadline.snapshot
                 self._instant = deadline.instant
                 return Result.FIRED
-            case State.BEGUN, Found():
+            case DeadlineState.BEGUN, Found():
                 self._found = heard
                 self._as_found(heard, None, now)
                 return Result.FOUND
             case _, Failed(why):
                 self.failure = why
                 return Result.FAILED
-            case State.READING_STORY, StoryRead(story) if self._found is not None:
+            case DeadlineState.READING_STORY, StoryRead(story) if self._found is not None:
                 self._as_found(self._found, story, now)
                 return Result.READ
-            case State.RECALLING, Message() | NoMessage() | Denied():
+            case DeadlineState.RECALLING, Message() | NoMessage() | Denied():
                 if isinstance(heard, Message):
                     self._as_published(heard)
                 return self._still_open(Result.OPEN)
-            case State.LOOKING_BACK, NoMessage():
+            case DeadlineState.LOOKING_BACK, NoMessage():
                 return Result.NEVER_PUBLISHED
-            case State.LOOKING_BACK, Message() if self._found is not None:
+            case DeadlineState.LOOKING_BACK, Message() if self._found is not None:
                 self._published = heard
                 return self._look_back(heard.stored_at, self._found.overdue_after, now)
-            case State.ASKING, AckFloor(sequence):
+            case DeadlineState.ASKING, AckFloor(sequence):
                 return Result.SETTLED if self._is_settled(sequence, now) else Result.UNSETTLED
-            case State.ASKING, Denied():
+            case DeadlineState.ASKING, Denied():
                 return Result.SETTLED
-            case State.ARMING, Stored():
+            case DeadlineState.ARMING, Stored():
                 return Result.ARMED_BY_SWEEP if self._found else Result.ARMED
-            case State.ARMING, AlreadyStored():
+            case DeadlineState.ARMING, AlreadyStored():
                 return Result.ALREADY_ARMED
-            case State.CONFIRMING | State.CHECKING, RunRead(run):
+            case DeadlineState.CONFIRMING | DeadlineState.CHECKING, RunRead(run):
                 self._armed, self.snapshot = self._armed or self.snapshot, replace(self.snapshot, run=run)
                 return self._still_open(Result.OPEN)
-            case State.CONFIRMING | State.CHECKING, NotFound():
+            case DeadlineState.CONFIRMING | DeadlineState.CHECKING, NotFound():
                 self.decision = Decision(Verdict.GONE, "deleted", "the StoryRun is gone")
                 return Result.CLOSED
-            case State.DISARMING, Purged(schedules):
+            case DeadlineState.DISARMING, Purged(schedules):
                 return Result.DISARMED if schedules else Result.NOT_ARMED
-            case State.HOLDING, HeldUntil():
+            case DeadlineState.HOLDING, HeldUntil():
                 return self._hold(now)
-            case State.PUBLISHING, Stored():
+            case DeadlineState.PUBLISHING, Stored():
                 return Result.PUBLISHED
-            case State.PUBLISHING, AlreadyStored():
+            case DeadlineState.PUBLISHING, AlreadyStored():
                 return Result.ALREADY_PUBLISHED
-            case State.ARMING | State.PUBLISHING, NotStored(why):
+            case DeadlineState.ARMING | DeadlineState.PUBLISHING, NotStored(why):
                 self._refused = why
                 return Result.REFUSED
         raise AssertionError(f"{heard} is no answer to what was asked while {self._state}")
@@ -143,30 +143,31 @@ class Scheduling:
         """What the new state is for: a question, or at once what came of it."""
         run, deadline = self.snapshot.run, self.snapshot.deadline
         match self._state:
-            case State.READING_STORY:
+            case DeadlineState.READING_STORY:
                 return GetStory(self.snapshot.story.namespace, self.snapshot.story.name)
-            case State.RECALLING:
-                return LastMessage(fact_subject(run.episode, Fact.CANCEL_REQUESTED))
-            case State.LOOKING_BACK:
-                return LastMessage(fact_subject(run.episode, Fact.DEADLINE_REACHED))
-            case State.ASKING:
+            case DeadlineState.RECALLING:
+                return LastMessage(event_subject(run.cancellation, EventType.CANCEL_REQUESTED))
+            case DeadlineState.LOOKING_BACK:
+                return LastMessage(event_subject(run.cancellation, EventType.DEADLINE_REACHED))
+            case DeadlineState.ASKING:
                 return GetAckFloor()
-            case State.ARMING if deadline is not None:
+            case DeadlineState.ARMING if deadline is not None:
                 fires_at = deadline - LEAD
                 return Arm(Deadline(format_instant(deadline), self.snapshot), fires_at if fires_at > now else None)
-            case State.CONFIRMING | State.CHECKING:
-                # Without a fence a cancel counts from when it was seen; seen anew it would not be overdue, and closed.
+            case DeadlineState.CONFIRMING | DeadlineState.CHECKING:
+                # Without cancel_observed_at a cancel counts from when it was seen; seen anew it would not be overdue,
+                # and closed.
                 return GetRun(run, parse_instant(run.canceled_at) if run.canceled_at else now)
-            case State.DISARMING:
+            case DeadlineState.DISARMING:
                 return Disarm(self.snapshot.run)
-            case State.HOLDING:
+            case DeadlineState.HOLDING:
                 return self._hold(now)
-            case State.PUBLISHING:
+            case DeadlineState.PUBLISHING:
                 self.lateness = now - deadline if deadline is not None else self.lateness
                 return Publish(self.snapshot, now, self._published.sequence if self._published else 0)
-            case State.DONE:
+            case DeadlineState.DONE:
                 return DeadLetter(self._refused) if self._refused else Ack()
-            case State.GIVEN_BACK:
+            case DeadlineState.GIVEN_BACK:
                 return GiveBack(self.failure or "")
         raise AssertionError(f"nothing leads back to {self._state}")
 
@@ -192,7 +193,7 @@ class Scheduling:
         that there was one, or that the run streams.
         """
         try:
-            then = read_fact(message.headers, message.data).snapshot
+            then = read_event(message.headers, message.data).snapshot
         except PoisonEvent:
             return  # every consumer that comes upon it sets it aside, with the reason
         if self.snapshot.story.resource_version is None:
@@ -201,12 +202,12 @@ class Scheduling:
 
     def _look_back(self, published_at: datetime, overdue_after: timedelta, now: datetime) -> Result:
         deadline = self.snapshot.deadline
-        overdue = deadline is not None and now > say_again_at(deadline, published_at, overdue_after)
+        overdue = deadline is not None and now > publish_again_at(deadline, published_at, overdue_after)
         return Result.OVERDUE if overdue else Result.PUBLISHED_LATELY
 
     def _is_settled(self, floor: int, now: datetime) -> bool:
         """Whether the terminators are done with the last event, whatever became of it. Where another one that is older
-        keeps us from knowing that, an hour is enough.
+        keeps us from knowing that, some minutes are enough.
         """
         last = self._published
-        return last is None or last.sequence <= floor or now > last.stored_at + LONGEST_SILENCE
+        return last is None or last.sequence <= floor or now > last.stored_at + UNSETTLED

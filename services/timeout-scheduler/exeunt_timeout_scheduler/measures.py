@@ -6,10 +6,10 @@ from typing import Final
 import structlog
 
 from exeunt.clock import format_instant
-from exeunt.events import Fact
-from exeunt.metrics import DEADLINE_LATENESS, DEADLINES
-from exeunt.semconv import DEADLINE, RULE, WHY
-from exeunt.tracing import Hop, latency
+from exeunt.events.event_types import EventType
+from exeunt.telemetry.metrics import DEADLINE_LATENESS, DEADLINES
+from exeunt.telemetry.semconv import DEADLINE, RULE, WHY
+from exeunt.telemetry.tracing import Hop, latency
 from exeunt_timeout_scheduler.machine import Scheduling
 from exeunt_timeout_scheduler.way import Result
 
@@ -19,7 +19,7 @@ DONE: Final = {Result.ARMED, Result.ARMED_BY_SWEEP, Result.DISARMED, Result.PUBL
 log = structlog.get_logger()
 
 
-def tell(scheduling: Scheduling, hop: Hop) -> None:
+def render(scheduling: Scheduling, hop: Hop) -> None:
     """Each step that was of any consequence, in turn."""
     snapshot, trail, decision = scheduling.snapshot, scheduling.trail, scheduling.decision
     for result in trail:
@@ -37,15 +37,15 @@ def tell(scheduling: Scheduling, hop: Hop) -> None:
                 hop.event("dropped", **{RULE: decision.rule, WHY: decision.why})
                 log.info("deadline dropped", rule=decision.rule, why=decision.why)
             case Result.FAILED:
-                log.warning("deadline not said yet" if Result.FIRED in trail else "deadline not looked after yet",
+                log.warning("deadline not published yet" if Result.FIRED in trail else "deadline not looked after yet",
                             error=scheduling.failure)  # fmt: skip
             case Result.PUBLISHED:
                 _tell_published(scheduling.lateness, hop, overdue=Result.OVERDUE in trail)
 
 
 def _tell_published(lateness: timedelta, hop: Hop, *, overdue: bool) -> None:
-    hop.event(Fact.DEADLINE_REACHED)
-    log.info(Fact.DEADLINE_REACHED, lateness_ms=lateness / timedelta(milliseconds=1))
+    hop.event(EventType.DEADLINE_REACHED)
+    log.info(EventType.DEADLINE_REACHED, lateness_ms=lateness / timedelta(milliseconds=1))
     if overdue:
         DEADLINES.add(result="overdue")
         log.warning("overdue")

@@ -6,20 +6,20 @@ from datetime import UTC, datetime
 from typing import Final
 
 from exeunt.bus.connection import Bus
-from exeunt.bus.delivery import Ack, DeadLetter, Delivery, Verdict, again
-from exeunt.codec import read_fact
+from exeunt.bus.delivery import Ack, DeadLetter, Delivery, DeliveryAnswer, again
+from exeunt.events.codec import read_event
 from exeunt.kube.client import KubeClient
-from exeunt.logs import bind_run
 from exeunt.settings import Settings
-from exeunt.tracing import Hop, due, processing
+from exeunt.telemetry.logs import bind_run
+from exeunt.telemetry.tracing import Hop, due, processing
 from exeunt_timeout_scheduler import commands
 from exeunt_timeout_scheduler.calls import AWAY, Calls, hold
 from exeunt_timeout_scheduler.commands import Command, End, Failed, Fired, GiveBack, Heard, Hold
 from exeunt_timeout_scheduler.deadlines import read_deadline
 from exeunt_timeout_scheduler.machine import Scheduling
-from exeunt_timeout_scheduler.measures import tell
+from exeunt_timeout_scheduler.measures import render
 
-FACTS_DURABLE: Final = "timeout-scheduler"
+EVENTS_DURABLE: Final = "timeout-scheduler"
 DUE_DURABLE: Final = "timeout-scheduler-due"
 
 
@@ -29,21 +29,21 @@ class Scheduler:
     def __init__(self, kube: KubeClient, bus: Bus, settings: Settings) -> None:
         self._calls = Calls(kube, bus, settings)
 
-    async def on_fact(self, delivery: Delivery) -> Verdict:
+    async def on_event(self, delivery: Delivery) -> DeliveryAnswer:
         """A cancel arms; the run's end disarms. Raises PoisonEvent."""
-        event = read_fact(delivery.headers, delivery.data)
-        bind_run(event.snapshot.run.episode)
+        event = read_event(delivery.headers, delivery.data)
+        bind_run(event.snapshot.run.cancellation)
         with processing(
-            event.fact, event.snapshot, delivery.headers, consumer=FACTS_DURABLE, delivery=delivery.num_delivered
+            event.event_type, event.snapshot, delivery.headers, consumer=EVENTS_DURABLE, delivery=delivery.num_delivered
         ) as hop:
             scheduling = Scheduling()
             command = scheduling.receive(Heard(event), datetime.now(UTC))
             return await self._carry_out(scheduling, command, delivery, hop)
 
-    async def on_due(self, delivery: Delivery) -> Verdict:
+    async def on_due(self, delivery: Delivery) -> DeliveryAnswer:
         """Hold a fired schedule until its instant; then see whether it still stands. Raises PoisonEvent."""
         deadline = read_deadline(delivery.data)
-        bind_run(deadline.snapshot.run.episode)
+        bind_run(deadline.snapshot.run.cancellation)
         scheduling = Scheduling()
         command = scheduling.receive(Fired(deadline), datetime.now(UTC))
         while isinstance(command, Hold):  # no span stays open over a wait
@@ -51,7 +51,9 @@ class Scheduler:
         with due(deadline.snapshot, delivery.headers, consumer=DUE_DURABLE, delivery=delivery.num_delivered) as hop:
             return await self._carry_out(scheduling, command, delivery, hop)
 
-    async def _carry_out(self, scheduling: Scheduling, command: Command, delivery: Delivery, hop: Hop) -> Verdict:
+    async def _carry_out(
+        self, scheduling: Scheduling, command: Command, delivery: Delivery, hop: Hop
+    ) -> DeliveryAnswer:
         """To the end; what is returned tells the stream what to do with the delivery."""
         while not isinstance(command, End):
             try:
@@ -60,7 +62,7 @@ class Scheduler:
                 hop.failed(error)
                 heard = Failed(str(error))
             command = scheduling.receive(heard, datetime.now(UTC))
-        tell(scheduling, hop)
+        render(scheduling, hop)
         match command:
             case commands.Ack():
                 return Ack()

@@ -13,19 +13,19 @@ from typing import Final
 
 import structlog
 
-from exeunt.bobrapet import UNFINISHED
 from exeunt.bus.connection import Bus
 from exeunt.kube.client import KubeClient
 from exeunt.kube.errors import ApiError, ApiUnavailable
-from exeunt.kube.models import StoryRun
 from exeunt.kube.resources import STORY_RUNS
-from exeunt.logs import bind_run
+from exeunt.run.bobrapet import UNFINISHED
+from exeunt.run.models import StoryRun
 from exeunt.settings import Settings
-from exeunt.tracing import sweeping
+from exeunt.telemetry.logs import bind_run
+from exeunt.telemetry.tracing import sweeping
 from exeunt_timeout_scheduler.calls import AWAY, Calls
 from exeunt_timeout_scheduler.commands import DeadLetter, End, Found, GetStory, StoryRead
 from exeunt_timeout_scheduler.machine import Scheduling
-from exeunt_timeout_scheduler.measures import DONE, tell
+from exeunt_timeout_scheduler.measures import DONE, render
 from exeunt_timeout_scheduler.sweeping import GiveUp, List, Listed, LookAfter, NotListed, Sweeping
 
 _AT_ONCE: Final = 16
@@ -108,7 +108,7 @@ class _OneSweep:
         found = Found(run, settings.shutdown_timeout, settings.fence_wait, settings.overdue_after)
         async with self._slots:
             command = scheduling.receive(found, datetime.now(UTC))
-            bind_run(scheduling.snapshot.run.episode)
+            bind_run(scheduling.snapshot.run.cancellation)
             while isinstance(command, GetStory):  # outside of the span, which is dropped where nothing follows
                 command = scheduling.receive(await self._story(command), datetime.now(UTC))
                 self._moves()
@@ -116,7 +116,7 @@ class _OneSweep:
                 while not isinstance(command, End):
                     command = scheduling.receive(await self._calls.answer(command, hop), datetime.now(UTC))
                     self._moves()
-                tell(scheduling, hop)
+                render(scheduling, hop)
                 if not DONE.intersection(scheduling.trail):
                     hop.drop()
         if isinstance(command, DeadLetter):  # one run's object that is too large must not end the service of all

@@ -6,7 +6,7 @@ the sweep from the others; the next one asks it again.
 
 from msgspec import Struct
 
-from exeunt.kube.models import StoryRun
+from exeunt.run.models import StoryRun
 
 
 class Listed(Struct, frozen=True):

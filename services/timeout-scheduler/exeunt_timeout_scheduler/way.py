@@ -15,10 +15,10 @@ cannot happen, and is a bug when it does. `machine` goes by it, `docs/stop.md` i
 from enum import StrEnum
 from typing import Final
 
-from exeunt.events import Fact
+from exeunt.events.event_types import EventType
 
 
-class State(StrEnum):
+class DeadlineState(StrEnum):
     """What is being done."""
 
     BEGUN = "begun"
@@ -63,80 +63,80 @@ class Result(StrEnum):
     PUBLISHED_LATELY = "published, and not overdue"
     OVERDUE = "published, and overdue"
     SETTLED = "settled"
-    UNSETTLED = "not settled yet"
+    UNSETTLED = "not acknowledged yet"
     ARMED = "armed"
     ARMED_BY_SWEEP = "armed by a sweep"
     ALREADY_ARMED = "armed already"
     DISARMED = "disarmed"
     NOT_ARMED = "not armed"
-    INSTANT = "fence + shutdown timeout"
+    INSTANT = "cancel_observed_at + shutdown timeout"
     PUBLISHED = "published"
     ALREADY_PUBLISHED = "published already"
     REFUSED = "refused by the stream"
     FAILED = "failed"
 
 
-TRANSITIONS: dict[State, dict[Result, State]] = {
-    State.BEGUN: {
-        Result.CANCELED: State.ARMING,
-        Result.CLOSED: State.DONE,
-        Result.ENDED: State.DISARMING,
-        Result.FIRED: State.HOLDING,
-        Result.FOUND: State.READING_STORY,
+TRANSITIONS: dict[DeadlineState, dict[Result, DeadlineState]] = {
+    DeadlineState.BEGUN: {
+        Result.CANCELED: DeadlineState.ARMING,
+        Result.CLOSED: DeadlineState.DONE,
+        Result.ENDED: DeadlineState.DISARMING,
+        Result.FIRED: DeadlineState.HOLDING,
+        Result.FOUND: DeadlineState.READING_STORY,
     },
-    State.READING_STORY: {Result.READ: State.RECALLING, Result.FAILED: State.GIVEN_BACK},
-    State.RECALLING: {
-        Result.OPEN: State.LOOKING_BACK,
-        Result.CLOSED: State.DONE,
-        Result.FAILED: State.GIVEN_BACK,
+    DeadlineState.READING_STORY: {Result.READ: DeadlineState.RECALLING, Result.FAILED: DeadlineState.GIVEN_BACK},
+    DeadlineState.RECALLING: {
+        Result.OPEN: DeadlineState.LOOKING_BACK,
+        Result.CLOSED: DeadlineState.DONE,
+        Result.FAILED: DeadlineState.GIVEN_BACK,
     },
-    State.LOOKING_BACK: {
-        Result.NEVER_PUBLISHED: State.ARMING,
-        Result.PUBLISHED_LATELY: State.DONE,
-        Result.OVERDUE: State.ASKING,
-        Result.FAILED: State.GIVEN_BACK,
+    DeadlineState.LOOKING_BACK: {
+        Result.NEVER_PUBLISHED: DeadlineState.ARMING,
+        Result.PUBLISHED_LATELY: DeadlineState.DONE,
+        Result.OVERDUE: DeadlineState.ASKING,
+        Result.FAILED: DeadlineState.GIVEN_BACK,
     },
-    State.ASKING: {
-        Result.SETTLED: State.PUBLISHING,
-        Result.UNSETTLED: State.DONE,
-        Result.FAILED: State.GIVEN_BACK,
+    DeadlineState.ASKING: {
+        Result.SETTLED: DeadlineState.PUBLISHING,
+        Result.UNSETTLED: DeadlineState.DONE,
+        Result.FAILED: DeadlineState.GIVEN_BACK,
     },
-    State.ARMING: {
-        Result.ARMED: State.DONE,
-        Result.ARMED_BY_SWEEP: State.CONFIRMING,
-        Result.ALREADY_ARMED: State.DONE,
-        Result.REFUSED: State.DONE,
-        Result.FAILED: State.GIVEN_BACK,
+    DeadlineState.ARMING: {
+        Result.ARMED: DeadlineState.DONE,
+        Result.ARMED_BY_SWEEP: DeadlineState.CONFIRMING,
+        Result.ALREADY_ARMED: DeadlineState.DONE,
+        Result.REFUSED: DeadlineState.DONE,
+        Result.FAILED: DeadlineState.GIVEN_BACK,
     },
-    State.CONFIRMING: {
-        Result.OPEN: State.DONE,
-        Result.CLOSED: State.DISARMING,
-        Result.FAILED: State.GIVEN_BACK,
+    DeadlineState.CONFIRMING: {
+        Result.OPEN: DeadlineState.DONE,
+        Result.CLOSED: DeadlineState.DISARMING,
+        Result.FAILED: DeadlineState.GIVEN_BACK,
     },
-    State.DISARMING: {
-        Result.DISARMED: State.DONE,
-        Result.NOT_ARMED: State.DONE,
-        Result.FAILED: State.GIVEN_BACK,
+    DeadlineState.DISARMING: {
+        Result.DISARMED: DeadlineState.DONE,
+        Result.NOT_ARMED: DeadlineState.DONE,
+        Result.FAILED: DeadlineState.GIVEN_BACK,
     },
-    State.HOLDING: {Result.INSTANT: State.CHECKING},
-    State.CHECKING: {
-        Result.OPEN: State.PUBLISHING,
-        Result.CLOSED: State.DONE,
-        Result.FAILED: State.GIVEN_BACK,
+    DeadlineState.HOLDING: {Result.INSTANT: DeadlineState.CHECKING},
+    DeadlineState.CHECKING: {
+        Result.OPEN: DeadlineState.PUBLISHING,
+        Result.CLOSED: DeadlineState.DONE,
+        Result.FAILED: DeadlineState.GIVEN_BACK,
     },
-    State.PUBLISHING: {
-        Result.PUBLISHED: State.DONE,
-        Result.ALREADY_PUBLISHED: State.DONE,
-        Result.REFUSED: State.DONE,
-        Result.FAILED: State.GIVEN_BACK,
+    DeadlineState.PUBLISHING: {
+        Result.PUBLISHED: DeadlineState.DONE,
+        Result.ALREADY_PUBLISHED: DeadlineState.DONE,
+        Result.REFUSED: DeadlineState.DONE,
+        Result.FAILED: DeadlineState.GIVEN_BACK,
     },
-    State.DONE: {},
-    State.GIVEN_BACK: {},
+    DeadlineState.DONE: {},
+    DeadlineState.GIVEN_BACK: {},
 }
 
 HEARD: Final = {
-    Fact.CANCEL_REQUESTED: Result.CANCELED,
-    Fact.RUN_TERMINAL: Result.ENDED,
-    Fact.RUN_DELETED: Result.ENDED,
+    EventType.CANCEL_REQUESTED: Result.CANCELED,
+    EventType.RUN_TERMINAL: Result.ENDED,
+    EventType.RUN_DELETED: Result.ENDED,
 }
 """What each event means for a deadline; the timeout-scheduler hears these and no others."""

@@ -8,13 +8,13 @@ from typing import Final, NoReturn
 
 from exeunt.bus.errors import ApiRefused, BusUnavailable
 from exeunt.bus.lag import caught_up
+from exeunt.bus.mesh_streams import ensure_stream_and_consumer
 from exeunt.bus.pull import PullLoop
-from exeunt.health import Pulse
-from exeunt.insist import insist
-from exeunt.metrics import expect_facts
-from exeunt.service import Connections, main
-from exeunt.streams import ensure_stream_and_consumer
-from exeunt.subjects import EVERY_SIGNAL, SIGNALS
+from exeunt.events.subjects import EVERY_SIGNAL, SIGNALS
+from exeunt.process.health import Pulse
+from exeunt.process.insist import insist
+from exeunt.process.service import Connections, main
+from exeunt.telemetry.metrics import expect_events
 from exeunt_watcher.signal_check import check_signal
 from exeunt_watcher.watcher import Watcher
 
@@ -36,7 +36,7 @@ class WatcherService:
     def __init__(self, connections: Connections) -> None:
         settings, bus = connections.settings, connections.bus
         self._watcher = Watcher(connections.kube, bus, settings)
-        expect_facts()
+        expect_events()
         self._bus = bus
         self._follower = f"{SIGNALS_FOLLOWER}-{secrets.token_hex(4)}"
         ensure = partial(ensure_stream_and_consumer, bus, settings, SIGNALS)
@@ -63,9 +63,9 @@ class WatcherService:
 
         return (
             {
-                "watches": lambda: self._watcher.coverage.trouble,
+                "watches": lambda: self._watcher.coverage.unavailable_reason,
                 "namespaces": lambda: self._watcher.coverage.closed,
-                "signals": lambda: self._signals.trouble or self._check.trouble,
+                "signals": lambda: self._signals.unavailable_reason or self._check.unavailable_reason,
             },
             {
                 "watches": Pulse(last_progress, _SILENCE),

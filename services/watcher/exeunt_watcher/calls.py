@@ -7,24 +7,24 @@ from typing import Final, TypeVar
 
 import structlog
 
-from exeunt import bobrapet
 from exeunt.bus import publisher
 from exeunt.bus.connection import Bus
 from exeunt.bus.errors import BusUnavailable, PublishRefused
 from exeunt.bus.publisher import message_at, publish
-from exeunt.codec import fact_message
-from exeunt.events import Fact
-from exeunt.insist import insist
+from exeunt.bus.recall import recalled, snapshot_of
+from exeunt.events.codec import event_message
+from exeunt.events.event_types import EventType
+from exeunt.events.subjects import RUNS
 from exeunt.kube.client import KubeClient
 from exeunt.kube.errors import ApiError, ApiUnavailable, NotFound, Undecodable
-from exeunt.kube.models import StoryRun
 from exeunt.kube.resources import STORY_RUNS
-from exeunt.logs import bind_run
-from exeunt.metrics import FACTS, STOP_LATENESS
-from exeunt.recall import recalled, snapshot_of
-from exeunt.snapshot import Snapshot
-from exeunt.subjects import RUNS
-from exeunt.tracing import sending
+from exeunt.process.insist import insist
+from exeunt.run import bobrapet
+from exeunt.run.models import StoryRun
+from exeunt.run.snapshot import Snapshot
+from exeunt.telemetry.logs import bind_run
+from exeunt.telemetry.metrics import EVENTS_PUBLISHED, STOP_LATENESS
+from exeunt.telemetry.tracing import sending
 from exeunt_watcher.commands import (
     AlreadyStored,
     Answer,
@@ -40,7 +40,7 @@ from exeunt_watcher.commands import (
     RunUndecodable,
     Stored,
 )
-from exeunt_watcher.facts import subject_episode
+from exeunt_watcher.event_types import subject_cancellation
 from exeunt_watcher.projection import Key
 
 SOURCE: Final = "/exeunt/watcher"
@@ -69,18 +69,18 @@ class Calls:
                     log.warning("StoryRun not usable", error=str(error))
                     return RunUndecodable(asked)
             case Publish(event_type, snapshot):
-                bind_run(snapshot.run.episode)
+                bind_run(snapshot.run.cancellation)
                 try:
                     return await self._insist(f"publish {event_type}", self._publish, asked, datetime.now(UTC))
                 except PublishRefused as error:  # one run's object that is too large must not end the watcher of all
                     log.error("event refused", fact=event_type, error=str(error))  # noqa: TRY400 - no bug of ours
                     return Refused(asked)
             case Recall(event_type, snapshot):
-                bind_run(snapshot.run.episode)
-                of = subject_episode(event_type, snapshot)
+                bind_run(snapshot.run.cancellation)
+                of = subject_cancellation(event_type, snapshot)
                 return Recalled(asked, await self._insist(f"recall {event_type}", recalled, self._bus, of, event_type))
             case MessageAt(sequence, snapshot):
-                bind_run(snapshot.run.episode)
+                bind_run(snapshot.run.cancellation)
                 found = await self._insist("see who published the cancel", message_at, self._bus, RUNS, sequence)
                 return MessageRead(asked, snapshot_of(found))
 
@@ -100,7 +100,7 @@ class Calls:
         """Somebody else having published it is success."""
         event_type, snapshot, late = asked.event_type, asked.snapshot, asked.late
         with sending(event_type, snapshot) as hop:
-            message = fact_message(event_type, snapshot, source=SOURCE, now=now, context=hop.headers)
+            message = event_message(event_type, snapshot, source=SOURCE, now=now, context=hop.headers)
             try:
                 answer = await publish(self._bus, message, deadline=_PUBLISH_DEADLINE)
             except BusUnavailable:
@@ -109,11 +109,11 @@ class Calls:
             if isinstance(answer, publisher.AlreadyStored):
                 hop.drop()
                 return AlreadyStored(asked, answer.sequence)
-            FACTS.add(fact=str(event_type))
+            EVENTS_PUBLISHED.add(fact=str(event_type))
             if late is not None:
                 STOP_LATENESS.record(late.by.total_seconds(), cause=late.cause, ended_by=late.ended_by)
             log.info(event_type, sequence=answer.sequence, gone=snapshot.topology.gone and snapshot.topology.gone.kind)
-            if event_type is Fact.CANCEL_REQUESTED:
+            if event_type is EventType.CANCEL_REQUESTED:
                 _warn(snapshot)
             return Stored(asked)
 
@@ -122,7 +122,7 @@ def _warn(snapshot: Snapshot) -> None:
     """Of what people wrote and nobody can follow: once for each stop, by the watcher that was first to publish it."""
     for rejected in snapshot.shutdown.rejected:
         log.warning("shutdown timeout not usable", rule=rejected.rule, value=rejected.value, why=rejected.why)
-    for said_by, value in (("StoryRun", snapshot.run.enabled_unclear), ("Story", snapshot.story.enabled_unclear)):
+    for written_by, value in (("StoryRun", snapshot.run.enabled_unclear), ("Story", snapshot.story.enabled_unclear)):
         if value is not None:
             why = f'{bobrapet.ENABLED} is neither "true" nor "false": it counts as absent'
-            log.warning("opt-out not readable", rule=f"{said_by} annotation", value=value, why=why)
+            log.warning("opt-out not readable", rule=f"{written_by} annotation", value=value, why=why)

@@ -6,14 +6,14 @@ comes once it is known: what is away is waited for by whoever carries the comman
 
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, field
 
-from exeunt.events import Fact
+from exeunt.events.event_types import EventType
+from exeunt.events.signals import Signal
 from exeunt.kube.changes import Change
-from exeunt.kube.models import StoryRun
 from exeunt.kube.resources import Resource
-from exeunt.signals import Signal
-from exeunt.snapshot import Snapshot
+from exeunt.run.models import StoryRun
+from exeunt.run.snapshot import Snapshot
 from exeunt_watcher.lateness import Late
 from exeunt_watcher.projection import Key
 
@@ -24,7 +24,7 @@ class Publish(Struct, frozen=True):
     `late` is measured by the watcher that is the first to publish it.
     """
 
-    event_type: Fact
+    event_type: EventType = field(name="fact")
     snapshot: Snapshot
     late: Late | None = None
 
@@ -32,7 +32,7 @@ class Publish(Struct, frozen=True):
 class Recall(Struct, frozen=True):
     """Read what is stored of the run's cancellation, or of its attempt: Recalled."""
 
-    event_type: Fact
+    event_type: EventType = field(name="fact")
     snapshot: Snapshot
 
 
@@ -51,7 +51,7 @@ class GetRun(Struct, frozen=True):
 
 
 class Covered(Struct, frozen=True):
-    """From now on this namespace is spoken for, or all of them (None). To be told; there is no answer."""
+    """From now on this namespace is spoken for, or all of them (None). To be reported; there is no answer."""
 
     namespace: str | None
     unfinished_runs: int
@@ -74,7 +74,7 @@ class Restored(Struct, frozen=True):
 
 
 class SignalHeard(Struct, frozen=True):
-    """Somebody says that a topology is gone, or up again."""
+    """Somebody publishes that a topology is gone, or up again."""
 
     signal: Signal
 

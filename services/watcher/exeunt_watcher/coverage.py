@@ -7,8 +7,8 @@ again with back-off, and joins when it answers.
 from collections.abc import Iterable
 from typing import Any, Final
 
-from exeunt.health import InPart
 from exeunt.kube.list_watch import ListWatch
+from exeunt.process.health import InPart
 from exeunt_watcher.machine import Watching
 
 _NAMED: Final = 5
@@ -37,7 +37,7 @@ class Coverage:
         return InPart(f"not watched: {_some(reasons.values())}") if reasons else None
 
     @property
-    def trouble(self) -> str | None:
+    def unavailable_reason(self) -> str | None:
         """Why events may be missed or late now in what is served."""
         served = self.served
         missing = [f"{watch} ({watch.error})" if watch.error else str(watch) for watch in served if not watch.synced]

@@ -9,8 +9,8 @@ from datetime import datetime, timedelta
 from typing import Final, Literal, NamedTuple
 
 from exeunt.clock import parse_instant, readable_instant
-from exeunt.snapshot import RunState, Snapshot
-from exeunt_watcher.facts import is_stop
+from exeunt.run.snapshot import RunState, Snapshot
+from exeunt_watcher.event_types import is_stop
 from exeunt_watcher.projection import Key
 
 Cause = Literal["cancel", "gone", "deadline"]

@@ -15,12 +15,12 @@ from functools import partial
 from itertools import chain
 from typing import Any, Final
 
-from exeunt.bobrapet import UNFINISHED, is_terminal
-from exeunt.events import Fact
+from exeunt.events.event_types import EventType
 from exeunt.kube.changes import Change, Changed, Missing, Relisted, Removed
-from exeunt.kube.models import StoryRun
 from exeunt.kube.resources import STEP_RUNS, STORIES, STORY_RUNS, TRANSPORT_BINDINGS, Resource
-from exeunt.snapshot import Snapshot
+from exeunt.run.bobrapet import UNFINISHED, is_terminal
+from exeunt.run.models import StoryRun
+from exeunt.run.snapshot import Snapshot
 from exeunt_watcher.commands import (
     AllSignalsHeard,
     AlreadyStored,
@@ -43,7 +43,7 @@ from exeunt_watcher.commands import (
     Stored,
     Tick,
 )
-from exeunt_watcher.facts import facts_between, standing
+from exeunt_watcher.event_types import event_types_between, standing
 from exeunt_watcher.lateness import Due, Lateness
 from exeunt_watcher.projection import SEEN, Key, Projection
 from exeunt_watcher.signals_heard import SignalsHeard
@@ -93,7 +93,7 @@ class Watching:
         self._lateness = Lateness()
         self._unlisted = {namespace: set(RESOURCES) for namespace in self._namespaces}
         self._uncovered = set(self._namespaces)
-        self._recalling: dict[Key, tuple[str, set[Fact]]] = {}  # uid, and what is still to be answered
+        self._recalling: dict[Key, tuple[str, set[EventType]]] = {}  # uid, and what is still to be answered
         self._reading: dict[Key, str] = {}  # uid of a run that a list left out
 
     def receive(self, heard: Input, now: datetime) -> list[Command]:
@@ -136,11 +136,11 @@ class Watching:
                 self._forget(asked.key)  # until the watch shows one that is not
             case RunRead() | RunUndecodable():
                 pass  # the watch has shown more of it by now
-            case AlreadyStored(Publish(Fact.CANCEL_REQUESTED, snapshot), sequence) if snapshot.topology.gone:
+            case AlreadyStored(Publish(EventType.CANCEL_REQUESTED, snapshot), sequence) if snapshot.topology.gone:
                 yield MessageAt(sequence, snapshot)
             case MessageRead(MessageAt(_, snapshot), stored):
                 if stored is None or stored.topology.gone is None:  # whoever was first did not know that
-                    yield Publish(Fact.TOPOLOGY_TERMINATED, snapshot)
+                    yield Publish(EventType.TOPOLOGY_TERMINATED, snapshot)
             case Stored() | AlreadyStored() | Refused():
                 pass
 
@@ -194,7 +194,7 @@ class Watching:
         waiting = self._projection.peek(key, now) if key in self._recalling else None
         last = self._forget(key) or waiting
         if last is not None and last.realtime:
-            yield Publish(Fact.RUN_DELETED, last)
+            yield Publish(EventType.RUN_DELETED, last)
 
     def _forget(self, key: Key) -> Snapshot | None:
         """Know the run no more; its last snapshot, if it had one."""
@@ -229,11 +229,11 @@ class Watching:
                 continue
             asked = set()
             if seen.topology.established:
-                self._projection.remember(seen.run.life_episode, SEEN)
+                self._projection.remember(seen.run.attempt_key, SEEN)
             else:
-                asked.add(Fact.TOPOLOGY_ESTABLISHED)
+                asked.add(EventType.TOPOLOGY_ESTABLISHED)
             if seen.run.cancel_requested:
-                asked.add(Fact.CANCEL_REQUESTED)
+                asked.add(EventType.CANCEL_REQUESTED)
             if asked:
                 self._recalling[key] = seen.run.uid, asked
                 yield from (Recall(event_type, seen) for event_type in sorted(asked))
@@ -244,11 +244,11 @@ class Watching:
         if uid != run.uid or asked.event_type not in waiting:
             return
         waiting.discard(asked.event_type)
-        if (stored := answer.snapshot) is not None and asked.event_type is Fact.CANCEL_REQUESTED:
-            self._projection.fix(stored.run.episode, stored.shutdown)
-            self._projection.remember(stored.run.life_episode, stored.topology)
+        if (stored := answer.snapshot) is not None and asked.event_type is EventType.CANCEL_REQUESTED:
+            self._projection.fix(stored.run.cancellation, stored.shutdown)
+            self._projection.remember(stored.run.attempt_key, stored.topology)
         elif stored is not None:
-            self._projection.remember(run.life_episode, SEEN)
+            self._projection.remember(run.attempt_key, SEEN)
         if not waiting:
             del self._recalling[key]
             yield from self._touched([key], now)
@@ -262,8 +262,8 @@ class Watching:
             if projected is not None:
                 previous, current = projected
                 late = self._lateness.see(previous, current, now)
-                for event_type in facts_between(previous, current):
-                    yield Publish(event_type, current, late if event_type is Fact.RUN_TERMINAL else None)
+                for event_type in event_types_between(previous, current):
+                    yield Publish(event_type, current, late if event_type is EventType.RUN_TERMINAL else None)
 
     def _tick(self, now: datetime) -> Iterator[Command]:
         """Look again at what time alone changes, and at every sweep offer what holds."""

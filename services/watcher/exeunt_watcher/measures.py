@@ -7,7 +7,7 @@ from operator import add
 from typing import Any
 
 from exeunt.kube.list_watch import ListWatch
-from exeunt.metrics import (
+from exeunt.telemetry.metrics import (
     STOPS_OVERDUE,
     STOPS_PENDING,
     STOPS_PENDING_AGE,

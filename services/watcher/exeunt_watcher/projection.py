@@ -10,29 +10,21 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Final, TypeVar
 
-from exeunt import bobrapet
 from exeunt.clock import parse_instant
-from exeunt.episodes import Episode, life_of
-from exeunt.kube.models import StepRun, Story, StoryRun, TransportBinding
-from exeunt.shutdown_timeout import ShutdownTimeout
-from exeunt.signals import Signal
-from exeunt.snapshot import (
-    Snapshot,
-    StepRunRef,
-    Topology,
-    read_run,
-    read_story,
-    resolve_shutdown,
-    story_key,
-)
+from exeunt.events.signals import Signal
+from exeunt.run import bobrapet
+from exeunt.run.cancellations import Cancellation, attempt_of
+from exeunt.run.models import StepRun, Story, StoryRun, TransportBinding
+from exeunt.run.shutdown_timeout import ShutdownTimeout
+from exeunt.run.snapshot import Snapshot, StepRunRef, Topology, read_run, read_story, resolve_shutdown, story_key
 from exeunt_watcher.signals_heard import SignalsHeard
-from exeunt_watcher.topology import LiveBinding, Observed, judge
+from exeunt_watcher.topology import LiveBinding, Seen, judge
 
 Key = tuple[str, str]
 """Namespace and name."""
 
 SEEN: Final = Topology(established=True, step_runs_seen=True)
-"""What is known of a life in which a TransportBinding was seen."""
+"""What is known of an attempt in which a TransportBinding was seen."""
 
 K = TypeVar("K")
 
@@ -58,11 +50,11 @@ class Projection:
         self._step_runs: defaultdict[Key, dict[Key, tuple[StepRunRef, str | None]]] = defaultdict(dict)
         self._run_of_step_run: dict[Key, Key] = {}
         self._bindings: defaultdict[str, dict[Key, LiveBinding]] = defaultdict(dict)
-        self._run_of_binding: dict[Key, Episode] = {}  # its life when the binding was first seen
+        self._run_of_binding: dict[Key, Cancellation] = {}  # its attempt when the binding was first seen
         self._snapshots: dict[Key, Snapshot] = {}
-        self._remembered: dict[str, tuple[Episode, Topology]] = {}
+        self._remembered: dict[str, tuple[Cancellation, Topology]] = {}
         self._strangers: set[str] = set()  # remembered at the last sweep, though no such run was known
-        self._fixed: dict[str, tuple[Episode, ShutdownTimeout]] = {}
+        self._fixed: dict[str, tuple[Cancellation, ShutdownTimeout]] = {}
         self._runs_of_token: defaultdict[str, dict[Key, None]] = defaultdict(dict)
         self._signals = signals or SignalsHeard()
 
@@ -125,25 +117,27 @@ class Projection:
             heartbeat=ready.last_transition_time if ready else None,
         )
         if known is None or known.uid != ref.uid:
-            known = Episode(*run, ref.uid, self._life(run, ref.uid))
+            known = Cancellation(*run, ref.uid, self._life(run, ref.uid))
         self._run_of_binding[meta.key] = known
         return [run, *(other for other in before if other != run)]
 
     def binding_gone(self, key: Key) -> list[Key]:
-        life = self._run_of_binding.pop(key, None)
-        if life is None:
+        attempt = self._run_of_binding.pop(key, None)
+        if attempt is None:
             return []
-        run, uid = (life.namespace, life.name), life.uid
+        run, uid = (attempt.namespace, attempt.name), attempt.uid
         self._bindings[uid].pop(key, None)
         if not self._bindings[uid]:
             del self._bindings[uid]
-        self.remember(life, SEEN)  # the run may not have been projected while it was there
+        self.remember(attempt, SEEN)  # the run may not have been projected while it was there
         return [run]
 
     def _life(self, run: Key, uid: str) -> str:
-        """The run's present life, as far as it is known; of one that is not, only its first can be told for sure."""
+        """The run's present attempt, as far as it is known; of one that is not, only its first can be shown for
+        sure.
+        """
         known = self._runs.get(run)
-        return life_of(known.metadata.annotations) if known and known.metadata.uid == uid else bobrapet.FIRST_LIFE
+        return attempt_of(known.metadata.annotations) if known and known.metadata.uid == uid else bobrapet.FIRST_ATTEMPT
 
     # And these read it.
 
@@ -160,17 +154,19 @@ class Projection:
         _discard(self._runs_of_story, story_key(run), run.metadata.key)
         _discard(self._runs_of_token, run.metadata.annotations.get(bobrapet.TRIGGER_TOKEN, ""), run.metadata.key)
 
-    def remember(self, life: Episode, topology: Topology) -> None:
-        """What was seen in that life of a run; it counts for no other one."""
-        known, before = self._remembered.get(life.uid, (life, Topology()))
-        self._remembered[life.uid] = life, topology.with_memory(before) if known == life else topology
+    def remember(self, attempt: Cancellation, topology: Topology) -> None:
+        """What was seen in that attempt of a run; it counts for no other one."""
+        known, before = self._remembered.get(attempt.uid, (attempt, Topology()))
+        self._remembered[attempt.uid] = attempt, topology.with_memory(before) if known == attempt else topology
 
-    def fix(self, episode: Episode, shutdown: ShutdownTimeout) -> None:
-        """Give a canceled run the shutdown timeout that it had when its cancel was said."""
-        self._fixed[episode.uid] = episode, shutdown
+    def fix(self, cancellation: Cancellation, shutdown: ShutdownTimeout) -> None:
+        """Give a canceled run the shutdown timeout that it had when its cancel was published."""
+        self._fixed[cancellation.uid] = cancellation, shutdown
 
     def signal(self, signal: Signal) -> list[Key]:
-        """Somebody said something of the topology of one run, or of those that were started for a trigger token."""
+        """Somebody published something about the topology of one run, or of those that were started for a trigger
+        token.
+        """
         if not self._signals.take(signal):
             return []
         return [signal.run] if signal.run else list(self._runs_of_token.get(signal.trigger_token or "", ()))
@@ -178,13 +174,15 @@ class Projection:
     def forget(self, now: datetime) -> None:
         """Drop the signals that are too old to count, and what is remembered of runs that have not shown since then."""
         self._signals.forget(now)
-        strangers = {uid for uid, (life, _) in self._remembered.items() if self.uid((life.namespace, life.name)) != uid}
+        strangers = {
+            uid for uid, (attempt, _) in self._remembered.items() if self.uid((attempt.namespace, attempt.name)) != uid
+        }
         for uid in self._strangers & strangers:
             del self._remembered[uid]
         self._strangers = strangers - self._strangers
 
     def peek(self, key: Key, now: datetime) -> Snapshot | None:
-        """The run's snapshot as of now, without taking it for said; None when no such run is known."""
+        """The run's snapshot as of now, without taking it for published; None when no such run is known."""
         run = self._runs.get(key)
         return None if run is None else self._snapshot(run, self._snapshots.get(key), now)
 
@@ -210,9 +208,9 @@ class Projection:
     def _snapshot(self, run: StoryRun, previous: Snapshot | None, now: datetime) -> Snapshot:
         story = self._stories.get(story_key(run))
         state = read_run(run, first_seen=_first_seen(previous, run, now), now=now, fence_wait=self._fence_wait)
-        before = previous.topology if previous is not None and previous.run.life == state.life else Topology()
-        life, remembered = self._remembered.get(state.uid, (None, Topology()))
-        if life == state.life_episode and not state.redriving:  # between two lives it counts for none
+        before = previous.topology if previous is not None and previous.run.attempt == state.attempt else Topology()
+        attempt, remembered = self._remembered.get(state.uid, (None, Topology()))
+        if attempt == state.attempt_key and not state.redriving:  # between two attempts it counts for none
             before = before.with_memory(remembered)
         bindings = self._bindings.get(state.uid, {}).values()
         step_runs = self._live_step_runs(run)
@@ -220,13 +218,13 @@ class Projection:
         captured = (
             previous is not None
             and previous.run.cancel_requested
-            and previous.run.episode == state.episode
+            and previous.run.cancellation == state.cancellation
             and (previous.story.resource_version is not None or story is None)
         )
-        episode, fixed = self._fixed.get(state.uid, (None, None))
+        cancellation, fixed = self._fixed.get(state.uid, (None, None))
         if previous is not None and captured:
             shutdown = previous.shutdown
-        elif fixed is not None and episode == state.episode:
+        elif fixed is not None and cancellation == state.cancellation:
             shutdown = fixed
         else:
             shutdown = resolve_shutdown(run, story, self._default_timeout)
@@ -235,7 +233,7 @@ class Projection:
             story=read_story(run, story),
             shutdown=shutdown,
             topology=judge(
-                Observed(
+                Seen(
                     run=state,
                     before=before,
                     bindings=bindings,
@@ -283,13 +281,13 @@ def _discard(index: dict[K, dict[Key, None]], at: K, key: Key) -> None:
 
 
 _MOST_STEP_RUNS: Final = 500
-"""A fact with some thousands would be too large for the stream."""
+"""An event with some thousands would be too large for the stream."""
 
 
 def _to_delete(live: Iterable[StepRunRef], bindings: Iterable[LiveBinding]) -> tuple[StepRunRef, ...] | None:
     """Live StepRuns, and terminal ones that still own a live binding: their runtime would leak (contract §2.6).
 
-    None where they are too many to be told: the terminator then lists them itself.
+    None where they are too many to be reported: the terminator then lists them itself.
     """
     refs = {ref.name: ref for ref in live}
     for binding in bindings:
@@ -299,7 +297,11 @@ def _to_delete(live: Iterable[StepRunRef], bindings: Iterable[LiveBinding]) -> t
 
 
 def _first_seen(previous: Snapshot | None, run: StoryRun, now: datetime) -> datetime:
-    """When the run was first seen canceled in this life, as long as there is no fence."""
-    if previous is None or previous.run.fence is not None or previous.run.life != life_of(run.metadata.annotations):
+    """When the run was first seen canceled in this attempt, as long as there is no cancel_observed_at."""
+    if (
+        previous is None
+        or previous.run.cancel_observed_at is not None
+        or previous.run.attempt != attempt_of(run.metadata.annotations)
+    ):
         return now
     return parse_instant(previous.run.canceled_at) if previous.run.canceled_at else now

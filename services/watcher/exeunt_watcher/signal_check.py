@@ -3,7 +3,7 @@
 import structlog
 
 from exeunt.bus.delivery import Ack, Delivery
-from exeunt.signals import read_signal
+from exeunt.events.signals import read_signal
 
 log = structlog.get_logger()
 

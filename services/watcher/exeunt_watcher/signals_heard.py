@@ -1,4 +1,4 @@
-"""What others have said of topologies, kept for runs that are there and for those that are not yet. Pure.
+"""What others have published about topologies, kept for runs that are there and for those that are not yet. Pure.
 
 A signal may come before its run exists, before anybody cancels it, late, twice or in another order than it was said. So
 nothing is decided when one comes: of each run's signals the newest by its own time counts, whenever it is asked for.
@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Final
 
-from exeunt.signals import Signal, newest
-from exeunt.snapshot import Evidence, RunState
+from exeunt.events.signals import Signal, newest
+from exeunt.run.snapshot import Evidence, RunState
 
 KEPT: Final = timedelta(days=1)
 """A signal this old is about no live call; the stream keeps none for longer either (`streams.signals_stream`)."""
@@ -40,9 +40,9 @@ class SignalsHeard:
         return True
 
     def evidence(self, run: RunState) -> Evidence | None:
-        """That the run's topology is gone, if that is the newest that was said of its present life."""
-        said = newest(self._about(run), run)
-        return said.evidence if said else None
+        """That the run's topology is gone, if that is the newest that was said of its present attempt."""
+        signal = newest(self._about(run), run)
+        return signal.evidence if signal else None
 
     def forget(self, now: datetime) -> None:
         """Drop what is too old to count."""

@@ -1,7 +1,7 @@
 """Is the topology of a run gone? Judged by evidence, the strongest first. Pure.
 
 The ranking and its traps are the contract's (§3.5): an empty list is no evidence before something was seen, the hub's
-condition counts by its reason and only for this life, and a binding of another run (uid!) says nothing.
+condition counts by its reason and only for this attempt, and a binding of another run (uid!) says nothing.
 """
 
 from collections.abc import Collection
@@ -9,8 +9,8 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from exeunt.clock import format_duration, readable_instant
-from exeunt.hub import topology_terminated
-from exeunt.snapshot import Evidence, RunState, StepRunRef, Topology
+from exeunt.rules.hub import topology_terminated
+from exeunt.run.snapshot import Evidence, RunState, StepRunRef, Topology
 
 
 class LiveBinding(NamedTuple):
@@ -23,7 +23,7 @@ class LiveBinding(NamedTuple):
     heartbeat: str | None
 
 
-class Observed(NamedTuple):
+class Seen(NamedTuple):
     """What is known of a run at one moment."""
 
     run: RunState
@@ -35,20 +35,20 @@ class Observed(NamedTuple):
     signal: Evidence | None = None
 
 
-def _hub_condition(seen: Observed) -> Evidence | None:
-    """The hub has set the run's condition Degraded with reason TopologyTerminated, in this life."""
+def _hub_condition(seen: Seen) -> Evidence | None:
+    """The hub has set the run's condition Degraded with reason TopologyTerminated, in this attempt."""
     message = topology_terminated(seen.run)
     return None if message is None else Evidence("hub-condition", 1, message)
 
 
-def _bindings_gone(seen: Observed) -> Evidence | None:
+def _bindings_gone(seen: Seen) -> Evidence | None:
     """No live TransportBinding of the run is left, after at least one was seen."""
     if seen.bindings or not seen.before.established:
         return None
     return Evidence("bindings-gone", 2, "no TransportBinding is left after at least one was seen")
 
 
-def _step_runs_done(seen: Observed) -> Evidence | None:
+def _step_runs_done(seen: Seen) -> Evidence | None:
     """The run is canceled and no live StepRun is left, after at least one was seen."""
     # Before a cancel the next step's StepRun may merely not exist yet.
     if seen.live_step_runs or not seen.before.step_runs_seen or not seen.run.cancel_requested:
@@ -56,7 +56,7 @@ def _step_runs_done(seen: Observed) -> Evidence | None:
     return Evidence("step-runs-done", 3, "no live StepRun is left after at least one was seen")
 
 
-def _heartbeats_stale(seen: Observed) -> Evidence | None:
+def _heartbeats_stale(seen: Seen) -> Evidence | None:
     """Every TransportBinding has been silent for longer than EXEUNT_HEARTBEAT_STALE_AFTER (off by default)."""
     if seen.heartbeats_stale_after is None or not seen.bindings:
         return None
@@ -68,8 +68,8 @@ def _heartbeats_stale(seen: Observed) -> Evidence | None:
     return Evidence("heartbeats-stale", 5, f"every TransportBinding has been silent for more than {silence}")
 
 
-def _signal(seen: Observed) -> Evidence | None:
-    """The newest word of somebody who may say so on `exeunt.signals.>` (docs/signals.md), about this life."""
+def _signal(seen: Seen) -> Evidence | None:
+    """The newest word of somebody who may publish on `exeunt.signals.>` (docs/signals.md), about this attempt."""
     return seen.signal
 
 
@@ -77,7 +77,7 @@ EVIDENCE = (_hub_condition, _bindings_gone, _step_runs_done, _heartbeats_stale, 
 """From the strongest to the weakest. Rank 4, pods, is not looked at: they outlive their topology (contract §3.3)."""
 
 
-def judge(seen: Observed) -> Topology:
+def judge(seen: Seen) -> Topology:
     """The topology as it is now. What was established before is remembered, but never evidence by itself."""
     evidence = (found for look in EVIDENCE if (found := look(seen)))
     return Topology(

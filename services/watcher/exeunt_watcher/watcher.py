@@ -11,11 +11,11 @@ import structlog
 from exeunt.bus.connection import Bus
 from exeunt.bus.delivery import Ack, Delivery
 from exeunt.errors import PoisonEvent
+from exeunt.events.signals import read_signal
 from exeunt.kube.client import KubeClient
 from exeunt.kube.errors import Rewound
 from exeunt.kube.list_watch import ListWatch
 from exeunt.settings import Settings
-from exeunt.signals import read_signal
 from exeunt_watcher.calls import Calls
 from exeunt_watcher.commands import AllSignalsHeard, Covered, GetRun, Input, Question, Restored, Seen, SignalHeard, Tick
 from exeunt_watcher.coverage import Coverage
@@ -23,7 +23,9 @@ from exeunt_watcher.machine import RESOURCES, Watching, selector
 from exeunt_watcher.measures import measure_stops, observe_watches
 
 _TICK: Final = 1.0
-"""Seconds between looks at what only time changes, an overdue fence or a stale heartbeat, and between measurements."""
+"""Seconds between looks at what only time changes, an overdue cancel_observed_at or a stale heartbeat, and between
+measurements.
+"""
 _WINDOW: Final = 256
 """Requests to NATS on their way at once. When it is away they fill it, and who has more waits; none is dropped."""
 _LISTS_AT_ONCE: Final = 16
@@ -91,7 +93,8 @@ class Watcher:
             log.warning("events unpublished at the end", budget=budget)
 
     async def on_signal(self, delivery: Delivery) -> Ack:
-        """Somebody says that a topology is gone, or up again. The stream keeps it: what follows need not be stored yet.
+        """Somebody publishes that a topology is gone, or up again. The stream keeps it: what follows need not be stored
+        yet.
 
         What is no signal is nothing to this watcher; `signal_check` sets it aside, once for all of them.
         """

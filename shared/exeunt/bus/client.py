@@ -4,20 +4,25 @@ nats-py turns to TLS only if the server's INFO asks for it: whatever was configu
 somebody in between who strikes that out, gets CONNECT with the password in plain text, on the first connection and on
 every later one. When it is closed between two servers it even writes what is buffered. Servers that it learns of from
 others it tries without user and password, it never forgets one, and what it reads from a file ends its reconnecting for
-good when the file is half-written. Here
+good when the file is half-written. A task that is cancelled in the moment of its answer goes on as if nothing had been:
+until Python 3.12 asyncio.wait_for forgets the cancellation, and nats-py forgets it in a forced flush. Here
 
 - the transport lets nothing out before the server has spoken and, where TLS was asked for, TLS stands;
 - each server has the login of its URL, or of the server that told of it, and each CONNECT the files as they are now;
-- a server that is no longer told of is dropped, as the Go client does;
-- whatever goes wrong in a handshake is an error that nats-py tries again after.
+- a server that is no longer told of is dropped once it does not answer either: one that is cut off tells of no others;
+- a server that does not answer can be left for another, at once;
+- whatever goes wrong in a handshake is an error that nats-py tries again after;
+- whoever is cancelled while sending or waiting is cancelled.
 
 tests/parts/test_bus_tls.py and test_bus_servers.py look at the bytes, so they fail if nats-py changes under this.
 """
 
+import asyncio
 import json
 import ssl
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from ipaddress import ip_address
 from typing import Any, Final
 from urllib.parse import ParseResult
@@ -25,12 +30,14 @@ from urllib.parse import ParseResult
 import nats.errors
 import structlog
 from nats.aio.client import DEFAULT_BUFFER_SIZE, Client, Srv
+from nats.aio.msg import Msg
 from nats.aio.transport import TcpTransport
 
 from exeunt.bus.credentials import NatsUser, Tls, read_user
 from exeunt.bus.servers import Login, NatsServer
 from exeunt.errors import UsageError
-from exeunt.tls import explain
+from exeunt.net.keepalive import keep_alive
+from exeunt.net.tls import explain
 
 log = structlog.get_logger(__name__)
 
@@ -57,6 +64,47 @@ class NatsClient(Client):
         self._tls_asked_for = tls.asked_for or any(server.tls for server in servers)
         self._credentials = credentials
         self._last_context: ssl.SSLContext | None = None
+
+    async def publish(self, *args: Any, **kwargs: Any) -> None:
+        with _cancellation_kept():
+            await super().publish(*args, **kwargs)
+
+    async def request(self, *args: Any, **kwargs: Any) -> Msg:
+        with _cancellation_kept():
+            return await super().request(*args, **kwargs)
+
+    async def flush(self, *args: Any, **kwargs: Any) -> None:
+        with _cancellation_kept():
+            await super().flush(*args, **kwargs)
+
+    @property
+    def server(self) -> str:
+        """The name and address of the server that we are, or were, connected to; empty before the first."""
+        if self._current_server is None:
+            return ""
+        name = self._server_info.get("server_name")
+        return f"{name} ({self.address})" if name else self.address
+
+    @property
+    def address(self) -> str:
+        """Its address alone, as `Server.uri.netloc` has it."""
+        return self._current_server.uri.netloc if self._current_server else ""
+
+    @property
+    def has_others(self) -> bool:
+        """Whether another connection may lead to another server: one name can stand for a whole cluster."""
+        return len(self._server_pool) > 1 or "cluster" in self._server_info
+
+    @property
+    def known(self) -> int:
+        """How many servers are known, under whatever names."""
+        return len(self._server_pool)
+
+    async def leave(self) -> None:
+        """Connect to another server, and do not wait until this one has taken notice."""
+        await self.force_reconnect()
+        if isinstance(self._transport, _Transport):
+            self._transport.abort()
 
     @property
     def ssl_context(self) -> ssl.SSLContext:
@@ -118,8 +166,8 @@ class NatsClient(Client):
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:  # noqa: FBT001, FBT002 - nats-py's
         known = {srv.uri.netloc for srv in self._server_pool}
         await super()._process_info(info, initial_connection)
-        told, current = info.get("connect_urls"), self._current_server
-        if not told or current is None:
+        reported, current = info.get("connect_urls"), self._current_server
+        if not reported or current is None:
             return
         for srv in self._server_pool:
             if srv.uri.netloc not in known:
@@ -127,7 +175,9 @@ class NatsClient(Client):
                 if _is_ip(srv.uri):  # its certificate has the name that we went by, or its own address if that was one
                     srv.tls_name = current.tls_name or (None if _is_ip(current.uri) else current.uri.hostname)
         self._server_pool[:] = [
-            srv for srv in self._server_pool if not srv.discovered or srv is current or srv.uri.netloc in told
+            srv
+            for srv in self._server_pool
+            if not srv.discovered or srv is current or srv.uri.netloc in reported or not srv.reconnects
         ]
         self._logins = {srv.uri.netloc: self._logins.get(srv.uri.netloc) for srv in self._server_pool}
 
@@ -151,6 +201,11 @@ class _Transport(TcpTransport):
         self._tls_asked_for = tls_asked_for
         self._encrypted = False
 
+    async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: int) -> None:
+        await super().connect(uri, buffer_size, connect_timeout)
+        if self._io_writer is not None:
+            keep_alive(self._io_writer.get_extra_info("socket"))
+
     async def connect_tls(
         self, uri: str | ParseResult, ssl_context: ssl.SSLContext, buffer_size: int, connect_timeout: int
     ) -> None:
@@ -159,8 +214,8 @@ class _Transport(TcpTransport):
         except TimeoutError:
             raise nats.errors.Error(f"{self._where}: no TLS: no handshake within {connect_timeout:g} s") from None
         except OSError as error:
-            told = explain(error, ca="EXEUNT_NATS_TLS_CA")
-            raise nats.errors.Error(f"{self._where}: no TLS: {told}") from error
+            reported = explain(error, ca="EXEUNT_NATS_TLS_CA")
+            raise nats.errors.Error(f"{self._where}: no TLS: {reported}") from error
         self._encrypted = self.is_open = True
 
     async def readline(self) -> bytes:
@@ -195,6 +250,11 @@ class _Transport(TcpTransport):
             raise Unsafe(f"{self._where}: {_NO_TLS}")
         return b"INFO " + json.dumps(info | {"tls_required": True}).encode() + b"\r\n"
 
+    def abort(self) -> None:
+        """Close it without a farewell: TLS would wait half a minute for the other side's."""
+        if self._io_writer is not None:
+            self._io_writer.transport.abort()
+
     def write(self, payload: bytes) -> None:
         self._check_open()
         super().write(payload)  # type: ignore[no-untyped-call]
@@ -208,6 +268,16 @@ class _Transport(TcpTransport):
             raise Unsafe(
                 f"{self._where}: nothing is sent to it before it has spoken, and TLS stands if it was asked for"
             )
+
+
+@contextmanager
+def _cancellation_kept() -> Iterator[None]:
+    """Ends in CancelledError if the task was cancelled inside, whatever became of that."""
+    task = asyncio.current_task()
+    before = task.cancelling() if task else 0
+    yield
+    if task and task.cancelling() > before:
+        raise asyncio.CancelledError
 
 
 def _is_ip(uri: ParseResult) -> bool:

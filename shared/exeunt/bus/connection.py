@@ -2,12 +2,11 @@
 
 nats-py reconnects by itself. This module sets it so that it never gives up, notices a dead peer in half a
 minute, spreads its attempts, and turns its many exceptions into the few of `exeunt.bus.errors`; what goes over the wire
-before a connection stands is `client`'s. `streams`,
-`publisher` and `pull` do all their talking through `Bus`.
+before a connection stands is `client`'s. A server whose connection stands while JetStream answers nothing is left for
+another (`server_change`). `streams`, `publisher` and `pull` do all their talking through `Bus`.
 """
 
 import asyncio
-import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -19,16 +18,19 @@ import structlog
 from nats.aio.client import Server
 from nats.aio.msg import Msg
 
+from exeunt.back_off import BackOff, spread
 from exeunt.bus.client import NatsClient
 from exeunt.bus.credentials import Tls, read_user
 from exeunt.bus.errors import ApiRefused, BusClosed, BusError, BusUnavailable, NoResponders, PermissionDenied
-from exeunt.bus.messages import MAX_HEADERS, header_size
+from exeunt.bus.server_change import ServerChange
 from exeunt.bus.servers import read_servers
+from exeunt.bus.unanswered import asked_of
 from exeunt.errors import UsageError
-from exeunt.metrics import NATS_ERRORS, NATS_RECONNECTS
+from exeunt.events.messages import MAX_HEADERS, header_size
+from exeunt.telemetry.metrics import NATS_ERRORS, NATS_RECONNECTS
 
 PING_INTERVAL = 10  # seconds; two unanswered pings make the peer dead
-RECONNECT_CEILING = 1.0  # seconds between two attempts at the most
+RECONNECT = BackOff(0.1, 1)
 VIOLATION_MEMORY = 60.0  # seconds for which a denied ack counts: by then it would be denied again
 REPEAT_SILENCE = 30.0  # seconds for which an identical error is counted, not logged
 
@@ -38,6 +40,7 @@ log = structlog.get_logger(__name__)
 class Bus:
     """A connection to NATS. Make one with `connect`, end it with `close`.
 
+    `change` leads to another server when this one does not serve us.
     `session` grows with every (re)connection: whoever keeps state at the server compares it and starts over.
     `recreate_streams` is what to run when a publish finds its stream missing; None leaves streams alone.
     """
@@ -45,6 +48,7 @@ class Bus:
     def __init__(self, url: str, tls: Tls, credentials: str) -> None:
         servers = read_servers(url)
         self.nc = NatsClient(servers, tls, credentials)
+        self.change = ServerChange(self.nc)
         self.session = 0
         self.recreate_streams: Callable[[], Awaitable[None]] | None = None
         self._servers = [server.url for server in servers]
@@ -57,15 +61,21 @@ class Bus:
         self._last_logged = float("-inf")
         self._repeated = 0
         self._violations: deque[tuple[float, str]] = deque(maxlen=32)
+        self._open: set[asyncio.Timeout] = set()  # of requests that wait for an answer over this connection
 
     @property
-    def trouble(self) -> str | None:
+    def unavailable_reason(self) -> str | None:
         """Why nothing can be sent now, for /readyz; None when the connection is up."""
         if self.nc.is_closed and self.session:
             return f"the connection to NATS at {self._where} is closed for good: {self._last_error}"
         if not self._connected.is_set():
             return f"not connected to NATS at {self._where}: {self._last_error}"
         return None
+
+    @property
+    def server(self) -> str:
+        """The server that we are, or were, connected to, for people; before the first, those that were named."""
+        return self.nc.server or self._where
 
     def on_session(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call `callback` after every reconnection; the returned function ends that."""
@@ -84,7 +94,7 @@ class Bus:
                 await self._connected.wait()
         except TimeoutError:
             self._check_open()
-            raise BusUnavailable(str(self.trouble)) from None
+            raise BusUnavailable(str(self.unavailable_reason)) from None
 
     async def request(
         self,
@@ -119,40 +129,53 @@ class Bus:
         room = self.nc.max_payload - len(payload)
         if room < MAX_HEADERS and room < header_size(headers):
             raise nats.errors.MaxPayloadError
+        lost = asyncio.timeout(None)
+        self._open.add(lost)
         try:
-            return await self.nc.request(
-                subject, payload, timeout=max(0.01, since + timeout - loop.time()), headers=headers
-            )
+            async with lost:
+                return await self.nc.request(
+                    subject, payload, timeout=max(0.01, since + timeout - loop.time()), headers=headers
+                )
         except nats.errors.NoRespondersError:
-            raise NoResponders(
-                f"nobody answers on {subject}: the stream or consumer is missing, or JetStream is starting"
-            ) from None
+            why = f"nobody answers on {subject}: the stream or consumer is missing, or has no leader (yet)"
+            self.change.unanswered(asked_of(subject), why, since=since)
+            raise NoResponders(why) from None
         except nats.errors.TimeoutError:
             if self.is_denied(subject, since=since):
                 raise PermissionDenied(f"permission denied for subject {subject}: grant it to this user") from None
+            self.change.unanswered(asked_of(subject), f"no answer on {subject}", since=since)
             raise BusUnavailable(f"no answer on {subject} within {timeout:g} s") from None
+        except TimeoutError:
+            raise BusUnavailable(f"the connection was lost before an answer on {subject}") from None
         except (nats.errors.ConnectionClosedError, nats.errors.ConnectionDrainingError):
             raise BusClosed(f"the connection to NATS at {self._where} is closed: {self._last_error}") from None
         except (nats.errors.OutboundBufferLimitError, nats.errors.ConnectionReconnectingError) as error:
             raise BusUnavailable(f"cannot send to {subject} now: {error}") from error
+        finally:
+            self._open.discard(lost)
 
     async def api(self, call: str, request: dict[str, Any] | None = None) -> dict[str, Any]:
         """One call of the JetStream API, for example `api("STREAM.INFO.RUNS")`, answered within 5 s.
 
         Raises ApiRefused, and what `request` raises; a "not now" of the server (429, 503) is BusUnavailable.
         """
-        reply = await self.request(f"$JS.API.{call}", msgspec.json.encode(request or {}), timeout=5.0)
+        subject, since = f"$JS.API.{call}", asyncio.get_running_loop().time()
+        reply = await self.request(subject, msgspec.json.encode(request or {}), timeout=5.0)
         answer: dict[str, Any] = msgspec.json.decode(reply.data)
         if error := answer.get("error"):
             code, err_code, text = error["code"], error.get("err_code", 0), error.get("description", "")
             if code in {429, 503}:
-                raise BusUnavailable(f"JetStream cannot answer {call} now: {text} ({code}/{err_code})")
+                why = f"JetStream cannot answer {call} now: {text} ({code}/{err_code})"
+                self.change.unanswered(asked_of(subject), why, since=since)
+                raise BusUnavailable(why)
+            self.change.answered(asked_of(subject))
             raise ApiRefused(call, code, err_code, text)
+        self.change.answered(asked_of(subject))
         return answer
 
     def is_denied(self, subject: str, *, since: float) -> bool:
         """Whether the server forbade `subject`, or our inbox, after the loop time `since`."""
-        # nats-py hands the server's words over in lower case. A forbidden inbox is told once, on subscribing.
+        # nats-py hands the server's words over in lower case. A forbidden inbox is reported once, on subscribing.
         quoted, inbox = f'"{subject.lower()}"', self.nc.new_inbox().rpartition(".")[0].lower()
         return any(
             (when >= since and quoted in text) or f'subscription to "{inbox}' in text for when, text in self._violations
@@ -172,6 +195,7 @@ class Bus:
     async def close(self, budget: float) -> None:
         """Send what is buffered, wait for the server to have read it, and close; within `budget` seconds."""
         self._closing = True
+        await self.change.close()
         if self._connecting is not None and not self._connecting.done():
             self._connecting.cancel()
             await asyncio.wait({self._connecting}, timeout=budget)
@@ -218,14 +242,14 @@ class Bus:
     def _up(self, event: str) -> None:
         self.session += 1
         self._violations.clear()
+        self.change.connected()
         self._connected.set()
-        log.info(event, server=self._where, session=self.session)
+        log.info(event, server=self.server, session=self.session)
 
     def _next_server(self, pool: list[Server], _info: dict[str, Any]) -> tuple[Server, float]:
-        """The server tried least, after a wait that doubles with its failures and is never the same twice."""
-        server = min(pool, key=lambda candidate: candidate.reconnects)
-        wait = min(RECONNECT_CEILING, 0.1 * 2 ** min(server.reconnects, 10))
-        return server, wait * random.uniform(0.5, 1.0)  # noqa: S311 - spread, not secrecy
+        """Which, after a wait that doubles with its failures and is never the same twice."""
+        server = self.change.choose(pool)
+        return server, RECONNECT.wait(server.reconnects)
 
     async def _on_reconnected(self) -> None:
         NATS_RECONNECTS.add()
@@ -235,8 +259,12 @@ class Bus:
 
     async def _on_disconnected(self) -> None:
         self._connected.clear()
+        self.change.lost()
+        for waiting in self._open:  # their answers will not come over another connection
+            waiting.reschedule(0)
+        self._open.clear()
         if not self._closing:
-            log.warning("nats.disconnected", server=self._where, error=self._last_error)
+            log.warning("nats.disconnected", server=self.server, error=self._last_error)
 
     async def _on_closed(self) -> None:
         if not self._closing:
@@ -266,7 +294,7 @@ async def connect(
     patience: float | None = None,
 ) -> Bus:
     """Connect to NATS; after `patience` seconds (`connect_timeout`, when None) return all the same, with
-    `Bus.trouble`, and go on trying. `connect_timeout` is for each attempt.
+    `Bus.unavailable_reason`, and go on trying. `connect_timeout` is for each attempt.
 
     `url` may list several servers, separated by commas. `credentials` (user credentials, or an nkey seed) and
     those of `tls` are paths of files; they are read again for every new connection, so rotated ones are picked up, and
@@ -284,7 +312,7 @@ async def connect(
             "tls_handshake_first": tls.first,
             "connect_timeout": connect_timeout,
             # Before the first connection nats-py knows a constant wait only: let every process have another.
-            "reconnect_time_wait": RECONNECT_CEILING * random.uniform(0.5, 1.0),  # noqa: S311 - spread, not secrecy
+            "reconnect_time_wait": spread(RECONNECT.longest),
         }
     )
     # Its first step is made in any case, in which nats-py takes in the inbox prefix.

@@ -69,6 +69,7 @@ async def ensure_consumer(
         "deliver_policy": "all",
         "replay_policy": "instant",
     }
+    bus.change.groups.add(f"CONSUMER.INFO.{stream}.{durable}")
     try:
         found = (await bus.api(f"CONSUMER.INFO.{stream}.{durable}"))["config"]
     except ApiRefused as refused:

@@ -12,7 +12,7 @@ import structlog
 from msgspec import Struct
 
 from exeunt.errors import UsageError
-from exeunt.tls import client_context
+from exeunt.net.tls import client_context
 
 log = structlog.get_logger(__name__)
 

@@ -1,11 +1,10 @@
 """A message on its way to a handler, and what the handler may answer.
 
-`pull` makes deliveries, `settle` carries the verdicts out. Handlers see only these values, so the deciding
+`pull` makes deliveries, `acknowledge` carries the answers out. Handlers see only these values, so the deciding
 code needs neither NATS nor this package's loops.
 """
 
 import dataclasses
-import random
 from datetime import datetime
 from typing import Final
 
@@ -15,7 +14,9 @@ import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-_LONGEST_RETRY: Final = 30.0
+from exeunt.back_off import BackOff
+
+_BACK_OFF: Final = BackOff(2, 30)
 
 log = structlog.get_logger(__name__)
 
@@ -38,7 +39,7 @@ def again(num_delivered: int, reason: object) -> Retry:
 
 def back_off(num_delivered: int) -> float:
     """Seconds: twice as long after each delivery, 30 s at the most, with jitter."""
-    return min(_LONGEST_RETRY, 2.0 ** min(num_delivered, 10)) * random.uniform(0.5, 1)  # noqa: S311 - jitter
+    return _BACK_OFF.wait(num_delivered - 1)
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
@@ -47,7 +48,7 @@ class DeadLetter(msgspec.Struct, frozen=True):
     reason: str
 
 
-Verdict = Ack | Retry | DeadLetter
+DeliveryAnswer = Ack | Retry | DeadLetter
 
 
 @dataclasses.dataclass(eq=False, slots=True, frozen=True)
@@ -83,14 +84,14 @@ class Delivery:
         )
 
     async def in_progress(self) -> None:
-        """Tell the server that the handler is still at it; the ack wait starts anew."""
-        await self.tell(b"+WPI")
+        """Answer the server that the handler is still at it; the ack wait starts anew."""
+        await self.send(b"+WPI")
 
     async def nak(self, delay: float = 0.0) -> None:
         """Give it back, to be delivered again after `delay` seconds."""
-        await self.tell(b"-NAK" if delay <= 0 else b'-NAK {"delay": %d}' % int(delay * 1e9))
+        await self.send(b"-NAK" if delay <= 0 else b'-NAK {"delay": %d}' % int(delay * 1e9))
 
-    async def tell(self, word: bytes) -> None:
+    async def send(self, word: bytes) -> None:
         """Send one word of the ack protocol. Were it lost, the message would come back after its ack wait."""
         try:
             await self._nc.publish(self.ack_subject, word)

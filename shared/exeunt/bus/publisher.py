@@ -8,23 +8,24 @@ streams.
 
 import asyncio
 import contextlib
-import random
 import re
 from datetime import datetime
 
 import msgspec
 import nats.errors
-import stamina
 import structlog
 
+from exeunt.back_off import BackOff
 from exeunt.bus.connection import Bus
 from exeunt.bus.errors import BusError, BusUnavailable, NoResponders, PermissionDenied, PublishRefused
-from exeunt.bus.messages import Message
-from exeunt.metrics import NATS_ERRORS
+from exeunt.bus.unanswered import asked_of
+from exeunt.events.messages import Message
+from exeunt.telemetry.metrics import NATS_ERRORS
 
 WRONG_LAST_SEQUENCE = 10071
 WRONG_LAST_SEQUENCE_UNKNOWN = 10164  # a rival's message is being replicated; its sequence is not known yet
 
+_BACK_OFF = BackOff(0.1, 2)
 _RECREATE_PATIENCE = 1.0  # seconds for looking after a missing stream between two tries
 
 log = structlog.get_logger(__name__)
@@ -75,42 +76,28 @@ async def publish(bus: Bus, message: Message, *, deadline: float) -> Stored | Al
     """
     since = asyncio.get_running_loop().time()
     last: BusUnavailable | None = None
-    # stamina would look at the clock only after its waits, so the deadline is kept here.
+    failures = 0
     time_limit = asyncio.timeout_at(since + deadline)
     try:
         async with time_limit:
-            try:
-                return await _publish_once(bus, message, 1.0)  # mostly enough; what retries is not worth its cost here
-            except BusUnavailable as unavailable:
-                last = unavailable
-            await asyncio.sleep(random.uniform(0.05, 0.15))  # noqa: S311 - jitter
-            async for attempt in stamina.retry_context(
-                on=BusUnavailable,
-                attempts=None,
-                timeout=None,
-                wait_initial=0.05,
-                wait_max=2.0,
-                wait_jitter=0.1,
-            ):
-                with attempt:
-                    # First tries are short: a request that died with the server is not worth waiting for.
-                    patience = min(2.0**attempt.num, 5.0)
-                    try:
-                        return await _publish_once(bus, message, patience)
-                    except BusUnavailable as unavailable:
-                        last = unavailable
-                        raise
+            while True:
+                try:
+                    # Tries are short: what was asked of a leader that is no more is not worth waiting for.
+                    return await _publish_once(bus, message, 2.0 if failures else 1.0)
+                except BusUnavailable as unavailable:
+                    last = unavailable
+                await asyncio.sleep(_BACK_OFF.wait(failures))
+                failures += 1
     except TimeoutError:
         if not time_limit.expired():
             raise
         if bus.is_denied(message.subject, since=since):
             raise PermissionDenied(f"permission denied for subject {message.subject}") from last
         raise BusUnavailable(f"not stored on {message.subject} within {deadline:g} s: {last or 'no answer'}") from last
-    raise AssertionError("unreachable: the loop returns or raises")
 
 
 async def _publish_once(bus: Bus, message: Message, patience: float) -> Stored | AlreadyStored:
-    headers = message.headers
+    headers, since = message.headers, asyncio.get_running_loop().time()
     if message.expected_last_subject_sequence is not None:
         expected = str(message.expected_last_subject_sequence)
         headers = headers | {"Nats-Expected-Last-Subject-Sequence": expected}
@@ -127,22 +114,27 @@ async def _publish_once(bus: Bus, message: Message, patience: float) -> Stored |
         NATS_ERRORS.add(error_type=PublishRefused.__name__)
         raise PublishRefused(f"cannot publish on {message.subject}: {error}") from error
     ack = _pub_ack.decode(reply.data)
-    if ack.error is None:
-        return AlreadyStored(ack.seq) if ack.duplicate else Stored(ack.seq)
-    return _judge(message.subject, ack.error)
+    try:
+        if ack.error is not None:
+            return _judge(message.subject, ack.error)
+    except BusUnavailable as unavailable:
+        bus.change.unanswered(asked_of(message.subject), str(unavailable), since=since)
+        raise
+    bus.change.answered(asked_of(message.subject))
+    return AlreadyStored(ack.seq) if ack.duplicate else Stored(ack.seq)
 
 
 def _judge(subject: str, error: _PubError) -> AlreadyStored:
     """An error that means success, or the exception that says whether trying again makes sense."""
-    told = f"{error.description} ({error.code}/{error.err_code})"
+    reported = f"{error.description} ({error.code}/{error.err_code})"
     if error.err_code == WRONG_LAST_SEQUENCE and (sequence := re.search(r"\d+$", error.description)):
         return AlreadyStored(int(sequence.group()))
     if error.err_code == WRONG_LAST_SEQUENCE_UNKNOWN:
-        raise BusUnavailable(f"the stream cannot take {subject} now: {told}")
+        raise BusUnavailable(f"the stream cannot take {subject} now: {reported}")
     failure: BusError = (
-        BusUnavailable(f"the stream cannot take {subject} now: {told}")
+        BusUnavailable(f"the stream cannot take {subject} now: {reported}")
         if error.code >= 429
-        else PublishRefused(f"the stream will not take {subject}: {told}")
+        else PublishRefused(f"the stream will not take {subject}: {reported}")
     )
     NATS_ERRORS.add(error_type=type(failure).__name__)
     raise failure
@@ -160,6 +152,7 @@ async def message_at(bus: Bus, stream: str, sequence: int) -> StoredMessage | No
 
 async def _direct_get(bus: Bus, subject: str, request: bytes) -> StoredMessage | None:
     reply = await bus.request(subject, request, timeout=5.0)
+    bus.change.answered(asked_of(subject))
     headers = {key.lower(): value for key, value in (reply.headers or {}).items()}
     status = headers.get("status")
     if status == "404":

@@ -3,12 +3,11 @@
 nats-py's own fetch stalls on orphaned pulls and waits its whole timeout over a restart. This loop keeps pulls
 of its own waiting at the server, on one inbox, and re-issues them when the connection is new, when the server
 ends them, or when its heartbeats stay away. Each message is handled in a task of its own; `delivery` is what
-handlers see and say, `settle` tells the server.
+handlers see and say, `acknowledge` tells the server.
 """
 
 import asyncio
 import contextlib
-import random
 import re
 from collections.abc import Awaitable, Callable
 
@@ -18,22 +17,24 @@ import structlog
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
+from exeunt.back_off import BackOff
+from exeunt.bus.acknowledge import acknowledge
 from exeunt.bus.connection import Bus
-from exeunt.bus.delivery import DeadLetter, Delivery, Retry, Verdict
+from exeunt.bus.delivery import DeadLetter, Delivery, DeliveryAnswer, Retry
 from exeunt.bus.errors import BusUnavailable, NoResponders, PublishRefused
-from exeunt.bus.lag import report_lag
-from exeunt.bus.settle import settle
+from exeunt.bus.lag import look_for_a_majority, report_lag
 from exeunt.errors import PoisonEvent
-from exeunt.metrics import expect_deliveries
+from exeunt.telemetry.metrics import expect_deliveries
 
 HEARTBEAT = 0.8  # seconds between the server's signs of life on an idle pull
 SILENCE = 2.5 * HEARTBEAT  # without any of them, the pull is taken for lost
-PULL_EXPIRES = 30.0  # seconds a pull waits at the server
-BACKOFF_CEILING = 1.0  # seconds between two tries to get the consumer back
+PULL_EXPIRES = 3.0  # seconds a pull waits at the server, which may deliver on it to where we cannot be reached any more
+BACK_OFF = BackOff(0.05, 1)  # between two tries to get the consumer back
+_RECREATE_PATIENCE = 1.0  # seconds for looking after a missing stream or consumer between two of them
 
 log = structlog.get_logger(__name__)
 
-Handler = Callable[[Delivery], Awaitable[Verdict]]
+Handler = Callable[[Delivery], Awaitable[DeliveryAnswer]]
 
 
 class PullLoop:
@@ -47,8 +48,8 @@ class PullLoop:
     aside unseen. `ack_sync` waits for the server to confirm an ack: on a workqueue that makes it survive the
     server's death. `recreate` makes stream and consumer anew, called whenever they seem to be missing.
 
-    `trouble` says why nothing arrives or nothing is settled, None when all is well; `last_progress` is the loop time
-    of the last sign of life, infinite before `run`: what has not begun cannot be stuck.
+    `unavailable_reason` says why nothing arrives or nothing is acknowledged, None when all is well; `last_progress` is
+    the loop time of the last sign of life, infinite before `run`: what has not begun cannot be stuck.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class PullLoop:
         ack_sync: bool = False,
         consumer: str | None = None,
     ) -> None:
-        self._trouble: str | None = "not started"
+        self._unavailable_reason: str | None = "not started"
         self._standing: str | None = None  # what the server says of the consumer while its pulls look well
         self.last_progress = float("inf")
         self._bus = bus
@@ -99,9 +100,9 @@ class PullLoop:
         expect_deliveries(durable)
 
     @property
-    def trouble(self) -> str | None:
-        if self._trouble or self._standing:
-            return self._trouble or self._standing
+    def unavailable_reason(self) -> str | None:
+        if self._unavailable_reason or self._standing:
+            return self._unavailable_reason or self._standing
         if self._bus.are_acks_denied(self._stream, self._consumer):
             return (
                 f"permission denied for the acks of consumer {self._durable}: grant this user"
@@ -125,14 +126,16 @@ class PullLoop:
                 lag = tasks.create_task(
                     report_lag(self._bus, self._stream, self._consumer, self._durable, self._stands)
                 )
+                majority = tasks.create_task(look_for_a_majority(self._bus, self._stream, self._consumer))
                 await self._stopping.wait()
                 puller.cancel()
                 await self._wind_down()
                 keeper.cancel()
                 lag.cancel()
+                majority.cancel()
         finally:
             self._accepting = False
-            self._trouble, self._standing = "stopped", None
+            self._unavailable_reason, self._standing = "stopped", None
             unhook()
             await self._unsubscribe()
             self._ended.set()
@@ -146,29 +149,32 @@ class PullLoop:
     # ---- asking
 
     async def _pull(self, tasks: asyncio.TaskGroup, handle: Handler) -> None:
-        """Keep pulls at the server. Trouble is told, waited out with back-off, and followed by `recreate`."""
+        """Keep pulls at the server. Trouble is reported, waited out with back-off, and followed by `recreate`."""
         self._accepting = True
         while not self._stopping.is_set():
             try:
                 await self._connection()
-                if self._failures:
-                    await self._recreate()
                 if self._subscription is None:
                     self._subscription = await self._subscribe(tasks, handle)
                 await self._ask_while_connected()
-            except BusUnavailable as trouble:
+            except BusUnavailable as unavailable_reason:
                 self._beat()
-                if str(trouble) != self._trouble:
-                    log.warning("bus.pull_interrupted", consumer=self._durable, trouble=str(trouble))
-                self._trouble = str(trouble)
-                wait = min(BACKOFF_CEILING, 0.05 * 2 ** min(self._failures, 10))
+                if str(unavailable_reason) != self._unavailable_reason:
+                    log.warning("bus.pull_interrupted", consumer=self._durable, trouble=str(unavailable_reason))
+                self._unavailable_reason = str(unavailable_reason)
                 self._failures += 1
-                await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311 - spread, not secrecy
+                await asyncio.sleep(BACK_OFF.wait(self._failures - 1))
+
+    async def _make_anew(self) -> None:
+        """While a leader is elected nobody answers this: no reason to wait for long, and a pull is there already."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_RECREATE_PATIENCE):
+                await self._recreate()
 
     async def _connection(self) -> None:
         """Wait for the connection as long as it takes, with signs of life."""
-        while (down := self._bus.trouble) is not None:
-            self._trouble = down
+        while (down := self._bus.unavailable_reason) is not None:
+            self._unavailable_reason = down
             self._beat()
             with contextlib.suppress(BusUnavailable):
                 await self._bus.wait_connected(1.0)
@@ -200,9 +206,15 @@ class PullLoop:
         loop = asyncio.get_running_loop()
         session, self._asked_for, self._ended_pull = self._bus.session, 0, None
         started = self._heard = loop.time()
-        while self._bus.session == session and self._bus.trouble is None:
+        if self._failures:
+            await self._ask()
+            await self._make_anew()
+            if self._ended_pull is not None:  # before there was something to pull from again
+                self._asked_for, self._ended_pull = 0, None
+        while self._bus.session == session and self._bus.unavailable_reason is None:
             self._wake.clear()
             if self._ended_pull is not None:
+                self._bus.change.unanswered(self._next_subject, str(self._ended_pull), since=self._heard)
                 raise self._ended_pull
             await self._ask()
             with contextlib.suppress(TimeoutError):
@@ -212,9 +224,11 @@ class PullLoop:
                 self._heard = loop.time()
                 self._beat()
             elif loop.time() - self._heard > SILENCE:
-                denied = self._bus.is_denied(self._next_subject, since=started)
-                why = f"permission denied for subject {self._next_subject}" if denied else "no heartbeat"
-                raise BusUnavailable(f"consumer {self._durable} is silent: {why}")
+                silent = f"consumer {self._durable} is silent at {self._bus.server}"
+                if self._bus.is_denied(self._next_subject, since=started):
+                    raise BusUnavailable(f"{silent}: permission denied for subject {self._next_subject}")
+                self._bus.change.unanswered(self._next_subject, silent, since=self._heard)
+                raise BusUnavailable(f"{silent}: no heartbeat")
 
     async def _ask(self) -> None:
         """Ask for as many messages as there is room for, once half of the room is not asked for yet."""
@@ -244,7 +258,9 @@ class PullLoop:
                 self._asked_for = max(0, self._asked_for - int(headers.get("Nats-Pending-Messages", "0")))
                 self._wake_if_room()
             case "503":
-                self._ended_pull = NoResponders(f"consumer {self._durable} is missing, or JetStream is starting")
+                self._ended_pull = NoResponders(
+                    f"consumer {self._durable} is missing at {self._bus.server}, or has no leader (yet)"
+                )
                 self._wake.set()
             case _:
                 if most := re.search(
@@ -255,10 +271,11 @@ class PullLoop:
                 self._wake.set()
 
     def _all_is_well(self) -> None:
-        self._heard, self._failures, self._trouble = self.last_progress, 0, None
+        self._heard, self._failures, self._unavailable_reason = self.last_progress, 0, None
+        self._bus.change.answered(self._next_subject)
 
-    def _stands(self, trouble: str | None) -> None:
-        self._standing = trouble
+    def _stands(self, unavailable_reason: str | None) -> None:
+        self._standing = unavailable_reason
 
     def _beat(self) -> None:
         self.last_progress = asyncio.get_running_loop().time()
@@ -268,8 +285,8 @@ class PullLoop:
     async def _handle_one(self, delivery: Delivery, handle: Handler) -> None:
         try:
             async with self._slots:
-                verdict = await self._judge(delivery, handle)
-                await settle(self._bus, delivery, verdict, durable=self._durable, sync=self._ack_sync)
+                verdict = await self._answer_of(delivery, handle)
+                await acknowledge(self._bus, delivery, verdict, durable=self._durable, sync=self._ack_sync)
         except asyncio.CancelledError:
             # The loop ends: give it back, for another instance. First unsubscribe, or it would come to us again.
             await self._unsubscribe()
@@ -282,9 +299,9 @@ class PullLoop:
             del self._in_flight[delivery]
             self._wake_if_room()
 
-    async def _judge(self, delivery: Delivery, handle: Handler) -> Verdict:
+    async def _answer_of(self, delivery: Delivery, handle: Handler) -> DeliveryAnswer:
         if delivery.num_delivered > self._max_deliveries:
-            return DeadLetter(f"not settled in {self._max_deliveries} deliveries")
+            return DeadLetter(f"not acknowledged in {self._max_deliveries} deliveries")
         hold = asyncio.timeout(self._max_hold)
         try:
             async with hold:
@@ -297,7 +314,7 @@ class PullLoop:
             return DeadLetter(str(error))
 
     async def _keep(self) -> None:
-        """Hold on to the messages that are being handled: tell the server thrice in each ack wait."""
+        """Hold on to the messages that are being handled: answer the server thrice in each ack wait."""
         while True:
             await asyncio.sleep(self._ack_wait / 3)
             for delivery in list(self._in_flight):
@@ -309,7 +326,7 @@ class PullLoop:
         self._accepting = False
         with contextlib.suppress(nats.errors.Error, TimeoutError):
             async with asyncio.timeout_at(self._stop_by):
-                if self._subscription is not None and self._bus.trouble is None:
+                if self._subscription is not None and self._bus.unavailable_reason is None:
                     # Messages under way to us still arrive, and `arrive` gives them back.
                     await self._subscription.drain()  # type: ignore[no-untyped-call]
         if self._in_flight:

@@ -1,4 +1,4 @@
-"""Streams, made when missing and checked when present; `exeunt.streams` names those of the mesh.
+"""Streams, made when missing and checked when present; `exeunt.bus.mesh_streams` names those of the mesh.
 
 Whoever runs NATS may have made the streams first, with replicas, placement or limits of their own. So a
 present stream is judged only by what would lose data or break us, and then the start stops with the command
@@ -13,12 +13,13 @@ import msgspec
 import structlog
 
 from exeunt.bus.connection import Bus
-from exeunt.bus.errors import ApiRefused, PermissionDenied, StreamMisconfigured
-from exeunt.metrics import STREAMS_CREATED
+from exeunt.bus.errors import ApiRefused, BusUnavailable, PermissionDenied, StreamMisconfigured
+from exeunt.telemetry.metrics import STREAMS_CREATED
 
 NANOSECONDS = 1_000_000_000
 UNLIMITED = -1
 
+NO_PEERS = 10005
 STREAMS_LIMIT = 10027
 NO_STORAGE = 10047
 REPLICAS_UNSUPPORTED = 10074
@@ -78,6 +79,7 @@ async def ensure_stream(bus: Bus, stream: Stream) -> None:
 
     Raises StreamMisconfigured (with the command that mends it), ApiRefused, BusUnavailable, PermissionDenied.
     """
+    bus.change.groups.add(f"STREAM.INFO.{stream.name}")
     found = await _found_or_created(bus, stream)
     if faults := [*_losses(stream, found)]:
         raise StreamMisconfigured("; ".join(faults))
@@ -110,6 +112,11 @@ async def _found_or_created(bus: Bus, stream: Stream) -> dict[str, Any]:
     except ApiRefused as refused:
         if refused.err_code == STREAM_NAME_IN_USE:  # somebody made it meanwhile, their way
             return _config(await bus.api(f"STREAM.INFO.{stream.name}"))
+        if refused.err_code == NO_PEERS and "peer offline" in refused.description:
+            raise BusUnavailable(
+                f"stream {stream.name} cannot be made now: {refused.description}; it needs {stream.replicas} servers"
+                " that are up"
+            ) from refused
         raise StreamMisconfigured(
             f"stream {stream.name} is missing and cannot be made: {refused.description}{_remedy(stream, refused)}"
         ) from refused

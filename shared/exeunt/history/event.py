@@ -1,7 +1,7 @@
-"""Records understood: what was said about which episode, when and by whom. Pure.
+"""Records understood: what was published about which cancellation, when and by whom. Pure.
 
 A record that is no event of Exeunt, or of a schema that this version does not know, is a problem with its place and its
-reason; the others are told without it.
+reason; the others are shown without it.
 """
 
 from collections.abc import Iterable
@@ -10,47 +10,47 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from exeunt import cloudevents
 from exeunt.clock import parse_instant
-from exeunt.codec import TYPE_PREFIX, VERSION, read_fact
-from exeunt.episodes import Episode
 from exeunt.errors import PoisonEvent
-from exeunt.events import Fact, Outcome
+from exeunt.events import cloudevents
+from exeunt.events.codec import TYPE_PREFIX, VERSION, read_event
+from exeunt.events.event_types import EventType, Outcome, episode_of
+from exeunt.events.subjects import event_subject, outcome_subject
 from exeunt.history.record import Problem, Record
-from exeunt.snapshot import Snapshot
-from exeunt.subjects import fact_subject, outcome_subject
+from exeunt.run.cancellations import Cancellation
+from exeunt.run.snapshot import Snapshot
 
 _OUTCOME_TYPE: Final = f"{TYPE_PREFIX}outcome.{VERSION}"
 _OUTCOME: Final = msgspec.json.Decoder(Outcome)
 
 
-class SaidFact(NamedTuple):
-    """A fact of a run, with the snapshot that it was read from. `service` said it at `at`, by its own clock."""
+class RunEvent(NamedTuple):
+    """An event of a run, with the snapshot that it was read from. `service` published it at `at`, by its own clock."""
 
     record: Record
     at: datetime
     service: str
-    episode: Episode
-    fact: Fact
+    cancellation: Cancellation
+    event_type: EventType
     snapshot: Snapshot
 
 
-class SaidOutcome(NamedTuple):
-    """How the fact `cause` of the episode was answered."""
+class OutcomeEvent(NamedTuple):
+    """How the event `cause` of the cancellation was answered."""
 
     record: Record
     at: datetime
     service: str
-    episode: Episode
-    cause: Fact
+    cancellation: Cancellation
+    cause: EventType
     outcome: Outcome
 
 
-Event = SaidFact | SaidOutcome
+Event = RunEvent | OutcomeEvent
 
 
 def understand(record: Record) -> Event:
-    """What a record says. Raises PoisonEvent that says why it cannot be told."""
+    """What a record says. Raises PoisonEvent that says why it cannot be shown."""
     attributes = cloudevents.from_headers(record.headers)
     kind, _, version = attributes.type.removeprefix(TYPE_PREFIX).rpartition(".")
     if not attributes.type.startswith(TYPE_PREFIX):
@@ -64,17 +64,15 @@ def understand(record: Record) -> Event:
     service = attributes.source.rpartition("/")[2]
     if attributes.type == _OUTCOME_TYPE:
         return _outcome(record, at, service, attributes)
-    said = read_fact(record.headers, record.data)
-    run = said.snapshot.run
-    # As it was said (`codec`): a topology is established once in a life.
-    episode = run.life_episode if said.fact is Fact.TOPOLOGY_ESTABLISHED else run.episode
-    if record.subject != fact_subject(episode, said.fact):
-        raise PoisonEvent(f"{said.fact} of {episode} on the subject of something else, {record.subject}")
-    return SaidFact(record, at, service, episode, said.fact, said.snapshot)
+    recorded = read_event(record.headers, record.data)
+    cancellation = episode_of(recorded.event_type, recorded.snapshot.run)
+    if record.subject != event_subject(cancellation, recorded.event_type):
+        raise PoisonEvent(f"{recorded.event_type} of {cancellation} on the subject of something else, {record.subject}")
+    return RunEvent(record, at, service, cancellation, recorded.event_type, recorded.snapshot)
 
 
-def _outcome(record: Record, at: datetime, service: str, attributes: cloudevents.Attributes) -> SaidOutcome:
-    """An outcome names its episode on its subject only, where dots of a name are lost; `ce-subject` has them."""
+def _outcome(record: Record, at: datetime, service: str, attributes: cloudevents.Attributes) -> OutcomeEvent:
+    """An outcome names its cancellation on its subject only, where dots of a name are lost; `ce-subject` has them."""
     try:
         outcome = _OUTCOME.decode(record.data)
         for step in outcome.trail:
@@ -83,16 +81,16 @@ def _outcome(record: Record, at: datetime, service: str, attributes: cloudevents
                 step.reread.check()
         *_, uid, token, _, cause = record.subject.split(".")
         namespace, _, name = attributes.subject.partition("/")
-        episode, fact = Episode(namespace, name, uid, token), Fact(cause)
+        cancellation, event_type = Cancellation(namespace, name, uid, token), EventType(cause)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise PoisonEvent(f"the outcome does not decode: {error}") from error
-    if record.subject != outcome_subject(episode, fact):
+    if record.subject != outcome_subject(cancellation, event_type):
         raise PoisonEvent(f"an outcome about {attributes.subject} on the subject of something else, {record.subject}")
-    return SaidOutcome(record, at, service, episode, fact, outcome)
+    return OutcomeEvent(record, at, service, cancellation, event_type, outcome)
 
 
 def understand_all(records: Iterable[Record]) -> tuple[list[Event], list[Problem]]:
-    """All that can be told, in the order given, and what cannot."""
+    """All that can be shown, in the order given, and what cannot."""
     events: list[Event] = []
     problems: list[Problem] = []
     for record in records:

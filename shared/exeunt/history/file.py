@@ -125,7 +125,7 @@ def _header(line: bytes) -> tuple[Header | None, str | None]:
         return header, f"this is {header.exeunt!r} of Exeunt, not a history"
     if header.version > VERSION:
         newer = f"format version {header.version} is newer than {VERSION}, which this Exeunt reads"
-        return header, f"{newer}; what it understands is told, a newer Exeunt tells all"
+        return header, f"{newer}; what it understands is reported, a newer Exeunt tells all"
     return header, None
 
 

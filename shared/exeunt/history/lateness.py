@@ -1,21 +1,21 @@
 """When a stop was due, how late it ended or is, and which service has not answered: from its history alone. Pure.
 
 Due is as the service level has it (ADR 17): the run is canceled and its topology gone, or its shutdown deadline,
-whatever comes first. `now` is when the history is looked at; without it nothing is said of a stop that goes on.
+whatever comes first. `now` is when the history is looked at; without it nothing is published about a stop that goes on.
 """
 
 from datetime import datetime, timedelta
 from typing import Final
 
 from exeunt.clock import in_words
-from exeunt.events import STOPPING_FACTS, Fact, Verdict
-from exeunt.history.event import SaidFact
+from exeunt.events.event_types import STOPPING_EVENT_TYPES, EventType, Verdict
+from exeunt.history.event import RunEvent
 from exeunt.history.stops import Ending, Stop
 
 PROMISED: Final = timedelta(seconds=1)
 """How much later than due a stop may end and not be called late."""
 REDELIVERY: Final = timedelta(seconds=15)
-"""A fact that a service took and did not answer comes again after EXEUNT_ACK_WAIT (10 s); longer is no accident."""
+"""An event that a service took and did not answer comes again after EXEUNT_ACK_WAIT (4 s); longer is no accident."""
 
 _GOES_ON: Final = (Ending.STOPPING, Ending.FAILED)
 
@@ -47,21 +47,27 @@ def ending_in_words(stop: Stop, now: datetime | None = None) -> str:
 def _gone_since(stop: Stop) -> datetime | None:
     """Since when the watcher saw the topology gone, as far as that lasted."""
     since: datetime | None = None
-    for said in stop.facts:
-        if said.fact is Fact.DEADLINE_REACHED or said.snapshot.run.terminal:
+    for recorded in stop.run_events:
+        if recorded.event_type is EventType.DEADLINE_REACHED or recorded.snapshot.run.terminal:
             continue  # the timeout-scheduler does not look at topologies, and an end takes them down
-        since = None if said.snapshot.topology.gone is None else since or said.at
+        since = None if recorded.snapshot.topology.gone is None else since or recorded.at
     by_deadline = stop.finalizing is not None and stop.finalizing.outcome.rule == "deadline"
-    refused = any(said.cause is not Fact.DEADLINE_REACHED for said in stop.refusals)
+    refused = any(recorded.cause is not EventType.DEADLINE_REACHED for recorded in stop.refusals)
     # The deadline ends what the terminator could have ended before only when somebody had come back.
     return None if by_deadline and not refused else since
 
 
-def unanswered(stop: Stop, now: datetime) -> list[SaidFact]:
-    """Facts that a terminator should have answered by now. Of a fact that is said again one answer may be recorded."""
-    answered = {said.cause for said in stop.outcomes}
-    said = [fact for fact in stop.facts if fact.fact in STOPPING_FACTS and fact.fact not in answered]
-    return said if said and now - said[0].at > REDELIVERY else []
+def unanswered(stop: Stop, now: datetime) -> list[RunEvent]:
+    """Events that a terminator should have answered by now. Of an event that is published again one answer may be
+    recorded.
+    """
+    answered = {event.cause for event in stop.outcomes}
+    event = [
+        run_event
+        for run_event in stop.run_events
+        if run_event.event_type in STOPPING_EVENT_TYPES and run_event.event_type not in answered
+    ]
+    return event if event and now - event[0].at > REDELIVERY else []
 
 
 def missing(stop: Stop, now: datetime) -> list[str]:
@@ -69,11 +75,11 @@ def missing(stop: Stop, now: datetime) -> list[str]:
     if stop.ending not in _GOES_ON:
         return []
     found = []
-    if facts := unanswered(stop, now):
-        count = f"{len(facts)} facts" if len(facts) > 1 else f"the fact {facts[0].fact}"
+    if event_types := unanswered(stop, now):
+        count = f"{len(event_types)} events" if len(event_types) > 1 else f"the event {event_types[0].event_type}"
         found.append(f"the terminator has not answered {count}: is it running?")
-    said = any(fact.fact is Fact.DEADLINE_REACHED for fact in stop.facts)
-    left = stop.opted_out or any(said.outcome.verdict is Verdict.LEAVE for said in stop.outcomes[-1:])
-    if stop.deadline is not None and not said and not left and now - stop.deadline > REDELIVERY:
-        found.append("its deadline was not said: is the timeout-scheduler running?")
+    recorded = any(event.event_type is EventType.DEADLINE_REACHED for event in stop.run_events)
+    left = stop.opted_out or any(recorded.outcome.verdict is Verdict.LEAVE for recorded in stop.outcomes[-1:])
+    if stop.deadline is not None and not recorded and not left and now - stop.deadline > REDELIVERY:
+        found.append("its deadline was not published: is the timeout-scheduler running?")
     return found

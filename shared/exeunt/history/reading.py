@@ -17,9 +17,9 @@ from nats.aio.msg import Msg
 from exeunt.bus.connection import Bus
 from exeunt.bus.errors import BusError, BusUnavailable, NoResponders, PermissionDenied
 from exeunt.clock import format_instant, parse_instant
+from exeunt.events.subjects import RUNS
 from exeunt.history.record import Record
-from exeunt.insist import insist
-from exeunt.subjects import RUNS
+from exeunt.process.insist import insist
 
 EVERY_RUN: Final = "exeunt.runs.>"
 _PAGE: Final = 1_000

@@ -27,7 +27,7 @@ class Record(Struct, frozen=True, kw_only=True):
 
 
 class Problem(NamedTuple):
-    """Something that could not be told: where it stands, and why not."""
+    """Something that could not be shown: where it stands, and why not."""
 
     place: str
     reason: str

@@ -1,8 +1,8 @@
 """Histories that may leave the house: names and free text are replaced, what decisions stand on stays. Pure.
 
 Allowed is what is listed here: fields that this version does not know, and records that it does not understand, are
-left out. The same name gets the same replacement everywhere in a file, so a redacted history can be told and decided
-again. Uids, times, phases and rules stay.
+left out. The same name gets the same replacement everywhere in a file, so a redacted history can
+be read and decided again. Uids, times, phases and rules stay.
 """
 
 from collections.abc import Iterable, Iterator
@@ -12,13 +12,14 @@ import msgspec
 from msgspec import Raw
 from msgspec.structs import replace
 
-from exeunt import bobrapet, cloudevents
 from exeunt.errors import PoisonEvent
-from exeunt.events import Outcome, Verdict
-from exeunt.history.event import Event, SaidFact, understand
+from exeunt.events import cloudevents
+from exeunt.events.event_types import Outcome, Verdict
+from exeunt.events.subjects import event_subject, outcome_subject
+from exeunt.history.event import Event, RunEvent, understand
 from exeunt.history.record import Record
-from exeunt.snapshot import Evidence, RunState, Snapshot, StepRunRef
-from exeunt.subjects import fact_subject, outcome_subject
+from exeunt.run import bobrapet
+from exeunt.run.snapshot import Evidence, RunState, Snapshot, StepRunRef
 
 _TEXT = "redacted"
 
@@ -46,13 +47,16 @@ def redacted(records: Iterable[Record]) -> Iterator[Record]:
 
 
 def _record(event: Event, names: Names) -> Record:
-    namespace, name = names("namespace", event.episode.namespace), names("run", event.episode.name)
-    episode = replace(event.episode, namespace=namespace, name=name)
+    namespace, name = names("namespace", event.cancellation.namespace), names("run", event.cancellation.name)
+    cancellation = replace(event.cancellation, namespace=namespace, name=name)
     attributes = replace(cloudevents.from_headers(event.record.headers), subject=f"{namespace}/{name}")
-    if isinstance(event, SaidFact):
-        subject, data = fact_subject(episode, event.fact), msgspec.json.encode(_snapshot(event.snapshot, names))
+    if isinstance(event, RunEvent):
+        subject, data = (
+            event_subject(cancellation, event.event_type),
+            msgspec.json.encode(_snapshot(event.snapshot, names)),
+        )
     else:
-        subject = outcome_subject(episode, event.cause)
+        subject = outcome_subject(cancellation, event.cause)
         data = msgspec.json.encode(_outcome(event.outcome, names))
     return Record(
         sequence=event.record.sequence,

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Final
 
 from exeunt.clock import format_instant, readable_instant
-from exeunt.events import Outcome
+from exeunt.events.event_types import Outcome
 from exeunt.history.stops import Stop
 
 _POLICY: Final = re.compile(r"""ValidatingAdmissionPolicy '[^']+'|admission webhook "[^"]+\"""")
@@ -21,21 +21,23 @@ def refused(outcome: Outcome) -> str:
 
 
 def attempts(stop: Stop) -> int:
-    """How many writes of this stop were refused: a fact that comes again counts its tries, another fact is another."""
+    """How many writes of this stop were refused: an event that comes again counts its tries, another event is
+    another.
+    """
     tries: dict[int, int] = {}
-    for said in stop.refusals:
-        sequence = said.outcome.cause_sequence
-        tries[sequence] = max(tries.get(sequence, 0), said.outcome.attempt)
+    for recorded in stop.refusals:
+        sequence = recorded.outcome.cause_sequence
+        tries[sequence] = max(tries.get(sequence, 0), recorded.outcome.attempt)
     return sum(tries.values())
 
 
 def next_try(stop: Stop) -> datetime | None:
-    """When the fact that was refused last comes again; None when it is a dead letter."""
+    """When the event that was refused last comes again; None when it is a dead letter."""
     return readable_instant(stop.refusals[-1].outcome.next_at) if stop.refusals else None
 
 
 def attempt_in_words(outcome: Outcome) -> str:
-    """Which try of its fact this was, and when the next comes."""
+    """Which try of its event this was, and when the next comes."""
     at = readable_instant(outcome.next_at)
-    then = f", the next at {format_instant(at)}" if at else "; the fact is a dead letter"
+    then = f", the next at {format_instant(at)}" if at else "; the event is a dead letter"
     return f"attempt {outcome.attempt}{then}"

@@ -1,20 +1,20 @@
 """What was known of a run at each event of its history, as a fold. Pure."""
 
-from msgspec import Struct, structs
+from msgspec import Struct, field, structs
 
 from exeunt.clock import format_instant
-from exeunt.history.event import Event, SaidFact
+from exeunt.history.event import Event, RunEvent
 
 
-class State(Struct, frozen=True, kw_only=True):
+class KnownState(Struct, frozen=True, kw_only=True):
     """Known of one run after an event; the initial values are what is known of a run that was never heard of."""
 
     uid: str | None = None
-    episode: str | None = None
+    cancellation: str | None = field(default=None, name="episode")
     resource_version: str | None = None
     phase: str | None = None
     cancel_requested: bool = False
-    fence: str | None = None
+    cancel_observed_at: str | None = field(default=None, name="fence")
     realtime: bool = False
     enabled: bool = True
     topology: str = "not seen"
@@ -22,13 +22,13 @@ class State(Struct, frozen=True, kw_only=True):
     deadline: str | None = None
     step_runs: tuple[str, ...] = ()
     decided: str | None = None
-    """The last decision in this episode: verdict and rule."""
+    """The last decision in this cancellation: verdict and rule."""
     deleted_step_runs: tuple[str, ...] = ()
 
 
-def after(state: State, event: Event) -> State:
+def after(state: KnownState, event: Event) -> KnownState:
     """What is known after one more event."""
-    if not isinstance(event, SaidFact):
+    if not isinstance(event, RunEvent):
         outcome = event.outcome
         gone = set(outcome.deleted_step_runs)
         return structs.replace(
@@ -39,14 +39,14 @@ def after(state: State, event: Event) -> State:
         )
     snapshot = event.snapshot
     run, topology, deadline = snapshot.run, snapshot.topology, snapshot.deadline
-    same = state.uid == run.uid and state.episode in (run.episode.token, run.life)
-    return State(
+    same = state.uid == run.uid and state.cancellation in (run.cancellation.token, run.attempt)
+    return KnownState(
         uid=run.uid,
-        episode=run.episode.token,
+        cancellation=run.cancellation.token,
         resource_version=run.resource_version,
         phase=run.phase,
         cancel_requested=run.cancel_requested,
-        fence=run.fence,
+        cancel_observed_at=run.cancel_observed_at,
         realtime=snapshot.realtime,
         enabled=run.enabled and snapshot.story.enabled,
         topology=f"gone ({topology.gone.kind})" if topology.gone else "up" if topology.established else "not seen",
@@ -58,10 +58,10 @@ def after(state: State, event: Event) -> State:
     )
 
 
-def differences(before: State, now: State) -> dict[str, tuple[object, object]]:
+def differences(before: KnownState, now: KnownState) -> dict[str, tuple[object, object]]:
     """The fields that an event changed, each with its value before and after."""
     return {
         field: (getattr(before, field), getattr(now, field))
-        for field in State.__struct_fields__
+        for field in KnownState.__struct_fields__
         if getattr(before, field) != getattr(now, field)
     }

@@ -1,7 +1,8 @@
-"""The events of runs, put together into stops: each fact with the decisions that it caused, and how it all ended. Pure.
+"""The events of runs, put together into stops: each event with the decisions that it caused, and how it all ended.
+Pure.
 
-A stop is one episode with what led to it: what was said in the run's life before there was a fence (its topology was
-established, or was gone already) belongs to the first episode of that life.
+A stop is one cancellation with what led to it: what was published in the run's attempt before bobrapet has observed the
+cancel (its topology was established, or was gone already) belongs to the first cancellation of that attempt.
 """
 
 from collections.abc import Iterable
@@ -12,10 +13,10 @@ from functools import cached_property
 from typing import NamedTuple
 
 from exeunt.clock import parse_instant
-from exeunt.episodes import Episode
-from exeunt.events import Fact, Verdict
-from exeunt.history.event import Event, SaidFact, SaidOutcome
-from exeunt.snapshot import Snapshot
+from exeunt.events.event_types import EventType, Verdict
+from exeunt.history.event import Event, OutcomeEvent, RunEvent
+from exeunt.run.cancellations import Cancellation
+from exeunt.run.snapshot import Snapshot
 
 
 class Ending(StrEnum):
@@ -44,14 +45,16 @@ _UNENDED = {Verdict.LEAVE: Ending.LEFT, Verdict.FAILED: Ending.FAILED, Verdict.S
 
 
 class Step(NamedTuple):
-    """A fact and the decisions that it caused. `fact` is None for a decision whose cause is not in the history."""
+    """An event and the decisions that it caused. `event_type` is None for a decision whose cause is not in the
+    history.
+    """
 
-    fact: SaidFact | None
-    outcomes: tuple[SaidOutcome, ...]
+    event_type: RunEvent | None
+    outcomes: tuple[OutcomeEvent, ...]
 
     @property
     def at(self) -> datetime:
-        return self.fact.at if self.fact else self.outcomes[0].at
+        return self.event_type.at if self.event_type else self.outcomes[0].at
 
 
 @dataclass(frozen=True)
@@ -61,65 +64,65 @@ class Stop:
     events: tuple[Event, ...]
 
     @cached_property
-    def episode(self) -> Episode:
-        """Its episode; that of its life, while there is no fence."""
-        lives = {fact.snapshot.run.life_episode for fact in self.facts}
-        fenced = (event.episode for event in reversed(self.events) if event.episode not in lives)
-        return next(fenced, self.events[-1].episode)
+    def cancellation(self) -> Cancellation:
+        """Its cancellation; that of its attempt, while bobrapet has not observed the cancel."""
+        attempts = {run_event.snapshot.run.attempt_key for run_event in self.run_events}
+        observed_cancel = (event.cancellation for event in reversed(self.events) if event.cancellation not in attempts)
+        return next(observed_cancel, self.events[-1].cancellation)
 
     @property
     def run(self) -> str:
-        return f"{self.episode.namespace}/{self.episode.name}"
+        return f"{self.cancellation.namespace}/{self.cancellation.name}"
 
     @cached_property
-    def facts(self) -> tuple[SaidFact, ...]:
-        return tuple(event for event in self.events if isinstance(event, SaidFact))
+    def run_events(self) -> tuple[RunEvent, ...]:
+        return tuple(event for event in self.events if isinstance(event, RunEvent))
 
     @cached_property
-    def outcomes(self) -> tuple[SaidOutcome, ...]:
-        return tuple(event for event in self.events if isinstance(event, SaidOutcome))
+    def outcomes(self) -> tuple[OutcomeEvent, ...]:
+        return tuple(event for event in self.events if isinstance(event, OutcomeEvent))
 
     @cached_property
     def steps(self) -> tuple[Step, ...]:
-        """The facts, each with what was decided on it, in the order of the stream."""
-        answers: dict[int | None, list[SaidOutcome]] = {}
+        """The events, each with what was decided on it, in the order of the stream."""
+        answers: dict[int | None, list[OutcomeEvent]] = {}
         for outcome in self.outcomes:
-            cause = cause_of(outcome, self.facts)
+            cause = cause_of(outcome, self.run_events)
             answers.setdefault(cause.record.sequence if cause else None, []).append(outcome)
-        steps = [Step(fact, tuple(answers.get(fact.record.sequence, ()))) for fact in self.facts]
+        steps = [Step(event, tuple(answers.get(event.record.sequence, ()))) for event in self.run_events]
         orphans = [Step(None, (orphan,)) for orphan in answers.get(None, ())]
         return tuple(sorted(steps + orphans, key=_sequence))
 
     @cached_property
     def by_time(self) -> tuple[Event, ...]:
-        """Its events as they happened, by the clocks of those who said them; no decision before its cause."""
+        """Its events as they happened, by the clocks of those who published them; no decision before its cause."""
 
         def at(event: Event) -> tuple[datetime, int]:
-            cause = cause_of(event, self.facts) if isinstance(event, SaidOutcome) else None
+            cause = cause_of(event, self.run_events) if isinstance(event, OutcomeEvent) else None
             return max(event.at, cause.at if cause else event.at), event.record.sequence
 
         return tuple(sorted(self.events, key=at))
 
     @cached_property
-    def refusals(self) -> tuple[SaidOutcome, ...]:
+    def refusals(self) -> tuple[OutcomeEvent, ...]:
         """Where the kube-apiserver refused the write."""
-        return tuple(said for said in self.outcomes if said.outcome.verdict is Verdict.FAILED)
+        return tuple(recorded for recorded in self.outcomes if recorded.outcome.verdict is Verdict.FAILED)
 
     @cached_property
     def opted_out(self) -> bool:
         """Whether the run is left to bobrapet, as it was last heard of: perhaps only since after the cancel."""
-        last = self.facts[-1].snapshot if self.facts else None
+        last = self.run_events[-1].snapshot if self.run_events else None
         return last is not None and not (last.run.enabled and last.story.enabled)
 
     @cached_property
     def canceled(self) -> Snapshot | None:
         """The latest snapshot in which the cancel was asked for: it has the resolved shutdown timeout."""
-        snapshots = (fact.snapshot for fact in reversed(self.facts))
+        snapshots = (event.snapshot for event in reversed(self.run_events))
         return next((snapshot for snapshot in snapshots if snapshot.run.cancel_requested), None)
 
     @property
     def asked_at(self) -> datetime | None:
-        """The fence, else when the cancel was written or first seen."""
+        """The cancel_observed_at, else when the cancel was written or first seen."""
         canceled_at = self.canceled.run.canceled_at if self.canceled else None
         return parse_instant(canceled_at) if canceled_at else None
 
@@ -134,25 +137,27 @@ class Stop:
         return timedelta(seconds=seconds) if seconds else None
 
     @cached_property
-    def finalizing(self) -> SaidOutcome | None:
+    def finalizing(self) -> OutcomeEvent | None:
         """The decision whose write ended the run, where it was recorded."""
-        written = (said for said in self.outcomes if not said.outcome.dry_run)
-        return next((said for said in written if said.outcome.verdict is Verdict.FINALIZE), None)
+        written = (event for event in self.outcomes if not event.outcome.dry_run)
+        return next((event for event in written if event.outcome.verdict is Verdict.FINALIZE), None)
 
     @cached_property
-    def cause(self) -> SaidFact | None:
-        """The fact on which the run was finalized."""
-        return cause_of(self.finalizing, self.facts) if self.finalizing else None
+    def cause(self) -> RunEvent | None:
+        """The event on which the run was finalized."""
+        return cause_of(self.finalizing, self.run_events) if self.finalizing else None
 
     @cached_property
     def ending(self) -> Ending:
-        terminal = self._first(Fact.RUN_TERMINAL)
-        by_us = [said for said in self.outcomes if said.outcome.rule == "ended-by-exeunt"]
+        terminal = self._first(EventType.RUN_TERMINAL)
+        by_us = [recorded for recorded in self.outcomes if recorded.outcome.rule == "ended-by-exeunt"]
         if self.finalizing or by_us or (terminal and terminal.snapshot.run.ended_by_exeunt):
             return Ending.FINALIZED
-        if terminal or any(said.outcome.rule == "terminal" for said in self.outcomes):
+        if terminal or any(recorded.outcome.rule == "terminal" for recorded in self.outcomes):
             return Ending.ENDED_ELSEWHERE
-        if self._first(Fact.RUN_DELETED) or any(said.outcome.verdict is Verdict.GONE for said in self.outcomes):
+        if self._first(EventType.RUN_DELETED) or any(
+            recorded.outcome.verdict is Verdict.GONE for recorded in self.outcomes
+        ):
             return Ending.DELETED
         if self.canceled is None:
             return Ending.RUNNING
@@ -166,7 +171,7 @@ class Stop:
             return self.asked_at + timedelta(milliseconds=written)
         if self.finalizing is not None:
             return self.finalizing.at
-        seen = self._first(Fact.RUN_TERMINAL) or self._first(Fact.RUN_DELETED)
+        seen = self._first(EventType.RUN_TERMINAL) or self._first(EventType.RUN_DELETED)
         return seen.at if seen else None
 
     @property
@@ -184,50 +189,59 @@ class Stop:
     @cached_property
     def trace_id(self) -> str | None:
         """The run's own trace, else the one that its events are in."""
-        own = next((fact.snapshot.run.trace for fact in self.facts if fact.snapshot.run.trace), None)
+        own = next(
+            (run_event.snapshot.run.trace for run_event in self.run_events if run_event.snapshot.run.trace), None
+        )
         if own is not None and own.trace_id:
             return own.trace_id
         parents = (event.record.headers.get("traceparent", "").split("-") for event in self.events)
         return next((parent[1] for parent in parents if len(parent) == 4), None)
 
-    def _first(self, fact: Fact) -> SaidFact | None:
-        return next((said for said in self.facts if said.fact is fact), None)
+    def _first(self, event_type: EventType) -> RunEvent | None:
+        return next((recorded for recorded in self.run_events if recorded.event_type is event_type), None)
 
 
 def stops(events: Iterable[Event]) -> list[Stop]:
     """The stops that events tell of, ordered by their first event; `events` are in the order of the stream."""
     events = list(events)
-    homes = _homes(event for event in events if isinstance(event, SaidFact))
-    gathered: dict[Episode, list[Event]] = {}
+    homes = _homes(event for event in events if isinstance(event, RunEvent))
+    gathered: dict[Cancellation, list[Event]] = {}
     for event in events:
-        gathered.setdefault(homes.get(event.episode, event.episode), []).append(event)
-    return [Stop(tuple(said)) for said in gathered.values()]
+        gathered.setdefault(homes.get(event.cancellation, event.cancellation), []).append(event)
+    return [Stop(tuple(published)) for published in gathered.values()]
 
 
-def _homes(facts: Iterable[SaidFact]) -> dict[Episode, Episode]:
-    """Where each episode's events are gathered: with those of its life, unless an earlier episode is there already."""
-    homes: dict[Episode, Episode] = {}
-    taken: set[Episode] = set()
-    for fact in facts:
-        life = fact.snapshot.run.life_episode
-        if fact.episode == life:
-            homes[life] = life
-        elif fact.episode not in homes:
-            homes[fact.episode] = fact.episode if life in taken else life
-            taken.add(life)
+def _homes(run_events: Iterable[RunEvent]) -> dict[Cancellation, Cancellation]:
+    """Where each cancellation's events are gathered: with those of its attempt, unless an earlier cancellation is there
+    already.
+    """
+    homes: dict[Cancellation, Cancellation] = {}
+    taken: set[Cancellation] = set()
+    for event in run_events:
+        attempt = event.snapshot.run.attempt_key
+        if event.cancellation == attempt:
+            homes[attempt] = attempt
+        elif event.cancellation not in homes:
+            homes[event.cancellation] = event.cancellation if attempt in taken else attempt
+            taken.add(attempt)
     return homes
 
 
-def cause_of(said: SaidOutcome, facts: Iterable[SaidFact]) -> SaidFact | None:
-    """The fact that an outcome answers: the one with its sequence, else the last of its kind and episode before it.
+def cause_of(event: OutcomeEvent, run_events: Iterable[RunEvent]) -> RunEvent | None:
+    """The event that an outcome answers: the one with its sequence, else the last of its kind and cancellation before
+    it.
 
     Sequences differ from those that were recorded when a stream was restored from elsewhere.
     """
-    of_its_kind = [fact for fact in facts if (fact.episode, fact.fact) == (said.episode, said.cause)]
-    by_sequence = (fact for fact in of_its_kind if fact.record.sequence == said.outcome.cause_sequence)
-    before = (fact for fact in reversed(of_its_kind) if fact.record.sequence < said.record.sequence)
+    of_its_kind = [
+        run_event
+        for run_event in run_events
+        if (run_event.cancellation, run_event.event_type) == (event.cancellation, event.cause)
+    ]
+    by_sequence = (run_event for run_event in of_its_kind if run_event.record.sequence == event.outcome.cause_sequence)
+    before = (run_event for run_event in reversed(of_its_kind) if run_event.record.sequence < event.record.sequence)
     return next(by_sequence, None) or next(before, None)
 
 
 def _sequence(step: Step) -> int:
-    return (step.fact or step.outcomes[0]).record.sequence
+    return (step.event_type or step.outcomes[0]).record.sequence

@@ -7,7 +7,6 @@ kinds in `resources`; `list_watch` builds on `watch`.
 """
 
 import asyncio
-import random
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -17,15 +16,16 @@ from urllib.parse import urlencode
 
 import aiohttp
 import msgspec
-import stamina
 import structlog
 
+from exeunt.back_off import BackOff, spread
 from exeunt.kube.connection import Call, Connection
 from exeunt.kube.credentials import Credentials
 from exeunt.kube.errors import ApiError, ApiUnavailable, Forbidden, Gone, NotFound, Silent, Undecodable
 from exeunt.kube.observed import observed
 from exeunt.kube.resources import STORY_RUNS, Resource, T
 
+_BACK_OFF: Final = BackOff(0.25, 5)
 _PROBE_INTERVAL: Final = 10.0  # seconds
 JSON_PATCH: Final = "application/json-patch+json"
 
@@ -79,15 +79,15 @@ class KubeClient:
     async def close(self) -> None:
         await self._connection.close()
 
-    def reachable(self) -> str | None:
+    def unavailable_reason(self) -> str | None:
         """None, or why the latest request was not served: unreachable, throttled, not authorized."""
-        return self._connection.trouble
+        return self._connection.unavailable_reason
 
     async def probe(self, namespaces: Sequence[str]) -> None:
         """Ask now and then for a StoryRun that nobody has, for ever: "not found" shows that we are served.
 
-        It keeps `reachable` true to the moment, and a connection open for the next stop. A namespace may be closed to
-        us without that; only when all of them are, we are not served.
+        It keeps `unavailable_reason` true to the moment, and a connection open for the next stop. A namespace may be
+        closed to us without that; only when all of them are, we are not served.
         """
         while True:
             for namespace in namespaces:
@@ -101,7 +101,7 @@ class KubeClient:
                 except (ApiError, ApiUnavailable) as error:
                     log.debug("probe failed", error=str(error))
                 break
-            await asyncio.sleep(_PROBE_INTERVAL * random.uniform(0.8, 1.2))  # noqa: S311 - spread, not secrecy
+            await asyncio.sleep(spread(_PROBE_INTERVAL))
 
     async def get(self, resource: Resource[T], namespace: str, name: str, *, optional: bool = False) -> T:
         """One object. `optional`: being refused it is no trouble, for a reference that may lead out of our rights."""
@@ -153,7 +153,7 @@ class KubeClient:
     async def create(self, resource: Resource[T], namespace: str, body: bytes, *, field_manager: str) -> T:
         """Create an object that has a name of its own: sent again, it is answered with Conflict.
 
-        What Exeunt creates can be done without, so a refusal does not count for `reachable`.
+        What Exeunt creates can be done without, so a refusal does not count for `unavailable_reason`.
         """
         query = urlencode({"fieldManager": field_manager, "fieldValidation": "Strict"})
         call = Call("create", resource, namespace, query=query, body=body, optional=True)
@@ -183,7 +183,7 @@ class KubeClient:
         it. Returns whether one was found (it may have been on its way out); raises Conflict when there is another uid
         of that name.
 
-        A DELETE of one object cannot be told what else must hold. One of a collection can, so this is such a request,
+        A DELETE of one object cannot be shown what else must hold. One of a collection can, so this is such a request,
         narrowed to one name (ADR 4). It looks at the watch cache first, which is cheaper; what that does not know is
         looked for in etcd.
         """
@@ -210,8 +210,8 @@ class KubeClient:
         """The events since `resource_version` with bookmarks, one JSON line each; one attempt, never a retry.
 
         The server ends the watch after `timeout_seconds`. ApiUnavailable is raised when the stream breaks, and Silent
-        when nothing arrives for `idle_timeout` seconds. A refusal does not count for `reachable`; whoever watches has
-        to tell.
+        when nothing arrives for `idle_timeout` seconds. A refusal does not count for `unavailable_reason`; whoever
+        watches has to tell.
         """
         query = {
             "watch": "true",
@@ -238,34 +238,22 @@ class KubeClient:
             raise self._connection.unavailable(call, error) from error
 
     async def _request(self, call: Call, *, retry: bool = True) -> bytes:
-        attempts = stamina.retry_context(
-            on=_delay,
-            attempts=None,
-            timeout=None,
-            wait_initial=0.1,
-            wait_max=5,
-            wait_jitter=0.5,
-        )
+        failures, perhaps_done = 0, False
         last: Exception | None = None
         try:
             async with asyncio.timeout(self._retry_budget):
-                try:
-                    return await self._read(call)  # most need no more; what retries is not worth its cost here
-                except (ApiError, ApiUnavailable) as error:
-                    delay = _delay(error)
-                    if not retry or delay is False:
-                        raise
-                    perhaps_done, last = _perhaps_done(error), error
-                await asyncio.sleep(random.uniform(0.1, 0.6) if delay is True else delay)  # noqa: S311 - jitter
-                async for attempt in attempts:
-                    with attempt:
-                        try:
-                            return await self._read(call)
-                        except (ApiError, ApiUnavailable) as error:
-                            if isinstance(error, ApiError):
-                                error.perhaps_done = perhaps_done
-                            perhaps_done, last = perhaps_done or _perhaps_done(error), error
+                while True:
+                    try:
+                        return await self._read(call)
+                    except (ApiError, ApiUnavailable) as error:
+                        if isinstance(error, ApiError):
+                            error.perhaps_done = perhaps_done
+                        if not retry or not _is_transient(error):
                             raise
+                        perhaps_done, last = perhaps_done or _perhaps_done(error), error
+                        asked = error.retry_after if isinstance(error, ApiError) else None
+                    await asyncio.sleep(_BACK_OFF.wait(failures, asked=asked))
+                    failures += 1
         except TimeoutError:
             pass
         raise ApiUnavailable(f"{call}: no success within {self._retry_budget:g} s; last: {last}")
@@ -304,12 +292,6 @@ def _perhaps_done(error: Exception) -> bool:
     return not isinstance(error, ApiError) or error.status >= 500
 
 
-def _delay(error: Exception) -> bool | float:
-    """Whether to try again, and in how many seconds when the server told (Retry-After)."""
-    if isinstance(error, ApiError):
-        if error.status != 429 and error.status < 500:
-            return False
-        if error.retry_after:
-            return error.retry_after * random.uniform(1, 1.2)  # noqa: S311 - not all clients at once
-        return True
-    return isinstance(error, ApiUnavailable)
+def _is_transient(error: ApiError | ApiUnavailable) -> bool:
+    """Whether another try may help."""
+    return isinstance(error, ApiUnavailable) or error.status == 429 or error.status >= 500

@@ -21,7 +21,7 @@ from exeunt.kube.credentials import Credentials
 from exeunt.kube.errors import ApiUnavailable, ConfigurationError, api_error
 from exeunt.kube.resources import Resource
 from exeunt.kube.route import Route
-from exeunt.tls import explain
+from exeunt.net.tls import explain
 
 JSON: Final = "application/json"
 _USER_AGENT: Final = f"exeunt/{version('exeunt')}"
@@ -87,11 +87,11 @@ def _template(resource: Resource[Any], subresource: str | None, *, namespaced: b
 
 
 class Connection:
-    """The session in use; `trouble` is None, or why the latest call shows that we are not served."""
+    """The session in use; `unavailable_reason` is None, or why the latest call shows that we are not served."""
 
     def __init__(self, credentials: Credentials) -> None:
         """The credentials must have been loaded."""
-        self.trouble: str | None = None
+        self.unavailable_reason: str | None = None
         self._forbidden: tuple[str, float] | None = None
         """The verb of a write that was refused with 403, and when."""
         self._credentials = credentials
@@ -140,7 +140,7 @@ class Connection:
         if refusal.status not in {401, 403, 429} and refusal.status < 500:
             self._served(call)
         elif not call.optional:
-            self.trouble = str(refusal)
+            self.unavailable_reason = str(refusal)
             denied = refusal.status == 403 and call.verb not in _READS
             self._forbidden = (call.verb, asyncio.get_running_loop().time()) if denied else None
         raise refusal
@@ -151,12 +151,12 @@ class Connection:
             verb, since = self._forbidden
             if verb != call.verb and asyncio.get_running_loop().time() < since + _FORBIDDEN_FOR:
                 return
-        self.trouble, self._forbidden = None, None
+        self.unavailable_reason, self._forbidden = None, None
 
     def unavailable(self, call: Call, error: Exception) -> ApiUnavailable:
         """The error for a call that got no answer, or only a part of it."""
-        self.trouble = f"{call}: no answer from {self._access.where}: {_why(error)}"
-        return ApiUnavailable(self.trouble)
+        self.unavailable_reason = f"{call}: no answer from {self._access.where}: {_why(error)}"
+        return ApiUnavailable(self.unavailable_reason)
 
     def _hint(self, call: Call, status: int) -> str:
         if status == 401:

@@ -22,8 +22,8 @@ from exeunt.kube.errors import ConfigurationError
 from exeunt.kube.exec_plugin import Issued
 from exeunt.kube.kubeconfig import Chosen, Exec, choose
 from exeunt.kube.route import Route
-from exeunt.kube.user import as_told_to_plugin, authorization, bearer, data_or_file, impersonation, proxy_of, read
-from exeunt.proxies import proxy_for
+from exeunt.kube.user import as_given_to_plugin, authorization, bearer, data_or_file, impersonation, proxy_of, read
+from exeunt.net.proxies import proxy_for
 
 _SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _RENEWED_BEFORE: Final = timedelta(minutes=2)  # an exec plugin's credentials, which are looked at once a minute
@@ -37,7 +37,7 @@ class Credentials:
     `files` are kubeconfigs, and `chosen` is what they say when that was read already (one may be a pipe); without any,
     the service account in the folder `service_account` is used. `context` is one of theirs, instead of the current one.
     `refresh` comes before anything else. A session is good for as long as `route` stays the same; `headers` go with
-    every request. `strict` is as in `exeunt.tls`.
+    every request. `strict` is as in `exeunt.net.tls`.
     """
 
     def __init__(
@@ -162,7 +162,7 @@ class Credentials:
             known_by = bearer(token.encode(), f"the id-token of {user.where}")
         plugin = user.value.exec
         if plugin is not None and known_by is None and not route.certificate:
-            issued = await self._asked(plugin, user.where, as_told_to_plugin(cluster, route))
+            issued = await self._asked(plugin, user.where, as_given_to_plugin(cluster, route))
             route = replace(route, certificate=issued.certificate, key=issued.key)
             known_by = bearer(issued.token.encode(), f"the exec plugin of {user.where}") if issued.token else None
         return route, ((known_by, *acting_as) if known_by else acting_as)

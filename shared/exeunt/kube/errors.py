@@ -40,7 +40,7 @@ class Rewound(ExeuntError):
 
 
 class Undecodable(ExeuntError):
-    """An object has not the shape of its kind; its identity is told as far as it is readable, else empty."""
+    """An object has not the shape of its kind; its identity is reported as far as it is readable, else empty."""
 
     def __init__(self, problem: str, *, namespace: str, name: str, uid: str, resource_version: str) -> None:
         super().__init__(f"{namespace}/{name}: {problem}")

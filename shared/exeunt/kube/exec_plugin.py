@@ -24,7 +24,7 @@ _VERSIONS: Final = (f"{_GROUP}/v1", f"{_GROUP}/v1beta1")
 _MODES: Final = ("Never", "IfAvailable", "Always")
 _DEADLINE: Final = 30.0  # seconds
 _DEADLINE_OF_PEOPLE: Final = 300.0  # seconds, when somebody at a terminal may be asked for something
-_TOLD: Final = 500  # characters of what a program says of its failure
+_MOST_SHOWN: Final = 500  # characters of what a program says of its failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ async def _run(command: list[str], environment: dict[str, str], name: str, *, in
         raise ConfigurationError(f"{name} cannot be run: {error}") from None
     try:
         async with asyncio.timeout(deadline):
-            output, told = await process.communicate()
+            output, errors = await process.communicate()
     except TimeoutError:
         raise ConfigurationError(f"{name} did not end within {deadline:g} s") from None
     finally:
@@ -121,7 +121,7 @@ async def _run(command: list[str], environment: dict[str, str], name: str, *, in
                 process.kill()
             await process.wait()
     if process.returncode:
-        last = " ".join((told or b"").decode(errors="replace").split())[-_TOLD:]
+        last = " ".join((errors or b"").decode(errors="replace").split())[-_MOST_SHOWN:]
         raise ConfigurationError(f"{name} failed with exit code {process.returncode}{f': {last}' if last else ''}")
     return output
 

@@ -247,15 +247,17 @@ def _named(entries: dict[str, Named[T]], name: str, what: str, files: Sequence[s
 
 
 def _check_cluster(cluster: Named[Cluster]) -> None:
-    told, where = cluster.value, cluster.where
+    configured, where = cluster.value, cluster.where
     try:
-        server = URL(told.server or "")
+        server = URL(configured.server or "")
         usable = server.scheme in {"https", "http"} and bool(server.host) and bool(server.port) and server.user is None
     except ValueError:
         usable = False
     if not usable:  # client-go takes host:port for HTTP, and sends no credentials
         raise ConfigurationError(f"{where}: server is not set, or no URL without a user in it: write https://host:port")
-    if told.insecure_skip_tls_verify and (told.certificate_authority or told.certificate_authority_data):
+    if configured.insecure_skip_tls_verify and (
+        configured.certificate_authority or configured.certificate_authority_data
+    ):
         raise ConfigurationError(
             f"{where}: insecure-skip-tls-verify and a certificate-authority exclude each other: remove one"
         )

@@ -20,13 +20,13 @@ from typing import Final, Generic, NamedTuple
 import msgspec
 import structlog
 
+from exeunt.back_off import BackOff
 from exeunt.kube.changes import Change, Changed, Missing, Relisted, Removed
 from exeunt.kube.client import KubeClient, Listing
 from exeunt.kube.errors import ApiError, ApiUnavailable, Forbidden, NotFound, Rewound, Silent, Undecodable, api_error
 from exeunt.kube.resources import Resource, T
 
-_FIRST_DELAY: Final = 0.25  # seconds; doubled after every failure in a row
-_LONGEST_DELAY: Final = 30.0
+_BACK_OFF: Final = BackOff(0.25, 30)
 _HEALTHY: Final = 10.0  # seconds that a watch must live for the next failure to count as the first
 _PUNCTUAL: Final = 1.0  # seconds that a watch may end before we think it was to: the server began to count first
 
@@ -102,7 +102,7 @@ class ListWatch(Generic[T]):
         while True:
             self.last_progress = loop.time()
             watching_since: float | None = None
-            trouble: ApiError | ApiUnavailable | None = None
+            failure: ApiError | ApiUnavailable | None = None
             lifetime = ceil(_spread(self._watch_timeout, 2 * self._watch_timeout))
             try:
                 if not self._resource_version:
@@ -129,32 +129,30 @@ class ListWatch(Generic[T]):
                         if change is not None:
                             yield change
                 if loop.time() - watching_since < min(lifetime - _PUNCTUAL, _HEALTHY):
-                    trouble = ApiUnavailable(f"watch {self.resource}: closed by the server at once")
+                    failure = ApiUnavailable(f"watch {self.resource}: closed by the server at once")
             except (ApiError, ApiUnavailable) as error:
-                trouble = error
+                failure = error
             lived = 0.0 if watching_since is None else loop.time() - watching_since
-            silent = isinstance(trouble, Silent) and not self._resource_version
-            if trouble is not None or lived < lifetime - _PUNCTUAL:
+            silent = isinstance(failure, Silent) and not self._resource_version
+            if failure is not None or lived < lifetime - _PUNCTUAL:
                 self._resource_version = ""
             if lived >= _HEALTHY:
                 failures = 0
-                if trouble is None:
+                if failure is None:
                     continue
-            failures = await self._wait(trouble, failures)
+            failures = await self._wait(failure, failures)
 
-    async def _wait(self, trouble: ApiError | ApiUnavailable | None, failures: int) -> int:
+    async def _wait(self, failure: ApiError | ApiUnavailable | None, failures: int) -> int:
         """Back off, visibly; returns how many failures there were in a row."""
-        longest = min(_LONGEST_DELAY, _FIRST_DELAY * 2**failures)
-        delay = _spread(longest / 2, longest)
-        if isinstance(trouble, ApiError) and trouble.retry_after:
-            delay = max(delay, _spread(1, 1.2) * min(trouble.retry_after, _LONGEST_DELAY))
-        if trouble is not None:
+        asked = failure.retry_after if isinstance(failure, ApiError) else None
+        delay = _BACK_OFF.wait(failures, asked=min(asked or 0, _BACK_OFF.longest))
+        if failure is not None:
             self.interruptions += 1
-            self.error = str(trouble)
-            self.refused = isinstance(trouble, (Forbidden, NotFound))
+            self.error = str(failure)
+            self.refused = isinstance(failure, (Forbidden, NotFound))
             self._log.warning("watch interrupted", error=self.error, retry_in=round(delay, 3))
         await asyncio.sleep(delay)
-        return min(failures + 1, 16)
+        return failures + 1
 
     def _well(self) -> None:
         self.error, self.refused = None, False
@@ -217,7 +215,7 @@ class ListWatch(Generic[T]):
         return Changed(item)
 
     def _skip(self, error: Undecodable, *, deleted: bool) -> Missing | None:
-        """Go on after an undecodable object; its deletion can still be told, though not its last state."""
+        """Go on after an undecodable object; its deletion can still be reported, though not its last state."""
         self._go_on_from(error.resource_version)
         key = (error.namespace, error.name)
         if deleted:

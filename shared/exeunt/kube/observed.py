@@ -6,9 +6,9 @@ from time import perf_counter
 
 from exeunt.kube.connection import Call
 from exeunt.kube.errors import ApiError, ApiUnavailable, Conflict, NotFound, Unprocessable
-from exeunt.metrics import KUBE_REQUEST_DURATION
-from exeunt.semconv import HTTP_STATUS_CODE
-from exeunt.tracing import calling
+from exeunt.telemetry.metrics import KUBE_REQUEST_DURATION
+from exeunt.telemetry.semconv import HTTP_STATUS_CODE
+from exeunt.telemetry.tracing import calling
 
 
 @contextmanager

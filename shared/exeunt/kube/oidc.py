@@ -9,7 +9,7 @@ kubernetes_asyncio (36.1) asks the issuer: OpenIDRequestor knows the two request
   an SSLContext and gets the name of a file; idp-certificate-authority is not known to it;
 - its one way to be known, HTTP Basic without the escapes of OAuth (RFC 6749, 2.3.1), in a form that aiohttp gives up;
   Go tries the body, too;
-- its proxies, which are as Python reads them (`exeunt.proxies`), and its five minutes of patience.
+- its proxies, which are as Python reads them (`exeunt.net.proxies`), and its five minutes of patience.
 
 It is loaded only for a kubeconfig that has such a user, never in a pod: it costs 35 MiB.
 """
@@ -36,8 +36,8 @@ from exeunt.kube.kubeconfig import AuthProvider, Named, User, decoded
 from exeunt.kube.route import Route
 from exeunt.kube.user import read
 from exeunt.kube.write_back import read_again, write_back
-from exeunt.proxies import proxy_for
-from exeunt.tls import explain
+from exeunt.net.proxies import proxy_for
+from exeunt.net.tls import explain
 
 _RENEWED_BEFORE: Final = 120.0  # seconds before it expires; it is looked at once a minute
 _SPENT: Final = 10.0  # seconds before it expires: client-go's margin for clocks that differ
@@ -68,7 +68,7 @@ async def id_token(user: Named[User], *, strict: bool) -> str:
     except ConfigurationError as error:
         if left <= _SPENT:
             raise
-        log.warning("an id-token that expires soon is not renewed", seconds=round(left), error=str(error))
+        log.warning("an id-token that expires soon is not renewed", expires_in_s=round(left), error=str(error))
         return token
 
 

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import msgspec
 
 from exeunt.kube.errors import Undecodable
-from exeunt.kube.models import KubeObject, StepRun, Story, StoryRun, TransportBinding
+from exeunt.run.models import KubeObject, StepRun, Story, StoryRun, TransportBinding
 
 T = TypeVar("T", bound=KubeObject)
 

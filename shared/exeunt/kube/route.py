@@ -9,8 +9,9 @@ from typing import Final
 import aiohttp
 
 from exeunt.kube.errors import ConfigurationError
-from exeunt.proxies import Proxy
-from exeunt.tls import client_context
+from exeunt.net.keepalive import kept_alive
+from exeunt.net.proxies import Proxy
+from exeunt.net.tls import client_context
 
 _KEEPALIVE: Final = 75.0  # seconds; the kube-apiserver closes idle connections after 90
 _LONGEST_LINE: Final = 2**21  # bytes; an event of a watch is one line, etcd takes objects of up to 1.5 MiB
@@ -32,14 +33,16 @@ class Route:
     proxy: Proxy | None = None
 
     def open_session(self, source: str, *, strict: bool) -> aiohttp.ClientSession:
-        """Raises ConfigurationError when the certificates, `source`'s, are no good; `strict` is as in `exeunt.tls`.
+        """Raises ConfigurationError when the certificates, `source`'s, are no good; `strict` is as in `exeunt.net.tls`.
 
         The session looks up no proxy and no .netrc by itself, which would be a job for a thread with every request.
         """
         return aiohttp.ClientSession(
             # Each watch holds a connection, so a limit (aiohttp's is 100) would starve the requests of whoever watches
             # many namespaces. Watches, lists and messages in flight are bounded where they are made.
-            connector=aiohttp.TCPConnector(ssl=self.tls(source, strict=strict), keepalive_timeout=_KEEPALIVE, limit=0),
+            connector=aiohttp.TCPConnector(
+                ssl=self.tls(source, strict=strict), keepalive_timeout=_KEEPALIVE, limit=0, socket_factory=kept_alive
+            ),
             read_bufsize=_LONGEST_LINE,
             skip_auto_headers=() if self.compressed else ("Accept-Encoding",),
         )

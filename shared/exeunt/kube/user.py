@@ -13,7 +13,7 @@ from exeunt.errors import UsageError
 from exeunt.kube.errors import ConfigurationError
 from exeunt.kube.kubeconfig import CLUSTER_EXTENSION, Cluster, Named, User, decoded
 from exeunt.kube.route import Route
-from exeunt.proxies import Proxy, parse_proxy
+from exeunt.net.proxies import Proxy, parse_proxy
 
 _HEADER_KEY: Final = "!#$&'*+-.^_`|~"  # beside letters and digits; Kubernetes reads the rest percent-encoded
 
@@ -23,17 +23,19 @@ def authorization(user: Named[User]) -> tuple[str, str] | None:
 
     Raises ConfigurationError.
     """
-    told, where = user.value, user.where
-    if told.token_file:
+    configured, where = user.value, user.where
+    if configured.token_file:
         try:
-            return bearer(read(told.token_file, f"tokenFile of {where}"), f"tokenFile {told.token_file} of {where}")
+            return bearer(
+                read(configured.token_file, f"tokenFile of {where}"), f"tokenFile {configured.token_file} of {where}"
+            )
         except ConfigurationError:
-            if not told.token:
+            if not configured.token:
                 raise
-    if told.token:
-        return bearer(told.token.encode(), f"token of {where}")
-    if told.username or told.password:
-        credentials = b64encode(f"{told.username or ''}:{told.password or ''}".encode())
+    if configured.token:
+        return bearer(configured.token.encode(), f"token of {where}")
+    if configured.username or configured.password:
+        credentials = b64encode(f"{configured.username or ''}:{configured.password or ''}".encode())
         return ("Authorization", f"Basic {credentials.decode()}")
     return None
 
@@ -48,13 +50,13 @@ def bearer(token: bytes, where: str) -> tuple[str, str]:
 
 def impersonation(user: Named[User]) -> tuple[tuple[str, str], ...]:
     """The headers that make the server take us for `as`. Raises ConfigurationError."""
-    told, where = user.value, user.where
-    if not told.as_:
+    configured, where = user.value, user.where
+    if not configured.as_:
         return ()
-    headers = [("Impersonate-User", told.as_)]
-    headers += [("Impersonate-Uid", told.as_uid)] if told.as_uid else []
-    headers += [("Impersonate-Group", group) for group in told.as_groups or ()]
-    extra = told.as_user_extra or {}
+    headers = [("Impersonate-User", configured.as_)]
+    headers += [("Impersonate-Uid", configured.as_uid)] if configured.as_uid else []
+    headers += [("Impersonate-Group", group) for group in configured.as_groups or ()]
+    extra = configured.as_user_extra or {}
     headers += [(f"Impersonate-Extra-{quote(key, _HEADER_KEY)}", value) for key in extra for value in extra[key]]
     return tuple((name, _header(value, f"`as` of {where}")) for name, value in headers)
 
@@ -94,9 +96,9 @@ def proxy_of(cluster: Named[Cluster]) -> Proxy | None:
         raise ConfigurationError(str(error)) from None
 
 
-def as_told_to_plugin(cluster: Cluster, route: Route) -> dict[str, Any]:
+def as_given_to_plugin(cluster: Cluster, route: Route) -> dict[str, Any]:
     """The cluster as an exec plugin is told of it."""
-    told: Mapping[str, Any] = {
+    configured: Mapping[str, Any] = {
         "tls-server-name": cluster.tls_server_name,
         "insecure-skip-tls-verify": cluster.insecure_skip_tls_verify,
         "certificate-authority-data": b64encode(route.ca).decode() if route.ca else None,
@@ -104,4 +106,4 @@ def as_told_to_plugin(cluster: Cluster, route: Route) -> dict[str, Any]:
         "disable-compression": cluster.disable_compression,
     }
     config = next((each.extension for each in cluster.extensions or () if each.name == CLUSTER_EXTENSION), None)
-    return {"server": cluster.server} | {key: value for key, value in told.items() if value} | {"config": config}
+    return {"server": cluster.server} | {key: value for key, value in configured.items() if value} | {"config": config}

@@ -1,0 +1,93 @@
+"""Events to NATS messages and back: one place for subject, attributes, payload and exactly-once key. Pure."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Final, NamedTuple
+
+import msgspec
+
+from exeunt.clock import format_instant
+from exeunt.errors import PoisonEvent
+from exeunt.events import cloudevents
+from exeunt.events.event_types import EventType, Outcome, episode_of
+from exeunt.events.messages import Message
+from exeunt.events.subjects import event_subject, outcome_subject
+from exeunt.run.cancellations import Cancellation
+from exeunt.run.snapshot import Snapshot
+
+TYPE_PREFIX: Final = "io.bubustack.exeunt."
+VERSION: Final = "v1"
+"""Version of the payloads' schema; part of the event type, so that a reader knows before it decodes."""
+
+_EVENT_TYPES: Final = {f"{TYPE_PREFIX}{event_type}.{VERSION}": event_type for event_type in EventType}
+_OUTCOME_TYPE: Final = f"{TYPE_PREFIX}outcome.{VERSION}"
+_SNAPSHOT: Final = msgspec.json.Decoder(Snapshot)
+
+
+class ReceivedEvent(NamedTuple):
+    """An event as it was received."""
+
+    attributes: cloudevents.Attributes
+    event_type: EventType
+    snapshot: Snapshot
+
+
+def event_message(
+    event_type: EventType, snapshot: Snapshot, *, source: str, now: datetime, context: Mapping[str, str]
+) -> Message:
+    """The message that publishes `event_type` once: a second one on its subject is refused by the stream (ADR 3).
+
+    `context` is W3C trace context for the headers.
+    """
+    cancellation = episode_of(event_type, snapshot.run)
+    return Message(
+        subject=event_subject(cancellation, event_type),
+        payload=msgspec.json.encode(snapshot),
+        headers=_headers(f"{TYPE_PREFIX}{event_type}.{VERSION}", cancellation, str(event_type), source, now, context),
+        expected_last_subject_sequence=0,
+    )
+
+
+def outcome_message(
+    outcome: Outcome,
+    cancellation: Cancellation,
+    cause: EventType,
+    *,
+    source: str,
+    now: datetime,
+    context: Mapping[str, str],
+) -> Message:
+    """The message that records how `cause` was answered, once."""
+    return Message(
+        subject=outcome_subject(cancellation, cause),
+        payload=msgspec.json.encode(outcome),
+        headers=_headers(_OUTCOME_TYPE, cancellation, f"outcome/{cause}", source, now, context),
+        expected_last_subject_sequence=0,
+    )
+
+
+def _headers(
+    kind: str, cancellation: Cancellation, what: str, source: str, now: datetime, context: Mapping[str, str]
+) -> dict[str, str]:
+    attributes = cloudevents.Attributes(
+        id=f"{cancellation.uid}/{cancellation.token}/{what}",
+        source=source,
+        type=kind,
+        subject=f"{cancellation.namespace}/{cancellation.name}",
+        time=format_instant(now),
+    )
+    return {**cloudevents.to_headers(attributes), **context}
+
+
+def read_event(headers: Mapping[str, str], payload: bytes) -> ReceivedEvent:
+    """Understand a message as an event. Raises PoisonEvent that says what is wrong with it."""
+    attributes = cloudevents.from_headers(headers)
+    event_type = _EVENT_TYPES.get(attributes.type)
+    if event_type is None:
+        raise PoisonEvent(f"event type {attributes.type!r} is no event that this version of Exeunt knows")
+    try:
+        snapshot = _SNAPSHOT.decode(payload)
+        snapshot.check()
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise PoisonEvent(f"the payload of {attributes.type} does not decode: {error}") from error
+    return ReceivedEvent(attributes, event_type, snapshot)
