@@ -288,19 +288,16 @@ class JetStream:
         self._followers.append(_Follower(self, process, handle, caught_up))
 
     def purge(self, process: Process, stream: str, subject: str, then: Callable[[int | Unavailable], None]) -> None:
+        self.ask(process, partial(self._remove, stream, subject), then)
+
+    def ask(self, process: Process, serve: Callable[[], int], then: Callable[[int | Unavailable], None]) -> None:
+        """Something that JetStream's API answers with a number."""
         little = self.clock.little
-
-        def serve() -> None:
-            if self.away:
-                process.later(little(0.5, 5), lambda: then(Unavailable("no leader")))
-                return
-            purged = self._remove(stream, subject)
-            process.later(little(0.001, 0.02), lambda: then(purged))
-
-        if fault := self.troubles.strikes(process.name, Fault.NO_NATS, Fault.READ_FAILED):
-            process.later(little(0.5, 5), lambda: then(Unavailable(fault)))
+        fault = self.troubles.strikes(process.name, Fault.NO_NATS, Fault.READ_FAILED)
+        if fault or self.away:
+            process.later(little(0.5, 5), lambda: then(Unavailable(fault or "no leader")))
         else:
-            self.clock.after(little(0.001, 0.03), serve)
+            self.clock.after(little(0.001, 0.03), lambda: process.later(little(0.001, 0.02), partial(then, serve())))
 
     # What it does.
 

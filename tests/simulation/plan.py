@@ -74,7 +74,7 @@ def _plot(chance: random.Random, run: str) -> list[Action]:
         return [gone, refused, Action(at + 1, "cancel", run)]
     gone_at = at + chance.uniform(0.5, 6)
     gone = Action(gone_at, chance.choice(("signal gone", "delete bindings", "stop engrams")), run)
-    trap = Action(at, "trap", "", chance.randrange(12), chance.uniform(0.1, 9))
+    trap = Action(at, "trap", "", chance.randrange(16), chance.uniform(0.1, 9))
     return [Action(at, "cancel", run), trap, gone]
 
 

@@ -11,7 +11,7 @@ from exeunt.events.event_types import EventType
 from exeunt.events.subjects import DEADLINES, RUNS, armed_subject
 from exeunt.run.models import Story, StoryRun
 from exeunt.run.snapshot import read_run
-from exeunt_timeout_scheduler import commands
+from exeunt_timeout_scheduler import commands, way
 from exeunt_timeout_scheduler.commands import (
     Ack,
     AckFloor,
@@ -63,6 +63,9 @@ class Scheduler(Process):
         self._facts = nats.consumer(RUNS, "timeout-scheduler", is_heard)
         self._due = nats.consumer(DEADLINES, "timeout-scheduler-due", lambda subject: ".due." in subject)
 
+        self.held_back: set[str] = set()
+        """By uid: runs whose overdue event waited for what the terminators had not acknowledged, of whichever run."""
+
     def begin(self) -> None:
         self._facts.join(self, self._on_event)
         self._due.join(self, self._on_due)
@@ -111,6 +114,8 @@ class Scheduler(Process):
         command = scheduling.receive(heard, self.now())
         self.clock.happened[f"scheduler hears: {type(heard).__name__}"] += 1
         self.clock.happened[f"scheduler: {type(command).__name__}"] += 1
+        if way.Result.UNSETTLED in scheduling.trail:
+            self.held_back.add(scheduling.snapshot.run.uid)
         if not isinstance(command, Hold):
             self.clock.note(self.name, f"{type(heard).__name__} -> {type(command).__name__}")
         then = partial(self._hear, scheduling, end)
@@ -132,7 +137,7 @@ class Scheduler(Process):
                 nats.read(self, RUNS, subject, lambda found: then(_message(found)))
             case GetAckFloor():
                 floor = nats.consumer(RUNS, TERMINATOR, lambda _: False)
-                api.ask(self, lambda: AckFloor(floor.floor), then, Failed)
+                nats.ask(self, lambda: floor.floor, lambda found: then(_or_failed(found, AckFloor)))
             case Publish(snapshot, at, after):
                 message = event_message(
                     EventType.DEADLINE_REACHED, snapshot, source="/exeunt/timeout-scheduler", now=at, context={}

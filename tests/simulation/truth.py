@@ -102,7 +102,7 @@ class Truths:
         truth.was_opted_out |= document["metadata"]["annotations"].get(bobrapet.ENABLED) == "false"
         if not truth.is_fixed or self._nats.wiped_at:  # without RUNS nobody knows what it was at the cancel
             truth.timeouts.add(self._timeout(document))
-            truth.had_no_story |= document["spec"]["storyRef"]["name"] not in self._api.objects[STORY]
+        truth.had_no_story |= document["spec"]["storyRef"]["name"] not in self._api.objects[STORY]
         uid = document["metadata"]["uid"]
         connected = any((ref := each.spec.story_run_ref) and ref.uid == uid for each in self._api.bindings(name))
         live = any(is_live(each, uid) for each in self._api.step_runs(name))
@@ -172,10 +172,10 @@ class Truths:
         if message.headers.get("ce-type") not in (TOPOLOGY_GONE, TOPOLOGY_UP):
             known = self._signals[message.subject]  # known weakness: poison hides what was said there before
             known[:] = [each for each in known if each.gone]
-            return
-        gone = message.headers["ce-type"] == TOPOLOGY_GONE
-        at = seconds(parse_instant(message.headers["ce-time"]))
-        self._signals[message.subject].append(Signaled(at, self._clock.now, gone))
+        else:
+            gone = message.headers["ce-type"] == TOPOLOGY_GONE
+            at = seconds(parse_instant(message.headers["ce-time"]))
+            self._signals[message.subject].append(Signaled(at, self._clock.now, gone))
         for name in self._api.documents:
             self._look(name)
 

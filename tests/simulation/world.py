@@ -92,7 +92,7 @@ class World(Clockwork):
 
     def _is_possible(self, deed: str, name: str) -> bool:
         document = self.api.documents.get(name)
-        return document is not None and is_terminal(document) is (deed == "redrive")
+        return document is not None and (deed == "requests fail" or is_terminal(document) is (deed == "redrive"))
 
     def act(self, action: Action) -> None:
         self.happened[f"action: {action.what}"] += 1
@@ -117,7 +117,8 @@ class World(Clockwork):
         while True:
             self.run(self.now + _STEP)
             set_aside = set[str]().union(*(terminator.set_aside for terminator in self.terminators))
-            self.invariants.check_stops(CALM, set_aside)
+            held_back = set[str]().union(*(scheduler.held_back for scheduler in self.schedulers))
+            self.invariants.check_stops(CALM, set_aside, held_back)
             if self.invariants.stops():
                 done_since = self.now
                 continue
@@ -231,6 +232,10 @@ TRAPS: Final[tuple[tuple[type[Struct], str], ...]] = (
     (commands.Patch, "writes are refused"),
     (commands.LastSignals, "requests fail"),
     (commands.Patch, "delete"),
+    (commands.Delete, "requests fail"),
+    (commands.GetRun, "requests fail"),
+    (commands.CancelChildren, "requests fail"),
+    (commands.List, "requests fail"),
 )
 """When a terminator asks for the first, the second happens, and the request takes long. Even ones uncancel."""
 
