@@ -20,7 +20,7 @@ NEVER = {
     "scheduler hears: Denied",  # permissions of an older version: no world has them
     "watcher hears: RunUndecodable",
     "terminator deciding: dry run",
-    "terminator deciding: by the word of the fact only",  # what is published of a stop is of an unfinished run
+    "terminator deciding: by the word of the event only",  # what is published of a stop is of an unfinished run
 }
 
 
