@@ -149,6 +149,7 @@ class Operator:
         annotations[OBSERVED] = annotations[ASKED]
         annotations.pop(bobrapet.CANCEL_OBSERVED_AT, None)
         metadata = document["metadata"] | {"annotations": annotations, "managedFields": []}
+        metadata["attempt"] = metadata.get("attempt") or 1  # one that was canceled before it was started counts, too
         self.api.write_run(document | {"metadata": metadata, "status": {}})
         self.clock.happened["a run is redriven"] += 1
         self._start(name)
