@@ -47,6 +47,8 @@ class Invariants:
         self.ends: Counter[tuple[str, int, str]] = Counter()
         self.restored_at: list[float] = []
         self._ended_at: dict[tuple[str, int, str], float] = {}
+        self._undone: set[str] = set()
+        """By uid: runs whose end is undone, which end at their deadline (ADR 16)."""
         self._ended_as: set[tuple[str, str]] = set()
         api.on_end.append(self._ended)
         api.on_delete.append(self._deleted)
@@ -97,6 +99,7 @@ class Invariants:
         for key, at in list(self._ended_at.items()):
             if at > then:
                 del self._ended_at[key], self.ends[key]
+                self._undone.add(key[0])
 
     def _stored(self, stream: str, message: StoredMessage) -> None:
         if stream == RUNS and ".outcome." in message.subject:
@@ -138,7 +141,7 @@ class Invariants:
             deadline = observed + max(truth.timeouts | {20.0})
             late = max(0.0, calm_since - deadline)
             assert uid in held_back or now <= max(calm_since, deadline) + late + PATIENCE, f"every stop ends: {name}"
-            if truth.known_since is not None and uid not in set_aside and not truth.was_opted_out:
+            if truth.known_since is not None and uid not in {*set_aside, *self._undone} and not truth.was_opted_out:
                 begun = max(calm_since, truth.known_since, observed, canceled_at if not cancel_observed_at else 0.0)
                 assert now <= begun + PROMPT, f"topology gone and canceled is enough: {name}"
 
