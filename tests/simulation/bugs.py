@@ -81,7 +81,7 @@ def deaf(patch: Patch) -> None:
     judge = bridge.Looking._judge
 
     def never_up(looking: Any, listed: Any) -> Any:
-        return bridge.LookAgain(1.0) if looking._said.gone else judge(looking, listed)
+        return bridge.LookAgain(1.0) if looking._last_signal.gone else judge(looking, listed)
 
     patch.setattr(bridge.Looking, "_judge", never_up)
 
