@@ -10,6 +10,7 @@ import pytest
 from simulate import play_many
 from simulation.bugs import BUGS
 from simulation.coverage import expected
+from simulation.plan import plan
 from simulation.play import play, shrink
 
 SEEDS = 10_000 if os.environ.get("CI") == "true" else 1_000
@@ -58,5 +59,6 @@ def test_what_fails_is_shrunk_to_what_it_takes(monkeypatch: pytest.MonkeyPatch) 
     plant(monkeypatch)
     seed = next(seed for seed in range(MOST_SEEDS) if promise in (play(seed)[1] or ""))
     actions, why = shrink(seed)
-    assert promise in why
-    assert [action.what for action in actions] == ["create", "cancel"]
+    assert play(seed, actions)[1] == why
+    assert 0 < len(actions) < len(plan(seed))
+    assert not any(play(seed, [each for each in actions if each is not action])[1] for action in actions)
