@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install demo up test coverage check docs picture histories fmt bench lock release clean
+.PHONY: help install demo up test simulate coverage check docs picture histories fmt bench lock release clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -26,6 +26,11 @@ test: install  ## all tests, on a real kube-apiserver, etcd, nats-server, Promet
 	@$(BIN)/exeunt up --prometheus --livekit --prepare-only
 	@$(BIN)/python tests/prepare_helm.py
 	@$(BIN)/python -m pytest
+
+SEEDS ?= 10000
+
+simulate: install  ## play SEEDS=10000 simulations of everything, or one with its trace: SEED=123
+	@$(BIN)/python tests/simulate.py $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
 
 coverage: install  ## the same, and which lines and branches they pass through, those of the services' processes among them
 	@$(BIN)/exeunt up --prometheus --livekit --prepare-only

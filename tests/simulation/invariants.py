@@ -1,0 +1,201 @@
+"""What must never happen, and what must have happened in the end. What is broken is an AssertionError at once."""
+
+from collections import Counter
+from collections.abc import Collection, Iterable
+from typing import Final
+
+import msgspec
+
+from exeunt.clock import parse_instant
+from exeunt.events.event_types import Outcome, Verdict
+from exeunt.events.subjects import DEADLINES, LIVEKIT, RUNS, SIGNALS
+from exeunt.run import bobrapet
+from exeunt.run.models import StepRun
+from exeunt.run.snapshot import RunState
+from simulation.apiserver import ApiServer, Document, Standing, is_terminal
+from simulation.clockwork import Clockwork, seconds
+from simulation.jetstream import JetStream, StoredMessage
+from simulation.livekit import LiveKit
+from simulation.operator import Operator
+from simulation.people import STORIES
+from simulation.terminator import Terminator
+from simulation.truth import Truths
+from simulation.watcher import Watcher
+
+FENCE_WAIT: Final = 15.0
+PROMPT: Final = 75.0
+"""Seconds within which a canceled run whose topology is gone ends when nothing fails: the longest back-off, sweeps."""
+PATIENCE: Final = 90.0
+"""The same after its deadline: overdue, a sweep, and the longest back-off."""
+_ON_ITS_WAY: Final = 20.0
+"""Seconds that a request may be on its way."""
+
+_OUTCOME: Final = msgspec.json.Decoder(Outcome)
+
+
+class Invariants:
+    """`most_ahead`: seconds that the clock of a process was ahead of the truth, at the most."""
+
+    def __init__(self, clock: Clockwork, api: ApiServer, nats: JetStream, operator: Operator, livekit: LiveKit) -> None:
+        self.clock = clock
+        self.api = api
+        self.nats = nats
+        self.operator = operator
+        self.livekit = livekit
+        self.most_ahead = 0.0
+        self.truths = Truths(clock, api, nats)
+        self.ends: Counter[tuple[str, int, str]] = Counter()
+        self.restored_at: list[float] = []
+        self._ended_at: dict[tuple[str, int, str], float] = {}
+        self._undone: set[str] = set()
+        """By uid: runs whose end is undone, which end at their deadline (ADR 16)."""
+        self._ended_as: set[tuple[str, str]] = set()
+        api.on_end.append(self._ended)
+        api.on_delete.append(self._deleted)
+        api.on_restore.append(self._restored)
+        nats.on_stored.append(self._stored)
+
+    # What must never happen.
+
+    def _ended(self, before: Document, after: Document, standing: Standing) -> None:
+        annotations, uid, now = before["metadata"]["annotations"], before["metadata"]["uid"], self.clock.now
+        pattern, _, is_enabled = STORIES[before["spec"]["storyRef"]["name"]]
+        truth = self.truths.of(before)
+        self.clock.note("kube-apiserver", f"{before['metadata']['name']} is ended")
+        assert not is_terminal(before), "a run ends once"
+        assert before["spec"].get("cancelRequested"), "a run that is not canceled is not ended"
+        assert annotations.get(bobrapet.ENABLED) != "false", "a run that is opted out is not ended"
+        assert is_enabled or truth.had_no_story, "a run whose Story is opted out is not ended"
+        assert pattern == "realtime", "a run that is not realtime is not ended"
+        cancel_observed_at = annotations.get(bobrapet.CANCEL_OBSERVED_AT)
+        key = uid, before["metadata"].get("attempt", 0), cancel_observed_at or ""
+        self.ends[key] += 1
+        self._ended_at[key] = now
+        self._ended_as.add((uid, after["status"]["finishedAt"]))
+        assert self.ends[key] == 1, "a run ends once in each cancellation"
+        canceled_at = max(self.api.canceled_at.get(uid, now), truth.started_at if key[1] > 1 else 0.0)
+        waited = now + self.most_ahead - canceled_at
+        assert cancel_observed_at or waited >= FENCE_WAIT, "no run is ended before its cancel is observed"
+        observed = seconds(parse_instant(cancel_observed_at)) if cancel_observed_at else canceled_at
+        is_late = now + self.most_ahead >= observed + min(truth.timeouts)
+        was_gone = truth.evident or truth.evident_until >= (standing.looked_at or now)
+        assert is_late or was_gone, "no run is ended early"
+
+    def _deleted(self, step: StepRun, run: RunState) -> None:
+        document = self.api.documents.get(run.name)
+        assert document is not None, "StepRuns of a run that is no more are left alone"
+        if any(self.clock.now - at < _ON_ITS_WAY for at in self.restored_at):
+            return  # what was written has not happened any more when its StepRuns are deleted
+        uid, attempt = self.operator.attempt_of[step.metadata.uid]
+        assert uid == run.uid, "no StepRun of another run is deleted"
+        if (uid, attempt) == (document["metadata"]["uid"], document["metadata"].get("attempt", 0)):
+            same = document["metadata"]["annotations"].get(bobrapet.CANCEL_OBSERVED_AT) == run.cancel_observed_at
+            assert same or is_terminal(document), "no StepRun of a later attempt is deleted"
+            assert is_terminal(document), "StepRuns go after the status was written"
+
+    def _restored(self, then: float) -> None:
+        """What was done since then has not happened."""
+        self.restored_at.append(self.clock.now)
+        for key, at in list(self._ended_at.items()):
+            if at > then:
+                del self._ended_at[key], self.ends[key]
+                self._undone.add(key[0])
+
+    def _stored(self, stream: str, message: StoredMessage) -> None:
+        if stream == RUNS and ".outcome." in message.subject:
+            outcome = _OUTCOME.decode(message.payload)
+            if outcome.verdict is Verdict.FINALIZE and not outcome.dry_run:
+                uid = message.subject.split(".")[4]
+                assert (uid, outcome.finished_at) in self._ended_as, "what is recorded as written was written"
+
+    def said(self, sid: str, since: float, *, gone: bool) -> None:
+        """The bridge publishes that a call is over, or not; it has looked since then."""
+        assert self.livekit.was(sid, since, over=gone), "the bridge says what it has seen"
+
+    # What must have happened in the end.
+
+    def stops(self) -> list[str]:
+        """The runs that Exeunt has to end."""
+        return [
+            name
+            for name, document in self.api.documents.items()
+            if document["spec"].get("cancelRequested")
+            and not is_terminal(document)
+            and not document["metadata"].get("deletionTimestamp")
+            and not bobrapet.is_redriving(document["metadata"]["annotations"])
+            and document["metadata"]["annotations"].get(bobrapet.ENABLED) != "false"
+            and STORIES[document["spec"]["storyRef"]["name"]][::2] == ("realtime", True)
+        ]
+
+    def check_stops(self, calm_since: float, set_aside: Collection[str], held_back: Collection[str]) -> None:
+        """Every stop ends in time, once nothing fails any more; one whose event was `set_aside`, or that was
+        opted out for a while, at its deadline.
+        """
+        now = self.clock.now
+        for name in self.stops():
+            document = self.api.documents[name]
+            uid, truth = document["metadata"]["uid"], self.truths.of(document)
+            cancel_observed_at = document["metadata"]["annotations"].get(bobrapet.CANCEL_OBSERVED_AT)
+            canceled_at = self.api.canceled_at.get(uid, 0.0) + FENCE_WAIT
+            observed = seconds(parse_instant(cancel_observed_at)) if cancel_observed_at else canceled_at
+            deadline = observed + max(truth.timeouts | {20.0})
+            late = max(0.0, calm_since - deadline)
+            assert uid in held_back or now <= max(calm_since, deadline) + late + PATIENCE, f"every stop ends: {name}"
+            if truth.known_since is not None and uid not in {*set_aside, *self._undone} and not truth.was_opted_out:
+                begun = max(calm_since, truth.known_since, observed, canceled_at if not cancel_observed_at else 0.0)
+                assert now <= begun + PROMPT, f"topology gone and canceled is enough: {name}"
+
+    def leaks(self, watchers: Iterable[Watcher], terminators: Iterable[Terminator]) -> str | None:
+        """What is left that should not be, if anything."""
+        for consumer in self.nats.consumers.values():
+            if consumer.stream != LIVEKIT and consumer.unsettled:
+                return f"a message is never settled: {consumer.name} {consumer.unsettled}"
+        unfinished = {name for name, document in self.api.documents.items() if not is_terminal(document)}
+        for watcher in watchers:
+            known = {name for _, name in watcher.machine._projection.known_runs()}
+            if not known <= unfinished:
+                return f"a watcher knows runs that are no more: {known - unfinished}"
+            if watcher.machine._recalling or watcher.machine._reading:
+                return "a watcher waits for ever"
+        for subject, sequence in self.nats.streams[DEADLINES].last.items():
+            message = self.nats.streams[DEADLINES].messages[sequence]
+            due = message.headers.get("nats-schedule")
+            if due is None or seconds(parse_instant(due.removeprefix("@at "))) + 5 < self.clock.now + self.nats.offset:
+                return f"a schedule is left: {subject}"
+        lost = {uid for terminator in terminators for uid in terminator.lost_second_looks | terminator.set_aside}
+        for name, document in self.api.documents.items():
+            if left := self._left_over(name, document, lost):
+                return f"nothing is left of a run that is ended: {left}"
+        return self._wrong_signal()
+
+    def _left_over(self, name: str, document: Document, lost: set[str]) -> list[str]:
+        metadata = document["metadata"]
+        key = (
+            metadata["uid"],
+            metadata.get("attempt", 0),
+            metadata["annotations"].get(bobrapet.CANCEL_OBSERVED_AT) or "",
+        )
+        ended_at = self._ended_at.get(key)
+        excused = metadata["uid"] in lost or metadata["annotations"].get(bobrapet.ENABLED) == "false"
+        disasters = [*self.restored_at, *self.nats.wiped_at]
+        if ended_at is None or not is_terminal(document) or excused or any(at >= ended_at for at in disasters):
+            return []  # what a lost volume makes us forget is left to bobrapet
+        streaming = {binding.spec.engram_name for binding in self.api.bindings(name)}
+        return [
+            each.metadata.name
+            for each in self.api.step_runs(name)
+            if each.metadata.name in streaming or not bobrapet.is_terminal(each.status.phase if each.status else None)
+        ]
+
+    def _wrong_signal(self) -> str | None:
+        looks, signals = self.nats.streams[LIVEKIT], self.nats.streams[SIGNALS]
+        sids = {room.sid for room in self.livekit.rooms.values()}
+        for sequence in looks.last.values():
+            if (sid := msgspec.json.decode(looks.messages[sequence].payload)["sid"]) not in sids:
+                return f"a room that is no more is looked at for ever: {sid}"
+        for sid in sids:
+            last = signals.last.get(f"exeunt.signals._trigger_token.{sid}")
+            gone = last is not None and signals.messages[last].headers["ce-type"].endswith("gone.v1")
+            if gone is not self.livekit.is_over(sid):
+                return f"what is known of {sid} is wrong: {gone}"
+        return None

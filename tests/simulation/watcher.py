@@ -1,0 +1,171 @@
+"""A process of the watcher: its real machine, with the simulated servers around it."""
+
+from functools import partial
+from typing import Any
+
+from exeunt.errors import PoisonEvent
+from exeunt.events.codec import event_message, read_event
+from exeunt.events.signals import read_signal
+from exeunt.events.subjects import RUNS, event_subject
+from exeunt.kube.changes import Change
+from exeunt.kube.resources import STEP_RUNS, STORIES, STORY_RUNS, TRANSPORT_BINDINGS, Resource
+from exeunt.run.models import StoryRun
+from exeunt.run.snapshot import Snapshot
+from exeunt_watcher.commands import (
+    AllSignalsHeard,
+    AlreadyStored,
+    Covered,
+    GetRun,
+    Input,
+    MessageAt,
+    MessageRead,
+    Publish,
+    Recall,
+    Recalled,
+    Refused,
+    Restored,
+    RunRead,
+    Seen,
+    SignalHeard,
+    Stored,
+    Tick,
+)
+from exeunt_watcher.event_types import subject_cancellation
+from exeunt_watcher.machine import Watching
+from simulation import jetstream, settings
+from simulation.apiserver import BINDING, STEP_RUN, STORY, STORY_RUN, ApiServer
+from simulation.apiserver import Change as Written
+from simulation.clockwork import Clockwork
+from simulation.faults import Fault, Troubles
+from simulation.jetstream import JetStream, StoredMessage, Unavailable
+from simulation.processes import Process
+from simulation.watches import Watch
+
+_RESOURCES: dict[str, Resource[Any]] = {
+    STORY: STORIES,
+    BINDING: TRANSPORT_BINDINGS,
+    STEP_RUN: STEP_RUNS,
+    STORY_RUN: STORY_RUNS,
+}
+
+
+class Watcher(Process):
+    def __init__(self, clock: Clockwork, troubles: Troubles, name: str, api: ApiServer, nats: JetStream) -> None:
+        super().__init__(clock, troubles, name)
+        self._api = api
+        self._nats = nats
+        self.watches: dict[str, Watch] = {}
+        self.machine = self._new_machine()
+        api.on_change.append(self._wake)
+
+    @staticmethod
+    def _new_machine() -> Watching:
+        return Watching(
+            (None,),
+            default_timeout=settings.DEFAULT_TIMEOUT,
+            fence_wait=settings.FENCE_WAIT,
+            heartbeats_stale_after=None,
+            sweep_interval=settings.SWEEP_INTERVAL,
+        )
+
+    def begin(self) -> None:
+        self.machine = self._new_machine()
+        self._watch()
+        self._nats.follow(self, self._on_signal, lambda: self._hear(AllSignalsHeard()))
+        self.later(settings.TICK, self._tick)
+
+    def _watch(self) -> None:
+        for watch in self.watches.values():
+            watch.ended = True
+        self.watches = {
+            kind: Watch(self._api, self, kind, partial(self._seen, resource), self._restored)
+            for kind, resource in _RESOURCES.items()
+        }
+
+    def _wake(self, change: Written) -> None:
+        if self.alive:
+            self.watches[change.kind].wake()
+
+    def _restored(self) -> None:
+        self._hear(Restored())
+        self._watch()
+
+    def _seen(self, resource: Resource[Any], change: Change[Any]) -> None:
+        self._hear(Seen(resource, None, change))
+
+    def _on_signal(self, message: StoredMessage) -> None:
+        try:
+            signal = read_signal(message.subject, message.headers, message.payload)
+        except PoisonEvent:
+            return
+        if not signal.is_ahead_of(message.at):
+            self._hear(SignalHeard(signal))
+
+    def _tick(self) -> None:
+        self._hear(Tick())
+        self.later(settings.TICK, self._tick)
+
+    def _hear(self, heard: Input) -> None:
+        self.clock.happened[f"watcher hears: {type(heard).__name__}"] += 1
+        for command in self.machine.receive(heard, self.now()):
+            self.clock.happened[f"watcher: {type(command).__name__}"] += 1
+            match command:
+                case Covered():
+                    pass
+                case Publish(event_type, snapshot):
+                    gone = snapshot.topology.gone.kind if snapshot.topology.gone else "up"
+                    self.clock.note(self.name, f"publishes {event_type} of {snapshot.run.cancellation}: {gone}")
+                    now = self.now()
+                    message = event_message(event_type, snapshot, source="/exeunt/watcher", now=now, context={})
+                    self._nats.publish(self, message, partial(self._published, command, message))
+                case Recall(event_type, snapshot):
+                    subject = event_subject(subject_cancellation(event_type, snapshot), event_type)
+                    self._read(command, subject)
+                case MessageAt(sequence):
+                    self._read(command, sequence)
+                case GetRun():
+                    self._get(command)
+
+    def _published(self, command: Publish, message: Any, answer: jetstream.Answer) -> None:
+        match answer:
+            case jetstream.Stored():
+                self._hear(Stored(command))
+            case jetstream.AlreadyStored(sequence):
+                self._hear(AlreadyStored(command, sequence))
+            case jetstream.NotStored():
+                self._hear(Refused(command))
+            case Unavailable():
+                publish = partial(self._nats.publish, self, message, partial(self._published, command, message))
+                self.later(self.clock.little(0.2, 2), publish)
+
+    def _read(self, command: Recall | MessageAt, where: str | int) -> None:
+        self._nats.read(self, RUNS, where, partial(self._have_read, command, where))
+
+    def _have_read(
+        self, command: Recall | MessageAt, where: str | int, found: StoredMessage | Unavailable | None
+    ) -> None:
+        if isinstance(found, Unavailable):
+            self.later(self.clock.little(0.2, 2), partial(self._read, command, where))
+        elif isinstance(command, Recall):
+            self._hear(Recalled(command, _snapshot(found)))
+        else:
+            self._hear(MessageRead(command, _snapshot(found)))
+
+    def _get(self, command: GetRun) -> None:
+        _, name = command.key
+        self._api.ask(self, lambda: self._api.run(name), partial(self._got, command), lambda _: Fault.UNAVAILABLE)
+
+    def _got(self, command: GetRun, run: StoryRun | Fault | None) -> None:
+        if isinstance(run, Fault):
+            self.later(self.clock.little(0.2, 2), partial(self._get, command))
+        else:
+            self._hear(RunRead(command, run))
+
+
+def _snapshot(message: StoredMessage | None) -> Snapshot | None:
+    if message is None:
+        return None
+    try:
+        return read_event(message.headers, message.payload).snapshot
+    except PoisonEvent:  # an outcome, say, where streams were made anew
+        return None

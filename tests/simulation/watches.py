@@ -1,0 +1,133 @@
+"""A list and a watch of one kind, as `exeunt.kube.list_watch` follows it: at its own pace, broken and listed anew, and
+so behind the others and blind to what came and went in between (ADR 22).
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
+
+from exeunt.kube.changes import Change, Changed, Missing, Relisted, Removed
+from exeunt.run import bobrapet
+from exeunt.run.models import KubeObject, StepRun, StoryRun
+from simulation.apiserver import ApiServer
+from simulation.faults import Fault
+from simulation.processes import Process
+
+_SELDOM: Final = 0.3
+"""How many of the events break a watch while watches break."""
+_LONGEST_DELAY: Final = 10.0
+
+
+class Watch:
+    """`hand` takes one change after another; `rewound` is told when history went back."""
+
+    def __init__(
+        self,
+        api: ApiServer,
+        process: Process,
+        kind: str,
+        hand: Callable[[Change[Any]], None],
+        rewound: Callable[[], None],
+    ) -> None:
+        self._api = api
+        self._process = process
+        self._kind = kind
+        self._hand = hand
+        self._rewound = rewound
+        self._known: dict[tuple[str, str], tuple[str, int]] = {}
+        self._latest = 0
+        self._position: int | None = None  # in the changes of its kind; None while it has to list
+        self._failures = 0
+        self._lag = api.clock.little(0.001, 0.3)
+        self._busy = False
+        self.ended = False
+        process.later(api.clock.little(0.001, 0.1), self._list)
+
+    def _list(self) -> None:
+        if self.ended:
+            return
+        api, process = self._api, self._process
+        troubles = api.troubles
+        if troubles.strikes(process.name, Fault.NO_API, Fault.UNAVAILABLE, Fault.FORBIDDEN, Fault.EXPIRED):
+            self._failures += 1
+            self._retry()
+            return
+        slow = troubles.strikes(process.name, Fault.SLOW_LIST)
+        api.clock.after(
+            api.clock.little(0.001, 0.05), partial(self._serve_list, api.clock.little(1, 10) if slow else 0.01)
+        )
+
+    def _serve_list(self, delay: float) -> None:
+        api = self._api
+        items = [item for item in api.objects[self._kind].values() if not _is_finished(item)]
+        position = len(api.changes[self._kind])
+        self._process.later(delay, partial(self._listed, items, api.version, position))
+
+    def _listed(self, items: list[KubeObject], version: int, position: int) -> None:
+        if self.ended:
+            return
+        listed = {item.metadata.key: (item.metadata.uid, int(item.metadata.resource_version)) for item in items}
+        missing = []
+        older = version < self._latest
+        for key, (uid, known) in self._known.items():
+            now = listed.get(key)
+            if now is None or now[0] != uid:
+                missing.append(Missing(key, uid))
+            else:
+                older |= now[1] < known
+        if older:
+            self._api.clock.happened["history went back"] += 1
+            self._rewound()
+            return
+        self._api.clock.happened["a kind was listed anew" if self._known else "a kind was listed"] += 1
+        self._failures, self._known, self._latest, self._position = 0, listed, version, position
+        self._hand(Relisted(items, tuple(missing)))
+        self.wake()
+
+    def wake(self) -> None:
+        """There is something new."""
+        if self._position is None or self._busy or self.ended:
+            return
+        self._busy = True
+        slow = self._api.troubles.strikes(self._process.name, Fault.SLOW_WATCH)
+        self._process.later(self._api.clock.little(1, 6) if slow else self._lag, self._read)
+
+    def _read(self) -> None:
+        self._busy = False
+        if self._position is None or self.ended:
+            return
+        api = self._api
+        if (
+            api.troubles.strikes(self._process.name, Fault.NO_API, Fault.WATCH_BROKEN, Fault.EXPIRED)
+            and api.clock.chance.random() < _SELDOM
+        ):
+            self.break_off()
+            return
+        changes = api.changes[self._kind]
+        if self._position >= len(changes):
+            return
+        change = changes[self._position]
+        self._position += 1
+        self._latest = change.version
+        key = change.object.metadata.key
+        if change.gone:
+            self._known.pop(key, None)
+            self._hand(Removed(change.object))
+        else:
+            self._known[key] = change.object.metadata.uid, change.version
+            self._hand(Changed(change.object))
+        self.wake()
+
+    def break_off(self) -> None:
+        """It ended before its time: what follows is a list."""
+        if self._position is not None:
+            self._position = None
+            self._retry()
+
+    def _retry(self) -> None:
+        longest = min(_LONGEST_DELAY, 0.25 * 2**self._failures)
+        self._process.later(self._api.clock.little(longest / 2, longest), self._list)
+
+
+def _is_finished(item: KubeObject) -> bool:
+    return isinstance(item, StoryRun | StepRun) and item.status is not None and bobrapet.is_terminal(item.status.phase)
