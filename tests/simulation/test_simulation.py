@@ -22,6 +22,7 @@ NEVER = {
     "watcher hears: RunUndecodable",
     "terminator deciding: dry run",
     "terminator deciding: by the word of the event only",  # what is published of a stop is of an unfinished run
+    "scheduler asking: failed",  # once in some ten thousand: few runs are overdue (tests/core/test_deadlines.py)
 }
 
 
@@ -33,7 +34,7 @@ def test_nothing_is_broken_by_any_seed() -> None:
         happened += seen
     assert not failures, f"make simulate SEED={failures[0].seed}"
     missing = {what for what in expected() - NEVER if not happened[what]}
-    assert SEEDS < ENOUGH_TO_SEE_ALL or not missing
+    assert SEEDS < ENOUGH_TO_SEE_ALL or not missing, missing
 
 
 def test_one_seed_decides_everything() -> None:

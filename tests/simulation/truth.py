@@ -43,6 +43,7 @@ class Truth:
         self.timeouts: set[float] = set()
         """Those that its Story had until the cancel was published."""
         self.had_no_story = False
+        self.was_signaled = False
         self.was_opted_out = False
         self.is_fixed = False
         self.established_published = False
@@ -102,18 +103,20 @@ class Truths:
         truth.was_opted_out |= document["metadata"]["annotations"].get(bobrapet.ENABLED) == "false"
         if not truth.is_fixed or self._nats.wiped_at:  # without RUNS nobody knows what it was at the cancel
             truth.timeouts.add(self._timeout(document))
-        truth.had_no_story |= document["spec"]["storyRef"]["name"] not in self._api.objects[STORY]
+            truth.had_no_story |= document["spec"]["storyRef"]["name"] not in self._api.objects[STORY]
         uid = document["metadata"]["uid"]
         connected = any((ref := each.spec.story_run_ref) and ref.uid == uid for each in self._api.bindings(name))
         live = any(is_live(each, uid) for each in self._api.step_runs(name))
         truth.established |= connected
         truth.had_steps |= live or name in self._unowned
         by_hub = hub_says_gone(document)
+        signaled = self._is_signaled(truth, document)
+        truth.was_signaled |= signaled
         evident = (
             by_hub
             or (truth.established and not connected)
             or bool(document["spec"].get("cancelRequested") and truth.had_steps and not live)
-            or self._is_signaled(truth, document)
+            or signaled
         )
         if evident or truth.evident:
             truth.evident_until = now
