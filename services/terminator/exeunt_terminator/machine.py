@@ -232,10 +232,10 @@ class Stopping:
         if self.failure is not None:
             return GiveBack(self.failure, self._back_off)
         if self._not_due_for is not None:
-            why = f"{self._event.event_type} was said, but by this machine's clock it has not come"
+            why = f"{self._event.event_type} was published, but by this machine's clock it has not come"
             return GiveBack(why, min(self._not_due_for, _LONGEST_WAIT), not_yet=True)
         return GiveBack(
-            f"{self._event.event_type} was said, but the topology is up again", self._back_off, not_yet=True
+            f"{self._event.event_type} was published, but the topology is up again", self._back_off, not_yet=True
         )
 
     def _check(self) -> Command | Result:
@@ -282,10 +282,8 @@ class Stopping:
         anew = self.written_at is not None or self.trail[-1].verdict is Verdict.FAILED
         if isinstance(heard, AlreadyStored) and anew:
             # What has come after the event, when this is its first delivery, was stored by a try that got no answer.
-            event_type = self._delivered
-            self.recorded = (
-                event_type is not None and heard.sequence > event_type.sequence and event_type.deliveries == 1
-            )
+            delivered = self._delivered
+            self.recorded = delivered is not None and heard.sequence > delivered.sequence and delivered.deliveries == 1
             if not self.recorded and self._outcome_at is None:
                 self._outcome_at = heard.sequence
                 return Result.IN_VAIN
