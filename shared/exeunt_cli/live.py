@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from exeunt.bus.connection import Bus
 from exeunt.bus.recall import recalled
+from exeunt.events.event_types import cancellation_of
 from exeunt.kube.changes import Relisted
 from exeunt.kube.client import KubeClient
 from exeunt.kube.errors import NotFound, Undecodable
@@ -22,7 +23,6 @@ from exeunt_cli.options import Cluster
 from exeunt_cli.output import print_note
 from exeunt_cli.source import signals_about
 from exeunt_watcher.commands import AllSignalsHeard, Recall, Recalled, Seen, SignalHeard
-from exeunt_watcher.event_types import subject_cancellation
 from exeunt_watcher.machine import Watching, selector
 
 _REQUEST_TIMEOUT: Final = 5.0
@@ -120,6 +120,6 @@ async def _watched(listed: Mapping[Resource[Any], list[Any]], bus: Bus | None, s
     found = {run.metadata.key: machine.peek(run.metadata.key, now) for run in runs}  # for one that has ended
     for asked in machine.receive(AllSignalsHeard(), now):
         if bus is not None and isinstance(asked, Recall):
-            cancellation = subject_cancellation(asked.event_type, asked.snapshot)
+            cancellation = cancellation_of(asked.event_type, asked.snapshot.run)
             machine.receive(Recalled(asked, await recalled(bus, cancellation, asked.event_type)), now)
     return [seen for key, ended in found.items() if (seen := machine.peek(key, now) or ended) is not None]

@@ -8,7 +8,7 @@ from typing import Any
 
 from core.objects import FENCE_WAIT
 from exeunt.events.codec import event_message, read_event
-from exeunt.events.event_types import EventType
+from exeunt.events.event_types import EventType, cancellation_of
 from exeunt.events.messages import Message
 from exeunt.events.subjects import event_subject
 from exeunt.kube.changes import Relisted
@@ -33,7 +33,6 @@ from exeunt_watcher.commands import (
     Stored,
     Tick,
 )
-from exeunt_watcher.event_types import subject_cancellation
 from exeunt_watcher.machine import RESOURCES, Watching
 from exeunt_watcher.projection import Projection
 
@@ -120,7 +119,7 @@ class Watcher:
                     return Stored(asked)
                 return AlreadyStored(asked, self._stream.sequences[message.subject])
             case Recall(event_type, snapshot):
-                return Recalled(asked, self._stream.published(subject_cancellation(event_type, snapshot), event_type))
+                return Recalled(asked, self._stream.published(cancellation_of(event_type, snapshot.run), event_type))
             case MessageAt(sequence):
                 return MessageRead(asked, self._stream.at(sequence))
             case GetRun():

@@ -5,6 +5,7 @@ from typing import Any
 
 from exeunt.errors import PoisonEvent
 from exeunt.events.codec import event_message, read_event
+from exeunt.events.event_types import cancellation_of
 from exeunt.events.signals import read_signal
 from exeunt.events.subjects import RUNS, event_subject
 from exeunt.kube.changes import Change
@@ -30,7 +31,6 @@ from exeunt_watcher.commands import (
     Stored,
     Tick,
 )
-from exeunt_watcher.event_types import subject_cancellation
 from exeunt_watcher.machine import Watching
 from simulation import jetstream, settings
 from simulation.apiserver import BINDING, STEP_RUN, STORY, STORY_RUN, ApiServer
@@ -119,7 +119,7 @@ class Watcher(Process):
                     message = event_message(event_type, snapshot, source="/exeunt/watcher", now=now, context={})
                     self._nats.publish(self, message, partial(self._published, command, message))
                 case Recall(event_type, snapshot):
-                    subject = event_subject(subject_cancellation(event_type, snapshot), event_type)
+                    subject = event_subject(cancellation_of(event_type, snapshot.run), event_type)
                     self._read(command, subject)
                 case MessageAt(sequence):
                     self._read(command, sequence)

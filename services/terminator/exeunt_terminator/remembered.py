@@ -3,7 +3,7 @@
 from typing import Final
 
 from exeunt.events.codec import ReceivedEvent
-from exeunt.events.event_types import EventType, episode_of
+from exeunt.events.event_types import EventType, cancellation_of
 from exeunt.events.subjects import event_subject
 from exeunt.run.snapshot import Snapshot
 
@@ -20,7 +20,7 @@ class Remembered:
 
     def keep(self, event: ReceivedEvent) -> None:
         """Of several events of one cancel the first counts, as in the stream."""
-        subject = event_subject(episode_of(event.event_type, event.snapshot.run), event.event_type)
+        subject = event_subject(cancellation_of(event.event_type, event.snapshot.run), event.event_type)
         if event.event_type is not EventType.CANCEL_REQUESTED or subject in self._snapshots:
             return
         self._snapshots[subject] = event.snapshot

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from exeunt.bus.connection import Bus
 from exeunt.bus.delivery import back_off
 from exeunt.events.codec import ReceivedEvent, event_message, read_event
-from exeunt.events.event_types import STOPPING_EVENT_TYPES, EventType, Outcome, episode_of
+from exeunt.events.event_types import STOPPING_EVENT_TYPES, EventType, Outcome, cancellation_of
 from exeunt.events.messages import Message
 from exeunt.events.subjects import armed_subject, event_subject
 from exeunt.kube.client import KubeClient
@@ -170,7 +170,7 @@ class StandIn:
                     case watch.Publish():
                         inputs.append(self._publish(command))
                     case watch.Recall(event_type, snapshot):
-                        subject = event_subject(episode_of(event_type, snapshot.run), event_type)
+                        subject = event_subject(cancellation_of(event_type, snapshot.run), event_type)
                         inputs.append(watch.Recalled(command, self._remembered.at(subject)))
                     case watch.MessageAt(sequence):
                         inputs.append(watch.MessageRead(command, self._snapshots.get(sequence)))
@@ -183,7 +183,7 @@ class StandIn:
         self._hear(await self._reads.answer(asked))
 
     def _publish(self, asked: watch.Publish) -> watch.Stored | watch.AlreadyStored:
-        subject = event_subject(episode_of(asked.event_type, asked.snapshot.run), asked.event_type)
+        subject = event_subject(cancellation_of(asked.event_type, asked.snapshot.run), asked.event_type)
         if (sequence := self._published.get(subject)) is not None:
             return watch.AlreadyStored(asked, sequence)
         self._events += 1

@@ -13,7 +13,7 @@ from exeunt.bus.errors import BusUnavailable, PublishRefused
 from exeunt.bus.publisher import message_at, publish
 from exeunt.bus.recall import recalled, snapshot_of
 from exeunt.events.codec import event_message
-from exeunt.events.event_types import EventType
+from exeunt.events.event_types import EventType, cancellation_of
 from exeunt.events.subjects import RUNS
 from exeunt.kube.client import KubeClient
 from exeunt.kube.errors import ApiError, ApiUnavailable, NotFound, Undecodable
@@ -40,8 +40,6 @@ from exeunt_watcher.commands import (
     RunUndecodable,
     Stored,
 )
-from exeunt_watcher.event_types import subject_cancellation
-from exeunt_watcher.projection import Key
 
 SOURCE: Final = "/exeunt/watcher"
 _PUBLISH_DEADLINE: Final = 30.0
@@ -77,7 +75,7 @@ class Calls:
                     return Refused(asked)
             case Recall(event_type, snapshot):
                 bind_run(snapshot.run.cancellation)
-                of = subject_cancellation(event_type, snapshot)
+                of = cancellation_of(event_type, snapshot.run)
                 return Recalled(asked, await self._insist(f"recall {event_type}", recalled, self._bus, of, event_type))
             case MessageAt(sequence, snapshot):
                 bind_run(snapshot.run.cancellation)
@@ -87,7 +85,7 @@ class Calls:
     async def _insist(self, what: str, call: Callable[..., Awaitable[T]], *arguments: object) -> T:
         return await insist(what, partial(call, *arguments), on_failure=self._on_failure)
 
-    async def _read(self, key: Key) -> StoryRun | None:
+    async def _read(self, key: tuple[str, str]) -> StoryRun | None:
         """The run, if it is there. Raises Undecodable, and ApiUnavailable for any refusal: then it is asked again."""
         try:
             return await self._kube.get(STORY_RUNS, *key)

@@ -8,8 +8,7 @@ safety net.
 from collections.abc import Callable
 from typing import Final
 
-from exeunt.events.event_types import EventType
-from exeunt.run.cancellations import Cancellation
+from exeunt.events.event_types import EventType, cancellation_of
 from exeunt.run.snapshot import Snapshot
 
 
@@ -72,13 +71,6 @@ def standing(snapshot: Snapshot) -> list[EventType]:
 def _held(event_type: EventType, previous: Snapshot | None, current: Snapshot) -> bool:
     return (
         previous is not None
-        and subject_cancellation(event_type, previous) == subject_cancellation(event_type, current)
+        and cancellation_of(event_type, previous.run) == cancellation_of(event_type, current.run)
         and holds(event_type, previous)
     )
-
-
-def subject_cancellation(event_type: EventType, snapshot: Snapshot) -> Cancellation:
-    """The cancellation that `event_type` is published for: a topology is established once in an attempt, before
-    bobrapet has observed a cancel.
-    """
-    return snapshot.run.attempt_key if event_type is EventType.TOPOLOGY_ESTABLISHED else snapshot.run.cancellation

@@ -9,7 +9,7 @@ import msgspec
 from exeunt.clock import format_instant
 from exeunt.errors import PoisonEvent
 from exeunt.events import cloudevents
-from exeunt.events.event_types import EventType, Outcome, episode_of
+from exeunt.events.event_types import EventType, Outcome, cancellation_of
 from exeunt.events.messages import Message
 from exeunt.events.subjects import event_subject, outcome_subject
 from exeunt.run.cancellations import Cancellation
@@ -39,7 +39,7 @@ def event_message(
 
     `context` is W3C trace context for the headers.
     """
-    cancellation = episode_of(event_type, snapshot.run)
+    cancellation = cancellation_of(event_type, snapshot.run)
     return Message(
         subject=event_subject(cancellation, event_type),
         payload=msgspec.json.encode(snapshot),

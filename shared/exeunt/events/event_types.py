@@ -34,7 +34,7 @@ STOPPING_EVENT_TYPES: Final = (EventType.CANCEL_REQUESTED, EventType.TOPOLOGY_TE
 """Events on which a run may be finalized: the terminator hears these and no others."""
 
 
-def episode_of(event_type: EventType, run: RunState) -> Cancellation:
+def cancellation_of(event_type: EventType, run: RunState) -> Cancellation:
     """The cancellation that `event_type` is published for: a topology is established once in an attempt, before
     bobrapet has observed a cancel.
     """

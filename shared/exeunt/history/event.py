@@ -14,7 +14,7 @@ from exeunt.clock import parse_instant
 from exeunt.errors import PoisonEvent
 from exeunt.events import cloudevents
 from exeunt.events.codec import TYPE_PREFIX, VERSION, read_event
-from exeunt.events.event_types import EventType, Outcome, episode_of
+from exeunt.events.event_types import EventType, Outcome, cancellation_of
 from exeunt.events.subjects import event_subject, outcome_subject
 from exeunt.history.record import Problem, Record
 from exeunt.run.cancellations import Cancellation
@@ -65,7 +65,7 @@ def understand(record: Record) -> Event:
     if attributes.type == _OUTCOME_TYPE:
         return _outcome(record, at, service, attributes)
     recorded = read_event(record.headers, record.data)
-    cancellation = episode_of(recorded.event_type, recorded.snapshot.run)
+    cancellation = cancellation_of(recorded.event_type, recorded.snapshot.run)
     if record.subject != event_subject(cancellation, recorded.event_type):
         raise PoisonEvent(f"{recorded.event_type} of {cancellation} on the subject of something else, {record.subject}")
     return RunEvent(record, at, service, cancellation, recorded.event_type, recorded.snapshot)
