@@ -94,7 +94,7 @@ async def test_a_component_fits_on_top(kubectl: Kubectl, tmp_path: Path, compone
 
 RIGHTS_OF_COMPONENTS = {
     "events": {("exeunt-terminator", "create", "events")},
-    "sub-stories": {("exeunt-terminator", "list", "storyruns"), ("exeunt-terminator", "patch", "storyruns")},
+    "sub-stories": {("exeunt-terminator", "patch", "storyruns")},
 }
 
 
