@@ -51,8 +51,8 @@ async def look_for_a_majority(bus: Bus, stream: str, consumer: str) -> NoReturn:
 async def report_lag(
     bus: Bus, stream: str, consumer: str, label: str, report: Callable[[str | None], None]
 ) -> NoReturn:
-    """Ask for ever, measure it as `label`, and `tell` what is wrong, or None. What NATS does not answer is asked again
-    next time; the pull loop says what is wrong then.
+    """Ask for ever, measure it as `label`, and `report` what is wrong, or None. What NATS does not answer is asked
+    again next time; the pull loop says what is wrong then.
     """
     reported: str | None = None
     while True:

@@ -3,14 +3,18 @@
 RUNS holds each run's history. A subject names the run, the cancellation and the event, so "the last sequence on this
 subject must be 0" makes an event exactly-once (ADR 3), and one run's history is found without a scan.
 
-    exeunt.runs.<namespace>.<name>.<uid>.<episode>.<fact>            events (watcher, timeout-scheduler)
-    exeunt.runs.<namespace>.<name>.<uid>.<episode>.outcome.<fact>    what the terminator decided from that event
-    exeunt.deadlines.armed.<namespace>.<name>.<uid>.<episode>        a pending message schedule
-    exeunt.deadlines.due.<namespace>.<name>.<uid>.<episode>          a schedule that has come due
-    exeunt.signals.<namespace>.<name>                                published by others about its topology (`signals`)
-    exeunt.signals._trigger_token.<token>                            the same, of the runs that were started for a token
-    exeunt.livekit.rooms.<sid>                                       a room that the LiveKit bridge has to look at
-    exeunt.deadletters.<consumer>                                    messages set aside, with their reason
+    exeunt.runs.<namespace>.<name>.<uid>.<cancellation>.<event type>
+                                                         events (watcher, timeout-scheduler)
+    exeunt.runs.<namespace>.<name>.<uid>.<cancellation>.outcome.<event type>
+                                                         what the terminator decided from that event
+    exeunt.deadlines.armed.<namespace>.<name>.<uid>.<cancellation>
+                                                         a pending message schedule
+    exeunt.deadlines.due.<namespace>.<name>.<uid>.<cancellation>
+                                                         a schedule that has come due
+    exeunt.signals.<namespace>.<name>                    published by others about its topology (`signals`)
+    exeunt.signals._trigger_token.<token>                the same, of the runs that were started for a token
+    exeunt.livekit.rooms.<sid>                           a room that the LiveKit bridge has to look at
+    exeunt.deadletters.<consumer>                        messages set aside, with their reason
 
 Object names may hold dots, which separate subject tokens; they are written as "_", which no object name may hold. A
 trigger token may hold anything: what is not a letter, a digit, "_" or "-" is percent-encoded.
