@@ -1,6 +1,7 @@
 """Carries out what a stop asks for, but for recording it: calls to the kube-apiserver, and reads of SIGNALS."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -10,6 +11,7 @@ from exeunt.bus.connection import Bus
 from exeunt.bus.errors import BusUnavailable
 from exeunt.bus.recall import last_signals
 from exeunt.errors import ExeuntError
+from exeunt.events.codec import ReceivedEvent
 from exeunt.kube.client import KubeClient
 from exeunt.kube.errors import ApiError, ApiUnavailable, Conflict, Forbidden, NotFound, Undecodable, Unprocessable
 from exeunt.kube.resources import STEP_RUNS, STORY_RUNS, TRANSPORT_BINDINGS, Resource, T
@@ -22,6 +24,8 @@ from exeunt_terminator.commands import (
     ConditionLost,
     Delete,
     Deleted,
+    Delivered,
+    End,
     Failed,
     GetRun,
     Input,
@@ -30,11 +34,14 @@ from exeunt_terminator.commands import (
     Listed,
     Patch,
     Question,
+    Record,
     Refused,
     RunRead,
     Signals,
     Written,
 )
+from exeunt_terminator.machine import Stopping
+from exeunt_terminator.measures import stop_ended
 from exeunt_terminator.sub_stories import cancel_children
 
 _TO_BE_TRIED_AGAIN: Final = (ApiUnavailable, ApiError, BusUnavailable, Undecodable)
@@ -43,13 +50,32 @@ log = structlog.get_logger()
 
 
 class Calls:
-    """The calls of one stop. `error` is the last answer that was none, or not the one that was hoped for."""
+    """The calls of one stop. Without a `bus` there are no signals. `error` is the last answer that was none, or not the
+    one that was hoped for.
+    """
 
-    def __init__(self, kube: KubeClient, bus: Bus, settings: Settings) -> None:
+    def __init__(self, kube: KubeClient, bus: Bus | None, settings: Settings) -> None:
         self.error: ExeuntError | None = None
         self._kube = kube
         self._bus = bus
         self._fence_wait = settings.fence_wait
+
+    async def carry_out(
+        self,
+        stopping: Stopping,
+        event: ReceivedEvent,
+        delivered: Delivered,
+        record: Callable[[Record], Awaitable[Input]],
+    ) -> End:
+        """All that the stop asks for, as far as this delivery brings it; `record` stores what it wants recorded."""
+        heard: Input = delivered
+        measured = False
+        while not isinstance(command := stopping.receive(heard, datetime.now(UTC)), End):
+            if stopping.written_at is not None and not measured:
+                stop_ended(event, delivered.stored_at, stopping.snapshot, at=datetime.now(UTC))
+                measured = True
+            heard = await (record(command) if isinstance(command, Record) else self.answer(command))
+        return command
 
     async def answer(self, asked: Question) -> Input:
         try:
@@ -66,7 +92,8 @@ class Calls:
             case List(run, step_runs, bindings):
                 return await self._list(run, step_runs=step_runs, bindings=bindings)
             case LastSignals(run):
-                return Signals(tuple(await last_signals(self._bus, run.namespace, run.name, run.trigger_token)))
+                token, bus = run.trigger_token, self._bus
+                return Signals(tuple(await last_signals(bus, run.namespace, run.name, token)) if bus else ())
             case Delete():
                 return await self._delete(asked)
             case CancelChildren(run):

@@ -33,10 +33,9 @@ from exeunt.telemetry.logs import bind_run
 from exeunt.telemetry.tracing import processing
 from exeunt_terminator import commands
 from exeunt_terminator.calls import Calls
-from exeunt_terminator.commands import Delivered, End, GiveBack, Input, LastSignals, Record, SecondLook, Signals
+from exeunt_terminator.commands import Delivered, End, GiveBack, Input, Record, SecondLook
 from exeunt_terminator.kubernetes_events import KubernetesEvents
 from exeunt_terminator.machine import Stopping
-from exeunt_terminator.measures import stop_ended
 from exeunt_terminator.remembered import Remembered
 from exeunt_terminator.unpublished import Done, Unpublished
 from exeunt_timeout_scheduler import commands as deadline
@@ -86,7 +85,6 @@ class StandIn:
         self._kubernetes_events = events
         self._remembered = remembered
         self._unpublished = unpublished
-        self._bus = bus
         self._reads = watcher_calls.Calls(kube, bus, on_failure=lambda: None)
         self._namespaces = settings.namespaces or (None,)
         self._machine = Watching(
@@ -275,41 +273,34 @@ class StandIn:
     ) -> End:
         settings = self._settings
         stopping = Stopping(event, dry_run=settings.dry_run, propagate_cancel=settings.propagate_cancel)
-        calls = Calls(self._kube, self._bus, settings)
-        heard: Input = Delivered(
+        calls = Calls(self._kube, None, settings)
+        delivered = Delivered(
             0,
             deliveries,
             since,
             back_off=timedelta(seconds=back_off(deliveries)),
             clock_trouble=self._kube.clock.differs(settings.clock_tolerance.total_seconds()),
         )
-        measured = False
         with processing(
             event.event_type, event.snapshot, message.headers, consumer=CONSUMER, delivery=deliveries
         ) as hop:
-            while not isinstance(command := stopping.receive(heard, datetime.now(UTC)), End):
-                if stopping.written_at is not None and not measured:
-                    stop_ended(event, since, stopping.snapshot, at=datetime.now(UTC))
-                    measured = True
-                match command:
-                    case Record(outcome, after) if len(outcomes) > after:
-                        heard = commands.AlreadyStored(len(outcomes))
-                    case Record(outcome):
-                        hop.decided(outcome.trail)
-                        outcomes.append(outcome)
-                        marked = replace(outcome, without_bus=True)
-                        self._unpublished.add(Done(message, event, marked, SOURCE, datetime.now(UTC)))
-                        heard = commands.Stored()
-                    case LastSignals():
-                        heard = Signals(())
-                    case _:
-                        heard = await calls.answer(command)
+
+            async def record(command: Record) -> Input:
+                if len(outcomes) > command.after:
+                    return commands.AlreadyStored(len(outcomes))
+                hop.decided(command.outcome.trail)
+                outcomes.append(command.outcome)
+                marked = replace(command.outcome, without_bus=True)
+                self._unpublished.add(Done(message, event, marked, SOURCE, datetime.now(UTC)))
+                return commands.Stored()
+
+            end = await calls.carry_out(stopping, event, delivered, record)
             if stopping.failure is not None:
                 hop.failed(calls.error or stopping.failure)
-        self._tell(event, stopping)
-        return command
+        self._report(event, stopping)
+        return end
 
-    def _tell(self, event: ReceivedEvent, stopping: Stopping) -> None:
+    def _report(self, event: ReceivedEvent, stopping: Stopping) -> None:
         if stopping.failure is not None:
             log.warning("stop not done yet", fact=event.event_type, error=stopping.failure, next_at=stopping.next_at)
         if not stopping.recorded:

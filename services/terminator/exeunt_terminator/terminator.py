@@ -1,6 +1,7 @@
 """Takes events from the stream and carries out what their stops ask for. `machine` decides, `calls` asks."""
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Final
 
 import structlog
@@ -22,7 +23,6 @@ from exeunt_terminator.calls import Calls
 from exeunt_terminator.commands import Delivered, End, Failed, GiveBack, Input, Record, SecondLook
 from exeunt_terminator.kubernetes_events import KubernetesEvents
 from exeunt_terminator.machine import Stopping
-from exeunt_terminator.measures import stop_ended
 from exeunt_terminator.remembered import Remembered
 
 SOURCE: Final = "/exeunt/terminator"
@@ -74,26 +74,18 @@ class Terminator:
         stopping = Stopping(event, dry_run=settings.dry_run, propagate_cancel=settings.propagate_cancel)
         calls = Calls(self._kube, self._bus, settings)
         deliveries = delivery.num_delivered
-        heard: Input = Delivered(
+        delivered = Delivered(
             delivery.stream_sequence,
             deliveries,
             delivery.timestamp,
             back_off=timedelta(seconds=back_off(deliveries)),
             clock_trouble=self.clock_trouble(),
         )
-        measured = False
-        while not isinstance(command := stopping.receive(heard, datetime.now(UTC)), End):
-            if stopping.written_at is not None and not measured:
-                stop_ended(event, delivery.timestamp, stopping.snapshot, at=datetime.now(UTC))
-                measured = True
-            if isinstance(command, Record):
-                heard = await self._record(command, event, calls, hop)
-            else:
-                heard = await calls.answer(command)
-        self._report(event, stopping, command, calls, hop)
-        return command
+        end = await calls.carry_out(stopping, event, delivered, partial(self._record, event, calls, hop))
+        self._report(event, stopping, end, calls, hop)
+        return end
 
-    async def _record(self, command: Record, event: ReceivedEvent, calls: Calls, hop: Hop) -> Input:
+    async def _record(self, event: ReceivedEvent, calls: Calls, hop: Hop, command: Record) -> Input:
         if not command.after:
             hop.decided(command.outcome.trail)
         message = outcome_message(
