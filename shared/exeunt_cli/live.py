@@ -4,7 +4,7 @@ Read with the rights of whoever asks (KUBECONFIG, or --kubeconfig and --context)
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -24,6 +24,9 @@ from exeunt_cli.output import print_note
 from exeunt_cli.source import signals_about
 from exeunt_watcher.commands import AllSignalsHeard, Recall, Recalled, Seen, SignalHeard
 from exeunt_watcher.machine import Watching, selector
+
+Listed = dict[Resource[Any], list[Any]]
+"""Objects by their kind."""
 
 _REQUEST_TIMEOUT: Final = 5.0
 _RETRY_BUDGET: Final = 5.0
@@ -56,25 +59,23 @@ async def look(namespace: str, name: str, bus: Bus, settings: Settings, cluster:
             run = await kube.get(STORY_RUNS, namespace, name)
         except NotFound:
             return None
-        seen: dict[Resource[Any], list[Any]] = {STORY_RUNS: [run], STORIES: await _stories(kube, [run])}
+        seen: Listed = {STORY_RUNS: [run], STORIES: await _stories(kube, [run])}
         naming = f"spec.storyRunRef.name={name}"
         seen[STEP_RUNS] = (await kube.list(STEP_RUNS, namespace, field_selector=naming)).items
         seen[TRANSPORT_BINDINGS] = (await kube.list(TRANSPORT_BINDINGS, namespace, field_selector=naming)).items
     finally:
         await kube.close()
-    (found,) = await _watched(seen, bus, settings)
+    (found,) = await watched(seen, bus, settings)
     return found
 
 
-async def look_at_canceled(
-    namespaces: tuple[str, ...], settings: Settings, bus: Bus | None, cluster: Cluster
-) -> list[Snapshot]:
-    """All unfinished canceled runs, of all namespaces when none is named; without `bus` nothing is remembered of them.
+async def list_canceled(namespaces: tuple[str, ...], settings: Settings, cluster: Cluster) -> Listed:
+    """All unfinished canceled runs, of all namespaces when none is named, with what belongs to them: for `watched`.
 
-    Raises ConfigurationError, ApiUnavailable, ApiError, BusError.
+    Raises ConfigurationError, ApiUnavailable, ApiError.
     """
     kube = await _connected(settings, cluster)
-    seen: dict[Resource[Any], list[Any]] = {STORY_RUNS: [], STEP_RUNS: [], TRANSPORT_BINDINGS: []}
+    seen: Listed = {STORY_RUNS: [], STEP_RUNS: [], TRANSPORT_BINDINGS: []}
     try:
         for namespace in namespaces or (None,):
             for resource, items in seen.items():
@@ -86,7 +87,7 @@ async def look_at_canceled(
         seen[STORIES] = await _stories(kube, seen[STORY_RUNS])
     finally:
         await kube.close()
-    return await _watched(seen, bus, settings)
+    return seen
 
 
 async def _stories(kube: KubeClient, runs: Iterable[StoryRun]) -> list[Story]:
@@ -100,8 +101,10 @@ async def _stories(kube: KubeClient, runs: Iterable[StoryRun]) -> list[Story]:
     return stories
 
 
-async def _watched(listed: Mapping[Resource[Any], list[Any]], bus: Bus | None, settings: Settings) -> list[Snapshot]:
-    """The listed runs as a watcher sees them that starts now, and publishes nothing."""
+async def watched(listed: Listed, bus: Bus | None, settings: Settings) -> list[Snapshot]:
+    """The listed runs as a watcher sees them that starts now, and publishes nothing. Without `bus` nothing is
+    remembered of them. Raises BusError.
+    """
     runs: list[StoryRun] = listed[STORY_RUNS]
     machine = Watching(
         (None,),

@@ -12,8 +12,9 @@ from msgspec import Struct, field
 from exeunt.bus.errors import BusError
 from exeunt.clock import format_instant, in_words, parse_instant
 from exeunt.events.event_types import EventType, Verdict
+from exeunt.kube.resources import STORY_RUNS
 from exeunt.run.snapshot import Snapshot
-from exeunt_cli.live import look_at_canceled, services_settings
+from exeunt_cli.live import list_canceled, services_settings, watched
 from exeunt_cli.options import Cluster, Output, Where
 from exeunt_cli.output import Columns, console, print_all, print_note
 from exeunt_cli.source import connected
@@ -44,12 +45,15 @@ async def plan(*, where: Where = _EVERYWHERE, cluster: Cluster = _CURRENT, outpu
     """Show what would be done now about every canceled run (KUBECONFIG, and the services' EXEUNT_* settings)."""
     settings = services_settings()
     namespaces = (where.namespace,) if where.namespace else settings.namespaces
-    try:
-        async with connected(where) as bus:
-            found = await look_at_canceled(namespaces, settings, bus, cluster)
-    except BusError as error:
-        print_note(f"planned without what NATS knows: {error}")
-        found = await look_at_canceled(namespaces, settings, None, cluster)
+    listed = await list_canceled(namespaces, settings, cluster)
+    found: list[Snapshot] = []
+    if listed[STORY_RUNS]:
+        try:
+            async with connected(where) as bus:
+                found = await watched(listed, bus, settings)
+        except BusError as error:
+            print_note(f"planned without what NATS knows: {error}")
+            found = await watched(listed, None, settings)
     now = datetime.now(UTC)
     planned = [plan_for(snapshot, now) for snapshot in found]
     _show(sorted(planned, key=lambda each: (each.namespace, each.name)), now, output)
