@@ -83,7 +83,7 @@ _SHOWN = ("sequence", "set_aside_at", "reason", "run", "event", "consumer", "str
           "deliveries", "cut_from")  # fmt: skip
 
 
-@deadletters.command(name=("republish", "redrive"), help_epilogue=examples("exeunt deadletters republish 1"))
+@deadletters.command(help_epilogue=examples("exeunt deadletters republish 1"))
 async def republish(*sequences: Sequence, every: All = False, where: Where = _EVERYWHERE) -> None:
     """Republish messages where they came from, and take them off the list. Safe to repeat.
 

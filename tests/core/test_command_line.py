@@ -24,7 +24,7 @@ FILE: Final = Path(__file__).parents[1] / "histories" / "dead-letter.jsonl"
 COMMANDS: Final = [
     *(["runs"], ["timeline"], ["tail"], ["explain"], ["export"], ["replay"], ["report"], ["plan"]),
     *(["up"], ["settings"], ["nats-credentials"], ["completion"]),
-    *(["deadletters", name] for name in ("list", "show", "redrive", "drop")),
+    *(["deadletters", name] for name in ("list", "show", "republish", "drop")),
 ]
 
 

@@ -37,7 +37,7 @@ async def terminal(servers: Binaries, tmp_path: Path) -> AsyncIterator[Terminal]
     ("words", "found", "directive"),
     [
         (["time"], ["timeline"], 4),
-        (["deadletters", ""], ["drop", "list", "redrive", "show"], 4),
+        (["deadletters", ""], ["drop", "list", "republish", "show"], 4),
         (["explain", "--out"], ["--output"], 4),
         (["explain", "-o", ""], ["json", "jsonl", "text", "yaml"], 4),
         (["explain", "v"], ["voice/call"], 4),

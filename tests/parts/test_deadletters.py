@@ -271,7 +271,7 @@ async def on_a_terminal(
 @pytest.mark.parametrize(
     ("code", "message", "arguments"),
     [
-        (2, "say which ones", ("redrive",)),
+        (2, "say which ones", ("republish",)),
         (2, "say which ones", ("drop", "1", "--all", "--yes")),
         (2, "cannot be republished: its headers name no subject", ("republish", "1")),
         (3, "there is no dead letter 9", ("show", "9")),
