@@ -57,6 +57,7 @@ BESIDE: Final = frozenset(
         "exeunt_watcher.coverage",  # for /readyz
         "exeunt_watcher.lateness",  # measures
         "exeunt_watcher.measures",
+        "exeunt_watcher.watches",  # what a watcher is made of, as the settings say
         "exeunt_watcher.signals_heard",  # what others publish
         "exeunt_terminator.commands",
         "exeunt_terminator.kubernetes_events",  # tells of the stop, when it is done

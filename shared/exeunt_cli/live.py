@@ -23,7 +23,8 @@ from exeunt_cli.options import Cluster
 from exeunt_cli.output import print_note
 from exeunt_cli.source import signals_about
 from exeunt_watcher.commands import AllSignalsHeard, Recall, Recalled, Seen, SignalHeard
-from exeunt_watcher.machine import Watching, selector
+from exeunt_watcher.machine import selector
+from exeunt_watcher.watches import watching
 
 Listed = dict[Resource[Any], list[Any]]
 """Objects by their kind."""
@@ -106,13 +107,7 @@ async def watched(listed: Listed, bus: Bus | None, settings: Settings) -> list[S
     remembered of them. Raises BusError.
     """
     runs: list[StoryRun] = listed[STORY_RUNS]
-    machine = Watching(
-        (None,),
-        default_timeout=settings.shutdown_timeout,
-        fence_wait=settings.fence_wait,
-        heartbeats_stale_after=settings.heartbeat_stale_after or None,
-        sweep_interval=settings.sweep_interval,
-    )
+    machine = watching((None,), settings)
     now = datetime.now(UTC)
     for resource, items in listed.items():
         machine.receive(Seen(resource, None, Relisted(items)), now)

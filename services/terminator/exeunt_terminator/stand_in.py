@@ -24,10 +24,9 @@ from exeunt.events.event_types import STOPPING_EVENT_TYPES, EventType, Outcome, 
 from exeunt.events.messages import Message
 from exeunt.events.subjects import armed_subject, event_subject
 from exeunt.kube.client import KubeClient
-from exeunt.kube.errors import ApiError, ApiUnavailable, NotFound, Rewound, Undecodable
+from exeunt.kube.errors import ApiError, ApiUnavailable, Rewound, Undecodable
 from exeunt.kube.list_watch import ListWatch
-from exeunt.kube.resources import STORY_RUNS
-from exeunt.run.snapshot import Snapshot, read_run
+from exeunt.run.snapshot import Snapshot
 from exeunt.settings import Settings
 from exeunt.telemetry.logs import bind_run
 from exeunt.telemetry.tracing import processing
@@ -38,13 +37,14 @@ from exeunt_terminator.kubernetes_events import KubernetesEvents
 from exeunt_terminator.machine import Stopping
 from exeunt_terminator.remembered import Remembered
 from exeunt_terminator.unpublished import Done, Unpublished
+from exeunt_timeout_scheduler import calls as scheduler_calls
 from exeunt_timeout_scheduler import commands as deadline
 from exeunt_timeout_scheduler.calls import hold
 from exeunt_timeout_scheduler.machine import Scheduling
 from exeunt_timeout_scheduler.way import HEARD
 from exeunt_watcher import calls as watcher_calls
 from exeunt_watcher import commands as watch
-from exeunt_watcher.machine import RESOURCES, Watching, selector
+from exeunt_watcher.watches import watches, watching
 
 SOURCE: Final = "/exeunt/terminator"
 CONSUMER: Final = "without-bus"
@@ -55,8 +55,6 @@ nothing to do.
 """
 _TICK: Final = 1.0
 """Seconds between looks at what only time changes."""
-_LISTS_AT_ONCE: Final = 16
-"""Lists fetched in parallel, as by the watcher."""
 _GRACE: Final = 10.0
 """Seconds that stops in progress have at the end. What is left of them the stream brings up again."""
 
@@ -85,15 +83,10 @@ class StandIn:
         self._kubernetes_events = events
         self._remembered = remembered
         self._unpublished = unpublished
+        self._deadlines = scheduler_calls.Calls(kube, bus, settings)
         self._reads = watcher_calls.Calls(kube, bus, on_failure=lambda: None)
         self._namespaces = settings.namespaces or (None,)
-        self._machine = Watching(
-            self._namespaces,
-            default_timeout=settings.shutdown_timeout,
-            fence_wait=settings.fence_wait,
-            heartbeats_stale_after=settings.heartbeat_stale_after or None,
-            sweep_interval=settings.sweep_interval,
-        )
+        self._machine = watching(self._namespaces, settings)
         self._published: dict[str, int] = {}  # by subject, in place of the stream's sequences
         self._snapshots: dict[int, Snapshot] = {}
         self._events = 0
@@ -133,19 +126,12 @@ class StandIn:
     async def _watch(self) -> None:
         self._hear(watch.AllSignalsHeard())
         while True:
-            turns = asyncio.Semaphore(_LISTS_AT_ONCE)
-            self._watches = [
-                ListWatch(
-                    self._kube, resource, namespace=namespace, list_field_selector=selector(resource), turns=turns
-                )
-                for namespace in self._namespaces
-                for resource in RESOURCES
-            ]
+            self._watches = list(watches(self._namespaces, self._kube))
             try:
-                async with asyncio.TaskGroup() as watching:
+                async with asyncio.TaskGroup() as tasks:
                     for each in self._watches:
-                        watching.create_task(self._follow(each))
-                    watching.create_task(self._tick())
+                        tasks.create_task(self._follow(each))
+                    tasks.create_task(self._tick())
             except* Rewound as rewound:
                 log.warning("etcd was restored from a backup: starting over", found=str(rewound.exceptions[0]))
                 self._hear(watch.Restored())
@@ -232,15 +218,11 @@ class StandIn:
                 return deadline.Purged(int(task is not None and task.cancel()))
             case deadline.Hold(until):
                 return await hold(until)
-            case deadline.GetRun(run, first_seen):
+            case deadline.GetRun():
                 try:
-                    found = await self._kube.get(STORY_RUNS, run.namespace, run.name)
-                except NotFound:
-                    return deadline.NotFound()
+                    return await self._deadlines.get_run(asked)
                 except (ApiError, ApiUnavailable, Undecodable) as error:
                     return deadline.Failed(str(error))
-                now, fence_wait = datetime.now(UTC), self._settings.fence_wait
-                return deadline.RunRead(read_run(found, first_seen=first_seen, now=now, fence_wait=fence_wait))
             case deadline.Publish(snapshot):
                 self._act_on(EventType.DEADLINE_REACHED, snapshot)
                 return deadline.Stored()

@@ -84,7 +84,7 @@ class Calls:
             case Hold(until):
                 return await hold(until)
             case GetRun():
-                return await self._get_run(asked)
+                return await self.get_run(asked)
             case GetStory():
                 return await self.get_story(asked)
             case Arm(deadline, at):
@@ -101,7 +101,8 @@ class Calls:
                     log.error("what was published is not known", error=str(error))  # noqa: TRY400 - no bug of ours
                     return Denied(str(error))
 
-    async def _get_run(self, asked: GetRun) -> Input:
+    async def get_run(self, asked: GetRun) -> Input:
+        """Raises ApiUnavailable, ApiError, Undecodable."""
         try:
             found = await self._kube.get(STORY_RUNS, asked.run.namespace, asked.run.name)
         except NotFound:

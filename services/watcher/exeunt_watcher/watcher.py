@@ -1,7 +1,6 @@
 """Drives the machine: watches, signals and time in; its commands are carried out, and their answers are told to it."""
 
 import asyncio
-from collections.abc import Iterable
 from contextlib import aclosing, suppress
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -19,8 +18,8 @@ from exeunt.settings import Settings
 from exeunt_watcher.calls import Calls
 from exeunt_watcher.commands import AllSignalsHeard, Covered, GetRun, Input, Question, Restored, Seen, SignalHeard, Tick
 from exeunt_watcher.coverage import Coverage
-from exeunt_watcher.machine import RESOURCES, Watching, selector
 from exeunt_watcher.measures import measure_stops, observe_watches
+from exeunt_watcher.watches import LISTS_AT_ONCE, watches, watching
 
 _TICK: Final = 1.0
 """Seconds between looks at what only time changes, an overdue cancel_observed_at or a stale heartbeat, and between
@@ -28,11 +27,6 @@ measurements.
 """
 _WINDOW: Final = 256
 """Requests to NATS on their way at once. When it is away they fill it, and who has more waits; none is dropped."""
-_LISTS_AT_ONCE: Final = 16
-"""Lists fetched in parallel, and runs: hundreds of namespaces have four lists each, at the start and when a
-kube-apiserver restarts.
-"""
-
 log = structlog.get_logger()
 
 
@@ -43,31 +37,17 @@ class Watcher:
         self._kube = kube
         self._namespaces = settings.namespaces or (None,)
         self._tick_interval = min(_TICK, settings.sweep_interval.total_seconds())
-        self._machine = Watching(
-            self._namespaces,
-            default_timeout=settings.shutdown_timeout,
-            fence_wait=settings.fence_wait,
-            heartbeats_stale_after=settings.heartbeat_stale_after or None,
-            sweep_interval=settings.sweep_interval,
-        )
+        self._machine = watching(self._namespaces, settings)
         self._calls = Calls(kube, bus, on_failure=self._waits)
         self._asking = asyncio.TaskGroup()
         self._window = asyncio.Semaphore(_WINDOW)
-        self._reads = asyncio.Semaphore(_LISTS_AT_ONCE)
+        self._reads = asyncio.Semaphore(LISTS_AT_ONCE)
         self._watching: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()
-        self.coverage = Coverage(self._watches(), self._machine)
+        self.coverage = Coverage(watches(self._namespaces, kube), self._machine)
         observe_watches(lambda: self.coverage.served)
         self.last_waited = float("-inf")
         """Loop time at which a dependency that is away was last tried: whatever waits for it is not stuck."""
-
-    def _watches(self) -> Iterable[ListWatch[Any]]:
-        turns = asyncio.Semaphore(_LISTS_AT_ONCE)
-        for namespace in self._namespaces:
-            for resource in RESOURCES:
-                yield ListWatch(
-                    self._kube, resource, namespace=namespace, list_field_selector=selector(resource), turns=turns
-                )
 
     def _waits(self) -> None:
         self.last_waited = asyncio.get_running_loop().time()
@@ -111,15 +91,15 @@ class Watcher:
     async def _watch(self) -> None:
         while True:
             try:
-                async with asyncio.TaskGroup() as watching:
+                async with asyncio.TaskGroup() as tasks:
                     for watch in self.coverage.watches:
-                        watching.create_task(self._follow(watch))
-                    watching.create_task(self._tick())
-                    watching.create_task(self._measure())
+                        tasks.create_task(self._follow(watch))
+                    tasks.create_task(self._tick())
+                    tasks.create_task(self._measure())
             except* Rewound as rewound:
                 log.warning("etcd was restored from a backup: starting over", found=str(rewound.exceptions[0]))
                 await self._hear(Restored())
-                self.coverage = Coverage(self._watches(), self._machine)
+                self.coverage = Coverage(watches(self._namespaces, self._kube), self._machine)
 
     async def _follow(self, watch: ListWatch[Any]) -> None:
         async with aclosing(aiter(watch)) as changes:
