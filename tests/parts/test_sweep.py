@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from datetime import timedelta
 from math import inf
+from typing import Never, cast
 
 import pytest
 from kubernetes_asyncio.client import CustomObjectsApi
@@ -12,8 +13,9 @@ from kubernetes_asyncio.client import CustomObjectsApi
 from actors.kubernetes import STORY, STORY_RUN, Kubernetes
 from actors.names import CANCEL_OBSERVED_AT
 from actors.statuses import now
-from exeunt.bus.connection import connect
+from exeunt.bus.connection import Bus, connect
 from exeunt.kube.client import KubeClient
+from exeunt.kube.errors import ApiUnavailable
 from exeunt.settings import Settings
 from exeunt_local.control_plane import ControlPlane
 from exeunt_local.processes import free_port
@@ -62,3 +64,31 @@ async def test_a_sweep_gives_up_when_nats_is_away_and_does_not_wait_for_each_run
             await task
         await bus.close(budget=1)
         await kube.close()
+
+
+@pytest.mark.parametrize("steps", range(12))
+async def test_a_sweep_that_is_cancelled_as_it_fails_ends(steps: int) -> None:
+    sweep = Sweep(_Away(steps), cast(Bus, None), Settings(namespaces=("team",)))
+    task = asyncio.create_task(sweep.run())
+    await asyncio.wait({task}, timeout=10)
+    assert task.cancelled()
+
+
+class _Away(KubeClient):
+    """A kube-apiserver that is away; whoever asks first is cancelled that many steps of the loop later."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+
+    async def list(self, *_: object, **__: object) -> Never:
+        [sweeping] = (task for task in asyncio.all_tasks() if getattr(task.get_coro(), "__name__", "") == "run")
+        _soon(sweeping.cancel, self._steps)
+        raise ApiUnavailable("nobody there")
+
+
+def _soon(callback: Callable[[], object], steps: int) -> None:
+    loop = asyncio.get_running_loop()
+    if steps:
+        loop.call_soon(_soon, callback, steps - 1)
+    else:
+        callback()

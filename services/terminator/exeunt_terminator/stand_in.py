@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from exeunt.bus.connection import Bus
 from exeunt.bus.delivery import back_off
+from exeunt.cancelled import cancellation_kept
 from exeunt.events.codec import ReceivedEvent, event_message, read_event
 from exeunt.events.event_types import STOPPING_EVENT_TYPES, EventType, Outcome, cancellation_of
 from exeunt.events.messages import Message
@@ -127,14 +128,15 @@ class StandIn:
         self._hear(watch.AllSignalsHeard())
         while True:
             self._watches = list(watches(self._namespaces, self._kube))
-            try:
-                async with asyncio.TaskGroup() as tasks:
-                    for each in self._watches:
-                        tasks.create_task(self._follow(each))
-                    tasks.create_task(self._tick())
-            except* Rewound as rewound:
-                log.warning("etcd was restored from a backup: starting over", found=str(rewound.exceptions[0]))
-                self._hear(watch.Restored())
+            async with cancellation_kept():
+                try:
+                    async with asyncio.TaskGroup() as tasks:
+                        for each in self._watches:
+                            tasks.create_task(self._follow(each))
+                        tasks.create_task(self._tick())
+                except* Rewound as rewound:
+                    log.warning("etcd was restored from a backup: starting over", found=str(rewound.exceptions[0]))
+            self._hear(watch.Restored())
 
     async def _follow(self, each: ListWatch[Any]) -> None:
         async with aclosing(aiter(each)) as changes:

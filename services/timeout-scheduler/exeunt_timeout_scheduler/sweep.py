@@ -14,6 +14,7 @@ from typing import Final
 import structlog
 
 from exeunt.bus.connection import Bus
+from exeunt.cancelled import cancellation_kept
 from exeunt.kube.client import KubeClient
 from exeunt.kube.errors import ApiError, ApiUnavailable
 from exeunt.kube.resources import STORY_RUNS
@@ -48,12 +49,12 @@ class Sweep:
         """Sweep at once and then at every interval, until cancelled. A sweep that fails is tried at the next one."""
         while True:
             self._moves()
-            try:
-                async with asyncio.TaskGroup() as tasks:
-                    one = _OneSweep(self._kube, self._calls, self._settings, tasks, self._moves)
-                    one.begin()
-            except* AWAY as errors:
-                log.warning("sweep not done", error=str(errors.exceptions[0]))
+            async with cancellation_kept():
+                try:
+                    async with asyncio.TaskGroup() as tasks:
+                        _OneSweep(self._kube, self._calls, self._settings, tasks, self._moves).begin()
+                except* AWAY as errors:
+                    log.warning("sweep not done", error=str(errors.exceptions[0]))
             await asyncio.sleep(self._settings.sweep_interval.total_seconds())
 
     def _moves(self) -> None:

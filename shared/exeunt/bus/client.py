@@ -4,8 +4,8 @@ nats-py turns to TLS only if the server's INFO asks for it: whatever was configu
 somebody in between who strikes that out, gets CONNECT with the password in plain text, on the first connection and on
 every later one. When it is closed between two servers it even writes what is buffered. Servers that it learns of from
 others it tries without user and password, it never forgets one, and what it reads from a file ends its reconnecting for
-good when the file is half-written. A task that is cancelled in the moment of its answer goes on as if nothing had been:
-until Python 3.12 asyncio.wait_for forgets the cancellation, and nats-py forgets it in a forced flush. Here
+good when the file is half-written. A task that is cancelled in the moment of its answer, or of a forced flush, goes
+on as if nothing had been. Here
 
 - the transport lets nothing out before the server has spoken and, where TLS was asked for, TLS stands;
 - each server has the login of its URL, or of the server that told of it, and each CONNECT the files as they are now;
@@ -17,12 +17,10 @@ until Python 3.12 asyncio.wait_for forgets the cancellation, and nats-py forgets
 tests/parts/test_bus_tls.py and test_bus_servers.py look at the bytes, so they fail if nats-py changes under this.
 """
 
-import asyncio
 import json
 import ssl
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from ipaddress import ip_address
 from typing import Any, Final
 from urllib.parse import ParseResult
@@ -35,6 +33,7 @@ from nats.aio.transport import TcpTransport
 
 from exeunt.bus.credentials import NatsUser, Tls, read_user
 from exeunt.bus.servers import Login, NatsServer
+from exeunt.cancelled import cancellation_kept
 from exeunt.errors import UsageError
 from exeunt.net.keepalive import keep_alive
 from exeunt.net.tls import explain
@@ -66,15 +65,15 @@ class NatsClient(Client):
         self._last_context: ssl.SSLContext | None = None
 
     async def publish(self, *args: Any, **kwargs: Any) -> None:
-        with _cancellation_kept():
+        async with cancellation_kept():
             await super().publish(*args, **kwargs)
 
     async def request(self, *args: Any, **kwargs: Any) -> Msg:
-        with _cancellation_kept():
+        async with cancellation_kept():
             return await super().request(*args, **kwargs)
 
     async def flush(self, *args: Any, **kwargs: Any) -> None:
-        with _cancellation_kept():
+        async with cancellation_kept():
             await super().flush(*args, **kwargs)
 
     @property
@@ -268,16 +267,6 @@ class _Transport(TcpTransport):
             raise Unsafe(
                 f"{self._where}: nothing is sent to it before it has spoken, and TLS stands if it was asked for"
             )
-
-
-@contextmanager
-def _cancellation_kept() -> Iterator[None]:
-    """Ends in CancelledError if the task was cancelled inside, whatever became of that."""
-    task = asyncio.current_task()
-    before = task.cancelling() if task else 0
-    yield
-    if task and task.cancelling() > before:
-        raise asyncio.CancelledError
 
 
 def _is_ip(uri: ParseResult) -> bool:
