@@ -1,12 +1,21 @@
-"""How a service starts: what libraries read while they are imported is looked at before they are."""
+"""How a service starts: what libraries read while they are imported is looked at before they are.
+
+And what they import only because it is there, and no service uses, is hidden from them: `pip list` in the image is long,
+because the command for people is in it, too.
+"""
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from exeunt.errors import UsageError
 from exeunt.telemetry.variables import check_telemetry, forget_empty
+
+_UNUSED: Final = {"structlog": "rich", "nats.aio.client": "aiohttp"}
+"""Libraries, and what they would load for nothing: tracebacks in colour (3 MiB), WebSocket (11 MiB)."""
 
 
 def start(service: str, app: str) -> NoReturn:
@@ -17,5 +26,18 @@ def start(service: str, app: str) -> NoReturn:
     except UsageError as error:
         sys.stderr.write(f"{service}: {error}\n")
         sys.exit(2)
+    for library, unused in _UNUSED.items():
+        with _hidden(unused):
+            import_module(library)
     import_module(app).serve()  # OpenTelemetry is imported only now
     raise AssertionError("a service exits")
+
+
+@contextmanager
+def _hidden(name: str) -> Iterator[None]:
+    """Nobody can import this package meanwhile: for the import statement, None says that it is not there."""
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[name]
