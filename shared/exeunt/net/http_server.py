@@ -53,7 +53,9 @@ class HttpServer:
     async def serve(self, sockets: Sequence[socket]) -> None:
         loop = asyncio.get_running_loop()
         for listening in sockets:
-            self._servers.append(await loop.create_server(lambda: _Connection(self._open, self._answer), sock=listening))
+            self._servers.append(
+                await loop.create_server(lambda: _Connection(self._open, self._answer), sock=listening)
+            )
 
     def close(self) -> None:
         """Listen no more. Whoever has not had an answer gets none; those that were given are on their way."""

@@ -1,7 +1,7 @@
 """How a service starts: what libraries read while they are imported is looked at before they are.
 
-And what they import only because it is there, and no service uses, is hidden from them: `pip list` in the image is long,
-because the command for people is in it, too.
+And what they import only because it is there, and no service uses, is hidden from them: the image has more than a
+service needs, for the command for people.
 """
 
 import os

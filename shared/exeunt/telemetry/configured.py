@@ -24,11 +24,12 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from exeunt import __version__
 from exeunt.errors import UsageError
+from exeunt.net.http_server import Handler
 from exeunt.net.proxies import proxy_for
 from exeunt.telemetry import semconv
 from exeunt.telemetry.instruments import Instrument
 from exeunt.telemetry.metrics import INSTRUMENTS
-from exeunt.telemetry.prometheus import Handler, metrics_endpoint
+from exeunt.telemetry.prometheus import metrics_endpoint
 from exeunt.telemetry.tracing import StopIds
 
 _EXPORTERS: Final = {"traces": ("otlp", "none"), "metrics": ("otlp", "none", "prometheus")}
