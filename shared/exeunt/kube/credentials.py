@@ -73,7 +73,7 @@ class Credentials:
         if host and port and token.is_file():
             if named:
                 log.warning("no kubeconfig names a context: the pod's service account is used", kubeconfig=named)
-            return cls((), strict=strict)
+            return cls((), service_account=_SERVICE_ACCOUNT, strict=strict)
         pod = f"there is no token at {token}" if host else "KUBERNETES_SERVICE_HOST is not set as it is in a pod"
         raise ConfigurationError(
             f"no way to the kube-apiserver: {_nothing_in(files)}, and {pod}; set KUBECONFIG to a kubeconfig with a"

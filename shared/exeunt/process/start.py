@@ -6,7 +6,7 @@ service needs, for the command for people.
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Final, NoReturn
@@ -18,16 +18,19 @@ _UNUSED: Final = {"structlog": "rich", "nats.aio.client": "aiohttp"}
 """Libraries, and what they would load for nothing: tracebacks in colour (3 MiB), WebSocket (11 MiB)."""
 
 
-def start(service: str, app: str) -> NoReturn:
-    """Run `serve` of the module `app`, which never returns. A wrong variable of telemetry is code 2 and one line."""
+def start(service: str, app: str, *, unused: Mapping[str, str] = {}) -> NoReturn:
+    """Run `serve` of the module `app`, which never returns. A wrong variable of telemetry is code 2 and one line.
+
+    `unused` are libraries of this service alone, each with a package that it would load for nothing.
+    """
     try:
         forget_empty(os.environ)
         check_telemetry(os.environ)
     except UsageError as error:
         sys.stderr.write(f"{service}: {error}\n")
         sys.exit(2)
-    for library, unused in _UNUSED.items():
-        with _hidden(unused):
+    for library, package in {**_UNUSED, **unused}.items():
+        with _hidden(package):
             import_module(library)
     import_module(app).serve()  # OpenTelemetry is imported only now
     raise AssertionError("a service exits")
