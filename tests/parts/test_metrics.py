@@ -24,6 +24,7 @@ from exeunt.telemetry.configured import configure_telemetry
 from exeunt.telemetry.instruments import Counter, Gauge, Histogram, Instrument, Observable
 from exeunt.telemetry.metrics import INSTRUMENTS
 from exeunt.telemetry.prometheus import metrics_endpoint
+from exeunt.telemetry.tracing import start_tracing
 from exeunt_local.processes import free_port
 from exeunt_watcher.lateness import Lateness
 from exeunt_watcher.measures import measure_stops
@@ -46,7 +47,9 @@ class Scrape:
         self._server: HttpServer | None = None
 
     async def _serve(self) -> None:
-        self._server = HttpServer({"/metrics": self.endpoint or metrics_endpoint(RESOURCE, self.instruments)})
+        self._server = HttpServer(
+            {"/metrics": self.endpoint or metrics_endpoint(RESOURCE.attributes, self.instruments)}
+        )
         await self._server.serve(listen("ADDR", f"127.0.0.1:{self._port}"))
 
     async def close(self) -> None:
@@ -108,6 +111,7 @@ async def test_each_kind_is_shown_as_prometheus_knows_it(scrape: Scrape) -> None
 async def test_a_histogram_has_cumulative_buckets_and_its_exemplars_stay(scrape: Scrape) -> None:
     histogram = Histogram("t_seconds", "Seconds.", services="all", labels=("cause",), buckets=(0.1, 1))
     scrape.instruments.append(histogram)
+    start_tracing()
     tracer = TracerProvider(shutdown_on_exit=False).get_tracer("t")
     with tracer.start_as_current_span("a stop") as span:
         histogram.record(0.1, cause="gone")  # a bucket's limit belongs to it

@@ -15,7 +15,6 @@ from aiohttp import web
 from google.protobuf.json_format import ParseError
 from livekit.api import TokenVerifier, WebhookReceiver
 from livekit.protocol.webhook import WebhookEvent
-from opentelemetry.trace import SpanKind
 
 from exeunt.bus.connection import Bus
 from exeunt.bus.errors import BusError, PublishRefused
@@ -124,7 +123,7 @@ class Webhooks:
             semconv.LIVEKIT_SID: look.sid,
             semconv.LIVEKIT_EVENT: look.event,
         }
-        with apart("POST /webhook", SpanKind.SERVER, {}, attributes) as hop:
+        with apart("POST /webhook", "SERVER", {}, attributes) as hop:
             try:
                 await publish(self._bus, look_message(look, hop.headers), deadline=_STORE_DEADLINE)
             except PublishRefused as error:  # it would be refused again

@@ -1,18 +1,17 @@
 """The metrics as Prometheus reads them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from opentelemetry.sdk.resources import Resource
 from prometheus_client import CollectorRegistry, ProcessCollector, make_wsgi_app
 
 from exeunt.net.http_server import Answer, Handler, Request
 from exeunt.telemetry.instruments import Instrument
 
 
-def metrics_endpoint(resource: Resource, instruments: Iterable[Instrument]) -> Handler:
-    """What answers /metrics: OpenMetrics with exemplars, or plain text, as the client accepts."""
-    who = {key.replace(".", "_"): str(value) for key, value in resource.attributes.items()}
-    registry = CollectorRegistry(target_info=who)
+def metrics_endpoint(who: Mapping[str, Any], instruments: Iterable[Instrument]) -> Handler:
+    """What answers /metrics: OpenMetrics with exemplars, or plain text, as the client accepts. `who` is target_info."""
+    registry = CollectorRegistry(target_info={key.replace(".", "_"): str(value) for key, value in who.items()})
     for instrument in instruments:
         registry.register(instrument.figures)
     ProcessCollector(registry=registry)
