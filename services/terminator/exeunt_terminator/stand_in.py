@@ -101,8 +101,10 @@ class StandIn:
     @property
     def unavailable_reason(self) -> str | None:
         """Why runs may be ended late, or not at all."""
-        if missing := [str(watch.error or watch) for watch in self._watches if watch.error or not watch.synced]:
-            return f"not listed yet, or not watched now: {', '.join(sorted(missing)[:5])}"
+        unlisted = [str(each) for each in self._watches if not each.synced]
+        silent = [f"{each}: {trouble}" for each in self._watches if (trouble := each.unavailable_reason)]
+        if missing := sorted(silent or unlisted):
+            return f"not listed yet, or not watched now: {', '.join(missing[:5])}"
         return None
 
     def stop(self) -> None:
