@@ -145,7 +145,7 @@ async def test_a_watch_of_which_nothing_is_heard_is_unavailable_until_it_brings_
     assert coverage.unavailable_reason is None
     await until(lambda: coverage.unavailable_reason is not None)
     assert following.watch.error is None  # nothing has failed
-    assert re.fullmatch(rf"{STORY_RUNS} in {namespace}: nothing heard for \d+ s", coverage.unavailable_reason or "")
+    assert re.fullmatch(rf"{STORY_RUNS} in {namespace}: nothing heard for \d+ s", str(coverage.unavailable_reason))
     front.watches = None
     well.set()
     await until(lambda: coverage.unavailable_reason is None, within=40)

@@ -57,6 +57,10 @@ class NatsServer:
         """It goes on as if nothing had happened."""
         self._signal(signal.SIGCONT)
 
+    def reload(self) -> None:
+        """It takes in what has changed in its configuration, as far as it can while it runs."""
+        self._signal(signal.SIGHUP)
+
     def _signal(self, number: signal.Signals) -> None:
         if pid := self._process.pid:
             os.kill(pid, number)
