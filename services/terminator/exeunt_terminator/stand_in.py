@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from exeunt.bus.connection import Bus
 from exeunt.bus.delivery import back_off
-from exeunt.cancelled import cancellation_kept
+from exeunt.cancelled import as_own_task
 from exeunt.events.codec import ReceivedEvent, event_message, read_event
 from exeunt.events.event_types import STOPPING_EVENT_TYPES, EventType, Outcome, cancellation_of
 from exeunt.events.messages import Message
@@ -130,15 +130,17 @@ class StandIn:
         self._hear(watch.AllSignalsHeard())
         while True:
             self._watches = list(watches(self._namespaces, self._kube))
-            async with cancellation_kept():
-                try:
-                    async with asyncio.TaskGroup() as tasks:
-                        for each in self._watches:
-                            tasks.create_task(self._follow(each))
-                        tasks.create_task(self._tick())
-                except* Rewound as rewound:
-                    log.warning("etcd was restored from a backup: starting over", found=str(rewound.exceptions[0]))
+            try:
+                await as_own_task(self._follow_all())
+            except* Rewound as rewound:
+                log.warning("etcd was restored from a backup: starting over", found=str(rewound.exceptions[0]))
             self._hear(watch.Restored())
+
+    async def _follow_all(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for each in self._watches:
+                tasks.create_task(self._follow(each))
+            tasks.create_task(self._tick())
 
     async def _follow(self, each: ListWatch[Any]) -> None:
         async with aclosing(aiter(each)) as changes:
