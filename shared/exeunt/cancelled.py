@@ -26,8 +26,8 @@ async def as_own_task(body: Coroutine[Any, Any, T]) -> T:
 
 @asynccontextmanager
 async def cancellation_kept() -> AsyncIterator[None]:
-    """Ends in CancelledError if the task was cancelled inside, whatever became of that. A group inside, see above, is to
-    be in a task of its own.
+    """Ends in CancelledError if the task was cancelled inside, whatever became of that. Groups in it are to be in tasks
+    of their own.
     """
     task = asyncio.current_task()
     before = task.cancelling() if task else 0

@@ -59,7 +59,7 @@ def soak(
     seed = random.randrange(1_000_000) if seed is None else seed
     folder = Path(tempfile.mkdtemp(prefix="exeunt-soak-"))
     ended = asyncio.run(_play(folder, seed, minutes, faults))
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
     report.show(
         console, [run for each in ended for run in each.runs], [fault for each in ended for fault in each.faults]
     )

@@ -4,25 +4,25 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Final
 
 import nats.errors
 from nats.js.errors import Error as JetStreamError
+from nats.js.errors import NotFoundError
 
 from actors.broken_webhook import writes_fail
 from exeunt_local.nats_server import NatsServer
 from exeunt_local.processes import ProcessFailed
 from soak.plan import Fault
-from soak.stage import INSTANCES, PROBED, TROUBLED, Stage
+from soak.stage import INSTANCES, PROBED, STORE, TROUBLED, Stage
 from soak.witnessed import Window
 
 STREAMS: Final = ("RUNS", "DEADLINES", "SIGNALS", "DEADLETTERS")
-_STORE: Final = "jetstream {"
-_FULL: Final = "jetstream { max_file_store: 64KB,"
-"""Less than the streams hold: nothing more is taken."""
+_FILLER: Final = "FILLER"
+_PIECE: Final = 500_000
+"""Bytes of each message that fills the store."""
 
 
 async def happen(on: Stage, fault: Fault) -> Window:
@@ -105,24 +105,28 @@ async def _streams_lost(on: Stage, _: Fault) -> None:
 
 
 async def _store_full(on: Stage, fault: Fault) -> None:
-    with _small_stores(on):
-        await asyncio.sleep(fault.lasts)
-
-
-@contextmanager
-def _small_stores(on: Stage) -> Iterator[None]:
-    _reload(on, _STORE, _FULL)
-    try:
-        yield
-    finally:
-        _reload(on, _FULL, _STORE)
-
-
-def _reload(on: Stage, before: str, after: str) -> None:
+    """A stream fills it; from then on nobody can delete that, and room is what helps (ADR 19). It is left to them:
+    nats-server does not reload less.
+    """
+    streams = on.bystander.streams
+    with contextlib.suppress(JetStreamError, nats.errors.Error):
+        await streams.add_stream(name=_FILLER, subjects=[_FILLER], num_replicas=3)
+        while True:
+            await streams.publish(_FILLER, bytes(_PIECE), timeout=2)
+    await asyncio.sleep(fault.lasts)
+    before, on.store = on.store, on.store + STORE
     for server in on.nats.servers:
         config = server.folder / "nats-server.conf"
-        config.write_text(config.read_text().replace(before, after))
+        config.write_text(config.read_text().replace(f"max_file_store: {before}MB", f"max_file_store: {on.store}MB"))
         server.reload()
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                await streams.delete_stream(_FILLER)
+            except NotFoundError:
+                return
+            except (JetStreamError, nats.errors.Error):
+                await asyncio.sleep(0.2)
 
 
 async def _away(*servers: NatsServer, lasts: float) -> None:

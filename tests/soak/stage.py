@@ -32,6 +32,8 @@ REALTIME, BATCH = "call", "report"
 PROBED: Final = "probed"
 """A run that nobody plays: by writes of it is seen that writes are refused."""
 INSTANCES: Final = tuple((service, number) for service in SERVICES for number in (0, 1))
+STORE: Final = 64
+"""MB that each nats-server may store; as much more whenever that is full."""
 _NEVER: Final = 3600.0
 """Seconds: a service that is started while NATS is away is ready once it is back, and waited for until then."""
 _DRAIN: Final = 1800
@@ -47,6 +49,7 @@ class Stage:
         self.mesh = mesh
         self.kubernetes = kubernetes
         self.ways: dict[tuple[str, int], TcpProxy] = {}
+        self.store = STORE
         self.folder = mesh.folder.parent
         self.bystander = Bystander(nats.servers[0].url)
         self._starting: set[asyncio.Task[None]] = set()
@@ -74,6 +77,8 @@ class Stage:
             number,
             KUBECONFIG=str(kubeconfig),
             EXEUNT_STREAM_REPLICAS="3",
+            EXEUNT_DEADLETTERS_BYTES="4000000",
+            EXEUNT_SIGNALS_BYTES="4000000",
             EXEUNT_LOG_LEVEL="warning",
             EXEUNT_LOG_FORMAT="json",
         )
@@ -139,7 +144,7 @@ async def stage(folder: Path) -> AsyncIterator[Stage]:
         control_plane = await enter(ControlPlane(folder / "kubernetes", binaries=servers))
         await control_plane.install_crds(CRDS)
         await control_plane.apply(BASE)
-        nats = await enter(NatsCluster(servers, folder / "nats"))
+        nats = await enter(NatsCluster(servers, folder / "nats", store=f"{STORE}MB"))
         urls = ",".join(server.url for server in nats.servers)
         mesh = await enter(Mesh(folder / "services", control_plane=control_plane, nats_url=urls))
         on = Stage(control_plane, nats, mesh, Kubernetes(await enter(admin_client(control_plane.kubeconfig))))
