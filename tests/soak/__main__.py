@@ -6,6 +6,7 @@ one plan is never quite the same twice: a seed that has broken a promise is wort
 """
 
 import asyncio
+import logging
 import os
 import random
 import shutil
@@ -56,6 +57,7 @@ def soak(
         Only these kinds.
     """
     configure_logs(Settings(log_level="error"), service="soak", stream=sys.stderr)
+    logging.getLogger("nats").setLevel(logging.CRITICAL)  # that NATS is away is no news here
     seed = random.randrange(1_000_000) if seed is None else seed
     folder = Path(tempfile.mkdtemp(prefix="exeunt-soak-"))
     ended = asyncio.run(_play(folder, seed, minutes, faults))
@@ -78,10 +80,10 @@ def soak(
 
 async def _play(folder: Path, seed: int, minutes: float, kinds: tuple[str, ...]) -> list[Ended]:
     """Until the time is over, or a promise is broken."""
-    until = time.monotonic() + 60 * minutes
     ended: list[Ended] = []
     _say(f"seed {seed}; starting etcd, kube-apiserver, three nats-servers and two of each service ...")
     async with stage(folder) as on:
+        until = time.monotonic() + 60 * minutes
         while (left := until - time.monotonic()) > 0 and not (ended and ended[-1].broken):
             planned = plan(seed, len(ended), min(_ROUND, max(20.0, left)), kinds)
             _say(f"round {len(ended)}: {len(planned.stops)} runs, {len(planned.faults)} faults")

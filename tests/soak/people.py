@@ -19,7 +19,7 @@ from soak.plan import Stop
 from soak.stage import BATCH, CALM, PROBED, REALTIME, TROUBLED, Stage
 from soak.witnessed import Played
 
-_INSISTS: Final = 180.0
+_INSISTS: Final = 90.0
 """Seconds for which somebody tries to do what the kube-apiserver does not answer."""
 
 T = TypeVar("T")
@@ -109,7 +109,7 @@ async def _end_topology(on: Stage, stop: Stop, call: Call, run: Played) -> None:
 async def _signal(on: Stage, call: Call) -> bool:
     """Whether it was stored: it is tried for as long as a bridge would have to."""
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_INSISTS / 2):
+        async with asyncio.timeout(_INSISTS):
             while True:
                 try:
                     await everyone_leaves(on.bystander.streams, call)
