@@ -33,6 +33,7 @@ def stopped() -> Played:
         "uid",
         "bindings go",
         TIMEOUT,
+        BEGAN,
         asked_at=after(9.9),
         evident_from=after(20),
         gone_at=after(20.1),
@@ -180,7 +181,7 @@ def test_a_terminator_that_ends_before_nats_is_back_takes_its_decisions_along() 
 def test_a_seed_decides_a_round() -> None:
     assert plan(1, 0, 120) == plan(1, 0, 120)
     assert len({plan(seed, number, 120) for seed in range(5) for number in range(5)}) == 25
-    planned = plan(1, 0, 600)
+    planned = plan(1, 2, 600)
     kinds = {fault.kind for fault in planned.faults}
     assert kinds == {kind for domain in FAULTS.values() for kind in domain}
     assert {stop.way for stop in planned.stops} >= UNTOUCHABLE

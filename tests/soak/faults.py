@@ -5,7 +5,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import nats.errors
@@ -21,6 +21,8 @@ from soak.witnessed import Window
 
 STREAMS: Final = ("RUNS", "DEADLINES", "SIGNALS", "DEADLETTERS")
 _FILLER: Final = "FILLER"
+_A_MOMENT: Final = timedelta(seconds=0.5)
+"""Until the kube-apiserver is killed: what is still made then is lost, too."""
 _PIECE: Final = 500_000
 """Bytes of each message that fills the store."""
 
@@ -170,6 +172,7 @@ async def _etcd_restored(on: Stage, fault: Fault) -> None:
     await on.control_plane.save(backup)
     await asyncio.sleep(fault.lasts)
     await on.rest()
+    on.restored_at = datetime.now(UTC) + _A_MOMENT
     await on.control_plane.restore(backup)
     await on.operate()
 

@@ -39,7 +39,7 @@ async def play(on: Stage, stop: Stop, name: str, recorder: Recorder, played: lis
     """From the run's making on until it is left to itself; what is known of it is in `played` from its beginning."""
     await asyncio.sleep(stop.at)
     call = await _start(on.kubernetes, stop, name)
-    run = Played(call.name, call.uid, stop.way, timedelta(seconds=stop.timeout))
+    run = Played(call.name, call.uid, stop.way, timedelta(seconds=stop.timeout), datetime.now(UTC))
     played.append(run)
     try:
         await asyncio.sleep(stop.runs)

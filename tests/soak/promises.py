@@ -34,7 +34,7 @@ def broken(runs: Iterable[Played], faults: Sequence[Window], calm_at: datetime, 
 
 def _untouched(run: Played) -> Iterator[str]:
     ours = sorted(manager for manager in run.touched_by if manager.startswith("exeunt"))
-    if ours and (run.way in UNTOUCHABLE or run.asked_at is None):
+    if ours and (run.way in UNTOUCHABLE or (run.asked_at is None and run.redriven_at is None)):
         yield f"touched by {', '.join(ours)}, and is none of their business"
 
 

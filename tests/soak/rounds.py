@@ -82,7 +82,8 @@ async def _happen(
         say(f"{fault.kind}: over")
         if fault.kind == "etcd restored":
             for run in runs:  # what was done to them since the backup has never happened
-                run.given_up = run.given_up or "etcd was restored"
+                if run.made_at < on.restored_at:
+                    run.given_up = run.given_up or "etcd was restored"
 
 
 async def _until_ready(on: Stage) -> list[str]:

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -50,6 +51,7 @@ class Stage:
         self.kubernetes = kubernetes
         self.ways: dict[tuple[str, int], TcpProxy] = {}
         self.store = STORE
+        self.restored_at = datetime.min.replace(tzinfo=UTC)
         self.folder = mesh.folder.parent
         self.bystander = Bystander(nats.servers[0].url)
         self._starting: set[asyncio.Task[None]] = set()

@@ -39,6 +39,7 @@ class Played:
     uid: str
     way: Way
     timeout: timedelta
+    made_at: datetime
     asked_at: datetime | None = None
     evident_from: datetime | None = None
     gone_at: datetime | None = None
