@@ -17,7 +17,7 @@ import structlog
 
 from exeunt.bus.connection import Bus
 from exeunt.bus.delivery import back_off
-from exeunt.cancelled import cancellation_kept
+from exeunt.cancelled import as_own_task
 from exeunt.events.codec import ReceivedEvent
 from exeunt.events.event_types import EventType
 from exeunt.events.subjects import armed_subject
@@ -89,8 +89,10 @@ class StandIn:
     @property
     def unavailable_reason(self) -> str | None:
         """Why runs may be ended late, or not at all."""
-        if missing := [str(watch.error or watch) for watch in self._watches if watch.error or not watch.synced]:
-            return f"not listed yet, or not watched now: {', '.join(sorted(missing)[:5])}"
+        unlisted = [str(each) for each in self._watches if not each.synced]
+        silent = [f"{each}: {trouble}" for each in self._watches if (trouble := each.unavailable_reason)]
+        if missing := sorted(silent or unlisted):
+            return f"not listed yet, or not watched now: {', '.join(missing[:5])}"
         return None
 
     def stop(self) -> None:
@@ -117,15 +119,17 @@ class StandIn:
         self._hear(watch.AllSignalsHeard())
         while True:
             self._watches = list(watches(self._namespaces, self._kube))
-            async with cancellation_kept():
-                try:
-                    async with asyncio.TaskGroup() as tasks:
-                        for each in self._watches:
-                            tasks.create_task(self._follow(each))
-                        tasks.create_task(self._tick())
-                except* Rewound as rewound:
-                    log.warning("etcd was restored from a backup: starting over", found=str(rewound.exceptions[0]))
+            try:
+                await as_own_task(self._follow_all())
+            except* Rewound as rewound:
+                log.warning("etcd was restored from a backup: starting over", found=str(rewound.exceptions[0]))
             self._hear(watch.Restored())
+
+    async def _follow_all(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for each in self._watches:
+                tasks.create_task(self._follow(each))
+            tasks.create_task(self._tick())
 
     async def _follow(self, each: ListWatch[Any]) -> None:
         async with aclosing(aiter(each)) as changes:

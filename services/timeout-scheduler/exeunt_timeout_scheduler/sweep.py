@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 import structlog
 
-from exeunt.cancelled import cancellation_kept
+from exeunt.cancelled import as_own_task
 from exeunt.kube.client import KubeClient
 from exeunt.kube.errors import ApiError, ApiUnavailable
 from exeunt.kube.resources import STORY_RUNS
@@ -58,13 +58,15 @@ class Sweep:
         """Sweep at once and then at every interval, until cancelled. A sweep that fails is tried at the next one."""
         while True:
             self._moves()
-            async with cancellation_kept():
-                try:
-                    async with asyncio.TaskGroup() as tasks:
-                        _OneSweep(self._kube, self._calls, self._settings, tasks, self._moves).begin()
-                except* AWAY as errors:
-                    log.warning("sweep not done", error=str(errors.exceptions[0]))
+            try:
+                await as_own_task(self._sweep())
+            except* AWAY as errors:
+                log.warning("sweep not done", error=str(errors.exceptions[0]))
             await asyncio.sleep(self._settings.sweep_interval.total_seconds())
+
+    async def _sweep(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            _OneSweep(self._kube, self._calls, self._settings, tasks, self._moves).begin()
 
     def _moves(self) -> None:
         self.last_progress = asyncio.get_running_loop().time()
