@@ -62,7 +62,7 @@ async def test_a_server_that_is_not_there_yet_is_waited_for_and_told(
     )
     try:
         assert "not connected to NATS at nats://127.0.0.1" in str(bus.unavailable_reason)
-        await until(lambda: "Connect call failed" in str(bus.unavailable_reason))
+        await until(lambda: "Connection refused" in str(bus.unavailable_reason))
         assert "secret" not in str(bus.unavailable_reason)
         with pytest.raises(BusUnavailable, match="not connected to NATS"):
             await bus.request("$JS.API.STREAM.NAMES", timeout=0.2)
@@ -106,7 +106,7 @@ async def test_a_lost_server_is_reported_and_forgotten_when_it_is_back(
         await nats_server.start()
         await until(lambda: bus.unavailable_reason is None)
     assert bus.session == session + 1
-    refused = [entry for entry in logs if "Connect call failed" in str(entry.get("error"))]
+    refused = [entry for entry in logs if "Connection refused" in str(entry.get("error"))]
     assert len(refused) == 1, "an error that repeats itself is logged once"
     assert [entry["event"] for entry in logs if entry["event"] != "nats.error"] == [
         "nats.disconnected",
