@@ -6,20 +6,19 @@ it goes on for ever.
 """
 
 import asyncio
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
-
-@asynccontextmanager
-async def cancellation_kept() -> AsyncIterator[None]:
+class cancellation_kept:  # noqa: N801 - used as a function, as asyncio.timeout is
     """Ends in CancelledError if the task was cancelled inside, whatever became of that."""
-    task = asyncio.current_task()
-    before = task.cancelling() if task else 0
-    try:
-        yield
-    finally:
-        if task and task.cancelling() > before and not isinstance(sys.exception(), asyncio.CancelledError):
+
+    __slots__ = ("_before", "_task")
+
+    async def __aenter__(self) -> None:
+        self._task = asyncio.current_task()
+        self._before = self._task.cancelling() if self._task else 0
+
+    async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
+        task = self._task
+        if task and task.cancelling() > self._before and not isinstance(error, asyncio.CancelledError):
             # Cancelled anew, not just raised: groups of Python 3.13 do the same, and a second one would disturb whoever
             # cleans up.
             task.uncancel()

@@ -11,7 +11,7 @@ decides where they go. Where nothing is exported a hop costs next to nothing.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from datetime import timedelta
 from hashlib import sha256
@@ -88,6 +88,7 @@ class Hop:
 
 
 _UNTRACED: Final = Hop(INVALID_SPAN, {})
+_NO_HOP: Final = nullcontext(_UNTRACED)
 
 
 @contextmanager
@@ -179,12 +180,13 @@ def apart(
         yield hop
 
 
-@contextmanager
-def calling(method: str, template: str, server: str) -> Iterator[Hop]:
+def calling(method: str, template: str, server: str) -> AbstractContextManager[Hop]:
     """A span around one request within a hop, and none outside of hops. `template` is the path without names."""
-    if not trace.get_current_span().is_recording():
-        yield _UNTRACED
-        return
+    return _calling(method, template, server) if trace.get_current_span().is_recording() else _NO_HOP
+
+
+@contextmanager
+def _calling(method: str, template: str, server: str) -> Iterator[Hop]:
     attributes = {semconv.HTTP_METHOD: method, semconv.URL_TEMPLATE: template, semconv.SERVER_ADDRESS: server}
     with _tracer.start_as_current_span(
         f"{method} {template}",
