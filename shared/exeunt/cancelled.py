@@ -7,6 +7,7 @@ it goes on for ever.
 
 import asyncio
 
+
 class cancellation_kept:  # noqa: N801 - used as a function, as asyncio.timeout is
     """Ends in CancelledError if the task was cancelled inside, whatever became of that."""
 

@@ -126,7 +126,7 @@ class NatsClient(Client):
             await transport.connect(s.uri, DEFAULT_BUFFER_SIZE, patience)
         except TimeoutError:
             raise nats.errors.Error(f"{s.uri.netloc}: no connection within {patience:g} s") from None
-        except (OSError, ValueError) as error:  # uvloop does not say where; a name that DNS cannot have, told by another
+        except (OSError, ValueError) as error:  # of which uvloop does not say where, or a name that DNS cannot have
             raise nats.errors.Error(f"{s.uri.netloc}: {error}") from error
 
     async def _process_connect_init(self) -> None:
