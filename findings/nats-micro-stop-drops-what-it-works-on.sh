@@ -1,6 +1,6 @@
 #!/bin/sh
-# Guessed: stop() of a service of nats-py's micro ends like a drain: no new requests, but those that have arrived are answered. Its
-#   own docs and those of other clients have a service stop by draining.
+# Guessed: stop() of a service of nats-py's micro drains it: no new requests, but those that have arrived are answered. "Stop should
+#   always drain its service subscriptions" is what NATS' ADR-32 asks of all clients.
 # Seen (nats-py 2.16.0, nats-server 2.15.1): stop() returns at once. The handler that is at work is canceled at its next await, the
 #   request behind it is dropped, and neither caller hears anything until its own timeout. The same handler on a plain subscription,
 #   with drain(), answers both.
