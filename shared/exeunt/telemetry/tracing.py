@@ -11,7 +11,7 @@ decides where they go. Where nothing is exported a hop costs next to nothing.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from datetime import timedelta
 from hashlib import sha256
@@ -88,16 +88,18 @@ class Hop:
 
 
 _UNTRACED: Final = Hop(INVALID_SPAN, {})
+_NO_HOP: Final = nullcontext(_UNTRACED)
 
 
-@contextmanager
-def sending(event_type: EventType, snapshot: Snapshot) -> Iterator[Hop]:
+def sending(event_type: EventType, snapshot: Snapshot) -> AbstractContextManager[Hop]:
     """A span around publishing `event_type` of a stop. What is published about a run that is not canceled belongs to no
     stop.
     """
-    if not (_is_tracing() and snapshot.run.cancel_requested):
-        yield _UNTRACED
-        return
+    return _sending(event_type, snapshot) if _is_tracing() and snapshot.run.cancel_requested else _NO_HOP
+
+
+@contextmanager
+def _sending(event_type: EventType, snapshot: Snapshot) -> Iterator[Hop]:
     first = event_type is EventType.CANCEL_REQUESTED
     attributes = _messaging(event_type, "send", snapshot)
     if snapshot.topology.gone is not None:
@@ -111,15 +113,20 @@ def sending(event_type: EventType, snapshot: Snapshot) -> Iterator[Hop]:
         yield hop
 
 
-@contextmanager
 def processing(
     event_type: EventType, snapshot: Snapshot, headers: Mapping[str, str], *, consumer: str, delivery: int
-) -> Iterator[Hop]:
+) -> AbstractContextManager[Hop]:
     """A span around answering `event_type`, a child of the one that published it."""
     if not _is_tracing():
         passed_on = {name: headers[name] for name in propagate.get_global_textmap().fields if name in headers}
-        yield Hop(INVALID_SPAN, passed_on)
-        return
+        return nullcontext(Hop(INVALID_SPAN, passed_on))
+    return _processing(event_type, snapshot, headers, consumer=consumer, delivery=delivery)
+
+
+@contextmanager
+def _processing(
+    event_type: EventType, snapshot: Snapshot, headers: Mapping[str, str], *, consumer: str, delivery: int
+) -> Iterator[Hop]:
     heard = propagate.extract(headers)
     traced = trace.get_current_span(heard).get_span_context().is_valid
     if not (traced or snapshot.run.cancel_requested):
@@ -179,12 +186,13 @@ def apart(
         yield hop
 
 
-@contextmanager
-def calling(method: str, template: str, server: str) -> Iterator[Hop]:
+def calling(method: str, template: str, server: str) -> AbstractContextManager[Hop]:
     """A span around one request within a hop, and none outside of hops. `template` is the path without names."""
-    if not trace.get_current_span().is_recording():
-        yield _UNTRACED
-        return
+    return _calling(method, template, server) if trace.get_current_span().is_recording() else _NO_HOP
+
+
+@contextmanager
+def _calling(method: str, template: str, server: str) -> Iterator[Hop]:
     attributes = {semconv.HTTP_METHOD: method, semconv.URL_TEMPLATE: template, semconv.SERVER_ADDRESS: server}
     with _tracer.start_as_current_span(
         f"{method} {template}",
