@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack, suppress
 from typing import Final, NoReturn, Protocol
 
 import structlog
+import uvloop
 from msgspec import Struct
 
 from exeunt.bus.backlogs import report_backlogs
@@ -90,7 +91,7 @@ def main(
     try:
         settings = read_settings()
         configure_logs(settings, service=service)
-        asyncio.run(
+        uvloop.run(
             _serve(service, compose, settings, ensure, kubernetes=kubernetes, waits_for_streams=waits_for_streams)
         )
     except Exception as error:

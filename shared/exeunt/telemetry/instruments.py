@@ -41,6 +41,8 @@ class Instrument:
         self.services = services
         self.labels = labels
         self.figures = self._figures(**options)
+        self._known: dict[tuple[tuple[str, str], ...], Any] = {}
+        """Series that were asked for, as prometheus_client takes longer to find one than to count."""
 
     def _figures(self, **options: Any) -> Any:
         """What has them, of prometheus_client: by default its metric of the same kind."""
@@ -56,7 +58,11 @@ class Instrument:
         self._series(labels)
 
     def _series(self, labels: Mapping[str, str]) -> Any:
-        return self.figures.labels(**labels) if self.labels else self.figures
+        if not self.labels:
+            return self.figures
+        if (series := self._known.get(values := tuple(labels.items()))) is None:
+            series = self._known[values] = self.figures.labels(**labels)
+        return series
 
     def export(self, meter: "Meter") -> None:
         """Have `meter` report it, too."""

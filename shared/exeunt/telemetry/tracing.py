@@ -8,13 +8,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from importlib import import_module
-from typing import TYPE_CHECKING, Final, Literal
+from types import ModuleType
+from typing import Final, Literal
 
 from exeunt.events.event_types import Decided, EventType
 from exeunt.run.snapshot import Snapshot
-
-if TYPE_CHECKING:
-    from exeunt.telemetry import spans
 
 _PROPAGATED: Final = ("traceparent", "tracestate", "baggage")
 """The headers of OpenTelemetry's own choice; with another one of OTEL_PROPAGATORS, it is loaded."""
@@ -47,37 +45,40 @@ class Hop:
 _UNTRACED: Final = nullcontext(Hop({}))
 
 
+_spans: ModuleType | None = None
+
+
 def start_tracing() -> None:
     """Load OpenTelemetry, and have hops be spans from now on."""
-    globals()["spans"] = import_module("exeunt.telemetry.spans")
-
-
-def _on() -> bool:
-    return "spans" in globals()
+    global _spans  # noqa: PLW0603 - once in a process, before anything is traced
+    _spans = import_module("exeunt.telemetry.spans")
 
 
 def sending(event_type: EventType, snapshot: Snapshot) -> AbstractContextManager[Hop]:
     """Around publishing `event_type` of a stop. What is published about a run that is not canceled belongs to none."""
-    return spans.sending(event_type, snapshot) if _on() else _UNTRACED
+    return _spans.sending(event_type, snapshot) if _spans else _UNTRACED
 
 
 def processing(
     event_type: EventType, snapshot: Snapshot, headers: Mapping[str, str], *, consumer: str, delivery: int
 ) -> AbstractContextManager[Hop]:
     """Around answering `event_type`, a child of the hop that published it."""
-    if _on():
-        return spans.processing(event_type, snapshot, headers, consumer=consumer, delivery=delivery)
-    return nullcontext(Hop({name: headers[name] for name in _PROPAGATED if name in headers}))
+    passed_on = {name: headers[name] for name in _PROPAGATED if name in headers}
+    return (
+        _spans.processing(event_type, snapshot, headers, consumer=consumer, delivery=delivery)
+        if _spans
+        else nullcontext(Hop(passed_on))
+    )
 
 
 def due(snapshot: Snapshot, headers: Mapping[str, str], *, consumer: str, delivery: int) -> AbstractContextManager[Hop]:
     """Around a deadline whose instant has come; links to the hop that armed it, whose `headers` these are."""
-    return spans.due(snapshot, headers, consumer=consumer, delivery=delivery) if _on() else _UNTRACED
+    return _spans.due(snapshot, headers, consumer=consumer, delivery=delivery) if _spans else _UNTRACED
 
 
 def sweeping(snapshot: Snapshot) -> AbstractContextManager[Hop]:
     """Around what the sweep does for one stop."""
-    return spans.sweeping(snapshot) if _on() else _UNTRACED
+    return _spans.sweeping(snapshot) if _spans else _UNTRACED
 
 
 def apart(
@@ -91,20 +92,20 @@ def apart(
     """Around what knows no run, and so no stop: a child of the hop whose `headers` these are, or a trace of its own,
     which links to that hop, where a wait lay between.
     """
-    return spans.apart(name, kind, headers, attributes, waited=waited) if _on() else _UNTRACED
+    return _spans.apart(name, kind, headers, attributes, waited=waited) if _spans else _UNTRACED
 
 
 def calling(method: str, template: str, server: str) -> AbstractContextManager[Hop]:
     """Around one request within a hop. `template` is the path without names."""
-    return spans.calling(method, template, server) if _on() else _UNTRACED
+    return _spans.calling(method, template, server) if _spans else _UNTRACED
 
 
 def latency(since_cause: timedelta) -> None:
     """Note on the current span how late after its cause the stop, or the word of its deadline, has come."""
-    if _on():
-        spans.latency(since_cause)
+    if _spans:
+        _spans.latency(since_cause)
 
 
 def current_ids(*, sampled: bool = False) -> dict[str, str]:
     """`trace_id` and `span_id` of the current span, if there is one; with `sampled`, only if it is exported."""
-    return spans.current_ids(sampled=sampled) if _on() else {}
+    return _spans.current_ids(sampled=sampled) if _spans else {}
