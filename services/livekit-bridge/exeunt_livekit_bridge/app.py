@@ -11,15 +11,15 @@ from aiohttp import web
 from exeunt.bus.mesh_streams import ensure_livekit_stream, ensure_stream_and_consumer
 from exeunt.bus.pull import PullLoop
 from exeunt.errors import UsageError
-from exeunt.events.subjects import EVERY_LOOK, LIVEKIT
-from exeunt.process.health import Pulse, serve_on
+from exeunt.events.subjects import EVERY_LOOK, LIVEKIT, LIVEKIT_BRIDGE
+from exeunt.process.health import Pulse
 from exeunt.process.insist import insist
 from exeunt.process.service import Connections, main
 from exeunt.telemetry.metrics import expect_looks
 from exeunt_livekit_bridge.discovery import INTERVAL, Discovery
 from exeunt_livekit_bridge.keys import Keys
 from exeunt_livekit_bridge.livekit import LiveKit
-from exeunt_livekit_bridge.looker import DURABLE, Looker
+from exeunt_livekit_bridge.looker import Looker
 from exeunt_livekit_bridge.webhooks import Webhooks
 
 _SILENCE: Final = 30.0
@@ -43,13 +43,12 @@ class LiveKitBridge:
         self._webhooks = Webhooks(keys, bus)
         self._discovery = Discovery(self._livekit, bus)
         self._looker = Looker(self._livekit, bus, settings)
-        self._ensure = partial(
-            ensure_stream_and_consumer, bus, settings, LIVEKIT, DURABLE, (EVERY_LOOK,), ensure=ensure_livekit_stream
-        )
+        ensure = partial(ensure_stream_and_consumer, bus, settings, ensure=ensure_livekit_stream)
+        self._ensure = partial(ensure, LIVEKIT, LIVEKIT_BRIDGE, (EVERY_LOOK,))
         self._looks = PullLoop(
             bus,
             LIVEKIT,
-            DURABLE,
+            LIVEKIT_BRIDGE,
             max_in_flight=settings.max_in_flight,
             recreate=self._ensure,
             ack_wait=settings.ack_wait.total_seconds(),
@@ -72,7 +71,7 @@ class LiveKitBridge:
 
     async def run(self) -> None:
         await insist("make or check the consumer", self._ensure)
-        self._listening = await serve_on(self._webhooks.app, self._addr, setting="EXEUNT_LIVEKIT_WEBHOOK_ADDR")
+        self._listening = await self._webhooks.listen_on(self._addr)
         try:
             async with self._livekit, asyncio.TaskGroup() as tasks:
                 discovering = tasks.create_task(self._discovery.run())
