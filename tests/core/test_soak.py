@@ -171,11 +171,18 @@ def test_a_fault_excuses_what_it_is_known_to_cost(
     assert (judged(run, fault) == []) is excused
 
 
-def test_a_terminator_that_ends_before_nats_is_back_takes_its_decisions_along() -> None:
+@pytest.mark.parametrize(
+    ("plant", "service", "another"),
+    [(without_decision, "terminator", "watcher"), (without_its_end, "watcher", "terminator")],
+)
+def test_who_ends_before_nats_is_back_takes_along_what_is_not_published(
+    plant: Callable[[Played], None], service: str, another: str
+) -> None:
     run, outage = stopped(), Window("all nats-servers killed", after(5), after(60))
-    without_decision(run)
-    assert judged(run, outage, Window("service killed", after(30), after(31), "watcher"))
-    assert judged(run, outage, Window("service killed", after(30), after(31), "terminator")) == []
+    plant(run)
+    assert judged(run, outage, Window("service killed", after(30), after(31), another))
+    assert judged(run, outage, Window("service killed", after(80), after(81), service)) == []
+    assert judged(run, Window("service killed", after(30), after(31), service))
 
 
 def test_a_seed_decides_a_round() -> None:
