@@ -13,8 +13,7 @@ from exeunt.bus.errors import BusUnavailable, PublishRefused
 from exeunt.bus.publisher import Stored, last_message, publish
 from exeunt.events.codec import ReceivedEvent, outcome_message, read_event
 from exeunt.events.event_types import DRY_RUN
-from exeunt.events.subjects import RUNS
-from exeunt.events.subjects import TERMINATOR
+from exeunt.events.subjects import RUNS, TERMINATOR
 from exeunt.kube.client import KubeClient
 from exeunt.settings import Settings
 from exeunt.telemetry.logs import bind_run
