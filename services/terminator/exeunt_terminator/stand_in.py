@@ -241,20 +241,24 @@ class StandIn:
         bind_run(event.snapshot.run.cancellation)
         outcomes: list[Outcome] = []
         deliveries = 0
-        while not self._stopping.is_set():
-            deliveries += 1
-            async with self._slots:
-                work = self._tasks.create_task(self._try(message, event, since, deliveries, outcomes))
-                self._at_work.add(work)
-                work.add_done_callback(self._at_work.discard)
-                end = await work
-            match end:
-                case SecondLook():
-                    await asyncio.sleep(self._settings.second_look.total_seconds())
-                case GiveBack(_, after):
-                    await asyncio.sleep(after.total_seconds())
-                case _:
-                    return
+        try:
+            while not self._stopping.is_set():
+                deliveries += 1
+                async with self._slots:
+                    work = self._tasks.create_task(self._try(message, event, since, deliveries, outcomes))
+                    self._at_work.add(work)
+                    work.add_done_callback(self._at_work.discard)
+                    end = await work
+                match end:
+                    case SecondLook():
+                        await asyncio.sleep(self._settings.second_look.total_seconds())
+                    case GiveBack(_, after):
+                        await asyncio.sleep(after.total_seconds())
+                    case _:
+                        return
+        finally:
+            if not outcomes:  # perhaps it is done, and its StepRuns are not deleted: whoever reads the stream will see
+                self._unpublished.add(Done(message, event, None, SOURCE, since))
 
     async def _try(
         self, message: Message, event: ReceivedEvent, since: datetime, deliveries: int, outcomes: list[Outcome]

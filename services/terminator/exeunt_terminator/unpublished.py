@@ -38,11 +38,13 @@ log = structlog.get_logger()
 
 
 class Done(Struct, frozen=True):
-    """An event that was acted on, as the message that it would have been, and what came of it at `at`."""
+    """An event that was acted on, as the message that it would have been, and what came of it at `at`; without an
+    outcome whoever takes it from the stream has to see to it.
+    """
 
     message: Message
     event: ReceivedEvent
-    outcome: Outcome
+    outcome: Outcome | None
     source: str
     at: datetime
 
@@ -81,6 +83,8 @@ class Unpublished:
     async def _publish(self, done: Done) -> None:
         event, outcome = done.event, done.outcome
         answer = await publish(self._bus, done.message, deadline=_DEADLINE)
+        if outcome is None:
+            return
         # Where the event is another's, it need not have the snapshot that was decided from.
         own = replace(event.snapshot, step_runs=None)
         trail = tuple(replace(step, reread=step.reread or own) for step in outcome.trail)
@@ -107,4 +111,5 @@ class Unpublished:
 
     def _lose(self, done: Done, why: str) -> None:
         UNPUBLISHED_LOST.add()
-        log.error("outcome not recorded", fact=done.event.event_type, verdict=done.outcome.verdict, error=why)
+        verdict = done.outcome.verdict if done.outcome else None
+        log.error("outcome not recorded", fact=done.event.event_type, verdict=verdict, error=why)
