@@ -144,6 +144,13 @@ def test_what_is_planted_is_found(plant: Callable[[Played], None], found: str) -
     assert any(promise.startswith(f"{run.way}, run: {found}") for promise in judged(run))
 
 
+def test_who_is_redriven_has_new_step_runs() -> None:
+    run = stopped()
+    leaves_a_step_run(run)
+    run.redriven_at, run.given_up = after(40), "not redriven"
+    assert judged(run) == []
+
+
 @pytest.mark.parametrize("plant", [not_ended, not_ended_again, not_deleted])
 def test_a_stop_has_its_time(plant: Callable[[Played], None]) -> None:
     run = stopped()

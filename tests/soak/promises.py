@@ -80,7 +80,8 @@ def _nothing_left(run: Played, faults: Sequence[Window]) -> Iterator[str]:
         return
     if run.armed:
         yield f"{run.armed} schedules are left"
-    if run.step_runs_left and not _forgotten(run.ends[-1].at, faults):
+    redriven = run.redriven_at is not None and run.ends[-1].at < run.redriven_at  # those that are there are new
+    if run.step_runs_left and not redriven and not _forgotten(run.ends[-1].at, faults):
         yield f"StepRuns are left: {', '.join(run.step_runs_left)}"
 
 
