@@ -53,7 +53,7 @@ from exeunt_timeout_scheduler import commands as timeout_scheduler
 from exeunt_timeout_scheduler.commands import Hold, Publish
 from exeunt_timeout_scheduler.deadlines import Deadline
 from exeunt_timeout_scheduler.machine import Scheduling
-from exeunt_watcher.event_types import holds
+from exeunt_watcher.event_types import holds, leaves_step_runs
 
 
 class Difference(Struct, frozen=True, kw_only=True):
@@ -118,6 +118,9 @@ def check_event(recorded: RunEvent) -> Iterator[Difference]:
     elif recorded.event_type is EventType.RUN_DELETED:
         if not recorded.snapshot.realtime:
             yield _difference(recorded, str(recorded.event_type), "the run is realtime", "it is not")
+    elif recorded.event_type is EventType.STEP_RUNS_LEFT:
+        if not leaves_step_runs(recorded.snapshot):
+            yield _difference(recorded, str(recorded.event_type), "Exeunt has ended the run", "it has not")
     elif not holds(recorded.event_type, recorded.snapshot):
         yield _difference(recorded, str(recorded.event_type), "it holds of its snapshot", "it does not")
 

@@ -39,7 +39,7 @@ async def refuse_outcomes(own_nats: NatsServer) -> None:
 async def test_a_stop_is_done_although_its_outcome_is_refused(
     kubernetes: Kubernetes, namespace: str, own_nats: NatsServer, own_mesh: Mesh
 ) -> None:
-    await start_all(own_mesh, EXEUNT_SECOND_LOOK="2s")
+    await start_all(own_mesh)
     await refuse_outcomes(own_nats)
     terminator = own_mesh.pid("terminator")
     call, other = [await Call.start(kubernetes, namespace, name) for name in ("call", "other")]

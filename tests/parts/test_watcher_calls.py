@@ -74,11 +74,12 @@ async def test_what_is_stored_is_found_again_by_its_run_and_by_its_sequence(bus:
     asked = Recall(EventType.CANCEL_REQUESTED, second)
     assert await carry_out.answer(asked) == Recalled(asked, None)
     await carry_out.answer(Publish(EventType.CANCEL_REQUESTED, first))
-    answer = await carry_out.answer(again := Publish(EventType.CANCEL_REQUESTED, second))
+    again = Publish(EventType.CANCEL_REQUESTED, second)
+    answer = await carry_out.answer(again)
     assert isinstance(answer, AlreadyStored)
     assert answer.asked is again
     assert await carry_out.answer(asked) == Recalled(asked, first)
-    there, nowhere = MessageAt(answer.sequence, second), MessageAt(answer.sequence + 1, second)
+    there, nowhere = MessageAt(answer.sequence, again), MessageAt(answer.sequence + 1, again)
     assert await carry_out.answer(there) == MessageRead(there, first)
     assert await carry_out.answer(nowhere) == MessageRead(nowhere, None)
 

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from exeunt.clock import parse_instant
 from exeunt.errors import PoisonEvent
 from exeunt.events.codec import ReceivedEvent, outcome_message, read_event
-from exeunt.events.event_types import STOPPING_EVENT_TYPES
+from exeunt.events.event_types import ANSWERED_EVENT_TYPES
 from exeunt.events.signals import Signal, read_signal
 from exeunt.events.subjects import RUNS, SIGNALS, signal_subject, trigger_token_subject
 from exeunt.run.snapshot import RunState, read_run
@@ -52,7 +52,7 @@ DURABLE = "terminator"
 
 
 def is_stopping(subject: str) -> bool:
-    return subject.endswith(STOPPING_EVENT_TYPES) and ".outcome." not in subject
+    return subject.endswith(ANSWERED_EVENT_TYPES) and ".outcome." not in subject
 
 
 class Stop:
@@ -76,9 +76,8 @@ class Terminator(Process):
         self._consumer = nats.consumer(RUNS, DURABLE, is_stopping)
         self.on_command: Callable[[Command, str], float] = lambda *_: 0.0
         """Told each command, and the run's name, before it is carried out; answers with how much longer it takes."""
-        self.lost_second_looks: set[str] = set()
         self.set_aside: set[str] = set()
-        """Both by the uid of their run."""
+        """By the uid of its run."""
 
     def begin(self) -> None:
         self._consumer.join(self, self._deliver)
@@ -226,10 +225,7 @@ class Terminator(Process):
     def _end(self, delivery: Delivery, end: Command) -> None:
         match end:
             case SecondLook():
-                # It is lost where another delivery of the same event was acknowledged meanwhile.
-                if delivery.message.sequence not in delivery.consumer.unsettled:
-                    self.lost_second_looks.add(delivery.message.subject.split(".")[4])
-                delivery.give_back(settings.SECOND_LOOK)
+                delivery.give_back(settings.SECOND_LOOK.total_seconds())
             case GiveBack(_, after):
                 delivery.give_back(after.total_seconds())
             case DeadLetter():

@@ -3,6 +3,8 @@
 from functools import partial
 from typing import Any
 
+from msgspec.structs import replace
+
 from exeunt.errors import PoisonEvent
 from exeunt.events.codec import event_message, read_event
 from exeunt.events.event_types import cancellation_of
@@ -66,6 +68,7 @@ class Watcher(Process):
             fence_wait=settings.FENCE_WAIT,
             heartbeats_stale_after=None,
             sweep_interval=settings.SWEEP_INTERVAL,
+            second_look=settings.SECOND_LOOK,
         )
 
     def begin(self) -> None:
@@ -117,6 +120,7 @@ class Watcher(Process):
                     self.clock.note(self.name, f"publishes {event_type} of {snapshot.run.cancellation}: {gone}")
                     now = self.now()
                     message = event_message(event_type, snapshot, source="/exeunt/watcher", now=now, context={})
+                    message = replace(message, expected_last_subject_sequence=command.after)
                     self._nats.publish(self, message, partial(self._published, command, message))
                 case Recall(event_type, snapshot):
                     subject = event_subject(cancellation_of(event_type, snapshot.run), event_type)

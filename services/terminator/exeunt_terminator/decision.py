@@ -4,7 +4,7 @@ The rules stand in one table, in the order in which they are asked; the first th
 generated from it.
 """
 
-from exeunt.events.event_types import EventType, Verdict
+from exeunt.events.event_types import STOPPING_EVENT_TYPES, EventType, Verdict
 from exeunt.rules.closed import CLOSED, Case, Decision, Rule, first_that_applies
 from exeunt.run import bobrapet
 from exeunt.run.cancellations import Cancellation
@@ -14,7 +14,7 @@ RULES = (
     *CLOSED,
     Rule(
         "topology-gone",
-        lambda case: case.snapshot.topology.gone is not None,
+        lambda case: case.snapshot.topology.gone is not None and case.event_type in STOPPING_EVENT_TYPES,
         Verdict.FINALIZE,
         "the run is canceled and its topology is gone",
     ),

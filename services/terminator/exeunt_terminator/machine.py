@@ -119,6 +119,7 @@ class Stopping:
             case StopState.DELIVERED, Delivered():
                 self._delivered = heard
                 old = heard.deliveries > 1 or now - heard.stored_at > _FRESH
+                old = old or self._event.event_type is EventType.STEP_RUNS_LEFT
                 return Result.AGAIN if old else Result.FIRST
             case StopState.CHECKING, Listed(step_runs, bindings):
                 run = self.snapshot.run  # what was not asked for is empty
@@ -196,7 +197,8 @@ class Stopping:
             case StopState.DONE if self.trail[-1].verdict is Verdict.FAILED:
                 return DeadLetter(self.trail[-1].why)
             case StopState.DONE:
-                return Ack() if self.written_at is None else SecondLook()
+                again = self.written_at is not None and self._propagate_cancel
+                return SecondLook() if again else Ack()
             case StopState.GIVEN_BACK:
                 return self._give_back()
         raise AssertionError(f"nothing leads back to {self._state}")
@@ -215,7 +217,8 @@ class Stopping:
         if self._dry_run:
             return self._came(Result.DRY_RUN)
         if leftovers:
-            return Result.CLEAN_UP
+            known = self.snapshot.step_runs is not None
+            return Result.CLEAN_UP if known else Result.CLEAN_UP_STEP_RUNS_UNKNOWN
         return Result.FINALIZE_AT_DEADLINE if by_deadline else Result.FINALIZE
 
     def _is_due(self, now: datetime) -> bool:
@@ -288,7 +291,7 @@ class Stopping:
                 self._outcome_at = heard.sequence
                 return Result.IN_VAIN
         if self.next_at is None:
-            return Result.RECORDED
+            return Result.RECORDED if self.failure is None else Result.RECORDED_UNDONE
         self.recorded = self.recorded and self._outcome_at is None  # that it is forbidden still is no news
         return Result.NOT_FOR_GOOD
 

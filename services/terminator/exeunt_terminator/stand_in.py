@@ -21,7 +21,7 @@ from exeunt.bus.connection import Bus
 from exeunt.bus.delivery import back_off
 from exeunt.cancelled import cancellation_kept
 from exeunt.events.codec import ReceivedEvent, event_message, read_event
-from exeunt.events.event_types import STOPPING_EVENT_TYPES, EventType, Outcome, cancellation_of
+from exeunt.events.event_types import ANSWERED_EVENT_TYPES, EventType, Outcome, cancellation_of
 from exeunt.events.messages import Message
 from exeunt.events.subjects import armed_subject, event_subject
 from exeunt.kube.client import KubeClient
@@ -170,7 +170,7 @@ class StandIn:
 
     def _publish(self, asked: watch.Publish) -> watch.Stored | watch.AlreadyStored:
         subject = event_subject(cancellation_of(asked.event_type, asked.snapshot.run), asked.event_type)
-        if (sequence := self._published.get(subject)) is not None:
+        if (sequence := self._published.get(subject, 0)) != asked.after:
             return watch.AlreadyStored(asked, sequence)
         self._events += 1
         self._published[subject], self._snapshots[self._events] = self._events, asked.snapshot
@@ -184,7 +184,7 @@ class StandIn:
         now = datetime.now(UTC)
         message = event_message(event_type, snapshot, source=SOURCE, now=now, context={})
         event = read_event(message.headers, message.payload)
-        if event_type in STOPPING_EVENT_TYPES:
+        if event_type in ANSWERED_EVENT_TYPES:
             self._remembered.keep(event)
             self._tasks.create_task(self._stop(message, event, now))
         if event_type in HEARD:

@@ -62,7 +62,7 @@ class Terminator:
             case commands.Ack():
                 return Ack()
             case SecondLook():
-                return Retry(self._settings.second_look.total_seconds(), "second look for late StepRuns")
+                return Retry(self._settings.second_look.total_seconds(), "second look for late sub-stories")
             case commands.DeadLetter(why):
                 return DeadLetter(why)
             case GiveBack(why, after):

@@ -28,10 +28,15 @@ class EventType(StrEnum):
     """The StoryRun object is gone."""
     DEADLINE_REACHED = "deadline-reached"
     """cancel_observed_at + shutdown timeout has passed and the run was still unfinished when looked at again."""
+    STEP_RUNS_LEFT = "step-runs-left"
+    """Exeunt has ended the run, and StepRuns of it live on, or have come since."""
 
 
 STOPPING_EVENT_TYPES: Final = (EventType.CANCEL_REQUESTED, EventType.TOPOLOGY_TERMINATED, EventType.DEADLINE_REACHED)
-"""Events on which a run may be finalized: the terminator hears these and no others."""
+"""Events on which a run may be finalized."""
+
+ANSWERED_EVENT_TYPES: Final = (*STOPPING_EVENT_TYPES, EventType.STEP_RUNS_LEFT)
+"""What the terminator hears and answers."""
 
 
 def cancellation_of(event_type: EventType, run: RunState) -> Cancellation:

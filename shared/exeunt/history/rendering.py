@@ -195,6 +195,9 @@ def _event_in_words(event_type: EventType, snapshot: Snapshot) -> str:
             return f"{run.phase}: {run.message}, {'by Exeunt' if run.ended_by_exeunt else 'not by Exeunt'}{opted_out}"
         case EventType.RUN_DELETED:
             return "the StoryRun is gone"
+        case EventType.STEP_RUNS_LEFT:
+            names = ", ".join(ref.name for ref in snapshot.step_runs or ())
+            return f"StepRuns are left of the run that has ended: {names or 'too many to name'}"
 
 
 def _outcome_in_words(recorded: OutcomeEvent) -> str:

@@ -7,7 +7,7 @@ is generated from this table.
 
 from typing import Final
 
-from exeunt.events.event_types import DRY_RUN, STOPPING_EVENT_TYPES, EventType, Verdict
+from exeunt.events.event_types import ANSWERED_EVENT_TYPES, DRY_RUN, STOPPING_EVENT_TYPES, EventType, Verdict
 from exeunt.telemetry.instruments import Counter, Gauge, Histogram, Instrument, Observable
 
 _LATENCY: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -251,6 +251,7 @@ def expect_stops() -> None:
     for event_type in STOPPING_EVENT_TYPES:
         STOP_LATENCY.expect(cause=CAUSES[event_type])
         STOP_DURATION.expect(cause=CAUSES[event_type])
+    for event_type in ANSWERED_EVENT_TYPES:
         for verdict in (*Verdict, DRY_RUN):
             OUTCOMES.expect(cause=str(event_type), verdict=str(verdict))
     DRAIN_SAVED.expect()
