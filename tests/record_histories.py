@@ -65,7 +65,7 @@ class Stage:
 
     async def waiting(self, call: Call) -> None:
         """Returns when the cancel was answered with "wait"."""
-        await self.bystander.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED)
+        await self.bystander.wait_until_answered(call.uid, EventType.CANCEL_REQUESTED)
 
     @asynccontextmanager
     async def without_terminator(self) -> AsyncIterator[None]:
@@ -270,7 +270,9 @@ async def redriven_meanwhile(stage: Stage, name: str) -> Call:
         await stage.bystander.wait_for_event(
             call.uid, EventType.CANCEL_REQUESTED, cancel_observed_at=cancel_observed_at
         )
-    await stage.bystander.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED, cancel_observed_at=cancel_observed_at)
+    await stage.bystander.wait_until_answered(
+        call.uid, EventType.CANCEL_REQUESTED, cancel_observed_at=cancel_observed_at
+    )
     await call.lose_bindings()
     await stage.finished(call)
     return call

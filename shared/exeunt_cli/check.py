@@ -183,7 +183,7 @@ def _again(event: OutcomeEvent, cause: RunEvent) -> _Again:
     while heard is not None:
         command = stopping.receive(heard, at)
         if isinstance(command, Record | End):
-            return _Again(stopping.trail, isinstance(command, Record))
+            return _Again(stopping.trail, isinstance(command, Record) or stopping.recorded)
         heard = _answer(command, stopping, event, at)
     return _Again(stopping.trail, whole=False)
 

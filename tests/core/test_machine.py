@@ -119,7 +119,7 @@ def test_where_cancels_are_passed_on_a_stop_is_looked_at_twice() -> None:
 def test_a_redelivery_reads_first_and_deletes_what_is_left_of_a_run_that_is_still_ended(*, known: bool) -> None:
     """By the event, whose StepRuns were there before the run was read; what has to be listed may be newer than that."""
     stop = stopping(step_runs=(LISTEN,) if known else None)
-    listed = [] if known else [Listed((step_run(),)), RunRead(ended())]
+    listed: list[Input] = [] if known else [Listed((step_run(),)), RunRead(ended())]
     commands = asked(stop, AGAIN, RunRead(ended()), *listed, Deleted(("call-listen",)), AlreadyStored(8))
     assert kinds(commands) == [GetRun, *([] if known else [List, GetRun]), Delete, Record, Ack]
     assert Delete(ended(), (LISTEN,)) in commands

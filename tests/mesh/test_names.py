@@ -37,7 +37,7 @@ async def test_runs_that_share_a_label_value_are_reported_apart(
     # Without owners, so that nothing but the name tells whose they are.
     other = await Call.start(kubernetes, namespace, other_name, staging=Staging(owned=False))
     await canceled.cancel()
-    await bystander.wait_for_outcome(canceled.uid, EventType.CANCEL_REQUESTED)
+    await bystander.wait_until_answered(canceled.uid, EventType.CANCEL_REQUESTED)
     await everyone_leaves(bystander.streams, canceled)
     assert (await stopped(canceled)).written_by == "exeunt-terminator"
     assert await taken_at_once(canceled, bystander) == {f"{name}-listen", f"{name}-speak"}
@@ -71,7 +71,7 @@ async def test_step_runs_without_an_owner_go_with_their_run(
     call = await Call.start(kubernetes, namespace)
     await hub.create_step_run(kubernetes, namespace, call.name, "answer")
     await call.cancel()
-    await bystander.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED)
+    await bystander.wait_until_answered(call.uid, EventType.CANCEL_REQUESTED)
     await everyone_leaves(bystander.streams, call)
     await stopped(call)
     assert await taken_at_once(call, bystander) == {"call-listen", "call-speak", "call-answer"}
@@ -121,7 +121,7 @@ async def test_a_terminal_step_run_with_a_live_binding_goes_too(
 ) -> None:
     call = await Call.start(kubernetes, namespace, staging=Staging(step_phases={"speak": "Succeeded"}))
     await call.cancel()
-    await bystander.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED)
+    await bystander.wait_until_answered(call.uid, EventType.CANCEL_REQUESTED)
     await everyone_leaves(bystander.streams, call)
     await stopped(call)
     assert await taken_at_once(call, bystander) == {"call-listen", "call-speak"}

@@ -69,7 +69,7 @@ async def test_a_canceled_call_ends_when_everyone_has_left(
     call = await Call.start(kubernetes, namespace, staging=Staging(started_ago=timedelta(seconds=132)))
     await call.cancel()
     await call.wait_observed()
-    await bystander.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED)  # wait: the topology is up
+    await bystander.wait_until_answered(call.uid, EventType.CANCEL_REQUESTED)  # wait: the topology is up
     await bystander.wait_until_armed(call.uid)
     before = await call.get()
     assert before["status"]["phase"] == "Running"

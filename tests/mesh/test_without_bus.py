@@ -153,7 +153,7 @@ async def test_the_deadline_that_was_fixed_at_the_cancel_counts_without_the_bus_
     call = await Call.start(kubernetes, namespace, shutdown_timeout="8s")
     await call.cancel()
     async with Bystander(own_nats.url) as listener:
-        await listener.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED, 30)
+        await listener.wait_until_answered(call.uid, EventType.CANCEL_REQUESTED, 30)
     await own_nats.kill()
     shorter = {"spec": {"policy": {"timeouts": {"gracefulShutdownTimeout": "1s"}}}}
     await kubernetes.patch(STORY, namespace, call.story, shorter)

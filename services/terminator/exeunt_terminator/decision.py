@@ -26,14 +26,14 @@ RULES = (
     ),
 )
 
-_TOPOLOGY_UP = Decision(
+TOPOLOGY_UP = Decision(
     Verdict.WAIT, "topology-up", "the topology is still up; it will end, or the shutdown deadline will come"
 )
 
 
 def decide(event_type: EventType, cancellation: Cancellation, snapshot: Snapshot) -> Decision:
     """Decide by the first rule that applies; where none does, the run's topology is still up."""
-    return first_that_applies(RULES, Case(event_type, cancellation, snapshot)) or _TOPOLOGY_UP
+    return first_that_applies(RULES, Case(event_type, cancellation, snapshot)) or TOPOLOGY_UP
 
 
 def leaves_leftovers(cancellation: Cancellation, snapshot: Snapshot) -> bool:

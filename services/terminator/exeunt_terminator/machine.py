@@ -45,7 +45,7 @@ from exeunt_terminator.commands import (
     Stored,
     Written,
 )
-from exeunt_terminator.decision import decide, leaves_leftovers
+from exeunt_terminator.decision import TOPOLOGY_UP, decide, leaves_leftovers
 from exeunt_terminator.evidence import (
     possible_evidence,
     still_no_bindings,
@@ -193,6 +193,9 @@ class Stopping:
             case StopState.RECORDING:
                 if self.next_at is not None and not _is_recorded(self._deliveries):
                     return Result.NOT_FOR_GOOD
+                if self._is_self_evident():
+                    self.recorded = True
+                    return Result.SELF_EVIDENT
                 return Record(self.outcome(), self._outcome_at or 0)
             case StopState.DONE if self.trail[-1].verdict is Verdict.FAILED:
                 return DeadLetter(self.trail[-1].why)
@@ -294,6 +297,12 @@ class Stopping:
             return Result.RECORDED if self.failure is None else Result.RECORDED_UNDONE
         self.recorded = self.recorded and self._outcome_at is None  # that it is forbidden still is no news
         return Result.NOT_FOR_GOOD
+
+    def _is_self_evident(self) -> bool:
+        """Whether all that came of it is that the topology is up, as its event says."""
+        (*others, last) = self.trail
+        waits = last.rule == TOPOLOGY_UP.rule and last.reread is None
+        return waits and not others and self._event.event_type is EventType.CANCEL_REQUESTED
 
     def _fail(self, why: str) -> Result:
         self.failure = why

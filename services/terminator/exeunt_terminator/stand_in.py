@@ -272,13 +272,14 @@ class StandIn:
             async def record(command: Record) -> Input:
                 if len(outcomes) > command.after:
                     return commands.AlreadyStored(len(outcomes))
-                hop.decided(command.outcome.trail)
                 outcomes.append(command.outcome)
                 marked = replace(command.outcome, without_bus=True)
                 self._unpublished.add(Done(message, event, marked, SOURCE, datetime.now(UTC)))
                 return commands.Stored()
 
             end = await calls.carry_out(stopping, event, delivered, record)
+            if not isinstance(end, GiveBack):
+                hop.decided(stopping.trail)
             if stopping.failure is not None:
                 hop.failed(calls.error or stopping.failure)
         self._report(event, stopping)

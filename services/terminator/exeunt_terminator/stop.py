@@ -20,6 +20,8 @@ more, and an event is published only once.
 Whether a deadline has come is for the clock of whoever acts on it, too: where that says that it has not, the event is
 given back until then, and a clock that differs from the kube-apiserver's ends no run by its deadline (ADR 13).
 
+That a cancel is heard while the topology is up, and nothing is done, follows from its event alone: it is not recorded.
+
 A write that is forbidden is recorded as failed, and its event comes again: the right may be granted meanwhile. One that
 is refused for what it says is set aside.
 
@@ -57,7 +59,7 @@ class StopState(StrEnum):
     PASSING_ON = "passing_on"
     """The cancel is passed on to sub-stories, where that is asked for (`sub_stories`)."""
     RECORDING = "recording"
-    """The outcome is recorded."""
+    """The outcome is recorded, unless the event says it already."""
     DONE = "done"
     """The event is answered: acknowledged, set aside, or asked for once more for the second look."""
     GIVEN_BACK = "given_back"
@@ -96,6 +98,7 @@ class Result(StrEnum):
     NOT_PASSED_ON = "not asked for, or not this run's"
     RECORDED = "recorded, or refused by the stream"
     RECORDED_UNDONE = "recorded, with something left to do"
+    SELF_EVIDENT = "its event says all"
     IN_VAIN = "an earlier one came to nothing"
     NOT_FOR_GOOD = "forbidden, and tried again"
     FAILED = "failed"
@@ -159,6 +162,7 @@ TRANSITIONS: dict[StopState, dict[Result, StopState]] = {
     StopState.RECORDING: {
         Result.RECORDED: StopState.DONE,
         Result.RECORDED_UNDONE: StopState.GIVEN_BACK,
+        Result.SELF_EVIDENT: StopState.DONE,
         Result.IN_VAIN: StopState.RECORDING,
         Result.NOT_FOR_GOOD: StopState.GIVEN_BACK,
         Result.FAILED: StopState.GIVEN_BACK,

@@ -142,7 +142,9 @@ def cause_in_words(stop: Stop) -> str | None:
             (event.snapshot.run for event in reversed(stop.run_events) if event.snapshot.run.terminal), None
         )
         return f"{terminal.phase}: {terminal.message}" if terminal else None
-    return f"{stop.outcomes[-1].outcome.rule}{_dry(stop.outcomes[-1])}" if stop.outcomes else None
+    if stop.outcomes:
+        return f"{stop.outcomes[-1].outcome.rule}{_dry(stop.outcomes[-1])}"
+    return "topology-up" if stop.canceled is not None and stop.canceled.topology.gone is None else None
 
 
 def _ended_by(recorded: OutcomeEvent, cause: RunEvent | None) -> str:
