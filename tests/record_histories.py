@@ -64,7 +64,7 @@ class Stage:
         return await Call.start(self.kubernetes, NAMESPACE, name, **{"shutdown_timeout": PATIENT, **options})
 
     async def waiting(self, call: Call) -> None:
-        """Returns when the cancel was answered with "wait"."""
+        """Returns when the terminator has heard of the cancel, and waits."""
         await self.bystander.wait_until_answered(call.uid, EventType.CANCEL_REQUESTED)
 
     @asynccontextmanager

@@ -151,10 +151,6 @@ def check_outcome(event: OutcomeEvent, cause: RunEvent) -> Iterator[Difference]:
         yield _difference(event, _decision(event, number), _step(recorded[number - 1]), "nothing more")
     elif len(recorded) < len(again.trail) or not again.whole:
         yield _difference(event, str(event.cause), "the end of the trail", f"more, after {_step(again.trail[-1])}")
-    elif _name(event.outcome.verdict, event.outcome.rule) != _step(recorded[-1]):
-        yield _difference(
-            event, str(event.cause), _name(event.outcome.verdict, event.outcome.rule), _step(recorded[-1])
-        )
 
 
 class _Again(NamedTuple):

@@ -85,6 +85,14 @@ def test_the_end_of_a_run_says_by_what_its_topology_was_gone_and_not_again_in_wh
     assert carried(EventType.RUN_TERMINAL, over).topology.gone == Evidence("bindings-gone", 2, "")
 
 
+def test_a_cancel_that_was_observed_says_its_time_once() -> None:
+    recorded = full()
+    assert recorded.run.canceled_at == recorded.run.cancel_observed_at
+    message = event_message(EventType.CANCEL_REQUESTED, recorded, source="/s", now=NOW, context={})
+    assert b"canceled_at" not in message.payload
+    assert read_event(message.headers, message.payload).snapshot.run.canceled_at == recorded.run.canceled_at
+
+
 def test_an_event_is_published_once_on_the_subject_of_its_cancellation() -> None:
     recorded = full()
     cancel = event_message(EventType.CANCEL_REQUESTED, recorded, source="/s", now=NOW, context={})
@@ -108,10 +116,6 @@ def test_a_topology_is_established_once_in_a_attempt_whatever_cancel_observed_at
 def test_an_outcome_is_recorded_once_beside_its_cause() -> None:
     cancellation = full().run.cancellation
     outcome = Outcome(
-        verdict=Verdict.FINALIZE,
-        rule="topology-gone",
-        why="w",
-        cause_id="uid-call/token/cancel-requested",
         cause_sequence=3,
         trail=(Decided("2026-11-24T18:13:33Z", Verdict.FINALIZE, "topology-gone", "w", reread=full()),),
     )
@@ -119,6 +123,7 @@ def test_an_outcome_is_recorded_once_beside_its_cause() -> None:
     assert message.subject == outcome_subject(cancellation, EventType.CANCEL_REQUESTED)
     assert message.expected_last_subject_sequence == 0
     assert msgspec.json.decode(message.payload, type=Outcome) == outcome
+    assert (outcome.verdict, outcome.rule, outcome.why) == (Verdict.FINALIZE, "topology-gone", "w")
     with pytest.raises(PoisonEvent, match=r"'io\.bubustack\.exeunt\.outcome\.v1' is no event"):
         read_event(message.headers, message.payload)
 

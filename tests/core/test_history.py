@@ -235,13 +235,6 @@ def test_a_decision_that_cannot_be_in_the_table_is_a_difference() -> None:
     assert difference.what == "decision 2 of 2 on topology-terminated"
 
 
-def test_an_outcome_that_is_not_its_last_decision_is_a_difference() -> None:
-    lines = lines_of("cancel-then-gone")
-    broken = [line.replace(b'"data":{"verdict":"wait"', b'"data":{"verdict":"leave"') for line in lines]
-    (difference,) = check(reported(read_history(broken))[0]).differences
-    assert (difference.expected, difference.actual) == ("leave by topology-up", "wait by topology-up")
-
-
 def test_a_deadline_that_was_early_is_a_difference() -> None:
     lines = lines_of("deadline-default")
     broken = [line.replace(b'"timeout":"900ms"', b'"timeout":"9s"') for line in lines]

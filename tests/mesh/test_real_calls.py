@@ -17,7 +17,6 @@ from actors.impulse import Impulse
 from actors.kubernetes import Kubernetes
 from actors.livekit_room import LiveKitRoom
 from actors.recorder import State
-from exeunt.events.event_types import EventType
 from exeunt_local import binaries
 from exeunt_local.livekit_server import LiveKitServer
 from exeunt_local.mesh import Mesh

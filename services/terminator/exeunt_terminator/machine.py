@@ -333,15 +333,11 @@ class Stopping:
 
     def outcome(self) -> Outcome:
         """What to record, as far as it has come."""
-        last, canceled_at = self.trail[-1], self.snapshot.run.canceled_at
+        canceled_at = self.snapshot.run.canceled_at
         latency = None
         if self.written_at is not None and canceled_at is not None:
             latency = round((self.written_at - parse_instant(canceled_at)) / timedelta(milliseconds=1), 3)
         return Outcome(
-            verdict=last.verdict,
-            rule=last.rule,
-            why=last.why,
-            cause_id=self._event.attributes.id,
             cause_sequence=self._delivered.sequence if self._delivered else 0,
             trail=tuple(self.trail),
             finished_at=format_status_time(self.written_at) if self.written_at else None,

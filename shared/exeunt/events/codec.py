@@ -44,7 +44,7 @@ def event_message(
     cancellation = cancellation_of(event_type, snapshot.run)
     return Message(
         subject=event_subject(cancellation, event_type),
-        payload=msgspec.json.encode(carried(event_type, snapshot)),
+        payload=msgspec.json.encode(_shortened(carried(event_type, snapshot))),
         headers=_headers(f"{TYPE_PREFIX}{event_type}.{VERSION}", cancellation, str(event_type), source, now, context),
         expected_last_subject_sequence=0,
     )
@@ -68,6 +68,22 @@ def carried(event_type: EventType, snapshot: Snapshot) -> Snapshot:
     named = event_type in (EventType.CANCEL_REQUESTED, EventType.STEP_RUNS_LEFT)
     topology = replace(snapshot.topology, gone=gone)
     return replace(snapshot, run=run, topology=topology, step_runs=snapshot.step_runs if named else None)
+
+
+def _shortened(snapshot: Snapshot) -> Snapshot:
+    """Without the time of the cancel where it is that at which bobrapet has observed it."""
+    run = snapshot.run
+    return (
+        replace(snapshot, run=replace(run, canceled_at=None)) if run.canceled_at == run.cancel_observed_at else snapshot
+    )
+
+
+def _whole(snapshot: Snapshot) -> Snapshot:
+    """With it again."""
+    run = snapshot.run
+    return (
+        replace(snapshot, run=replace(run, canceled_at=run.cancel_observed_at)) if run.canceled_at is None else snapshot
+    )
 
 
 def outcome_message(
@@ -110,7 +126,7 @@ def read_event(headers: Mapping[str, str], payload: bytes) -> ReceivedEvent:
     if event_type is None:
         raise PoisonEvent(f"event type {attributes.type!r} is no event that this version of Exeunt knows")
     try:
-        snapshot = _SNAPSHOT.decode(payload)
+        snapshot = _whole(_SNAPSHOT.decode(payload))
         snapshot.check()
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise PoisonEvent(f"the payload of {attributes.type} does not decode: {error}") from error

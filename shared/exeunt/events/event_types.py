@@ -79,15 +79,11 @@ class Decided(Struct, frozen=True, omit_defaults=True):
 
 
 class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How the terminator answered one event: the last step's verdict, and all steps that led to it."""
+    """How the terminator answered one event: the steps of its decision, the last of which is the answer."""
 
-    verdict: Verdict
-    rule: str
-    why: str
-    cause_id: str
-    """CloudEvents id of the event that was decided."""
     cause_sequence: int
     trail: tuple[Decided, ...]
+    """There is at least one."""
     finished_at: str | None = None
     stop_latency_ms: float | None = None
     """From the cancel (cancel_observed_at, where there is one) to the finalizing write."""
@@ -106,6 +102,18 @@ class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     without_bus: bool = False
     """Whether JetStream was away: decided from what the terminator watched itself, and recorded later (ADR 25)."""
+
+    @property
+    def verdict(self) -> Verdict:
+        return self.trail[-1].verdict
+
+    @property
+    def rule(self) -> str:
+        return self.trail[-1].rule
+
+    @property
+    def why(self) -> str:
+        return self.trail[-1].why
 
     @property
     def dry_run(self) -> bool:

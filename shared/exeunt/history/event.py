@@ -75,6 +75,8 @@ def _outcome(record: Record, at: datetime, service: str, attributes: cloudevents
     """An outcome names its cancellation on its subject only, where dots of a name are lost; `ce-subject` has them."""
     try:
         outcome = _OUTCOME.decode(record.data)
+        if not outcome.trail:
+            raise ValueError("nothing was decided")
         for step in outcome.trail:
             parse_instant(step.at)
             if step.reread is not None:
