@@ -123,8 +123,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     this is off, when the sweep finds the run overdue."""
 
     second_look: timedelta = timedelta(seconds=10)
-    """For how long StepRuns of a run that Exeunt has ended may be there before the watcher has them deleted: the hub may
-    create one late, and a terminator may have died over it. Longer than a stop takes to delete them on a busy day.
+    """For how long StepRuns of a run that Exeunt has ended may be there before the watcher has them deleted: the hub
+    may create one late, and a terminator may have died over it. Longer than a stop takes to delete them on a busy day.
     Where cancels are passed on, children are looked for once more after the same time."""
 
     sweep_interval: timedelta = timedelta(seconds=30)

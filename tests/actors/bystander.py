@@ -109,7 +109,7 @@ class Bystander:
         event = await self.wait_for_event(uid, event_type, within, cancel_observed_at=cancel_observed_at)
         try:
             async with asyncio.timeout(within):
-                while not await self._has_acknowledged(event.sequence):
+                while not await self._has_acknowledged(event.sequence):  # noqa: ASYNC110 - the world
                     await asyncio.sleep(_POLL)
         except TimeoutError:
             raise AssertionError(f"{event_type} not answered within {within:g} s") from None

@@ -1,5 +1,5 @@
-"""Counts what stops cost the servers: requests by the kube-apiserver's audit log, messages as somebody hears them who is
-let in everywhere, and what the stream RUNS holds. What goes on without stops, pulls and probes, is left out.
+"""Counts what stops cost the servers: requests by the kube-apiserver's audit log, messages as somebody hears them who
+is let in everywhere, and what the stream RUNS holds. What goes on without stops, pulls and probes, is left out.
 """
 
 import json

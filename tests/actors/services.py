@@ -8,8 +8,8 @@ from typing import Final
 from exeunt_local.mesh import SERVICES, Mesh
 
 QUICK: Final = {"EXEUNT_SECOND_LOOK": "2s", "EXEUNT_ACK_WAIT": "2s"}
-"""The sweeps keep their 30 s: what it takes a sweep to mend fails a test. And what a stop leaves behind for longer than a
-busy machine takes to delete it, is late.
+"""The sweeps keep their 30 s: what it takes a sweep to mend fails a test. And StepRuns count as left after longer than
+a busy machine takes to delete them.
 """
 
 

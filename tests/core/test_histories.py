@@ -98,7 +98,7 @@ def test_a_write_of_which_only_the_attempt_was_recorded_is_reported_as_such() ->
     (tried,) = outcome.trail
     found = {"verdict": Verdict.ALREADY_TERMINAL, "rule": "ended-by-exeunt"}
     trail = (replace(tried, result=str(Result.CONDITION_LOST)), replace(tried, result="", reread=terminal, **found))
-    other = replace(record, data=msgspec.json.encode(replace(outcome, trail=trail, **found)))
+    other = replace(record, data=msgspec.json.encode(replace(outcome, trail=trail)))
     stops = understood([other if each is record else each for each in loaded.records]).stops
     assert check(stops).passed
     assert cause_in_words(stops[0]) == "topology-gone, as far as was recorded"

@@ -167,7 +167,7 @@ def refused_for_a_while(attempt: int, *, ended: bool) -> Stop:
     outcome = msgspec.json.decode(records[at].data, type=Outcome)
     tried, failed = outcome.trail
     trail = (replace(tried, result=str(Result.FORBIDDEN)), replace(failed, why=why))
-    forbidden = replace(outcome, why=why, trail=trail, attempt=attempt, next_at="2026-11-24T09:27:00.000000Z")
+    forbidden = replace(outcome, trail=trail, attempt=attempt, next_at="2026-11-24T09:27:00.000000Z")
     records[at] = replace(records[at], data=msgspec.json.encode(forbidden))
     return stop_of(records if ended else records[: at + 1])
 

@@ -16,7 +16,6 @@ from actors.bystander import Bystander
 from actors.call import Call
 from actors.counting import ANSWERED, ASKED, PUBLISHED, RECORDS, REQUESTS, SENT, STORED, Counting, audited
 from actors.kubernetes import Kubernetes
-from actors.operator import Operator
 from actors.services import start_all
 from actors.signaling import bindings_go, everyone_leaves, hub_reports_gone
 from exeunt.events.event_types import EventType

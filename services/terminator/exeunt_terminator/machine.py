@@ -191,12 +191,7 @@ class Stopping:
             case StopState.PASSING_ON:
                 return self._pass_on()
             case StopState.RECORDING:
-                if self.next_at is not None and not _is_recorded(self._deliveries):
-                    return Result.NOT_FOR_GOOD
-                if self._is_self_evident():
-                    self.recorded = True
-                    return Result.SELF_EVIDENT
-                return Record(self.outcome(), self._outcome_at or 0)
+                return self._to_record()
             case StopState.DONE if self.trail[-1].verdict is Verdict.FAILED:
                 return DeadLetter(self.trail[-1].why)
             case StopState.DONE:
@@ -279,6 +274,14 @@ class Stopping:
         if self.written_at is None and self._reread is None:
             return self._came(Result.UNREAD)
         return CancelChildren(self.snapshot.run)
+
+    def _to_record(self) -> Record | Result:
+        if self.next_at is not None and not _is_recorded(self._deliveries):
+            return Result.NOT_FOR_GOOD
+        if self._is_self_evident():
+            self.recorded = True
+            return Result.SELF_EVIDENT
+        return Record(self.outcome(), self._outcome_at or 0)
 
     def _record(self, heard: Stored | AlreadyStored | NotStored) -> Result:
         """What a stop was answered with stands, unless an earlier publication of its event came to nothing (ADR 16, a

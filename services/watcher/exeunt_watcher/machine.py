@@ -5,10 +5,11 @@ that has not come yet looks like "gone"; and nothing of a run that was listed be
 remembers of it: that its topology was established, which a list does not show once it is gone, and the shutdown timeout
 of a canceled run, which was fixed at the cancel (contract §4.1). From then on each change is projected and what begins
 to hold is published; and what holds of unfinished stops is offered again at every sweep, which the stream refuses when
-it has it. So a lost event, a lost stream or a lost process costs time, never a stop. StepRuns that are left of a run that
-is not known as unfinished are looked after as well: where the run turns out to have been ended by Exeunt, that is
-published, too (`strays`, ADR 15). When the cluster is found to be as it was before, because etcd was restored from a
-backup, the watcher starts over, as a new process would.
+it has it. So a lost event, a lost stream or a lost process costs time, never a stop.
+
+StepRuns that are left of a run that is not known as unfinished are looked after as well: where Exeunt turns out to have
+ended the run, that is published, too (`strays`, ADR 15). When the cluster is found to be as it was before, because etcd
+was restored from a backup, the watcher starts over, as a new process would.
 """
 
 from collections.abc import Callable, Container, Iterable, Iterator
@@ -146,6 +147,12 @@ class Watching:
                 self._forget(asked.key)  # until the watch shows one that is not
             case RunRead() | RunUndecodable():
                 pass  # the watch has shown more of it by now
+            case _:
+                yield from self._published(heard)
+
+    def _published(self, heard: Stored | AlreadyStored | Refused | MessageRead) -> Iterator[Command]:
+        """What is stored in the place of an event need not say all that it would have said."""
+        match heard:
             case AlreadyStored(Publish(EventType.CANCEL_REQUESTED, snapshot) as asked, sequence) if (
                 snapshot.topology.gone
             ):

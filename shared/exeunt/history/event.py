@@ -75,8 +75,6 @@ def _outcome(record: Record, at: datetime, service: str, attributes: cloudevents
     """An outcome names its cancellation on its subject only, where dots of a name are lost; `ce-subject` has them."""
     try:
         outcome = _OUTCOME.decode(record.data)
-        if not outcome.trail:
-            raise ValueError("nothing was decided")
         for step in outcome.trail:
             parse_instant(step.at)
             if step.reread is not None:
@@ -88,6 +86,8 @@ def _outcome(record: Record, at: datetime, service: str, attributes: cloudevents
         raise PoisonEvent(f"the outcome does not decode: {error}") from error
     if record.subject != outcome_subject(cancellation, event_type):
         raise PoisonEvent(f"an outcome about {attributes.subject} on the subject of something else, {record.subject}")
+    if not outcome.trail:
+        raise PoisonEvent("an outcome of nothing that was decided")
     return OutcomeEvent(record, at, service, cancellation, event_type, outcome)
 
 
