@@ -160,14 +160,12 @@ def in_words(event: Event) -> str:
             return (
                 f"says: cancel requested, shutdown timeout {data['shutdown']['timeout']} ({data['shutdown']['rule']})"
             )
-        case "wait":
-            return f"waits: {data['why']}"
         case "topology-terminated":
             return f"says: topology terminated ({data['topology']['gone']['kind']})"
         case "deadline-reached":
             return "says: shutdown deadline reached"
         case "finalize":
-            return f"records: {data['why']}; {len(data['deleted_step_runs'])} StepRuns deleted"
+            return f"records: {data['trail'][-1]['why']}; {len(data['deleted_step_runs'])} StepRuns deleted"
         case "run-terminal":
             return "says: the run is over"
     return ""

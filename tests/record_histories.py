@@ -307,13 +307,14 @@ async def condition_lost(stage: Stage, name: str) -> Call:
 
 @case
 async def late_step_run(stage: Stage, name: str) -> Call:
-    """The hub makes a StepRun when the run is over already: the second look deletes it."""
+    """The hub makes a StepRun when the run is over already: the watcher tells, and it is deleted."""
     call = await stage.call(name)
     await call.cancel()
     await stage.waiting(call)
     await call.signal_topology_terminated()
     await call.wait_finished()
     await hub.create_step_run(stage.kubernetes, NAMESPACE, name, "late")
+    await stage.bystander.wait_for_outcome(call.uid, EventType.STEP_RUNS_LEFT)
     await stage.finished(call)
     return call
 

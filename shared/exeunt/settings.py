@@ -74,7 +74,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     history_bytes: Annotated[int, Meta(ge=0)] = 0
     """Most bytes that the stream RUNS may take; the oldest history goes first. 0 is no limit, because only whoever runs
     NATS knows its room. Set it to about half of the store: a full store takes nothing at all, a full RUNS forgets
-    (ADR 19). A stop is about 8 KB. Where RUNS is there, it is `nats stream edit RUNS --max-bytes=...`, as above."""
+    (ADR 19). A stop is about 5 KB. Where RUNS is there, it is `nats stream edit RUNS --max-bytes=...`, as above."""
 
     deadlines_bytes: Annotated[int, Meta(ge=0)] = 0
     """Most bytes that the stream DEADLINES may take, for accounts that demand a size of every stream; an open stop is

@@ -36,7 +36,6 @@ STOPS: Final[dict[str, list[tuple[Ending, str | None]]]] = {
     "deleted-mid-stop": [(Ending.DELETED, None)],
     "ended-by-bobrapet": [(Ending.ENDED_ELSEWHERE, "Finished: StoryRun gracefully canceled")],
     "gone-then-cancel": [(Ending.FINALIZED, "topology-gone (bindings-gone)")],
-    "late-step-run": [(Ending.FINALIZED, "topology-gone (hub-condition)")],
     "opted-out": [(Ending.ENDED_ELSEWHERE, "opted-out")],
     "overdue-again": [
         (Ending.FINALIZED, None)
@@ -46,6 +45,7 @@ STOPS: Final[dict[str, list[tuple[Ending, str | None]]]] = {
     "redriven": [(Ending.FINALIZED, "topology-gone (bindings-gone)")] * 2,
     "redriven-meanwhile": [(Ending.SUPERSEDED, None), (Ending.FINALIZED, "topology-gone (bindings-gone)")],
     "signaled": [(Ending.FINALIZED, "topology-gone (signal)")],
+    "late-step-run": [(Ending.FINALIZED, "topology-gone (hub-condition)")],
     "unfenced": [(Ending.FINALIZED, "topology-gone (hub-condition)")],
 }
 

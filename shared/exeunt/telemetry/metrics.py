@@ -47,8 +47,7 @@ DRAIN_SAVED: Final = Counter(
 OUTCOMES: Final = Counter(
     "exeunt_outcomes_total",
     "Decisions on events, by event and verdict (`dry run`: EXEUNT_DRY_RUN kept it from being written). Each event "
-    "counts"
-    " once, and again if it was acted on later; second looks do not count.",
+    "counts once, and again if it was acted on later.",
     services="terminator",
     labels=("cause", "verdict"),
 )
@@ -174,15 +173,14 @@ CONSUMER_UNACKNOWLEDGED: Final = Gauge(
 )
 DELIVERIES: Final = Counter(
     "exeunt_deliveries_total",
-    "Messages handled, by answer: `ack`, `retry` (one per stop is its second look; one per look of the LiveKit bridge"
-    " at a room that goes on), `dead-letter`.",
+    "Messages handled, by answer: `ack`, `retry` (one per look of the LiveKit bridge at a room that goes on, and, where"
+    " cancels are passed on, one per stop), `dead-letter`.",
     services="all",
     labels=("answer", "consumer"),
 )
 REDELIVERIES: Final = Counter(
     "exeunt_redeliveries_total",
-    "Messages that had been delivered before; one per stop is its second look, and the LiveKit bridge's timer is made"
-    " of them.",
+    "Messages that had been delivered before; the LiveKit bridge's timer is made of them.",
     services="all",
     labels=("consumer",),
 )
