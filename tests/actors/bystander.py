@@ -154,7 +154,7 @@ class Bystander:
             raise AssertionError(f"no {kind}{event_type} within {within:g} s; said: {heard or 'nothing'}") from None
 
     async def wait_until_idle(self, within: float = 10) -> None:
-        """Returns when every event so far has been answered for good: second looks are done, too.
+        """Returns when every event so far has been answered for good.
 
         A schedule that is armed for later is not waited for. Raises AssertionError with what is left.
         """

@@ -84,7 +84,7 @@ async def test_a_canceled_call_ends_when_everyone_has_left(
     answer = await bystander.wait_for_outcome(call.uid, EventType.TOPOLOGY_TERMINATED)
     assert answer.outcome is not None
     assert answer.outcome.rule == "topology-gone"
-    assert set(answer.outcome.deleted_step_runs) == {"call-listen", "call-speak"}  # not by the second look
+    assert set(answer.outcome.deleted_step_runs) == {"call-listen", "call-speak"}  # by the stop itself
     assert await bystander.armed(call.uid) == 0
 
 

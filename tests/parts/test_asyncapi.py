@@ -63,8 +63,8 @@ def test_the_documents_are_what_the_types_say() -> None:
 
 
 RETIRED = {"signal", "cause_id", "verdict", "rule", "why"}
-"""What the released version said, and readers pass over: of a topology that it was signaled, which can be taken back; and
-of an outcome what its last step says.
+"""What the released version said, and readers pass over: of a topology that it was signaled, which can be taken back;
+and of an outcome what its last step says.
 """
 
 
