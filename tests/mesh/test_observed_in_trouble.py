@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("operator")
 
 AT_ONCE = timedelta(seconds=4)
 """Milliseconds in truth; an export that a stop waits for takes 10 s to give up."""
-WHOLE_STOP = 14
+WHOLE_STOP = 10
 """Spans, as `test_observed` draws them."""
 
 

@@ -186,7 +186,5 @@ async def test_a_deadline_and_an_end_of_the_topology_that_come_together_end_the_
     end = await stopped(call)
     assert end.written_by == "exeunt-terminator"
     assert len(await finalizing(bystander, call)) == 1
-    answered = [event_type for event_type, _ in await bystander.outcomes(call.uid)]
-    assert sorted(answered) == sorted(
-        [EventType.CANCEL_REQUESTED, EventType.DEADLINE_REACHED, EventType.TOPOLOGY_TERMINATED]
-    )
+    answered = {event_type for event_type, _ in await bystander.outcomes(call.uid)}
+    assert {EventType.DEADLINE_REACHED, EventType.TOPOLOGY_TERMINATED} <= answered

@@ -1,7 +1,7 @@
 """A process of the watcher: its real machine, with the simulated servers around it."""
 
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from msgspec.structs import replace
 
@@ -51,11 +51,16 @@ _RESOURCES: dict[str, Resource[Any]] = {
 }
 
 
+_NAMING: Final = 2 / 3
+"""Of the watchers so many name StepRuns in their events. Those of the others have them listed."""
+
+
 class Watcher(Process):
     def __init__(self, clock: Clockwork, troubles: Troubles, name: str, api: ApiServer, nats: JetStream) -> None:
         super().__init__(clock, troubles, name)
         self._api = api
         self._nats = nats
+        self._names_step_runs = clock.chance.random() < _NAMING
         self.watches: dict[str, Watch] = {}
         self.machine = self._new_machine()
         api.on_change.append(self._wake)
@@ -116,6 +121,8 @@ class Watcher(Process):
                 case Covered():
                     pass
                 case Publish(event_type, snapshot):
+                    if not self._names_step_runs:
+                        snapshot = replace(snapshot, step_runs=None)  # as where they are too many
                     gone = snapshot.topology.gone.kind if snapshot.topology.gone else "up"
                     self.clock.note(self.name, f"publishes {event_type} of {snapshot.run.cancellation}: {gone}")
                     now = self.now()
