@@ -114,7 +114,7 @@ async def test_the_answer_to_the_record_is_lost(
         to_nats.go_silent()
         proxy.restore()
         proxy.cut()  # the write is sent again, and what comes after it is done
-        await bystander.wait_until_answered(call.uid, EventType.CANCEL_REQUESTED)
+        await bystander.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED)
         to_nats.restore()
         to_nats.cut()
         assert (await stopped(call)).written_by == "exeunt-terminator"
