@@ -25,7 +25,7 @@ _FOLLOWER_KEPT: Final = 300.0
 _PULL_SILENCE = 30.0
 """Seconds: the pull loop beats every second, also while NATS is away."""
 _SILENCE = 150.0
-"""Seconds: a watch shows a line a minute, its idle timeout is 75 s, its longest back-off 30 s."""
+"""Seconds: a watch shows a line a minute, its idle timeout is 68 s, its longest back-off 30 s."""
 
 
 class WatcherService:
