@@ -57,6 +57,7 @@ BESIDE: Final = frozenset(
         "exeunt_watcher.coverage",  # for /readyz
         "exeunt_watcher.lateness",  # measures
         "exeunt_watcher.measures",
+        "exeunt_watcher.strays",  # helps when StepRuns are left
         "exeunt_watcher.watches",  # what a watcher is made of, as the settings say
         "exeunt_watcher.signals_heard",  # what others publish
         "exeunt_terminator.commands",
@@ -184,7 +185,7 @@ def _way() -> str:
     services = {used for each in uses.values() for used in each if used.startswith("exeunt_")}
     if missing := services - {*on_the_way, *BESIDE}:
         raise ValueError(
-            f"docs/way_of_a_stop.py does not know {', '.join(sorted(missing))}: on the way of a stop, or beside it?"
+            f"docs/generate.py does not know {', '.join(sorted(missing))}: on the way of a stop, or beside it?"
         )
     return "\n".join(["```mermaid", "flowchart LR", *_way_lines(uses), "```"])
 

@@ -159,14 +159,12 @@ def in_words(event: Event) -> str:
         case "cancel-requested":
             timeout, rule = data["shutdown"]["timeout"], data["shutdown"]["rule"]
             return f"publishes: cancel requested, shutdown timeout {timeout} ({rule})"
-        case "wait":
-            return f"waits: {data['why']}"
         case "topology-terminated":
             return f"publishes: topology terminated ({data['topology']['gone']['kind']})"
         case "deadline-reached":
             return "publishes: shutdown deadline reached"
         case "finalize":
-            return f"records: {data['why']}; {len(data['deleted_step_runs'])} StepRuns deleted"
+            return f"records: {data['trail'][-1]['why']}; {len(data['deleted_step_runs'])} StepRuns deleted"
         case "run-terminal":
             return "publishes: the run is over"
     return ""

@@ -64,8 +64,8 @@ class Stage:
         return await Call.start(self.kubernetes, NAMESPACE, name, **{"shutdown_timeout": PATIENT, **options})
 
     async def waiting(self, call: Call) -> None:
-        """Returns when the cancel was answered with "wait"."""
-        await self.bystander.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED)
+        """Returns when the terminator has heard of the cancel, and waits."""
+        await self.bystander.wait_until_answered(call.uid, EventType.CANCEL_REQUESTED)
 
     @asynccontextmanager
     async def without_terminator(self) -> AsyncIterator[None]:
@@ -270,7 +270,9 @@ async def redriven_meanwhile(stage: Stage, name: str) -> Call:
         await stage.bystander.wait_for_event(
             call.uid, EventType.CANCEL_REQUESTED, cancel_observed_at=cancel_observed_at
         )
-    await stage.bystander.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED, cancel_observed_at=cancel_observed_at)
+    await stage.bystander.wait_until_answered(
+        call.uid, EventType.CANCEL_REQUESTED, cancel_observed_at=cancel_observed_at
+    )
     await call.lose_bindings()
     await stage.finished(call)
     return call
@@ -305,13 +307,14 @@ async def condition_lost(stage: Stage, name: str) -> Call:
 
 @case
 async def late_step_run(stage: Stage, name: str) -> Call:
-    """The hub makes a StepRun when the run is over already: the second look deletes it."""
+    """The hub makes a StepRun when the run is over already: the watcher tells, and it is deleted."""
     call = await stage.call(name)
     await call.cancel()
     await stage.waiting(call)
     await call.signal_topology_terminated()
     await call.wait_finished()
     await hub.create_step_run(stage.kubernetes, NAMESPACE, name, "late")
+    await stage.bystander.wait_for_outcome(call.uid, EventType.STEP_RUNS_LEFT)
     await stage.finished(call)
     return call
 

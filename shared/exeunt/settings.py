@@ -74,7 +74,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     history_bytes: Annotated[int, Meta(ge=0)] = 0
     """Most bytes that the stream RUNS may take; the oldest history goes first. 0 is no limit, because only whoever runs
     NATS knows its room. Set it to about half of the store: a full store takes nothing at all, a full RUNS forgets
-    (ADR 19). A stop is about 8 KB. Where RUNS is there, it is `nats stream edit RUNS --max-bytes=...`, as above."""
+    (ADR 19). A stop is about 5 KB. Where RUNS is there, it is `nats stream edit RUNS --max-bytes=...`, as above."""
 
     deadlines_bytes: Annotated[int, Meta(ge=0)] = 0
     """Most bytes that the stream DEADLINES may take, for accounts that demand a size of every stream; an open stop is
@@ -122,9 +122,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     Kubernetes. For all terminators at once, because they share the work. What was decided so is decided again, once
     this is off, when the sweep finds the run overdue."""
 
-    second_look: timedelta = timedelta(seconds=3)
-    """How long after a stop StepRuns are looked for once more, because the hub may create one late. A few seconds is
-    longer than any packet on its way."""
+    second_look: timedelta = timedelta(seconds=10)
+    """For how long StepRuns of a run that Exeunt has ended may be there before the watcher has them deleted: the hub
+    may create one late, and a terminator may have died over it. Longer than a stop takes to delete them on a busy day.
+    Where cancels are passed on, children are looked for once more after the same time."""
 
     sweep_interval: timedelta = timedelta(seconds=30)
     """How often everything is compared with the cluster: the watcher offers again what holds, the timeout-scheduler

@@ -110,7 +110,7 @@ def asyncapi() -> Json:
             | {
                 "fact": {
                     "description": _PARAMETERS["fact"],
-                    "enum": [str(event_type) for event_type in event_types.STOPPING_EVENT_TYPES],
+                    "enum": [str(event_type) for event_type in event_types.ANSWERED_EVENT_TYPES],
                 }
             },
             "schemas": _schemas(),

@@ -53,7 +53,7 @@ from exeunt_timeout_scheduler import commands as timeout_scheduler
 from exeunt_timeout_scheduler.commands import Hold, Publish
 from exeunt_timeout_scheduler.deadlines import Deadline
 from exeunt_timeout_scheduler.machine import Scheduling
-from exeunt_watcher.event_types import holds
+from exeunt_watcher.event_types import holds, leaves_step_runs
 
 
 class Difference(Struct, frozen=True, kw_only=True):
@@ -118,6 +118,9 @@ def check_event(recorded: RunEvent) -> Iterator[Difference]:
     elif recorded.event_type is EventType.RUN_DELETED:
         if not recorded.snapshot.realtime:
             yield _difference(recorded, str(recorded.event_type), "the run is realtime", "it is not")
+    elif recorded.event_type is EventType.STEP_RUNS_LEFT:
+        if not leaves_step_runs(recorded.snapshot):
+            yield _difference(recorded, str(recorded.event_type), "Exeunt has ended the run", "it has not")
     elif not holds(recorded.event_type, recorded.snapshot):
         yield _difference(recorded, str(recorded.event_type), "it holds of its snapshot", "it does not")
 
@@ -148,10 +151,6 @@ def check_outcome(event: OutcomeEvent, cause: RunEvent) -> Iterator[Difference]:
         yield _difference(event, _decision(event, number), _step(recorded[number - 1]), "nothing more")
     elif len(recorded) < len(again.trail) or not again.whole:
         yield _difference(event, str(event.cause), "the end of the trail", f"more, after {_step(again.trail[-1])}")
-    elif _name(event.outcome.verdict, event.outcome.rule) != _step(recorded[-1]):
-        yield _difference(
-            event, str(event.cause), _name(event.outcome.verdict, event.outcome.rule), _step(recorded[-1])
-        )
 
 
 class _Again(NamedTuple):
@@ -180,7 +179,7 @@ def _again(event: OutcomeEvent, cause: RunEvent) -> _Again:
     while heard is not None:
         command = stopping.receive(heard, at)
         if isinstance(command, Record | End):
-            return _Again(stopping.trail, isinstance(command, Record))
+            return _Again(stopping.trail, isinstance(command, Record) or stopping.recorded)
         heard = _answer(command, stopping, event, at)
     return _Again(stopping.trail, whole=False)
 

@@ -99,6 +99,39 @@ class Bystander:
         """The first outcome of `event_type`, as `wait_for_event` does it for the event itself."""
         return await self._wait_for(uid, event_type, within, cancel_observed_at, outcome=True)
 
+    async def wait_until_answered(
+        self, uid: str, event_type: EventType, within: float = 10, *, cancel_observed_at: str | None = None
+    ) -> None:
+        """Returns when the terminator has acknowledged the first event of that type, or answers something before it.
+
+        Of a cancel while the topology is up there is no outcome: nothing is done about it.
+        """
+        event = await self.wait_for_event(uid, event_type, within, cancel_observed_at=cancel_observed_at)
+        try:
+            async with asyncio.timeout(within):
+                while not await self._has_acknowledged(event.sequence):  # noqa: ASYNC110 - the world
+                    await asyncio.sleep(_POLL)
+        except TimeoutError:
+            raise AssertionError(f"{event_type} not answered within {within:g} s") from None
+
+    async def waits(self, uid: str, within: float = 10) -> bool:
+        """Whether the run is left as it is when its cancel has been heard: because its topology is up, and no rule says
+        otherwise.
+        """
+        event = await self.wait_for_event(uid, EventType.CANCEL_REQUESTED, within)
+        await self.wait_until_answered(uid, EventType.CANCEL_REQUESTED, within)
+        assert event.snapshot is not None
+        answers = [cause for cause, _ in await self.outcomes(uid)]
+        return event.snapshot.topology.gone is None and EventType.CANCEL_REQUESTED not in answers
+
+    async def _has_acknowledged(self, sequence: int) -> bool:
+        try:
+            info = await self.streams.consumer_info("RUNS", "terminator")
+        except (JetStreamError, NatsTimeoutError):
+            return False
+        floor = info.ack_floor.stream_seq if info.ack_floor else 0
+        return floor >= sequence or (await self._is_idle("RUNS", "terminator"))
+
     async def _wait_for(
         self, uid: str, event_type: EventType, within: float, cancel_observed_at: str | None, *, outcome: bool
     ) -> Recorded:
@@ -121,7 +154,7 @@ class Bystander:
             raise AssertionError(f"no {kind}{event_type} within {within:g} s; said: {heard or 'nothing'}") from None
 
     async def wait_until_idle(self, within: float = 10) -> None:
-        """Returns when every event so far has been answered for good: second looks are done, too.
+        """Returns when every event so far has been answered for good.
 
         A schedule that is armed for later is not waited for. Raises AssertionError with what is left.
         """

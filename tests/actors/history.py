@@ -64,6 +64,6 @@ def _read(message: RawStreamMsg) -> Event:
         sequence=message.seq or 0,
         at=datetime.fromisoformat(headers["ce-time"]),
         who=headers["ce-source"].rpartition("/")[2],
-        kind=data["verdict"] if kind == "outcome" else kind,
+        kind=data["trail"][-1]["verdict"] if kind == "outcome" else kind,
         data=data,
     )

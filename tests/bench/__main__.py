@@ -68,7 +68,7 @@ QUICK = Size(
     telemetry=2,
     replayed=100,
     stream=1_000,
-    settings={"EXEUNT_SECOND_LOOK": "200ms"},  # nothing is measured before they are over
+    settings={},
 )
 
 Part = Literal["latency", "storm", "deadlines", "rooms", "telemetry", "replay"]

@@ -73,7 +73,7 @@ class Stage:
         await asyncio.gather(*(self.mesh.start(service, 0, **{**self.settings, **settings}) for service in SERVICES))
 
     async def rest(self) -> None:
-        """Until every event is answered for good, second looks included; raises AssertionError when that takes long."""
+        """Until every event is answered for good; raises AssertionError when that takes long."""
         await self.bystander.wait_until_idle(within=_PATIENCE)
 
 

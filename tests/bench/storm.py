@@ -46,11 +46,11 @@ async def due_at_once(stage: Stage, runs: list[Run], *, released: Callable[[], N
     While the side holds its writes back, the last binding of every canceled run goes.
     """
     side, streams = runs[0].namespace, stage.bystander
-    answers = await _answers(streams)
+    cancels = await _cancels(streams)
     await each(stage.world.cancel, runs)
     await each(lambda run: stage.world.leave(run, STEPS[1:]), runs)
     if side == EXEUNT:
-        await _until(_answers, streams, answers + len(runs))
+        await _until(_cancels, streams, cancels + len(runs))
     await stage.rest()
     stage.hold[side]()
     await each(lambda run: stage.world.leave(run, STEPS[:1]), runs)
@@ -78,9 +78,9 @@ async def _rate(stage: Stage, runs: list[Run], since: Moment) -> float:
     return len(runs) / (max(over).clock - since.clock)
 
 
-async def _answers(bystander: Bystander) -> int:
-    """How many cancels the terminator has answered so far."""
-    subjects = f"exeunt.runs.{EXEUNT}.*.*.*.outcome.{EventType.CANCEL_REQUESTED}"
+async def _cancels(bystander: Bystander) -> int:
+    """How many cancels were published so far; to be answered."""
+    subjects = f"exeunt.runs.{EXEUNT}.*.*.*.{EventType.CANCEL_REQUESTED}"
     info = await bystander.streams.stream_info("RUNS", subjects_filter=subjects)
     return sum((info.state.subjects or {}).values())
 

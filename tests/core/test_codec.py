@@ -4,8 +4,8 @@ from msgspec.structs import replace
 
 from core.objects import CANCEL_OBSERVED_AT, NOW, condition, run_state, snapshot, step_run, story_run
 from exeunt.errors import PoisonEvent
-from exeunt.events.codec import event_message, outcome_message, read_event
-from exeunt.events.event_types import Decided, EventType, Outcome, Verdict
+from exeunt.events.codec import carried, event_message, outcome_message, read_event
+from exeunt.events.event_types import STOPPING_EVENT_TYPES, Decided, EventType, Outcome, Verdict
 from exeunt.events.subjects import event_subject, outcome_subject
 from exeunt.run.models import TraceInfo
 from exeunt.run.shutdown_timeout import Rejected, ShutdownTimeout
@@ -43,11 +43,54 @@ def test_an_event_survives_being_said_and_read(event_type: EventType) -> None:
     recorded = full()
     message = event_message(event_type, recorded, source="/exeunt/watcher", now=NOW, context=TRACE)
     event = read_event(message.headers, message.payload)
-    assert (event.event_type, event.snapshot) == (event_type, recorded)
-    assert bytes(event.snapshot.run.conditions) == bytes(recorded.run.conditions)
+    assert (event.event_type, event.snapshot) == (event_type, carried(event_type, recorded))
     assert event.attributes.subject == "voice/call"
     assert event.attributes.time == "2026-11-24T18:13:33.000000Z"
     assert message.headers["traceparent"] == TRACE["traceparent"]
+
+
+@pytest.mark.parametrize("event_type", STOPPING_EVENT_TYPES)
+def test_what_a_write_may_stand_on_is_carried_whole(event_type: EventType) -> None:
+    recorded = full()
+    message = event_message(event_type, recorded, source="/s", now=NOW, context={})
+    event = read_event(message.headers, message.payload)
+    assert event.snapshot == recorded
+    assert bytes(event.snapshot.run.conditions) == bytes(recorded.run.conditions)
+
+
+@pytest.mark.parametrize(
+    ("event_type", "is_named"),
+    [(EventType.CANCEL_REQUESTED, True), (EventType.TOPOLOGY_ESTABLISHED, False), (EventType.RUN_TERMINAL, False)],
+)
+def test_what_nobody_acts_on_before_the_run_is_read_goes_without_its_conditions(
+    event_type: EventType, *, is_named: bool
+) -> None:
+    up = replace(full(), topology=Topology(established=True))
+    slim = carried(event_type, up)
+    assert bytes(slim.run.conditions) == b"null"
+    assert slim.step_runs == (up.step_runs if is_named else None)
+    same = ("cancellation", "attempt_key", "phase", "cancel_requested", "canceled_at", "enabled_as_read", "trace")
+    assert [getattr(slim.run, name) for name in same] == [getattr(up.run, name) for name in same]
+    assert (slim.story, slim.shutdown, slim.realtime, slim.deadline) == (
+        up.story,
+        up.shutdown,
+        up.realtime,
+        up.deadline,
+    )
+
+
+def test_the_end_of_a_run_says_by_what_its_topology_was_gone_and_not_again_in_which_words() -> None:
+    over = full()
+    over = replace(over, run=replace(over.run, phase="Finished"))
+    assert carried(EventType.RUN_TERMINAL, over).topology.gone == Evidence("bindings-gone", 2, "")
+
+
+def test_a_cancel_that_was_observed_says_its_time_once() -> None:
+    recorded = full()
+    assert recorded.run.canceled_at == recorded.run.cancel_observed_at
+    message = event_message(EventType.CANCEL_REQUESTED, recorded, source="/s", now=NOW, context={})
+    assert b"canceled_at" not in message.payload
+    assert read_event(message.headers, message.payload).snapshot.run.canceled_at == recorded.run.canceled_at
 
 
 def test_an_event_is_published_once_on_the_subject_of_its_cancellation() -> None:
@@ -55,7 +98,10 @@ def test_an_event_is_published_once_on_the_subject_of_its_cancellation() -> None
     cancel = event_message(EventType.CANCEL_REQUESTED, recorded, source="/s", now=NOW, context={})
     assert cancel.expected_last_subject_sequence == 0
     assert cancel.subject == event_subject(recorded.run.cancellation, EventType.CANCEL_REQUESTED)
-    assert cancel.headers["ce-id"] == f"uid-call/{recorded.run.cancellation.token}/cancel-requested"
+    again = event_message(EventType.CANCEL_REQUESTED, recorded, source="/s", now=NOW, context={})
+    others = [event_message(event_type, recorded, source="/s", now=NOW, context={}) for event_type in EventType]
+    assert again.headers["ce-id"] == cancel.headers["ce-id"]
+    assert len({other.headers["ce-id"] for other in others}) == len(EventType)
 
 
 def test_a_topology_is_established_once_in_a_attempt_whatever_cancel_observed_at() -> None:
@@ -70,10 +116,6 @@ def test_a_topology_is_established_once_in_a_attempt_whatever_cancel_observed_at
 def test_an_outcome_is_recorded_once_beside_its_cause() -> None:
     cancellation = full().run.cancellation
     outcome = Outcome(
-        verdict=Verdict.FINALIZE,
-        rule="topology-gone",
-        why="w",
-        cause_id="uid-call/token/cancel-requested",
         cause_sequence=3,
         trail=(Decided("2026-11-24T18:13:33Z", Verdict.FINALIZE, "topology-gone", "w", reread=full()),),
     )
@@ -81,6 +123,7 @@ def test_an_outcome_is_recorded_once_beside_its_cause() -> None:
     assert message.subject == outcome_subject(cancellation, EventType.CANCEL_REQUESTED)
     assert message.expected_last_subject_sequence == 0
     assert msgspec.json.decode(message.payload, type=Outcome) == outcome
+    assert (outcome.verdict, outcome.rule, outcome.why) == (Verdict.FINALIZE, "topology-gone", "w")
     with pytest.raises(PoisonEvent, match=r"'io\.bubustack\.exeunt\.outcome\.v1' is no event"):
         read_event(message.headers, message.payload)
 

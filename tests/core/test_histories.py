@@ -36,7 +36,6 @@ STOPS: Final[dict[str, list[tuple[Ending, str | None]]]] = {
     "deleted-mid-stop": [(Ending.DELETED, None)],
     "ended-by-bobrapet": [(Ending.ENDED_ELSEWHERE, "Finished: StoryRun gracefully canceled")],
     "gone-then-cancel": [(Ending.FINALIZED, "topology-gone (bindings-gone)")],
-    "late-step-run": [(Ending.FINALIZED, "topology-gone (hub-condition)")],
     "opted-out": [(Ending.ENDED_ELSEWHERE, "opted-out")],
     "overdue-again": [
         (Ending.FINALIZED, None)
@@ -46,6 +45,7 @@ STOPS: Final[dict[str, list[tuple[Ending, str | None]]]] = {
     "redriven": [(Ending.FINALIZED, "topology-gone (bindings-gone)")] * 2,
     "redriven-meanwhile": [(Ending.SUPERSEDED, None), (Ending.FINALIZED, "topology-gone (bindings-gone)")],
     "signaled": [(Ending.FINALIZED, "topology-gone (signal)")],
+    "late-step-run": [(Ending.FINALIZED, "topology-gone (hub-condition)")],
     "unfenced": [(Ending.FINALIZED, "topology-gone (hub-condition)")],
 }
 
@@ -98,7 +98,7 @@ def test_a_write_of_which_only_the_attempt_was_recorded_is_reported_as_such() ->
     (tried,) = outcome.trail
     found = {"verdict": Verdict.ALREADY_TERMINAL, "rule": "ended-by-exeunt"}
     trail = (replace(tried, result=str(Result.CONDITION_LOST)), replace(tried, result="", reread=terminal, **found))
-    other = replace(record, data=msgspec.json.encode(replace(outcome, trail=trail, **found)))
+    other = replace(record, data=msgspec.json.encode(replace(outcome, trail=trail)))
     stops = understood([other if each is record else each for each in loaded.records]).stops
     assert check(stops).passed
     assert cause_in_words(stops[0]) == "topology-gone, as far as was recorded"

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from exeunt.errors import UsageError
 from exeunt.events.event_types import EventType
-from exeunt.history.event import OutcomeEvent, understand_all
+from exeunt.history.event import OutcomeEvent, RunEvent, understand_all
 from exeunt.history.file import History, read_history, write_history
 from exeunt.history.record import Record
 from exeunt.history.redaction import redacted
@@ -235,13 +235,6 @@ def test_a_decision_that_cannot_be_in_the_table_is_a_difference() -> None:
     assert difference.what == "decision 2 of 2 on topology-terminated"
 
 
-def test_an_outcome_that_is_not_its_last_decision_is_a_difference() -> None:
-    lines = lines_of("cancel-then-gone")
-    broken = [line.replace(b'"data":{"verdict":"wait"', b'"data":{"verdict":"leave"') for line in lines]
-    (difference,) = check(reported(read_history(broken))[0]).differences
-    assert (difference.expected, difference.actual) == ("leave by topology-up", "wait by topology-up")
-
-
 def test_a_deadline_that_was_early_is_a_difference() -> None:
     lines = lines_of("deadline-default")
     broken = [line.replace(b'"timeout":"900ms"', b'"timeout":"9s"') for line in lines]
@@ -333,3 +326,19 @@ def test_a_redacted_history_holds_no_name_and_is_decided_as_the_whole_one(name: 
     assert sorted(verdicts) == sorted(
         recorded.outcome.verdict for recorded in events if isinstance(recorded, OutcomeEvent)
     )
+
+
+def test_what_is_left_of_a_run_that_has_ended_changes_nothing_else_that_was_known() -> None:
+    states = [KnownState()]
+    events = golden("late-step-run").events
+    for event in events:
+        states.append(after(states[-1], event))
+    (at,) = (
+        at
+        for at, each in enumerate(events)
+        if isinstance(each, RunEvent) and each.event_type is EventType.STEP_RUNS_LEFT
+    )
+    changed = differences(states[at], states[at + 1])
+    assert changed["step_runs"] == ((), ("late-step-run-late",))
+    assert set(changed) <= {"step_runs", "resource_version"}
+    assert states[-1].step_runs == ()

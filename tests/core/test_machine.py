@@ -98,7 +98,7 @@ def kinds(commands: list[Command]) -> list[type[Command]]:
     return [type(command) for command in commands]
 
 
-def test_a_stop_writes_deletes_and_records_and_is_looked_at_twice() -> None:
+def test_a_stop_writes_deletes_and_records() -> None:
     stop = stopping()
     patch, delete, record, end = asked(stop, FIRST, Written(), Deleted(("call-listen",)), Stored())
     assert isinstance(patch, Patch)
@@ -106,15 +106,39 @@ def test_a_stop_writes_deletes_and_records_and_is_looked_at_twice() -> None:
     assert record == Record(stop.outcome())
     assert (stop.outcome().verdict, stop.outcome().finished_at) == (Verdict.FINALIZE, "2026-11-24T18:13:33Z")
     assert (stop.outcome().deleted_step_runs, stop.recorded) == (("call-listen",), True)
-    assert end == SecondLook()
+    assert end == Ack()
 
 
-def test_a_redelivery_reads_first_and_deletes_what_is_left_of_a_run_that_is_still_ended() -> None:
-    stop = stopping()
-    left = Listed((step_run(),))
-    commands = asked(stop, AGAIN, RunRead(ended()), left, RunRead(ended()), Deleted(("call-listen",)), AlreadyStored(8))
-    assert kinds(commands) == [GetRun, List, GetRun, Delete, Record, Ack]
+def test_where_cancels_are_passed_on_a_stop_is_looked_at_twice() -> None:
+    stop = stopping(propagate_cancel=True)
+    commands = asked(stop, FIRST, Written(), Deleted(("call-listen",)), ChildrenCanceled(()), Stored())
+    assert kinds(commands) == [Patch, Delete, CancelChildren, Record, SecondLook]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_redelivery_reads_first_and_deletes_what_is_left_of_a_run_that_is_still_ended(*, known: bool) -> None:
+    """By the event, whose StepRuns were there before the run was read; what has to be listed may be newer than that."""
+    stop = stopping(step_runs=(LISTEN,) if known else None)
+    listed: list[Input] = [] if known else [Listed((step_run(),)), RunRead(ended())]
+    commands = asked(stop, AGAIN, RunRead(ended()), *listed, Deleted(("call-listen",)), AlreadyStored(8))
+    assert kinds(commands) == [GetRun, *([] if known else [List, GetRun]), Delete, Record, Ack]
+    assert Delete(ended(), (LISTEN,)) in commands
     assert not stop.recorded
+
+
+def test_step_runs_that_are_left_are_deleted_of_a_run_that_is_read_and_still_ended() -> None:
+    stop = stopping(Topology(), event_type=EventType.STEP_RUNS_LEFT)
+    commands = asked(stop, FIRST, RunRead(ended()), Deleted(("call-listen",)), Stored())
+    assert kinds(commands) == [GetRun, Delete, Record, Ack]
+    assert (stop.outcome().rule, stop.outcome().deleted_step_runs) == ("ended-by-exeunt", ("call-listen",))
+
+
+@pytest.mark.parametrize("run", [ended(cancel_observed_at=OBSERVED_LATER), RUN], ids=["ended anew", "unfinished"])
+def test_of_a_run_in_another_attempt_nothing_is_deleted_nor_is_one_ended_because_step_runs_are_left(
+    run: RunState,
+) -> None:
+    stop = stopping(event_type=EventType.STEP_RUNS_LEFT)
+    assert kinds(asked(stop, FIRST, RunRead(run), Stored())) == [GetRun, Record, Ack]
 
 
 def test_an_event_that_has_grown_old_is_read_first() -> None:
@@ -130,7 +154,7 @@ def test_what_was_listed_is_not_deleted_of_a_run_that_was_redriven_meanwhile_nor
         RunRead(run_state(story_run(cancel_observed_at=OBSERVED_LATER))),
         Stored(),
     )
-    assert kinds(commands) == [Patch, List, GetRun, Record, SecondLook]
+    assert kinds(commands) == [Patch, List, GetRun, Record, SecondLook]  # the second look is for children
 
 
 def test_bindings_are_listed_again_and_the_event_is_given_back_when_nothing_shows_that_they_are_gone() -> None:
@@ -153,8 +177,8 @@ def test_a_signal_that_came_later_will_do_because_the_event_is_not_published_aga
 @pytest.mark.parametrize("lost", [ConditionLost("a test failed"), ConditionLost("a test failed", perhaps_done=True)])
 def test_a_write_whose_answer_was_lost_is_known_by_its_time(lost: ConditionLost) -> None:
     stop = stopping()
-    commands = asked(stop, FIRST, lost, RunRead(ended()), Listed(), Stored())
-    assert kinds(commands) == [Patch, GetRun, List, Record, SecondLook if lost.perhaps_done else Ack]
+    commands = asked(stop, FIRST, lost, RunRead(ended()), Listed() if lost.perhaps_done else Deleted(()), Stored())
+    assert kinds(commands) == [Patch, GetRun, List if lost.perhaps_done else Delete, Record, Ack]
     assert (stop.outcome().verdict is Verdict.FINALIZE) == lost.perhaps_done
 
 
@@ -183,12 +207,12 @@ def test_what_fails_is_tried_again_but_what_is_written_is_recorded() -> None:
     assert asked(stopping(), FIRST, Failed("503"))[-1] == GiveBack("503")
     stop = stopping()
     commands = asked(stop, FIRST, Written(), Failed("503", deleted=("call-listen",)), Stored())
-    assert kinds(commands) == [Patch, Delete, Record, SecondLook]
+    assert kinds(commands) == [Patch, Delete, Record, GiveBack]
     assert (stop.failure, stop.outcome().deleted_step_runs) == ("503", ("call-listen",))
     *_, end = asked(stopping(), FIRST, Written(), Deleted(()), Failed("NATS is away"))
     assert end == GiveBack("NATS is away")
     *_, end = asked(stopping(), FIRST, Written(), Deleted(()), NotStored())
-    assert end == SecondLook()
+    assert end == Ack()
 
 
 def test_a_write_that_is_forbidden_is_recorded_and_tried_again() -> None:
@@ -227,14 +251,14 @@ def test_what_was_forbidden_and_is_allowed_now_is_followed_by_the_end() -> None:
     stop = stopping()
     commands = asked(stop, AGAIN, RunRead(RUN), Written(), Deleted(()), AlreadyStored(8), Stored())
     assert (stop.outcome().attempt, stop.outcome().next_at) == (2, None)
-    assert (commands[-1], stop.recorded) == (SecondLook(), True)
+    assert (commands[-1], stop.recorded) == (Ack(), True)
 
 
 def test_an_outcome_of_an_earlier_saying_that_came_to_nothing_is_followed_by_this_one() -> None:
     stop = stopping()
     commands = asked(stop, AGAIN, RunRead(RUN), Written(), Deleted(()), AlreadyStored(5), Stored())
     assert [command.after for command in commands if isinstance(command, Record)] == [0, 5]
-    assert (commands[-1], stop.recorded) == (SecondLook(), True)
+    assert (commands[-1], stop.recorded) == (Ack(), True)
 
 
 def test_an_outcome_of_somebody_who_knew_less_is_followed_by_this_one() -> None:
@@ -242,7 +266,7 @@ def test_an_outcome_of_somebody_who_knew_less_is_followed_by_this_one() -> None:
     stop = stopping()
     commands = asked(stop, FIRST, Written(), Deleted(()), AlreadyStored(8), Stored())
     assert [command.after for command in commands if isinstance(command, Record)] == [0, 8]
-    assert (commands[-1], stop.recorded) == (SecondLook(), True)
+    assert (commands[-1], stop.recorded) == (Ack(), True)
 
 
 def test_a_dry_run_writes_nothing_and_passes_nothing_on() -> None:

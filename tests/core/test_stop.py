@@ -64,7 +64,9 @@ def test_a_stop_writes_before_it_deletes_and_reads_before_it_writes_again() -> N
         target: {state for state, row in stop.TRANSITIONS.items() if target in row.values()}
         for target in stop.StopState
     }
-    assert into[stop.StopState.DELETING] == {stop.StopState.PATCHING, stop.StopState.CONFIRMING}
+    read_or_written = {stop.StopState.PATCHING, stop.StopState.CONFIRMING, stop.StopState.DECIDING}
+    assert into[stop.StopState.DELETING] == read_or_written
+    assert stop.TRANSITIONS[stop.StopState.DECIDING][stop.Result.CLEAN_UP] is stop.StopState.DELETING
     assert into[stop.StopState.CONFIRMING] == {stop.StopState.LISTING}
     assert into[stop.StopState.LISTING] == {stop.StopState.PATCHING, stop.StopState.DECIDING, stop.StopState.READING}
     assert into[stop.StopState.PATCHING] == {stop.StopState.CHECKING, stop.StopState.DECIDING}

@@ -26,7 +26,7 @@ from exeunt.kube.resources import STEP_RUNS, STORIES, STORY_RUNS, TRANSPORT_BIND
 from exeunt.run import bobrapet
 from exeunt.run.models import KubeObject, StoryRun
 from exeunt.run.shutdown_timeout import RUN_ANNOTATION, ShutdownTimeout
-from exeunt.run.snapshot import Snapshot, Topology
+from exeunt.run.snapshot import Snapshot, StepRunRef, Topology
 from exeunt_watcher.commands import (
     AllSignalsHeard,
     AlreadyStored,
@@ -48,9 +48,11 @@ from exeunt_watcher.commands import (
     Tick,
 )
 from exeunt_watcher.machine import Watching
+from exeunt_watcher.strays import MOST_AT_ONCE
 
 CALL = (NAMESPACE, "call")
 SWEEP = timedelta(seconds=30)
+SECOND_LOOK = timedelta(seconds=3)
 REDRIVEN = {bobrapet.REDRIVE[0][1]: "again"}
 ESTABLISHED, CANCEL, TERMINATED = (
     EventType.TOPOLOGY_ESTABLISHED,
@@ -69,6 +71,7 @@ class Watched:
             fence_wait=FENCE_WAIT,
             heartbeats_stale_after=None,
             sweep_interval=SWEEP,
+            second_look=SECOND_LOOK,
         )
 
     def hear(self, heard: Input, at: datetime = NOW) -> list[Command]:
@@ -378,7 +381,7 @@ def test_whoever_published_the_cancel_first_may_not_have_known_that_the_topology
     cancel = gone(watched)
     assert watched.hear(Stored(cancel)) == []
     (asked,) = watched.hear(AlreadyStored(cancel, 7))
-    assert asked == MessageAt(7, cancel.snapshot)
+    assert asked == MessageAt(7, cancel)
     first = cancel.snapshot if knew else replace(cancel.snapshot, topology=Topology(established=True))
     assert published(watched.hear(MessageRead(asked, first))) == ([] if knew else [TERMINATED])
     assert published(watched.hear(MessageRead(asked, None))) == [TERMINATED]
@@ -431,3 +434,130 @@ def test_two_machines_in_one_process_know_nothing_of_each_other(watched: Watched
     assert other.start() == [Covered(None, 0)]
     assert published(watched.removes(TRANSPORT_BINDINGS, binding())) == [TERMINATED]
     assert other.changes(STEP_RUNS, step_run()) == []
+
+
+# What is left of a run that has ended.
+
+OURS: dict[str, Any] = {
+    "manager": "exeunt-terminator",
+    "subresource": "status",
+    "fieldsV1": {"f:status": {"f:phase": {}}},
+}
+LEFT = EventType.STEP_RUNS_LEFT
+LATE = StepRunRef("call-late", "uid-call-late")
+
+
+def ended(**changes: Any) -> StoryRun:
+    return story_run(cancel_observed_at=CANCEL_OBSERVED_AT, phase="Finished", managed_fields=[OURS], **changes)
+
+
+def looked_after(watched: Watched, at: timedelta = SECOND_LOOK) -> GetRun:
+    """The run is read of which something is left, not earlier than that and once."""
+    assert watched.hear(Tick(), NOW + at - timedelta(milliseconds=1)) == []
+    (asked,) = watched.hear(Tick(), NOW + at)
+    assert isinstance(asked, GetRun)
+    assert watched.hear(Tick(), NOW + at) == []
+    return asked
+
+
+def stop(watched: Watched, *, with_step_run: bool = True) -> None:
+    watched.recall(watched.start(story_run()))
+    if with_step_run:
+        watched.changes(STEP_RUNS, step_run())
+    watched.changes(STORY_RUNS, ended())
+
+
+def test_a_run_of_which_nothing_is_left_is_not_looked_after(watched: Watched) -> None:
+    stop(watched)
+    watched.removes(STEP_RUNS, step_run())
+    assert watched.hear(Tick(), NOW + SWEEP / 2) == []
+
+
+def test_a_step_run_that_is_left_when_exeunt_has_ended_its_run_is_published(watched: Watched) -> None:
+    stop(watched)
+    (publish,) = watched.hear(RunRead(looked_after(watched), ended()))
+    assert isinstance(publish, Publish)
+    assert (publish.event_type, publish.after) == (LEFT, 0)
+    assert publish.snapshot.step_runs == (StepRunRef("call-listen", "uid-call-listen"),)
+    assert publish.snapshot.realtime
+
+
+def test_a_step_run_that_comes_late_is_published_also_by_a_watcher_that_has_not_seen_the_run(watched: Watched) -> None:
+    watched.start()
+    watched.changes(STEP_RUNS, step_run("call-late", owner=None))
+    (publish,) = watched.hear(RunRead(looked_after(watched), ended()))
+    assert isinstance(publish, Publish)
+    assert publish.snapshot.step_runs == (LATE,)
+
+
+def test_what_is_listed_at_the_start_of_a_run_that_is_not_is_looked_after(watched: Watched) -> None:
+    watched.lists(STEP_RUNS, step_run())
+    watched.hear(AllSignalsHeard())
+    for resource in (STORIES, TRANSPORT_BINDINGS, STORY_RUNS):
+        watched.lists(resource)
+    assert looked_after(watched).key == CALL
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        None,
+        story_run(),
+        story_run(cancel_observed_at=CANCEL_OBSERVED_AT, phase="Finished"),
+        ended(deleting=True),
+        ended(annotations={bobrapet.REDRIVE[0][0]: "again"}),
+        ended(uid="another"),
+    ],
+    ids=["deleted", "unfinished", "ended by another", "being deleted", "being redriven", "another run"],
+)
+def test_what_is_left_of_any_other_run_is_not_exeunts_business(watched: Watched, found: StoryRun | None) -> None:
+    stop(watched)
+    assert watched.hear(RunRead(looked_after(watched), found)) == []
+
+
+def test_a_run_that_is_redriven_meanwhile_keeps_its_step_runs(watched: Watched) -> None:
+    """Those of its next attempt may be here before it is: what was left before it was read is what counts."""
+    stop(watched)
+    asked = looked_after(watched)
+    watched.changes(STEP_RUNS, step_run("call-speak"))
+    (publish,) = watched.hear(RunRead(asked, ended()))
+    assert isinstance(publish, Publish)
+    assert publish.snapshot.step_runs == (StepRunRef("call-listen", "uid-call-listen"),)
+    watched.changes(STORY_RUNS, story_run())
+    assert watched.hear(RunRead(asked, ended())) == []
+    assert watched.hear(Tick(), NOW + 2 * SECOND_LOOK) == []
+
+
+def test_what_comes_after_that_is_looked_after_anew(watched: Watched) -> None:
+    stop(watched)
+    watched.hear(RunRead(looked_after(watched), ended()))
+    watched.hear(Seen(STEP_RUNS, None, Changed(step_run("call-late"))), NOW + SECOND_LOOK)
+    assert len(looked_after(watched, 2 * SECOND_LOOK).left) == 2
+
+
+def test_a_finished_step_run_that_still_has_a_binding_is_left_as_well(watched: Watched) -> None:
+    owner = StepRunRef("call-listen", "uid-call-listen")
+    watched.recall(watched.start(story_run(), bindings=[binding(owner=owner)]))
+    watched.changes(STORY_RUNS, ended())
+    assert [each.step_run for each in looked_after(watched).left] == [owner]
+
+
+@pytest.mark.parametrize("names_it", [True, False])
+def test_what_another_has_published_need_not_name_everything(watched: Watched, *, names_it: bool) -> None:
+    stop(watched)
+    (publish,) = watched.hear(RunRead(looked_after(watched), ended()))
+    assert isinstance(publish, Publish)
+    (asked,) = watched.hear(AlreadyStored(publish, 7))
+    assert asked == MessageAt(7, publish)
+    stored = publish.snapshot if names_it else replace(publish.snapshot, step_runs=(LATE,))
+    commands = watched.hear(MessageRead(asked, stored))
+    assert commands == ([] if names_it else [replace(publish, after=7)])
+    assert watched.hear(AlreadyStored(replace(publish, after=7), 8)) == []
+
+
+def test_no_more_are_looked_after_at_once_than_can_be_read(watched: Watched) -> None:
+    watched.start()
+    for number in range(MOST_AT_ONCE + 1):
+        watched.changes(STEP_RUNS, step_run(f"step-{number}", run=f"run-{number}"))
+    assert len(watched.hear(Tick(), NOW + SECOND_LOOK)) == MOST_AT_ONCE
+    assert len(watched.hear(Tick(), NOW + SECOND_LOOK)) == 1

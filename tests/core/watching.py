@@ -29,6 +29,7 @@ from exeunt_watcher.commands import (
     Publish,
     Recall,
     Recalled,
+    RunRead,
     Seen,
     Stored,
     Tick,
@@ -84,6 +85,7 @@ class Watcher:
             fence_wait=FENCE_WAIT,
             heartbeats_stale_after=None,
             sweep_interval=timedelta(0),  # whenever it ticks
+            second_look=timedelta(seconds=3),
         )
         self._stream = stream
         self._rendered = reported
@@ -122,7 +124,9 @@ class Watcher:
                 return Recalled(asked, self._stream.published(cancellation_of(event_type, snapshot.run), event_type))
             case MessageAt(sequence):
                 return MessageRead(asked, self._stream.at(sequence))
-            case GetRun():
+            case GetRun(left=()):
                 raise AssertionError("it lists but once")
+            case GetRun():
+                return RunRead(asked, None)
             case Covered():
                 return None

@@ -64,7 +64,7 @@ async def test_what_is_granted_is_what_is_used(
         used, refused = audited(log, start)
         async with asyncio.timeout(20):
             while used != await granted(installation.kubectl) and not refused:
-                await asyncio.sleep(0.05)  # the second look may be still to come
+                await asyncio.sleep(0.05)  # watches may still be beginning
                 used, refused = audited(log, start)
     assert refused == []
     assert used == await granted(installation.kubectl)

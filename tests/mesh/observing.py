@@ -12,13 +12,10 @@ _EVENTS: Final = Path(__file__).parents[2] / "deploy" / "components" / "events" 
 ROOT: Final = "watcher: send cancel-requested"
 
 _RUNS: Final = "/apis/runs.bubustack.io/v1alpha1/namespaces/{namespace}"
-_BINDINGS: Final = "/apis/transport.bubustack.io/v1alpha1/namespaces/{namespace}/transportbindings"
 
 READ: Final = f"terminator: GET {_RUNS}/storyruns/{{name}}"
 PATCH: Final = f"terminator: PATCH {_RUNS}/storyruns/{{name}}/status"
 DELETE: Final = f"terminator: DELETE {_RUNS}/stepruns"
-LIST_STEP_RUNS: Final = f"terminator: GET {_RUNS}/stepruns"
-LIST_BINDINGS: Final = f"terminator: GET {_BINDINGS}"
 
 
 async def let_the_terminator_write_events(control_plane: ControlPlane, namespace: str) -> None:

@@ -50,7 +50,7 @@ async def test_back_before_the_terminator_gets_to_it(
 ) -> None:
     call = await Call.start(kubernetes, namespace, shutdown_timeout="60s")
     await call.cancel()
-    await bystander.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED)
+    await bystander.wait_until_answered(call.uid, EventType.CANCEL_REQUESTED)
     async with without(running_mesh, "terminator"):
         await goes(bystander.streams, call)
         await bystander.wait_for_event(call.uid, EventType.TOPOLOGY_TERMINATED)

@@ -170,7 +170,7 @@ async def test_the_streams_are_deleted_and_then_everyone_leaves(
     await start_all(own_mesh, 0, **SWEEP)
     call = await Call.start(kubernetes, namespace, shutdown_timeout="60s")
     await call.cancel()
-    await listener.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED)
+    await listener.wait_until_answered(call.uid, EventType.CANCEL_REQUESTED)
     for stream in ("RUNS", "DEADLINES", "DEADLETTERS", "SIGNALS"):
         await listener.streams.delete_stream(stream)
     await call.lose_bindings()

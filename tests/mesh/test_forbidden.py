@@ -49,7 +49,7 @@ async def test_a_write_that_is_forbidden_is_reported_with_its_attempt_and_done_o
     rules = [rule for rule in role["rules"] if rule["resources"] != ["storyruns/status"]]
     await control_plane.apply({**role, "rules": rules})
     await call.cancel()
-    await listener.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED, within=30)
+    await listener.wait_until_answered(call.uid, EventType.CANCEL_REQUESTED, within=30)
     await call.signal_topology_terminated()
 
     async def answers(count: int, last: str) -> list[str]:

@@ -62,7 +62,7 @@ async def test_a_run_that_is_deleted_before_its_deadline(
 ) -> None:
     call = await Call.start(kubernetes, namespace, shutdown_timeout=TIMEOUT)
     await call.cancel()
-    await bystander.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED)
+    await bystander.wait_until_answered(call.uid, EventType.CANCEL_REQUESTED)
     await call.delete()
     await call.wait_deleted()
     await bystander.wait_for_event(call.uid, EventType.RUN_DELETED)
@@ -80,7 +80,7 @@ async def test_a_run_that_is_being_deleted_is_not_finalized(
     held = {"metadata": {"finalizers": [RUN_FINALIZER, "example.com/hold"]}}
     await kubernetes.patch(STORY_RUN, namespace, call.name, held)
     await call.cancel()
-    await bystander.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED)
+    await bystander.wait_until_answered(call.uid, EventType.CANCEL_REQUESTED)
     await call.delete()
     await call.wait_cleaned_up()
     await later()
@@ -176,7 +176,7 @@ async def test_a_namesake_is_not_ended_by_a_deadline_of_the_first(
 ) -> None:
     call = await Call.start(kubernetes, namespace, shutdown_timeout=TIMEOUT)
     await call.cancel()
-    await bystander.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED)
+    await bystander.wait_until_answered(call.uid, EventType.CANCEL_REQUESTED)
     await call.delete()
     await call.wait_deleted()
     namesake = await Call.start(kubernetes, namespace, call.name, story=call.story)
@@ -262,7 +262,7 @@ async def test_a_run_that_is_redriven_is_stopped_anew(
         await call.cancel()
         run = await call.wait_until(lambda run: CANCEL_OBSERVED_AT in run["metadata"].get("annotations", {}))
         observations.append(run["metadata"]["annotations"][CANCEL_OBSERVED_AT])
-        await bystander.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED, cancel_observed_at=observations[-1])
+        await bystander.wait_until_answered(call.uid, EventType.CANCEL_REQUESTED, cancel_observed_at=observations[-1])
         await assert_runs(call)
         await call.lose_bindings()
         end = await stopped(call, times=times)

@@ -51,7 +51,7 @@ async def canceled(kubernetes: Kubernetes, listener: Bystander, namespace: str, 
     calls = [first, *await asyncio.gather(*others)]
     await asyncio.gather(*(call.cancel() for call in calls))
     await asyncio.gather(
-        *(listener.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED, within=30) for call in calls)
+        *(listener.wait_until_answered(call.uid, EventType.CANCEL_REQUESTED, within=30) for call in calls)
     )
     return calls
 

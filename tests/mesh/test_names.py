@@ -22,7 +22,7 @@ Stopped = Callable[..., Awaitable[State]]
 
 
 async def taken_at_once(call: Call, bystander: Bystander) -> set[str]:
-    """The StepRuns that the stop itself has deleted, without a second look."""
+    """The StepRuns that the stop itself has deleted, before anybody looked for what was left."""
     answer = await bystander.wait_for_outcome(call.uid, EventType.TOPOLOGY_TERMINATED)
     assert answer.outcome is not None
     return set(answer.outcome.deleted_step_runs)
@@ -37,7 +37,7 @@ async def test_runs_that_share_a_label_value_are_reported_apart(
     # Without owners, so that nothing but the name tells whose they are.
     other = await Call.start(kubernetes, namespace, other_name, staging=Staging(owned=False))
     await canceled.cancel()
-    await bystander.wait_for_outcome(canceled.uid, EventType.CANCEL_REQUESTED)
+    await bystander.wait_until_answered(canceled.uid, EventType.CANCEL_REQUESTED)
     await everyone_leaves(bystander.streams, canceled)
     assert (await stopped(canceled)).written_by == "exeunt-terminator"
     assert await taken_at_once(canceled, bystander) == {f"{name}-listen", f"{name}-speak"}
@@ -71,13 +71,21 @@ async def test_step_runs_without_an_owner_go_with_their_run(
     call = await Call.start(kubernetes, namespace)
     await hub.create_step_run(kubernetes, namespace, call.name, "answer")
     await call.cancel()
-    await bystander.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED)
+    await bystander.wait_until_answered(call.uid, EventType.CANCEL_REQUESTED)
     await everyone_leaves(bystander.streams, call)
     await stopped(call)
     assert await taken_at_once(call, bystander) == {"call-listen", "call-speak", "call-answer"}
 
 
-async def test_a_late_step_run_without_an_owner_is_found_by_the_second_look(
+async def taken_late(call: Call, bystander: Bystander) -> set[str]:
+    """Those that were deleted because they were left."""
+    answer = await bystander.wait_for_outcome(call.uid, EventType.STEP_RUNS_LEFT)
+    assert answer.outcome is not None
+    assert answer.outcome.rule == "ended-by-exeunt"
+    return set(answer.outcome.deleted_step_runs)
+
+
+async def test_a_late_step_run_without_an_owner_is_deleted_when_it_has_been_left_for_a_while(
     kubernetes: Kubernetes, namespace: str, bystander: Bystander, running_mesh: Mesh, stopped: Stopped
 ) -> None:
     call = await Call.start(kubernetes, namespace)
@@ -89,7 +97,23 @@ async def test_a_late_step_run_without_an_owner_is_found_by_the_second_look(
         await hub.create_step_run(kubernetes, namespace, call.name, "late")  # of which that event cannot tell
     await stopped(call)
     assert await taken_at_once(call, bystander) == {"call-listen", "call-speak"}
+    assert await taken_late(call, bystander) == {"call-late"}
     assert await kubernetes.list(STEP_RUN, namespace) == []
+
+
+async def test_step_runs_that_come_long_after_the_end_and_while_no_watcher_runs_are_deleted_too(
+    kubernetes: Kubernetes, namespace: str, bystander: Bystander, running_mesh: Mesh, stopped: Stopped
+) -> None:
+    call = await Call.start(kubernetes, namespace)
+    await call.lose_bindings()
+    await call.cancel()
+    await stopped(call)
+    for late in ("late", "later"):
+        async with without(running_mesh, "watcher"):
+            await hub.create_step_run(kubernetes, namespace, call.name, late)
+        await call.wait_cleaned_up(30)
+    event_types = await bystander.event_types(call.uid)
+    assert event_types.count(EventType.STEP_RUNS_LEFT) == 2  # the second says what the first could not know
 
 
 async def test_a_terminal_step_run_with_a_live_binding_goes_too(
@@ -97,7 +121,7 @@ async def test_a_terminal_step_run_with_a_live_binding_goes_too(
 ) -> None:
     call = await Call.start(kubernetes, namespace, staging=Staging(step_phases={"speak": "Succeeded"}))
     await call.cancel()
-    await bystander.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED)
+    await bystander.wait_until_answered(call.uid, EventType.CANCEL_REQUESTED)
     await everyone_leaves(bystander.streams, call)
     await stopped(call)
     assert await taken_at_once(call, bystander) == {"call-listen", "call-speak"}

@@ -256,5 +256,5 @@ async def test_a_watcher_remembers_over_its_restart_that_a_topology_was_there(
         await never_connected.cancel()
         await own_mesh.start("watcher", 0, **QUICK)
         await recorder.wait_for(lambda: len(recorder.terminal_transitions(call.uid)) == 1)
-        await bystander.wait_for_outcome(never_connected.uid, EventType.CANCEL_REQUESTED)
+        await bystander.wait_until_answered(never_connected.uid, EventType.CANCEL_REQUESTED)
         assert recorder.terminal_transitions(never_connected.uid) == []

@@ -50,7 +50,7 @@ async def test_a_call_in_any_phase_ends_when_everyone_leaves(
     call = await Call.start(kubernetes, namespace, staging=staging)
     assert (await call.get()).get("status", {}).get("phase") == (staging.phase if staging.status else None)
     await call.cancel()
-    await bystander.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED)
+    await bystander.wait_until_answered(call.uid, EventType.CANCEL_REQUESTED)
     await everyone_leaves(bystander.streams, call)
     assert_canceled(await stopped(call), staging)
 

@@ -115,7 +115,7 @@ async def test_a_dry_run_records_what_it_would_have_done_and_writes_nothing(
     await start_all(own_mesh, 0, **impatient, EXEUNT_DRY_RUN="true", EXEUNT_KUBERNETES_EVENTS="true")
     call = await Call.start(kubernetes, namespace, shutdown_timeout="1s")
     await call.cancel()
-    await listener.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED)
+    await listener.wait_until_answered(call.uid, EventType.CANCEL_REQUESTED)
     await call.signal_topology_terminated()
     await call.wait_draining()
     before = await objects(kubernetes, namespace)

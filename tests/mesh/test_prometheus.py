@@ -105,7 +105,7 @@ async def stop_for_every_cause(
     await bystander.wait_for_outcome(calls["cancel"].uid, EventType.TOPOLOGY_TERMINATED)  # or it might be the later one
     for call in calls.values():
         await call.cancel()
-    await bystander.wait_for_outcome(calls["gone"].uid, EventType.CANCEL_REQUESTED)
+    await bystander.wait_until_answered(calls["gone"].uid, EventType.CANCEL_REQUESTED)
     await everyone_leaves(bystander.streams, calls["gone"])
     for call in calls.values():
         await call.wait_finished()

@@ -39,7 +39,7 @@ async def refuse_outcomes(own_nats: NatsServer) -> None:
 async def test_a_stop_is_done_although_its_outcome_is_refused(
     kubernetes: Kubernetes, namespace: str, own_nats: NatsServer, own_mesh: Mesh
 ) -> None:
-    await start_all(own_mesh, EXEUNT_SECOND_LOOK="2s")
+    await start_all(own_mesh)
     await refuse_outcomes(own_nats)
     terminator = own_mesh.pid("terminator")
     call, other = [await Call.start(kubernetes, namespace, name) for name in ("call", "other")]
@@ -51,7 +51,7 @@ async def test_a_stop_is_done_although_its_outcome_is_refused(
     async with Bystander(own_nats.url) as bystander:
         for each in (call, other):
             await each.wait_finished()
-            await each.wait_cleaned_up()  # by the second look, what came late
+            await each.wait_cleaned_up()  # of what came late, too
             await bystander.wait_for_event(each.uid, EventType.RUN_TERMINAL)
         await bystander.wait_until_idle()
         assert await bystander.outcomes(call.uid) == []

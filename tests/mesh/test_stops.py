@@ -69,7 +69,7 @@ async def test_a_canceled_call_ends_when_everyone_has_left(
     call = await Call.start(kubernetes, namespace, staging=Staging(started_ago=timedelta(seconds=132)))
     await call.cancel()
     await call.wait_observed()
-    await bystander.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED)  # wait: the topology is up
+    await bystander.wait_until_answered(call.uid, EventType.CANCEL_REQUESTED)  # wait: the topology is up
     await bystander.wait_until_armed(call.uid)
     before = await call.get()
     assert before["status"]["phase"] == "Running"
@@ -84,7 +84,7 @@ async def test_a_canceled_call_ends_when_everyone_has_left(
     answer = await bystander.wait_for_outcome(call.uid, EventType.TOPOLOGY_TERMINATED)
     assert answer.outcome is not None
     assert answer.outcome.rule == "topology-gone"
-    assert set(answer.outcome.deleted_step_runs) == {"call-listen", "call-speak"}  # not by the second look
+    assert set(answer.outcome.deleted_step_runs) == {"call-listen", "call-speak"}  # by the stop itself
     assert await bystander.armed(call.uid) == 0
 
 
@@ -186,7 +186,5 @@ async def test_a_deadline_and_an_end_of_the_topology_that_come_together_end_the_
     end = await stopped(call)
     assert end.written_by == "exeunt-terminator"
     assert len(await finalizing(bystander, call)) == 1
-    answered = [event_type for event_type, _ in await bystander.outcomes(call.uid)]
-    assert sorted(answered) == sorted(
-        [EventType.CANCEL_REQUESTED, EventType.DEADLINE_REACHED, EventType.TOPOLOGY_TERMINATED]
-    )
+    answered = {event_type for event_type, _ in await bystander.outcomes(call.uid)}
+    assert {EventType.DEADLINE_REACHED, EventType.TOPOLOGY_TERMINATED} <= answered

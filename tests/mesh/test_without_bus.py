@@ -12,6 +12,7 @@ from aiohttp import ClientSession
 
 from actors.bystander import Bystander, Recorded
 from actors.call import Call
+from actors.hub import create_step_run
 from actors.kubernetes import STORY, Kubernetes
 from actors.recorder import Recorder
 from actors.services import QUICK, start_all
@@ -89,6 +90,7 @@ async def test_every_kind_of_stop_ends_as_with_the_bus_and_the_history_is_comple
     await gone.lose_bindings()
     await hub.signal_topology_terminated()
     await asyncio.gather(gone.wait_finished(30), hub.wait_finished(30), up.wait_finished(30))
+    await create_step_run(kubernetes, namespace, gone.name, "late")
     for call in (gone, hub, up):
         await call.wait_cleaned_up(30)
         await recorder.wait_until_seen(await call.get())
@@ -151,7 +153,7 @@ async def test_the_deadline_that_was_fixed_at_the_cancel_counts_without_the_bus_
     call = await Call.start(kubernetes, namespace, shutdown_timeout="8s")
     await call.cancel()
     async with Bystander(own_nats.url) as listener:
-        await listener.wait_for_outcome(call.uid, EventType.CANCEL_REQUESTED, 30)
+        await listener.wait_until_answered(call.uid, EventType.CANCEL_REQUESTED, 30)
     await own_nats.kill()
     shorter = {"spec": {"policy": {"timeouts": {"gracefulShutdownTimeout": "1s"}}}}
     await kubernetes.patch(STORY, namespace, call.story, shorter)

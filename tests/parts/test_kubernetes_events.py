@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 from msgspec.structs import replace
 
-from exeunt.events.event_types import Outcome, Verdict
+from exeunt.events.event_types import Decided, Outcome, Verdict
 from exeunt.kube.client import KubeClient
 from exeunt.run.snapshot import RunState
 from exeunt_local.control_plane import ControlPlane
@@ -15,14 +15,14 @@ from exeunt_terminator.kubernetes_events import KubernetesEvents, event_of
 NOW = datetime(2026, 11, 24, 18, 14, tzinfo=UTC)
 RUN = RunState(namespace="voice", name="call", uid="uid", resource_version="1", generation=2, attempt="first")
 OUTCOME = Outcome(
-    verdict=Verdict.FINALIZE,
-    rule="deadline",
-    why="the run is canceled and its shutdown deadline has passed",
-    cause_id="id",
     cause_sequence=1,
-    trail=(),
+    trail=(Decided("", Verdict.FINALIZE, "deadline", "the run is canceled and its shutdown deadline has passed"),),
     deleted_step_runs=("call-listen", "call-speak"),
 )
+
+
+def answered(verdict: Verdict, rule: str = "deadline", why: str = "because") -> Outcome:
+    return replace(OUTCOME, trail=(Decided("", verdict, rule, why),))
 
 
 def test_an_event_says_who_ended_the_run_and_why() -> None:
@@ -39,7 +39,7 @@ def test_an_event_says_who_ended_the_run_and_why() -> None:
 
 
 def test_a_refused_write_is_a_warning() -> None:
-    event = json.loads(event_of(RUN, replace(OUTCOME, verdict=Verdict.FAILED, rule="refused", why="so"), NOW))
+    event = json.loads(event_of(RUN, answered(Verdict.FAILED, "refused", "so"), NOW))
     assert (event["type"], event["reason"], event["note"]) == ("Warning", "WriteRefused", "Not ended by Exeunt: so")
 
 
@@ -56,7 +56,7 @@ def test_the_same_end_is_the_same_event_and_another_is_not() -> None:
 
     others = [replace(RUN, uid="another"), replace(RUN, cancel_observed_at="2026-11-24T18:13:32Z")]
     assert name(RUN) == name(RUN, replace(OUTCOME, deleted_step_runs=()))
-    assert len({name(RUN), *map(name, others), name(RUN, replace(OUTCOME, verdict=Verdict.FAILED))}) == 4
+    assert len({name(RUN), *map(name, others), name(RUN, answered(Verdict.FAILED))}) == 4
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ async def test_ends_are_reported_and_nothing_else(
 ) -> None:
     kube = await KubeClient.connect(kubeconfig=str(control_plane.kubeconfig))
     events = KubernetesEvents(kube, enabled=enabled)
-    events.publish(RUN, replace(OUTCOME, verdict=verdict))
+    events.publish(RUN, answered(verdict))
     assert events._queue.qsize() == reported
     await kube.close()
 

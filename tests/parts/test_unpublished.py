@@ -51,10 +51,6 @@ def done(uid: str, verdict: Verdict = Verdict.FINALIZE, version: str = "1") -> D
     )
     event = read_event(message.headers, message.payload)
     outcome = Outcome(
-        verdict=verdict,
-        rule="topology-gone",
-        why="",
-        cause_id=event.attributes.id,
         cause_sequence=0,
         trail=(Decided("", verdict, "topology-gone", ""),),
         finished_at="2026-11-24T18:13:33Z" if verdict is Verdict.FINALIZE else None,

@@ -15,11 +15,13 @@ from exeunt.bus.connection import Bus
 from exeunt.bus.mesh_streams import runs_stream
 from exeunt.bus.publisher import last_message
 from exeunt.bus.streams import ensure_stream
+from exeunt.events.codec import carried
 from exeunt.events.event_types import EventType
 from exeunt.events.subjects import RUNS, event_subject
 from exeunt.kube.client import KubeClient
 from exeunt.run import bobrapet
 from exeunt.run.shutdown_timeout import DEFAULT, RUN_ANNOTATION, Rejected, ShutdownTimeout
+from exeunt.run.snapshot import Evidence, Topology
 from exeunt_local.binaries import Binaries
 from exeunt_local.control_plane import ControlPlane
 from exeunt_local.nats_server import NatsServer
@@ -58,7 +60,11 @@ async def test_an_event_that_is_too_large_for_the_stream_is_refused_and_another_
 ) -> None:
     await ensure_stream(bus, runs_stream())
     conditions = [{"type": f"C{number}", "status": "True", "message": "x" * 1000} for number in range(1200)]
-    large = Publish(EventType.CANCEL_REQUESTED, snapshot(uid="large", conditions=Raw(msgspec.json.encode(conditions))))
+    gone = Topology(established=True, gone=Evidence("hub-condition", 1, "all streams have ended"))
+    due = snapshot(
+        uid="large", cancel_requested=True, topology=gone, conditions=Raw(msgspec.json.encode(conditions))
+    )  # with which it would be written
+    large = Publish(EventType.CANCEL_REQUESTED, due)
     small = Publish(EventType.CANCEL_REQUESTED, snapshot(uid="small"))
     assert [await carry_out.answer(each) for each in (large, small)] == [Refused(large), Stored(small)]
     stored = [
@@ -74,12 +80,14 @@ async def test_what_is_stored_is_found_again_by_its_run_and_by_its_sequence(bus:
     asked = Recall(EventType.CANCEL_REQUESTED, second)
     assert await carry_out.answer(asked) == Recalled(asked, None)
     await carry_out.answer(Publish(EventType.CANCEL_REQUESTED, first))
-    answer = await carry_out.answer(again := Publish(EventType.CANCEL_REQUESTED, second))
+    again = Publish(EventType.CANCEL_REQUESTED, second)
+    answer = await carry_out.answer(again)
     assert isinstance(answer, AlreadyStored)
     assert answer.asked is again
-    assert await carry_out.answer(asked) == Recalled(asked, first)
-    there, nowhere = MessageAt(answer.sequence, second), MessageAt(answer.sequence + 1, second)
-    assert await carry_out.answer(there) == MessageRead(there, first)
+    stored = carried(EventType.CANCEL_REQUESTED, first)
+    assert await carry_out.answer(asked) == Recalled(asked, stored)
+    there, nowhere = MessageAt(answer.sequence, again), MessageAt(answer.sequence + 1, again)
+    assert await carry_out.answer(there) == MessageRead(there, stored)
     assert await carry_out.answer(nowhere) == MessageRead(nowhere, None)
 
 

@@ -12,7 +12,6 @@ from exeunt.run import bobrapet
 from exeunt.run.snapshot import RunState, Snapshot
 from exeunt_livekit_bridge import machine as bridge
 from exeunt_terminator import decision, evidence, machine
-from exeunt_terminator.commands import Ack
 from exeunt_terminator.finalize import finalizing_patch
 from exeunt_terminator.patience import Patience
 from exeunt_terminator.stop import TRANSITIONS, Result
@@ -21,6 +20,7 @@ from exeunt_timeout_scheduler import machine as scheduler
 from exeunt_timeout_scheduler import way
 from exeunt_watcher import machine as watcher
 from exeunt_watcher.projection import Projection
+from exeunt_watcher.strays import Strays
 from simulation.unpublished import Unpublished
 
 Patch = pytest.MonkeyPatch
@@ -135,8 +135,8 @@ BUGS: Final[dict[str, tuple[Bug, str]]] = {
         lambda patch: ways(patch, State.LISTING, Result.LISTED, State.DELETING),
         "no StepRun of a later attempt is deleted",
     ),
-    "nobody takes a second look": (
-        lambda patch: patch.setattr(machine, "SecondLook", Ack),
+    "nobody looks for StepRuns that are left": (
+        lambda patch: patch.setattr(Strays, "due", lambda *_: []),
         "nothing is left",
     ),
     "a lost condition is the end": (

@@ -174,7 +174,7 @@ class Invariants:
             due = message.headers.get("nats-schedule")
             if due is None or seconds(parse_instant(due.removeprefix("@at "))) + 5 < self.clock.now + self.nats.offset:
                 return f"a schedule is left: {subject}"
-        lost = {uid for terminator in terminators for uid in terminator.lost_second_looks | terminator.set_aside}
+        lost = {uid for terminator in terminators for uid in terminator.set_aside}
         for name, document in self.api.documents.items():
             if left := self._left_over(name, document, lost):
                 return f"nothing is left of a run that is ended: {left}"

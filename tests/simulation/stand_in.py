@@ -218,7 +218,7 @@ class StandIn:
     def _end(self, published: LocalEvent, end: Command) -> None:
         match end:
             case SecondLook():
-                self._later(settings.SECOND_LOOK, partial(self._stop, published))
+                self._later(settings.SECOND_LOOK.total_seconds(), partial(self._stop, published))
             case GiveBack(_, after):
                 self._later(after.total_seconds(), partial(self._stop, published))
             case _:

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from exeunt.errors import PoisonEvent
 from exeunt.events.codec import outcome_message, read_event
-from exeunt.events.event_types import STOPPING_EVENT_TYPES
+from exeunt.events.event_types import ANSWERED_EVENT_TYPES
 from exeunt.events.subjects import RUNS, TERMINATOR
 from exeunt_terminator import commands
 from exeunt_terminator.commands import Command, DeadLetter, Delivered, Failed, GiveBack, Record, SecondLook
@@ -31,7 +31,7 @@ _LOOK: Final = 0.5
 
 
 def is_stopping(subject: str) -> bool:
-    return subject.endswith(STOPPING_EVENT_TYPES) and ".outcome." not in subject
+    return subject.endswith(ANSWERED_EVENT_TYPES) and ".outcome." not in subject
 
 
 class Terminator(Process):
@@ -48,9 +48,8 @@ class Terminator(Process):
         self._remembered = Remembered()
         self.stand_in: StandIn | None = None
         self.unpublished = Unpublished(self, nats)
-        self.lost_second_looks: set[str] = set()
         self.set_aside: set[str] = set()
-        """Both by the uid of their run."""
+        """By the uid of its run."""
         api.on_change.append(self._wake)
 
     def on_command(self, told: Callable[[Command, str], float]) -> None:
@@ -137,10 +136,7 @@ class Terminator(Process):
     def _end(self, delivery: Delivery, end: Command) -> None:
         match end:
             case SecondLook():
-                # It is lost where another delivery of the same event was acknowledged meanwhile.
-                if delivery.message.sequence not in delivery.consumer.unsettled:
-                    self.lost_second_looks.add(delivery.message.subject.split(".")[4])
-                delivery.give_back(settings.SECOND_LOOK)
+                delivery.give_back(settings.SECOND_LOOK.total_seconds())
             case GiveBack(_, after):
                 delivery.give_back(after.total_seconds())
             case DeadLetter():

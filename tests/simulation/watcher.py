@@ -1,7 +1,9 @@
 """A process of the watcher: its real machine, with the simulated servers around it."""
 
 from functools import partial
-from typing import Any
+from typing import Any, Final
+
+from msgspec.structs import replace
 
 from exeunt.errors import PoisonEvent
 from exeunt.events.codec import event_message, read_event
@@ -49,6 +51,10 @@ RESOURCES: dict[str, Resource[Any]] = {
 }
 
 
+_NAMING: Final = 2 / 3
+"""Of the watchers so many name StepRuns in their events. Those of the others have them listed."""
+
+
 def new_machine() -> Watching:
     return Watching(
         (None,),
@@ -56,6 +62,7 @@ def new_machine() -> Watching:
         fence_wait=settings.FENCE_WAIT,
         heartbeats_stale_after=None,
         sweep_interval=settings.SWEEP_INTERVAL,
+        second_look=settings.SECOND_LOOK,
     )
 
 
@@ -64,6 +71,7 @@ class Watcher(Process):
         super().__init__(clock, troubles, name)
         self._api = api
         self._nats = nats
+        self._names_step_runs = clock.chance.random() < _NAMING
         self.watches: dict[str, Watch] = {}
         self.machine = new_machine()
         api.on_change.append(self._wake)
@@ -113,10 +121,13 @@ class Watcher(Process):
                 case Covered():
                     pass
                 case Publish(event_type, snapshot):
+                    if not self._names_step_runs:
+                        snapshot = replace(snapshot, step_runs=None)  # as where they are too many
                     gone = snapshot.topology.gone.kind if snapshot.topology.gone else "up"
                     self.clock.note(self.name, f"publishes {event_type} of {snapshot.run.cancellation}: {gone}")
                     now = self.now()
                     message = event_message(event_type, snapshot, source="/exeunt/watcher", now=now, context={})
+                    message = replace(message, expected_last_subject_sequence=command.after)
                     self._nats.publish(self, message, partial(self._published, command, message))
                 case Recall(event_type, snapshot):
                     subject = event_subject(cancellation_of(event_type, snapshot.run), event_type)

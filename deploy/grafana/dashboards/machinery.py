@@ -129,9 +129,8 @@ JETSTREAM: Final = (
     ).override_by_regexp("/^unsettled/", DASHED),
     graph(
         "Deliveries",
-        "By answer. One retry per stop is normal: the second look, for late StepRuns; and the LiveKit bridge looks at"
-        " each room again and again. More retries mean that a dependency is unavailable: see Dependencies, and Stops"
-        " in trouble for their names.",
+        "By answer. The LiveKit bridge looks at each room again and again: its retries are normal. Others mean that a"
+        " dependency is unavailable: see Dependencies, and Stops in trouble for their names.",
         PER_MINUTE,
         promql(per_minute("exeunt_deliveries_total", by="answer"), "{{answer}}"),
         promql(per_minute("exeunt_redeliveries_total", by="consumer"), "redelivered: {{consumer}}"),

@@ -9,7 +9,7 @@ from exeunt.bus.delivery import Delivery
 from exeunt.bus.mesh_streams import ensure_stream_and_consumer
 from exeunt.bus.pull import PullLoop
 from exeunt.bus.shares import Share
-from exeunt.events.event_types import STOPPING_EVENT_TYPES
+from exeunt.events.event_types import ANSWERED_EVENT_TYPES
 from exeunt.events.subjects import RUNS, TERMINATOR, every, run_of
 from exeunt.process.health import InPart, Pulse
 from exeunt.process.insist import insist
@@ -37,7 +37,7 @@ class TerminatorService:
         self._events = KubernetesEvents(connections.kube, enabled=publishing)
         remembered = Remembered()
         self._terminator = Terminator(connections.kube, bus, settings, self._events, remembered)
-        filters = tuple(every(event_type) for event_type in STOPPING_EVENT_TYPES)
+        filters = tuple(every(event_type) for event_type in ANSWERED_EVENT_TYPES)
         self._ensure = partial(ensure_stream_and_consumer, bus, settings, RUNS, TERMINATOR, filters)
         self._pull = PullLoop(
             bus,

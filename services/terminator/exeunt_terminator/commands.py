@@ -182,7 +182,7 @@ class Ack(Struct, frozen=True):
 
 
 class SecondLook(Struct, frozen=True):
-    """The run has ended; deliver the event once more, in some seconds, for StepRuns that come late."""
+    """The run has ended; deliver the event once more, in some seconds, to pass the cancel on again."""
 
 
 class DeadLetter(Struct, frozen=True):

@@ -4,7 +4,7 @@ The rules stand in one table, in the order in which they are asked; the first th
 generated from it.
 """
 
-from exeunt.events.event_types import EventType, Verdict
+from exeunt.events.event_types import STOPPING_EVENT_TYPES, EventType, Verdict
 from exeunt.rules.closed import CLOSED, Case, Decision, Rule, first_that_applies
 from exeunt.run import bobrapet
 from exeunt.run.cancellations import Cancellation
@@ -14,7 +14,7 @@ RULES = (
     *CLOSED,
     Rule(
         "topology-gone",
-        lambda case: case.snapshot.topology.gone is not None,
+        lambda case: case.snapshot.topology.gone is not None and case.event_type in STOPPING_EVENT_TYPES,
         Verdict.FINALIZE,
         "the run is canceled and its topology is gone",
     ),
@@ -26,14 +26,14 @@ RULES = (
     ),
 )
 
-_TOPOLOGY_UP = Decision(
+TOPOLOGY_UP = Decision(
     Verdict.WAIT, "topology-up", "the topology is still up; it will end, or the shutdown deadline will come"
 )
 
 
 def decide(event_type: EventType, cancellation: Cancellation, snapshot: Snapshot) -> Decision:
     """Decide by the first rule that applies; where none does, the run's topology is still up."""
-    return first_that_applies(RULES, Case(event_type, cancellation, snapshot)) or _TOPOLOGY_UP
+    return first_that_applies(RULES, Case(event_type, cancellation, snapshot)) or TOPOLOGY_UP
 
 
 def leaves_leftovers(cancellation: Cancellation, snapshot: Snapshot) -> bool:

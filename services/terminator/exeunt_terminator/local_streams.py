@@ -13,7 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from exeunt.events.codec import ReceivedEvent, event_message, read_event
-from exeunt.events.event_types import STOPPING_EVENT_TYPES, EventType, Outcome, cancellation_of
+from exeunt.events.event_types import ANSWERED_EVENT_TYPES, EventType, Outcome, cancellation_of
 from exeunt.events.messages import Message
 from exeunt.events.subjects import event_subject
 from exeunt.run.snapshot import Snapshot
@@ -60,7 +60,7 @@ class LocalEvent:
     @property
     def stops(self) -> bool:
         """Whether this service hears it."""
-        return self.event.event_type in STOPPING_EVENT_TYPES
+        return self.event.event_type in ANSWERED_EVENT_TYPES
 
     @property
     def schedules(self) -> bool:
@@ -108,7 +108,7 @@ class LocalStreams:
             for command in self._machine.receive(inputs.popleft(), now):
                 match command:
                     case watch.Publish(event_type, snapshot):
-                        stored = self.store(event_type, snapshot, now)
+                        stored = self.store(event_type, snapshot, now, after=command.after)
                         if isinstance(stored, LocalEvent):
                             asked.append(stored)
                             inputs.append(watch.Stored(command))

@@ -45,7 +45,7 @@ from exeunt_terminator.commands import (
     Stored,
     Written,
 )
-from exeunt_terminator.decision import decide, leaves_leftovers
+from exeunt_terminator.decision import TOPOLOGY_UP, decide, leaves_leftovers
 from exeunt_terminator.evidence import (
     possible_evidence,
     still_no_bindings,
@@ -119,6 +119,7 @@ class Stopping:
             case StopState.DELIVERED, Delivered():
                 self._delivered = heard
                 old = heard.deliveries > 1 or now - heard.stored_at > _FRESH
+                old = old or self._event.event_type is EventType.STEP_RUNS_LEFT
                 return Result.AGAIN if old else Result.FIRST
             case StopState.CHECKING, Listed(step_runs, bindings):
                 run = self.snapshot.run  # what was not asked for is empty
@@ -190,13 +191,12 @@ class Stopping:
             case StopState.PASSING_ON:
                 return self._pass_on()
             case StopState.RECORDING:
-                if self.next_at is not None and not _is_recorded(self._deliveries):
-                    return Result.NOT_FOR_GOOD
-                return Record(self.outcome(), self._outcome_at or 0)
+                return self._to_record()
             case StopState.DONE if self.trail[-1].verdict is Verdict.FAILED:
                 return DeadLetter(self.trail[-1].why)
             case StopState.DONE:
-                return Ack() if self.written_at is None else SecondLook()
+                again = self.written_at is not None and self._propagate_cancel
+                return SecondLook() if again else Ack()
             case StopState.GIVEN_BACK:
                 return self._give_back()
         raise AssertionError(f"nothing leads back to {self._state}")
@@ -215,7 +215,8 @@ class Stopping:
         if self._dry_run:
             return self._came(Result.DRY_RUN)
         if leftovers:
-            return Result.CLEAN_UP
+            known = self.snapshot.step_runs is not None
+            return Result.CLEAN_UP if known else Result.CLEAN_UP_STEP_RUNS_UNKNOWN
         return Result.FINALIZE_AT_DEADLINE if by_deadline else Result.FINALIZE
 
     def _is_due(self, now: datetime) -> bool:
@@ -274,6 +275,14 @@ class Stopping:
             return self._came(Result.UNREAD)
         return CancelChildren(self.snapshot.run)
 
+    def _to_record(self) -> Record | Result:
+        if self.next_at is not None and not _is_recorded(self._deliveries):
+            return Result.NOT_FOR_GOOD
+        if self._is_self_evident():
+            self.recorded = True
+            return Result.SELF_EVIDENT
+        return Record(self.outcome(), self._outcome_at or 0)
+
     def _record(self, heard: Stored | AlreadyStored | NotStored) -> Result:
         """What a stop was answered with stands, unless it came to nothing (an earlier publication of the event, ADR 16,
         a dry run, a write that was forbidden, or somebody who knew less without the bus, ADR 25) and this one has ended
@@ -285,9 +294,15 @@ class Stopping:
             self._outcome_at = heard.sequence
             return Result.IN_VAIN
         if self.next_at is None:
-            return Result.RECORDED
+            return Result.RECORDED if self.failure is None else Result.RECORDED_UNDONE
         self.recorded = self.recorded and self._outcome_at is None  # that it is forbidden still is no news
         return Result.NOT_FOR_GOOD
+
+    def _is_self_evident(self) -> bool:
+        """Whether all that came of it is that the topology is up, as its event says."""
+        (*others, last) = self.trail
+        waits = last.rule == TOPOLOGY_UP.rule and last.reread is None
+        return waits and not others and self._event.event_type is EventType.CANCEL_REQUESTED
 
     def _fail(self, why: str) -> Result:
         self.failure = why
@@ -318,15 +333,11 @@ class Stopping:
 
     def outcome(self) -> Outcome:
         """What to record, as far as it has come."""
-        last, canceled_at = self.trail[-1], self.snapshot.run.canceled_at
+        canceled_at = self.snapshot.run.canceled_at
         latency = None
         if self.written_at is not None and canceled_at is not None:
             latency = round((self.written_at - parse_instant(canceled_at)) / timedelta(milliseconds=1), 3)
         return Outcome(
-            verdict=last.verdict,
-            rule=last.rule,
-            why=last.why,
-            cause_id=self._event.attributes.id,
             cause_sequence=self._delivered.sequence if self._delivered else 0,
             trail=tuple(self.trail),
             finished_at=format_status_time(self.written_at) if self.written_at else None,

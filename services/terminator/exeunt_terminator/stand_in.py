@@ -261,11 +261,12 @@ class StandIn:
                 answer = published.record(command, datetime.now(UTC))
                 if isinstance(answer, AlreadyStored):
                     return answer
-                hop.decided(command.outcome.trail)
                 self._unpublished.add(answer)
                 return Stored()
 
             end = await calls.carry_out(stopping, event, delivered, record)
+            if not isinstance(end, GiveBack):
+                hop.decided(stopping.trail)
             if stopping.failure is not None:
                 hop.failed(calls.error or stopping.failure)
         self._report(event, stopping)

@@ -5,10 +5,14 @@ cannot happen, and is a bug when it does. `machine` goes by it, `docs/stop.md` i
 
 A first delivery is decided by the snapshot that its event carries. A redelivery, or an event that has grown old, is
 decided by the run as it is read: a run that an earlier delivery has finalized is then found finished, and what is left
-of it is deleted all the same. The second look after a stop is such a redelivery, asked for. That a run is finished is
-never believed of an event: nothing is deleted of a run that was neither written nor read, and no cancel is passed on.
-And since a redrive keeps the run's uid, what a list shows may belong to its next attempt: the run is read again before
-anything that was listed is deleted.
+of it is deleted all the same. So is an event that StepRuns are left, by which the watcher has late ones deleted (ADR
+15). That a run is finished is never believed of an event: nothing is deleted of a run that was neither written nor
+read, and no cancel is passed on.
+
+The StepRuns that an event names were there when it was published, so in the cancellation in which the run is written or
+read they are of no later attempt, and their uids go with them. An event that names none, because they were too many or
+not known, has them listed. Since a redrive keeps the run's uid, what a list shows may belong to the next attempt: the
+run is read again before anything that was listed is deleted.
 
 Where the evidence no longer holds, the event goes back to the stream and is looked at again: its topology may go once
 more, and an event is published only once.
@@ -16,13 +20,16 @@ more, and an event is published only once.
 Whether a deadline has come is for the clock of whoever acts on it, too: where that says that it has not, the event is
 given back until then, and a clock that differs from the kube-apiserver's ends no run by its deadline (ADR 13).
 
+That a cancel is heard while the topology is up, and nothing is done, follows from its event alone: it is not recorded.
+
 A write that is forbidden is recorded as failed, and its event comes again: the right may be granted meanwhile. One that
 is refused for what it says is set aside.
 
 A write whose answer is lost is sent again, and loses its condition to itself. What is read then tells so by its time.
 
 Whatever fails gives the event back to the stream, to be tried again. Once the run is written its outcome is recorded
-instead, and the second look does the rest.
+first, and the next delivery does the rest. Where cancels are passed on, there is a second look after a stop: the event
+is asked for once more, for children that were changing just then, or came late.
 """
 
 from enum import StrEnum
@@ -52,7 +59,7 @@ class StopState(StrEnum):
     PASSING_ON = "passing_on"
     """The cancel is passed on to sub-stories, where that is asked for (`sub_stories`)."""
     RECORDING = "recording"
-    """The outcome is recorded."""
+    """The outcome is recorded, unless the event says it already."""
     DONE = "done"
     """The event is answered: acknowledged, set aside, or asked for once more for the second look."""
     GIVEN_BACK = "given_back"
@@ -70,6 +77,7 @@ class Result(StrEnum):
     STILL_GONE = "still gone"
     UP_AGAIN = "up again"
     CLEAN_UP = "clean up"
+    CLEAN_UP_STEP_RUNS_UNKNOWN = "clean up, StepRuns unknown"
     UNREAD = "by the word of the event only"
     LEAVE = "leave"
     DRY_RUN = DRY_RUN
@@ -89,6 +97,8 @@ class Result(StrEnum):
     PASSED_ON = "passed on"
     NOT_PASSED_ON = "not asked for, or not this run's"
     RECORDED = "recorded, or refused by the stream"
+    RECORDED_UNDONE = "recorded, with something left to do"
+    SELF_EVIDENT = "its event says all"
     IN_VAIN = "an earlier one came to nothing"
     NOT_FOR_GOOD = "forbidden, and tried again"
     FAILED = "failed"
@@ -106,7 +116,8 @@ TRANSITIONS: dict[StopState, dict[Result, StopState]] = {
         Result.FINALIZE: StopState.CHECKING,
         Result.FINALIZE_AT_DEADLINE: StopState.PATCHING,
         Result.NOT_DUE: StopState.GIVEN_BACK,
-        Result.CLEAN_UP: StopState.LISTING,
+        Result.CLEAN_UP: StopState.DELETING,
+        Result.CLEAN_UP_STEP_RUNS_UNKNOWN: StopState.LISTING,
         Result.UNREAD: StopState.READING,
         Result.LEAVE: StopState.PASSING_ON,
         Result.DRY_RUN: StopState.RECORDING,
@@ -150,6 +161,8 @@ TRANSITIONS: dict[StopState, dict[Result, StopState]] = {
     },
     StopState.RECORDING: {
         Result.RECORDED: StopState.DONE,
+        Result.RECORDED_UNDONE: StopState.GIVEN_BACK,
+        Result.SELF_EVIDENT: StopState.DONE,
         Result.IN_VAIN: StopState.RECORDING,
         Result.NOT_FOR_GOOD: StopState.GIVEN_BACK,
         Result.FAILED: StopState.GIVEN_BACK,

@@ -62,7 +62,7 @@ class Terminator:
             case commands.Ack():
                 return Ack()
             case SecondLook():
-                return Retry(self._settings.second_look.total_seconds(), "second look for late StepRuns")
+                return Retry(self._settings.second_look.total_seconds(), "second look for late sub-stories")
             case commands.DeadLetter(why):
                 return DeadLetter(why)
             case GiveBack(why, after):
@@ -86,8 +86,6 @@ class Terminator:
         return end
 
     async def _record(self, event: ReceivedEvent, calls: Calls, hop: Hop, command: Record) -> Input:
-        if not command.after:
-            hop.decided(command.outcome.trail)
         message = outcome_message(
             command.outcome,
             event.snapshot.run.cancellation,
@@ -122,6 +120,7 @@ class Terminator:
         if isinstance(end, GiveBack) and not stopping.recorded:
             return
         outcome = stopping.outcome()
+        hop.decided(outcome.trail)
         log.info(outcome.verdict, fact=event.event_type, rule=outcome.rule, why=outcome.why,
                  stop_latency_ms=outcome.stop_latency_ms, step_runs=outcome.deleted_step_runs)  # fmt: skip
         if stopping.recorded:

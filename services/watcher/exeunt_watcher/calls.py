@@ -6,6 +6,7 @@ from functools import partial
 from typing import Final, TypeVar
 
 import structlog
+from msgspec.structs import replace
 
 from exeunt.bus import publisher
 from exeunt.bus.connection import Bus
@@ -77,9 +78,9 @@ class Calls:
                 bind_run(snapshot.run.cancellation)
                 of = cancellation_of(event_type, snapshot.run)
                 return Recalled(asked, await self._insist(f"recall {event_type}", recalled, self._bus, of, event_type))
-            case MessageAt(sequence, snapshot):
-                bind_run(snapshot.run.cancellation)
-                found = await self._insist("see who published the cancel", message_at, self._bus, RUNS, sequence)
+            case MessageAt(sequence, other):
+                bind_run(other.snapshot.run.cancellation)
+                found = await self._insist("see what is stored in its place", message_at, self._bus, RUNS, sequence)
                 return MessageRead(asked, snapshot_of(found))
 
     async def _insist(self, what: str, call: Callable[..., Awaitable[T]], *arguments: object) -> T:
@@ -99,6 +100,7 @@ class Calls:
         event_type, snapshot, late = asked.event_type, asked.snapshot, asked.late
         with sending(event_type, snapshot) as hop:
             message = event_message(event_type, snapshot, source=SOURCE, now=now, context=hop.headers)
+            message = replace(message, expected_last_subject_sequence=asked.after)
             try:
                 answer = await publish(self._bus, message, deadline=_PUBLISH_DEADLINE)
             except BusUnavailable:

@@ -15,11 +15,11 @@ from exeunt.kube.resources import Resource
 from exeunt.run.models import StoryRun
 from exeunt.run.snapshot import Snapshot
 from exeunt_watcher.lateness import Late
-from exeunt_watcher.projection import Key
+from exeunt_watcher.projection import Key, Left
 
 
 class Publish(Struct, frozen=True):
-    """Store the event, unless one of its subject is stored: Stored, AlreadyStored or Refused.
+    """Store the event, unless one of its subject is stored later than at `after`: Stored, AlreadyStored or Refused.
 
     `late` is measured by the watcher that is the first to publish it.
     """
@@ -27,6 +27,7 @@ class Publish(Struct, frozen=True):
     event_type: EventType = field(name="fact")
     snapshot: Snapshot
     late: Late | None = None
+    after: int = 0
 
 
 class Recall(Struct, frozen=True):
@@ -37,17 +38,21 @@ class Recall(Struct, frozen=True):
 
 
 class MessageAt(Struct, frozen=True):
-    """Read the event at that sequence, which was stored in place of the one with this snapshot: MessageRead."""
+    """Read the event at that sequence, which was stored in place of the one that was asked for: MessageRead."""
 
     sequence: int
-    snapshot: Snapshot
+    asked: Publish
 
 
 class GetRun(Struct, frozen=True):
-    """Read the StoryRun, which was of this uid: RunRead, or RunUndecodable."""
+    """Read the StoryRun, which was of this uid: RunRead, or RunUndecodable.
+
+    Or of which this was left, though it is not known as unfinished; what comes later may be of its next attempt.
+    """
 
     key: Key
-    uid: str
+    uid: str | None
+    left: tuple[Left, ...] = ()
 
 
 class Covered(Struct, frozen=True):

@@ -31,7 +31,9 @@ HOLDS: Final[dict[EventType, Callable[[Snapshot], bool]]] = {
     EventType.TOPOLOGY_TERMINATED: lambda s: _live(s) and s.topology.gone is not None,
     EventType.RUN_TERMINAL: lambda s: s.run.terminal,
 }
-"""When each event holds for a realtime run. RUN_DELETED is the end of the snapshots themselves."""
+"""When each event holds for a realtime run. RUN_DELETED is the end of the snapshots themselves, and STEP_RUNS_LEFT is
+about a run that is no more (`leaves_step_runs`).
+"""
 
 
 def holds(event_type: EventType, snapshot: Snapshot) -> bool:
@@ -42,6 +44,12 @@ def holds(event_type: EventType, snapshot: Snapshot) -> bool:
 def is_stop(snapshot: Snapshot) -> bool:
     """Whether the run is being stopped, and Exeunt is the one to end it."""
     return holds(EventType.CANCEL_REQUESTED, snapshot) and snapshot.run.enabled and snapshot.story.enabled
+
+
+def leaves_step_runs(snapshot: Snapshot) -> bool:
+    """Whether what is left of this run has to go: Exeunt has ended it, in its present cancellation."""
+    run = snapshot.run
+    return run.terminal and run.ended_by_exeunt and run.cancel_requested and not (run.deleting or run.redriving)
 
 
 def event_types_between(previous: Snapshot | None, current: Snapshot) -> list[EventType]:

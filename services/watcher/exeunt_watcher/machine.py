@@ -5,8 +5,11 @@ that has not come yet looks like "gone"; and nothing of a run that was listed be
 remembers of it: that its topology was established, which a list does not show once it is gone, and the shutdown timeout
 of a canceled run, which was fixed at the cancel (contract §4.1). From then on each change is projected and what begins
 to hold is published; and what holds of unfinished stops is offered again at every sweep, which the stream refuses when
-it has it. So a lost event, a lost stream or a lost process costs time, never a stop. When the cluster is found to be as
-it was before, because etcd was restored from a backup, the watcher starts over, as a new process would.
+it has it. So a lost event, a lost stream or a lost process costs time, never a stop.
+
+StepRuns that are left of a run that is not known as unfinished are looked after as well: where Exeunt turns out to have
+ended the run, that is published, too (`strays`, ADR 15). When the cluster is found to be as it was before, because etcd
+was restored from a backup, the watcher starts over, as a new process would.
 """
 
 from collections.abc import Callable, Container, Iterable, Iterator
@@ -14,6 +17,8 @@ from datetime import datetime, timedelta
 from functools import partial
 from itertools import chain
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from exeunt.events.event_types import EventType
 from exeunt.kube.changes import Change, Changed, Missing, Relisted, Removed
@@ -43,10 +48,11 @@ from exeunt_watcher.commands import (
     Stored,
     Tick,
 )
-from exeunt_watcher.event_types import event_types_between, standing
+from exeunt_watcher.event_types import event_types_between, leaves_step_runs, standing
 from exeunt_watcher.lateness import Due, Lateness
-from exeunt_watcher.projection import SEEN, Key, Projection
+from exeunt_watcher.projection import SEEN, Key, Left, Projection
 from exeunt_watcher.signals_heard import SignalsHeard
+from exeunt_watcher.strays import Strays
 
 RESOURCES: Final[tuple[Resource[Any], ...]] = (STORIES, TRANSPORT_BINDINGS, STEP_RUNS, STORY_RUNS)
 """What is watched, in every namespace."""
@@ -68,10 +74,12 @@ class Watching:
         fence_wait: timedelta,
         heartbeats_stale_after: timedelta | None,
         sweep_interval: timedelta,
+        second_look: timedelta,
     ) -> None:
         self.signals_heard = False
         self._namespaces = tuple(namespaces)
         self._sweep_interval = sweep_interval
+        self._second_look = second_look
         self._swept_at: datetime | None = None
         self._new_projection = partial(
             Projection,
@@ -91,6 +99,7 @@ class Watching:
             STEP_RUNS: (known.step_run, known.step_run_gone),
         }
         self._lateness = Lateness()
+        self._strays = Strays(self._second_look)
         self._unlisted = {namespace: set(RESOURCES) for namespace in self._namespaces}
         self._uncovered = set(self._namespaces)
         self._recalling: dict[Key, tuple[str, set[EventType]]] = {}  # uid, and what is still to be answered
@@ -124,10 +133,12 @@ class Watching:
         match heard:
             case Recalled():
                 yield from self._recalled(heard, now)
-            case RunRead(asked, run) if self._reading.get(asked.key) == asked.uid:
+            case RunRead(GetRun(key, left=left), run) if left:
+                yield from self._look_after(key, left, run, now)
+            case RunRead(asked, run) if (uid := self._reading.get(asked.key)) is not None and uid == asked.uid:
                 del self._reading[asked.key]
-                if run is None or run.metadata.uid != asked.uid:
-                    yield from self._deleted(asked.key, asked.uid, now)
+                if run is None or run.metadata.uid != uid:
+                    yield from self._deleted(asked.key, uid, now)
                 elif run.status is not None and is_terminal(run.status.phase):
                     yield from self._touched(self._projection.story_run(run), now)
                 else:
@@ -136,11 +147,24 @@ class Watching:
                 self._forget(asked.key)  # until the watch shows one that is not
             case RunRead() | RunUndecodable():
                 pass  # the watch has shown more of it by now
-            case AlreadyStored(Publish(EventType.CANCEL_REQUESTED, snapshot), sequence) if snapshot.topology.gone:
-                yield MessageAt(sequence, snapshot)
-            case MessageRead(MessageAt(_, snapshot), stored):
+            case _:
+                yield from self._published(heard)
+
+    def _published(self, heard: Stored | AlreadyStored | Refused | MessageRead) -> Iterator[Command]:
+        """What is stored in the place of an event need not say all that it would have said."""
+        match heard:
+            case AlreadyStored(Publish(EventType.CANCEL_REQUESTED, snapshot) as asked, sequence) if (
+                snapshot.topology.gone
+            ):
+                yield MessageAt(sequence, asked)
+            case MessageRead(MessageAt(_, Publish(EventType.CANCEL_REQUESTED, snapshot)), stored):
                 if stored is None or stored.topology.gone is None:  # whoever was first did not know that
                     yield Publish(EventType.TOPOLOGY_TERMINATED, snapshot)
+            case AlreadyStored(Publish(EventType.STEP_RUNS_LEFT, after=0) as asked, sequence):
+                yield MessageAt(sequence, asked)
+            case MessageRead(MessageAt(sequence, asked), stored):
+                if not _names_all(stored, asked.snapshot):
+                    yield replace(asked, after=sequence)
             case Stored() | AlreadyStored() | Refused():
                 pass
 
@@ -217,9 +241,9 @@ class Watching:
         yield Covered(namespace, len(runs))
         yield from self._recall(runs, now)
         # Runs elsewhere may have waited for Stories that are here.
-        yield from self._touched(
-            [key for key in known.known_runs() if namespace in (None, *known.namespaces(key))], now
-        )
+        touched = [key for key in known.known_runs() if namespace in (None, *known.namespaces(key))]
+        touched += [key for key in known.named() if namespace in (None, key[0]) and known.uid(key) is None]
+        yield from self._touched(touched, now)
 
     def _recall(self, runs: Iterable[Key], now: datetime) -> Iterator[Command]:
         """Ask what the stream remembers of these runs, which are new to this process."""
@@ -254,11 +278,17 @@ class Watching:
             yield from self._touched([key], now)
 
     def _touched(self, runs: Iterable[Key], now: datetime) -> Iterator[Command]:
-        """Project these runs, and publish what begins to hold."""
+        """Project these runs, and publish what begins to hold; of those that are not there see what is left."""
         for key in runs:
             if key in self._recalling or not self._covers(*self._projection.namespaces(key)):
                 continue
             projected = self._projection.project(key, now)
+            if projected is None or projected[1].run.terminal:
+                ended = projected[1].run.uid if projected else None
+                left = self._projection.left(key, ended or self._strays.run_uid(key))
+                self._strays.see(key, left, now, ended=ended)
+            else:
+                self._strays.forget(key)
             if projected is not None:
                 previous, current = projected
                 late = self._lateness.see(previous, current, now)
@@ -268,6 +298,8 @@ class Watching:
     def _tick(self, now: datetime) -> Iterator[Command]:
         """Look again at what time alone changes, and at every sweep offer what holds."""
         yield from self._touched(self._projection.canceled(), now)
+        for key in self._strays.due(now):
+            yield GetRun(key, None, self._projection.left(key, self._strays.run_uid(key)))
         if self._swept_at is not None and timedelta(0) <= now - self._swept_at < self._sweep_interval:
             return
         if self._swept_at is not None:
@@ -275,6 +307,17 @@ class Watching:
             for snapshot in self.canceled():
                 yield from (Publish(event_type, snapshot) for event_type in standing(snapshot))
         self._swept_at = now
+
+    def _look_after(self, key: Key, left: Iterable[Left], run: StoryRun | None, now: datetime) -> Iterator[Command]:
+        """What was left before the run was read, and is still, belongs to the attempt that was read, or to one before
+        it.
+        """
+        if run is None or self._projection.uid(key) is not None:
+            return
+        still = self._projection.left(key, run.metadata.uid)
+        ended = self._projection.ended(run, [each for each in left if each in still], now)
+        if leaves_step_runs(ended) and ended.step_runs != ():
+            yield Publish(EventType.STEP_RUNS_LEFT, ended)
 
     # What can be asked, for health and metrics.
 
@@ -298,3 +341,10 @@ class Watching:
     def canceled(self) -> list[Snapshot]:
         """The unfinished runs whose cancel was asked for, as they were last seen."""
         return list(filter(None, map(self._projection.snapshot, self._projection.canceled())))
+
+
+def _names_all(stored: Snapshot | None, wanted: Snapshot) -> bool:
+    """Whether the event that is stored names all the StepRuns that another one would name."""
+    if stored is None:
+        return False
+    return stored.step_runs is None or set(wanted.step_runs or ()) <= set(stored.step_runs)

@@ -8,7 +8,7 @@ StepRuns and bindings are kept: finished history costs nothing.
 from collections import defaultdict
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from exeunt.clock import parse_instant
 from exeunt.events.signals import Signal
@@ -26,6 +26,13 @@ SEEN: Final = Topology(established=True, step_runs_seen=True)
 """What is known of an attempt in which a TransportBinding was seen."""
 
 K = TypeVar("K")
+
+
+class Left(NamedTuple):
+    """A StepRun that names a run, and the uid of the StoryRun that owns it, where one does."""
+
+    step_run: StepRunRef
+    owner: str | None
 
 
 class Projection:
@@ -139,6 +146,33 @@ class Projection:
         return attempt_of(known.metadata.annotations) if known and known.metadata.uid == uid else bobrapet.FIRST_ATTEMPT
 
     # And these read it.
+
+    def left(self, key: Key, run_uid: str | None) -> tuple[Left, ...]:
+        """What would have to go with a run of this name: its live StepRuns, and those that own a live binding of the
+        run with that uid, where it is known.
+        """
+        step_runs = {ref.uid: Left(ref, owner) for ref, owner in self._step_runs.get(key, {}).values()}
+        for binding in self._bindings.get(run_uid or "", {}).values():
+            if binding.step_run is not None:
+                step_runs.setdefault(binding.step_run.uid, Left(binding.step_run, run_uid))
+        return tuple(step_runs.values())
+
+    def named(self) -> Iterable[Key]:
+        """The runs that live StepRuns name."""
+        return self._step_runs.keys()
+
+    def ended(self, run: StoryRun, left: Iterable[Left], now: datetime) -> Snapshot:
+        """A run that is known no more, with what is left of it. That Exeunt ended it shows that it streamed."""
+        state = read_run(run, first_seen=now, now=now, fence_wait=self._fence_wait)
+        story = self._stories.get(story_key(run))
+        refs = tuple(ref for ref, owner in left if owner in (None, state.uid))
+        return Snapshot(
+            run=state,
+            story=read_story(run, story),
+            shutdown=resolve_shutdown(run, story, self._default_timeout),
+            streams=state.ended_by_exeunt,
+            step_runs=refs if len(refs) <= _MOST_STEP_RUNS else None,
+        )
 
     def run_gone(self, key: Key) -> Snapshot | None:
         """Forget a run; its last snapshot, if it had one."""

@@ -23,6 +23,7 @@ def watching(namespaces: Iterable[str | None], settings: Settings) -> Watching:
         fence_wait=settings.fence_wait,
         heartbeats_stale_after=settings.heartbeat_stale_after or None,
         sweep_interval=settings.sweep_interval,
+        second_look=settings.second_look,
     )
 
 

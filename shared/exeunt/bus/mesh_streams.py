@@ -154,4 +154,4 @@ async def ensure_stream_and_consumer(
 
 
 _MOST_PENDING: Final = 20_000
-"""Deliveries without an answer at the server: those that wait for their second look are among them."""
+"""Deliveries without an answer at the server: those that are given back for a while are among them."""

@@ -20,14 +20,16 @@ _NOT_PLAIN: Final = re.compile(
 
 
 class Attributes(Struct, frozen=True, kw_only=True):
-    """The context attributes of one event. `time` is RFC 3339."""
+    """The context attributes of one event. `time` is RFC 3339. What is not said is not sent: of Exeunt's own events
+    their schema says that they are JSON.
+    """
 
     id: str
     source: str
     type: str
     subject: str = ""
     time: str = ""
-    datacontenttype: str = "application/json"
+    datacontenttype: str = ""
 
 
 def to_headers(attributes: Attributes) -> dict[str, str]:
@@ -37,8 +39,9 @@ def to_headers(attributes: Attributes) -> dict[str, str]:
         "ce-id": _encoded(attributes.id),
         "ce-source": _encoded(attributes.source),
         "ce-type": _encoded(attributes.type),
-        "ce-datacontenttype": _encoded(attributes.datacontenttype),
     }
+    if attributes.datacontenttype:
+        headers["ce-datacontenttype"] = _encoded(attributes.datacontenttype)
     if attributes.subject:
         headers["ce-subject"] = _encoded(attributes.subject)
     if attributes.time:
@@ -61,7 +64,7 @@ def from_headers(headers: Mapping[str, str]) -> Attributes:
         type=_decoded(found["type"]),
         subject=_decoded(found.get("subject", "")),
         time=_decoded(found.get("time", "")),
-        datacontenttype=_decoded(found.get("datacontenttype", "application/json")),
+        datacontenttype=_decoded(found.get("datacontenttype", "")),
     )
 
 

@@ -2,18 +2,20 @@
 
 from collections.abc import Mapping
 from datetime import datetime
+from hashlib import sha256
 from typing import Final, NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from exeunt.clock import format_instant
 from exeunt.errors import PoisonEvent
 from exeunt.events import cloudevents
-from exeunt.events.event_types import EventType, Outcome, cancellation_of
+from exeunt.events.event_types import STOPPING_EVENT_TYPES, EventType, Outcome, cancellation_of
 from exeunt.events.messages import Message
 from exeunt.events.subjects import event_subject, outcome_subject
 from exeunt.run.cancellations import Cancellation
-from exeunt.run.snapshot import Snapshot
+from exeunt.run.snapshot import NO_CONDITIONS, Snapshot
 
 TYPE_PREFIX: Final = "io.bubustack.exeunt."
 VERSION: Final = "v1"
@@ -42,9 +44,45 @@ def event_message(
     cancellation = cancellation_of(event_type, snapshot.run)
     return Message(
         subject=event_subject(cancellation, event_type),
-        payload=msgspec.json.encode(snapshot),
+        payload=msgspec.json.encode(_shortened(carried(event_type, snapshot))),
         headers=_headers(f"{TYPE_PREFIX}{event_type}.{VERSION}", cancellation, str(event_type), source, now, context),
         expected_last_subject_sequence=0,
+    )
+
+
+def carried(event_type: EventType, snapshot: Snapshot) -> Snapshot:
+    """What an event has of the snapshot that it was read from (ADR 2).
+
+    What a finalizing write may stand on has all of it. Nobody acts on the other events before the run is read: they go
+    without its conditions, which are half of a snapshot, and those about which nothing is to be deleted without names.
+    """
+    run, gone = snapshot.run, snapshot.topology.gone
+    due = run.cancel_requested and (gone is not None or event_type is EventType.DEADLINE_REACHED)
+    if due and event_type in STOPPING_EVENT_TYPES:
+        return snapshot
+    run = replace(run, conditions=NO_CONDITIONS, started_at=None, trigger_token=None)
+    if not run.terminal:
+        run = replace(run, message=None)
+    elif gone is not None:
+        gone = replace(gone, detail="", since=None, traceparent=None)
+    named = event_type in (EventType.CANCEL_REQUESTED, EventType.STEP_RUNS_LEFT)
+    topology = replace(snapshot.topology, gone=gone)
+    return replace(snapshot, run=run, topology=topology, step_runs=snapshot.step_runs if named else None)
+
+
+def _shortened(snapshot: Snapshot) -> Snapshot:
+    """Without the time of the cancel where it is that at which bobrapet has observed it."""
+    run = snapshot.run
+    return (
+        replace(snapshot, run=replace(run, canceled_at=None)) if run.canceled_at == run.cancel_observed_at else snapshot
+    )
+
+
+def _whole(snapshot: Snapshot) -> Snapshot:
+    """With it again."""
+    run = snapshot.run
+    return (
+        replace(snapshot, run=replace(run, canceled_at=run.cancel_observed_at)) if run.canceled_at is None else snapshot
     )
 
 
@@ -69,8 +107,10 @@ def outcome_message(
 def _headers(
     kind: str, cancellation: Cancellation, what: str, source: str, now: datetime, context: Mapping[str, str]
 ) -> dict[str, str]:
+    # The subject says all that the id stands for: it need not say so again, and only has to be unique.
+    event_id = sha256(f"{cancellation.uid}/{cancellation.token}/{what}".encode()).hexdigest()[:16]
     attributes = cloudevents.Attributes(
-        id=f"{cancellation.uid}/{cancellation.token}/{what}",
+        id=event_id,
         source=source,
         type=kind,
         subject=f"{cancellation.namespace}/{cancellation.name}",
@@ -86,7 +126,7 @@ def read_event(headers: Mapping[str, str], payload: bytes) -> ReceivedEvent:
     if event_type is None:
         raise PoisonEvent(f"event type {attributes.type!r} is no event that this version of Exeunt knows")
     try:
-        snapshot = _SNAPSHOT.decode(payload)
+        snapshot = _whole(_SNAPSHOT.decode(payload))
         snapshot.check()
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise PoisonEvent(f"the payload of {attributes.type} does not decode: {error}") from error

@@ -28,10 +28,15 @@ class EventType(StrEnum):
     """The StoryRun object is gone."""
     DEADLINE_REACHED = "deadline-reached"
     """cancel_observed_at + shutdown timeout has passed and the run was still unfinished when looked at again."""
+    STEP_RUNS_LEFT = "step-runs-left"
+    """Exeunt has ended the run, and StepRuns of it live on, or have come since."""
 
 
 STOPPING_EVENT_TYPES: Final = (EventType.CANCEL_REQUESTED, EventType.TOPOLOGY_TERMINATED, EventType.DEADLINE_REACHED)
-"""Events on which a run may be finalized: the terminator hears these and no others."""
+"""Events on which a run may be finalized."""
+
+ANSWERED_EVENT_TYPES: Final = (*STOPPING_EVENT_TYPES, EventType.STEP_RUNS_LEFT)
+"""What the terminator hears and answers."""
 
 
 def cancellation_of(event_type: EventType, run: RunState) -> Cancellation:
@@ -74,15 +79,11 @@ class Decided(Struct, frozen=True, omit_defaults=True):
 
 
 class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How the terminator answered one event: the last step's verdict, and all steps that led to it."""
+    """How the terminator answered one event: the steps of its decision, the last of which is the answer."""
 
-    verdict: Verdict
-    rule: str
-    why: str
-    cause_id: str
-    """CloudEvents id of the event that was decided."""
     cause_sequence: int
     trail: tuple[Decided, ...]
+    """There is at least one."""
     finished_at: str | None = None
     stop_latency_ms: float | None = None
     """From the cancel (cancel_observed_at, where there is one) to the finalizing write."""
@@ -101,6 +102,18 @@ class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     without_bus: bool = False
     """Whether JetStream was away: decided from what the terminator watched itself, and recorded later (ADR 25)."""
+
+    @property
+    def verdict(self) -> Verdict:
+        return self.trail[-1].verdict
+
+    @property
+    def rule(self) -> str:
+        return self.trail[-1].rule
+
+    @property
+    def why(self) -> str:
+        return self.trail[-1].why
 
     @property
     def dry_run(self) -> bool:

@@ -86,6 +86,8 @@ def _outcome(record: Record, at: datetime, service: str, attributes: cloudevents
         raise PoisonEvent(f"the outcome does not decode: {error}") from error
     if record.subject != outcome_subject(cancellation, event_type):
         raise PoisonEvent(f"an outcome about {attributes.subject} on the subject of something else, {record.subject}")
+    if not outcome.trail:
+        raise PoisonEvent("an outcome of nothing that was decided")
     return OutcomeEvent(record, at, service, cancellation, event_type, outcome)
 
 

@@ -59,13 +59,15 @@ def _gone_since(stop: Stop) -> datetime | None:
 
 def unanswered(stop: Stop, now: datetime) -> list[RunEvent]:
     """Events that a terminator should have answered by now. Of an event that is published again one answer may be
-    recorded.
+    recorded, and of a cancel while the topology is up none is.
     """
     answered = {event.cause for event in stop.outcomes}
     event = [
         run_event
         for run_event in stop.run_events
-        if run_event.event_type in STOPPING_EVENT_TYPES and run_event.event_type not in answered
+        if run_event.event_type in STOPPING_EVENT_TYPES
+        and run_event.event_type not in answered
+        and (run_event.event_type is not EventType.CANCEL_REQUESTED or run_event.snapshot.topology.gone is not None)
     ]
     return event if event and now - event[0].at > REDELIVERY else []
 

@@ -110,7 +110,6 @@ def _run(run: RunState, names: Names) -> RunState:
 
 def _outcome(outcome: Outcome, names: Names) -> Outcome:
     # The reason of a refused write is what the kube-apiserver said, with names in it.
-    why = _TEXT if outcome.verdict is Verdict.FAILED else outcome.why
     trail = tuple(
         replace(
             step,
@@ -121,7 +120,6 @@ def _outcome(outcome: Outcome, names: Names) -> Outcome:
     )
     return replace(
         outcome,
-        why=why,
         trail=trail,
         deleted_step_runs=tuple(names("step-run", name) for name in outcome.deleted_step_runs),
         canceled_children=tuple(names("run", name) for name in outcome.canceled_children),

@@ -142,7 +142,9 @@ def cause_in_words(stop: Stop) -> str | None:
             (event.snapshot.run for event in reversed(stop.run_events) if event.snapshot.run.terminal), None
         )
         return f"{terminal.phase}: {terminal.message}" if terminal else None
-    return f"{stop.outcomes[-1].outcome.rule}{_dry(stop.outcomes[-1])}" if stop.outcomes else None
+    if stop.outcomes:
+        return f"{stop.outcomes[-1].outcome.rule}{_dry(stop.outcomes[-1])}"
+    return "topology-up" if stop.canceled is not None and stop.canceled.topology.gone is None else None
 
 
 def _ended_by(recorded: OutcomeEvent, cause: RunEvent | None) -> str:
@@ -195,6 +197,9 @@ def _event_in_words(event_type: EventType, snapshot: Snapshot) -> str:
             return f"{run.phase}: {run.message}, {'by Exeunt' if run.ended_by_exeunt else 'not by Exeunt'}{opted_out}"
         case EventType.RUN_DELETED:
             return "the StoryRun is gone"
+        case EventType.STEP_RUNS_LEFT:
+            names = ", ".join(ref.name for ref in snapshot.step_runs or ())
+            return f"StepRuns are left of the run that has ended: {names or 'too many to name'}"
 
 
 def _outcome_in_words(recorded: OutcomeEvent) -> str:

@@ -3,6 +3,7 @@
 from msgspec import Struct, field, structs
 
 from exeunt.clock import format_instant
+from exeunt.events.event_types import EventType
 from exeunt.history.event import Event, RunEvent
 
 
@@ -38,6 +39,9 @@ def after(state: KnownState, event: Event) -> KnownState:
             deleted_step_runs=state.deleted_step_runs + outcome.deleted_step_runs,
         )
     snapshot = event.snapshot
+    if event.event_type is EventType.STEP_RUNS_LEFT:  # nobody looks at the topology of a run that is over
+        left = tuple(ref.name for ref in snapshot.step_runs or ())
+        return structs.replace(state, resource_version=snapshot.run.resource_version, step_runs=left)
     run, topology, deadline = snapshot.run, snapshot.topology, snapshot.deadline
     same = state.uid == run.uid and state.cancellation in (run.cancellation.token, run.attempt)
     return KnownState(

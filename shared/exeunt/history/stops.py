@@ -117,7 +117,8 @@ class Stop:
     @cached_property
     def canceled(self) -> Snapshot | None:
         """The latest snapshot in which the cancel was asked for: it has the resolved shutdown timeout."""
-        snapshots = (event.snapshot for event in reversed(self.run_events))
+        before = (event for event in self.run_events if event.event_type is not EventType.STEP_RUNS_LEFT)
+        snapshots = (event.snapshot for event in reversed(tuple(before)))
         return next((snapshot for snapshot in snapshots if snapshot.run.cancel_requested), None)
 
     @property

@@ -70,6 +70,10 @@ class StepRunRef(Struct, frozen=True):
     uid: str
 
 
+NO_CONDITIONS: Final = Raw(b"null")
+"""Of a run that has none, or of one of which they are not told."""
+
+
 class RunState(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the StoryRun object itself says."""
 
@@ -87,8 +91,8 @@ class RunState(Struct, frozen=True, kw_only=True, omit_defaults=True):
     started_at: str | None = None
     finished_at: str | None = None
     """Both exactly as read. Kubernetes takes times that nobody can read: whoever uses one asks `readable_instant`."""
-    conditions: Raw = Raw(b"null")
-    """`status.conditions` exactly as read, because finalizing tests it; `null` when absent."""
+    conditions: Raw = NO_CONDITIONS
+    """`status.conditions` exactly as read, because finalizing tests it; `null` when absent, or not told (`codec`)."""
     deleting: bool = False
     redriving: bool = False
     enabled: bool = True
