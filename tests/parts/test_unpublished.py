@@ -27,9 +27,10 @@ from exeunt_local.binaries import Binaries
 from exeunt_local.control_plane import ControlPlane
 from exeunt_local.nats_server import NatsServer
 from exeunt_terminator.kubernetes_events import KubernetesEvents
+from exeunt_terminator.local_streams import Done
 from exeunt_terminator.remembered import Remembered
 from exeunt_terminator.stand_in import StandIn
-from exeunt_terminator.unpublished import Done, Unpublished
+from exeunt_terminator.unpublished import Unpublished
 
 Until = Callable[..., Awaitable[None]]
 

@@ -12,6 +12,7 @@ from exeunt.process.health import Pulse
 from exeunt.process.insist import insist
 from exeunt.process.service import Connections, main
 from exeunt.telemetry.metrics import expect_deadlines
+from exeunt_timeout_scheduler.calls import Calls
 from exeunt_timeout_scheduler.scheduler import Scheduler
 from exeunt_timeout_scheduler.sweep import Sweep
 from exeunt_timeout_scheduler.way import HEARD
@@ -29,7 +30,7 @@ class TimeoutSchedulerService:
         expect_deadlines()
         settings, bus, kube = connections.settings, connections.bus, connections.kube
         self._scheduler = Scheduler(kube, bus, settings)
-        self._sweep = Sweep(kube, bus, settings)
+        self._sweep = Sweep(kube, Calls(kube, bus, settings), settings)
         self._interval = settings.sweep_interval.total_seconds()
         self._retry_budget = settings.retry_budget.total_seconds()
         ensure = partial(ensure_stream_and_consumer, bus, settings)
