@@ -1,60 +1,72 @@
-"""Everything that is measured, running: Kubernetes, NATS, the three services and, beside them, the floor.
+"""Everything that is measured, running on one Kubernetes: the floor, this build, and whoever it is held against.
 
-`rooms` adds LiveKit, its bridge and their floor for as long as it measures.
-
-The services look after one namespace and the floor after another, so that the two can take turns on the same machine
-at the same time, and whatever slows the machine down meets both.
+Each side looks after a namespace of its own, so that they can take turns on the same machine at the same time, and
+whatever slows the machine down meets all. `rooms` adds LiveKit, its bridge and their floor for as long as it measures.
 """
 
 import asyncio
-import os
-import signal
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 from actors.admin import admin_client
 from actors.bystander import Bystander
 from actors.kubernetes import Kubernetes
-from bench.floor import Api
+from bench.api import Api
+from bench.builds import THIS, Build
+from bench.copies import Etcd, Template
 from bench.observer import Moment, Observer
+from bench.sides import AGAINST, EXEUNT, FLOOR, KOPF, WATCH, Services, Side, running, within
 from bench.world import NO_DEADLINE, Run, World
-from exeunt_local import BASE, CRDS, binaries
+from exeunt_local import CRDS, binaries
 from exeunt_local.control_plane import ControlPlane
-from exeunt_local.mesh import SERVICES, Mesh
+from exeunt_local.mesh import Mesh
 from exeunt_local.nats_server import NatsServer
 
-FLOOR: Final = "floor"
-EXEUNT: Final = "bench"
-SIDES: Final = (FLOOR, EXEUNT)
-"""The namespaces, in which the two sides take turns."""
-_PATIENCE = 120.0
-"""Seconds after which a measurement is given up; a machine that has more to do needs a minute for a storm."""
-
-T = TypeVar("T")
+_PEERS: Final = {KOPF: "peers.kopf_operator", WATCH: "peers.watch_loop"}
 
 
 @dataclass(frozen=True)
 class Stage:
     """What measurements need. Make one with `stage`."""
 
+    control_plane: ControlPlane
     world: World
     observer: Observer
-    bystander: Bystander
-    mesh: Mesh
-    kubeconfig: Path
-    """Of the cluster's admin, for floors."""
-    settings: dict[str, str]
-    hold: dict[str, Callable[[], None]]
-    """Makes a side hold its writes back."""
-    release: dict[str, Callable[[], None]]
+    floor: Side
+    exeunt: Services
+    against: Services | None
+    peers: tuple[Side, ...]
+    _etcd: Etcd
+    _templates: Mapping[str, Template]
 
-    async def start(self, side: str, prefix: str, count: int) -> list[Run]:
+    @property
+    def kubeconfig(self) -> Path:
+        """Of the cluster's admin, for floors."""
+        return self.control_plane.kubeconfig
+
+    @property
+    def builds(self) -> tuple[Services, ...]:
+        return (self.exeunt,) if self.against is None else (self.exeunt, self.against)
+
+    def turns(self, number: int, *, peer_rounds: int) -> list[Side]:
+        """Who comes in round `number`, in that order: another one first in each round; peers in the first rounds."""
+        sides = [self.floor, *self.builds, *(self.peers if number < peer_rounds else ())]
+        first = number % len(sides)
+        return sides[first:] + sides[:first]
+
+    async def start(self, side: Side, prefix: str, count: int) -> list[Run]:
         """That many running calls without a deadline."""
-        return await self.world.start(side, prefix, [NO_DEADLINE] * count)
+        return await self.start_with(side, prefix, [NO_DEADLINE] * count)
+
+    async def start_with(self, side: Side, prefix: str, shutdown_timeouts: Iterable[str]) -> list[Run]:
+        """One running call for each shutdown timeout (Go duration text), when all of it has been seen."""
+        runs = [Run(side.name, f"{prefix}-{number}", timeout) for number, timeout in enumerate(shutdown_timeouts)]
+        await self._etcd.copy(self._templates[side.name], ((run.name, run.shutdown_timeout) for run in runs))
+        await within(asyncio.gather(*(self.observer.of(run.key).running for run in runs)))
+        return runs
 
     async def gone(self, runs: Iterable[Run]) -> list[Moment]:
         return await within(asyncio.gather(*(self.observer.of(run.key).gone for run in runs)))
@@ -67,83 +79,62 @@ class Stage:
         """When the last StepRun of each was seen deleted; raises TimeoutError when one stays."""
         return await within(asyncio.gather(*(self.observer.of(run.key).cleaned_up for run in runs)))
 
-    async def restart(self, **settings: str) -> None:
-        """The services anew, under settings that go over those of this stage."""
-        await asyncio.gather(*map(self.mesh.stop, SERVICES))
-        await asyncio.gather(*(self.mesh.start(service, 0, **{**self.settings, **settings}) for service in SERVICES))
-
     async def rest(self) -> None:
         """Until every event is answered for good, second looks included; raises AssertionError when that takes long."""
-        await self.bystander.wait_until_idle(within=_PATIENCE)
-
-
-async def within(waiting: Awaitable[T]) -> T:
-    """Waits, but not for ever; raises TimeoutError."""
-    async with asyncio.timeout(_PATIENCE):
-        return await waiting
+        for build in self.builds:
+            await build.settled()
 
 
 @asynccontextmanager
-async def stage(folder: Path, **settings: str) -> AsyncIterator[Stage]:
-    """Starts it all in `folder`; nothing of it is left running. `settings` go over the services' defaults."""
+async def stage(
+    folder: Path, *, against: Build | None = None, peers: str | None = None, settings: Mapping[str, str] | None = None
+) -> AsyncIterator[Stage]:
+    """Starts it all in `folder`; nothing of it is left running.
+
+    `peers` is the Python that they run on; `settings` go over the services' defaults.
+    """
     servers = await binaries.prepare()
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         control_plane = await enter(ControlPlane(folder / "kubernetes", binaries=servers))
-        nats_server = await enter(NatsServer(folder / "nats", binary=servers.nats_server))
         await control_plane.install_crds(CRDS)
-        await control_plane.apply(BASE)
-        client = await enter(admin_client(control_plane.kubeconfig))
-        world = World(Kubernetes(client))
-        for side in SIDES:
-            await control_plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": side}})
-            await world.add_story(side)
+        world = World(Kubernetes(await enter(admin_client(control_plane.kubeconfig))))
         observer = await enter(Observer(await enter(Api.connected(str(control_plane.kubeconfig)))))
-        mesh = await enter(Mesh(folder / "services", control_plane=control_plane, nats_url=nats_server.url))
-        settings = {"EXEUNT_NAMESPACES": EXEUNT, "EXEUNT_LOG_LEVEL": "warning", **settings}
-        for service in SERVICES:
-            await mesh.start(service, 0, **settings)
-        floor = await enter(running_floor("floor", control_plane.kubeconfig))
-        bystander = await enter(Bystander(nats_server.url))
-        yield Stage(
-            world,
-            observer,
-            bystander,
-            mesh,
-            control_plane.kubeconfig,
-            settings,
-            hold={
-                FLOOR: lambda: floor.send_signal(signal.SIGUSR1),
-                EXEUNT: lambda: os.kill(mesh.pid("terminator"), signal.SIGSTOP),
-            },
-            release={
-                FLOOR: lambda: floor.send_signal(signal.SIGUSR2),
-                EXEUNT: lambda: os.kill(mesh.pid("terminator"), signal.SIGCONT),
-            },
-        )
 
+        etcd = await enter(Etcd.connected(control_plane.etcd_url))
+        templates: dict[str, Template] = {}
 
-@asynccontextmanager
-async def running_floor(module: str, kubeconfig: Path, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A floor of this package for its namespace, watching. What it has to complain about goes to our stderr."""
-    floor = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", f"bench.{module}", FLOOR, *arguments),
-        cwd=Path(__file__).parents[1],
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        env={**os.environ, "KUBECONFIG": str(kubeconfig)},
-        process_group=0,  # Ctrl-C is for us, who then stop everything in order
-    )
-    try:
-        await within(_first_word(floor))
-        yield floor
-    finally:
-        if floor.returncode is None:
-            floor.kill()
-        await floor.wait()
+        async def namespace(name: str) -> None:
+            await control_plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+            await world.add_story(name)
+            (call,) = await world.start(name, "template", [NO_DEADLINE])
+            templates[name] = await etcd.template(name, call.name, NO_DEADLINE)
 
+        async def services(name: str, build: Build) -> Services:
+            await namespace(name)
+            home = f"{name}-services"
+            await control_plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": home}})
+            await control_plane.apply(*build.rights(home))
+            nats_server = await enter(NatsServer(folder / f"{name}-nats", binary=servers.nats_server))
+            mesh = Mesh(
+                folder / home,
+                control_plane=control_plane,
+                nats_url=nats_server.url,
+                python=build.python,
+                namespace=home,
+            )
+            await enter(mesh)
+            bystander = await enter(Bystander(nats_server.url))
+            side = Services(name, mesh, bystander, nats_server.monitor_url, settings or {})
+            await side.start()
+            return side
 
-async def _first_word(floor: asyncio.subprocess.Process) -> None:
-    assert floor.stdout is not None
-    if not await floor.stdout.readline():
-        raise RuntimeError("the floor has ended before it began")
+        async def loop(name: str, module: str, **on: str) -> Side:
+            await namespace(name)
+            return Side(name, await enter(running(module, name, control_plane.kubeconfig, **on)))
+
+        floor = await loop(FLOOR, "floor")
+        exeunt = await services(EXEUNT, THIS)
+        other = await services(AGAINST, against) if against else None
+        found = [await loop(name, module, python=peers) for name, module in _PEERS.items()] if peers else []
+        yield Stage(control_plane, world, observer, floor, exeunt, other, tuple(found), etcd, templates)
