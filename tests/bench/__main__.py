@@ -57,7 +57,7 @@ def bench(
     peers
         Whether peers take turns, too. They are installed from PyPI the first time; without it they are left out.
     rounds
-        How many rounds, eight unless told otherwise.
+        How many rounds, eight unless told otherwise (four where they are long).
     storm
         How many runs a storm has.
     json
@@ -66,8 +66,11 @@ def bench(
     configure_logs(Settings(log_level="warning"), service="bench", stream=sys.stderr)
     load = os.getloadavg()[0]
     size = QUICK if quick else FULL
-    size = size._replace(rounds=rounds or size.rounds, storm=storm or size.storm)
-    wanted = only or (parts.COMPARED if against else parts.ALL)
+    size = size._replace(storm=storm or size.storm)
+    if rounds:
+        size = size._replace(rounds=rounds, crowd_rounds=rounds, peer_rounds=min(rounds, size.peer_rounds))
+    chosen = only or (parts.COMPARED if against else parts.ALL)
+    wanted = tuple(part for part in parts.ALL if part in chosen)
     rows = asyncio.run(_measure(size, wanted, against, peers=peers))
     wide = None if sys.stdout.isatty() else _WIDTH
     report.show(Console(highlight=False, width=wide), rows, load=load, against=against and Path(against).name)

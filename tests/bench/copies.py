@@ -64,7 +64,7 @@ class Etcd:
         for kind in _KINDS:
             key = f"/registry/{kind}/{namespace}/{name}".encode()
             answer = await self._post("range", {"key": _base64(key), "range_end": _base64(key + b"\xff")})
-            objects |= {b64decode(pair["key"]): b64decode(pair["value"]) for pair in answer["kvs"]}
+            objects |= {b64decode(pair["key"]): b64decode(pair["value"]) for pair in answer.get("kvs", [])}
         uids = tuple(msgspec.json.decode(value)["metadata"]["uid"].encode() for value in objects.values())
         return Template(name, shutdown_timeout, objects, uids)
 

@@ -43,7 +43,7 @@ async def measure(
 async def _late(stage: Stage, side: Side, prefix: str, runs: int, spread: timedelta) -> list[float]:
     """Milliseconds."""
     timeouts = [format_duration(_FIRST + spread * number / runs) for number in range(runs)]
-    started = await stage.start_with(side, prefix, timeouts)
+    started = await stage.start_with(side.name, prefix, timeouts)
     await stage.rest()
     observations = await each(stage.world.cancel, started)
     ends = await stage.ended(started)

@@ -61,7 +61,7 @@ async def _in_turn(
     act: Callable[[Run], Awaitable[object]],
     due: Callable[[Sighting], asyncio.Future[Moment]],
 ) -> Took:
-    started = [await stage.start(side, prefix, warm_up + runs) for side in sides]
+    started = [await stage.start(side.name, prefix, warm_up + runs) for side in sides]
     took: Took = defaultdict(list)
     await stage.rest()
     for turn in zip(*started, strict=True):

@@ -6,14 +6,14 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
-from bench import deadlines, idle, latency, replay, rooms, storm, telemetry
+from bench import crowd, deadlines, idle, latency, replay, rooms, storm, telemetry
 from bench.report import Row
 from bench.stage import Stage
 from exeunt_local.binaries import Binaries
 
-Part = Literal["idle", "latency", "storm", "deadlines", "rooms", "telemetry", "replay"]
-ALL: Final[tuple[Part, ...]] = ("idle", "latency", "storm", "deadlines", "rooms", "telemetry", "replay")
-COMPARED: Final[tuple[Part, ...]] = ("idle", "latency", "storm", "deadlines")
+Part = Literal["idle", "latency", "storm", "deadlines", "crowd", "rooms", "telemetry", "replay"]
+ALL: Final[tuple[Part, ...]] = ("idle", "latency", "storm", "deadlines", "crowd", "rooms", "telemetry", "replay")
+COMPARED: Final[tuple[Part, ...]] = ("idle", "latency", "storm", "deadlines", "crowd")
 """With another build."""
 WITH_PEERS: Final[tuple[Part, ...]] = ("idle", "latency", "storm", "deadlines")
 ALONE: Final[tuple[Part, ...]] = ("replay",)
@@ -36,6 +36,9 @@ class Size(NamedTuple):
     storm: int
     deadlines: int
     spread: timedelta
+    finished: int
+    crowd: int
+    crowd_rounds: int
     calls: int
     telemetry: int
     replayed: int
@@ -52,6 +55,9 @@ FULL = Size(
     storm=600,
     deadlines=40,
     spread=timedelta(seconds=1),
+    finished=20_000,
+    crowd=100,
+    crowd_rounds=4,
     calls=15,
     telemetry=100,
     replayed=10_000,
@@ -67,6 +73,9 @@ QUICK = Size(
     storm=10,
     deadlines=5,
     spread=timedelta(seconds=0.25),
+    finished=50,
+    crowd=5,
+    crowd_rounds=1,
     calls=2,
     telemetry=2,
     replayed=100,
@@ -95,6 +104,17 @@ def on_stage(on: Stage, livekit_server: Path | None, size: Size) -> Measured:
         "deadlines": (
             f"Deadlines: {size.rounds} times {size.deadlines} a side",
             partial(deadlines.measure, on, turns, runs=size.deadlines, spread=size.spread, rounds=size.rounds),
+        ),
+        "crowd": (
+            f"Crowd: {size.crowd_rounds} times {size.crowd} stops, alone and among {size.finished} finished runs",
+            partial(
+                crowd.measure,
+                on,
+                finished=size.finished,
+                runs=size.crowd,
+                rounds=size.crowd_rounds,
+                rest=size.idle,
+            ),
         ),
         "telemetry": (
             f"Telemetry: {3 * starts} times {stops} stops, {size.telemetry} runs a side four times",

@@ -10,7 +10,7 @@ import sys
 import time
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator, Awaitable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -32,6 +32,8 @@ PATIENCE: Final = 120.0
 _POLL: Final = 0.02
 _QUIET: Final = 0.3
 """Seconds in which nothing is stored when everybody is done."""
+_STORES_WITHIN: Final = 15.0
+"""Seconds; a build that remembers topologies otherwise has seen them by then."""
 _LATEST_LOOK: Final = 1.0
 """Seconds by which a second look may be late."""
 
@@ -114,6 +116,13 @@ class Services(Side):
             info = await self.bystander.streams.consumer_info("RUNS", "terminator")
             waiting = (info.num_pending or 0) + (info.num_ack_pending or 0)
             await asyncio.sleep(_POLL)
+
+    async def saw_started(self, before: tuple[int, int], runs: int) -> None:
+        """Until it has stored that so many topologies exist, or for some seconds, if it does not store that."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_STORES_WITHIN):
+                while (await self.stored())[0] < before[0] + runs:  # noqa: ASYNC110 - asked for
+                    await asyncio.sleep(_POLL)
 
     async def settled(self) -> None:
         """Until everything is answered and nothing more comes."""

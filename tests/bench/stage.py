@@ -5,9 +5,9 @@ whatever slows the machine down meets all. `rooms` adds LiveKit, its bridge and 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+import sys
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -18,8 +18,9 @@ from bench.api import Api
 from bench.builds import THIS, Build
 from bench.copies import Etcd, Template
 from bench.observer import Moment, Observer
-from bench.sides import AGAINST, EXEUNT, FLOOR, KOPF, WATCH, Services, Side, running, within
+from bench.sides import AGAINST, EXEUNT, FLOOR, KOPF, PATIENCE, WATCH, Services, Side, running, within
 from bench.world import NO_DEADLINE, Run, World
+from exeunt.errors import ExeuntError
 from exeunt_local import CRDS, binaries
 from exeunt_local.control_plane import ControlPlane
 from exeunt_local.mesh import Mesh
@@ -28,19 +29,24 @@ from exeunt_local.nats_server import NatsServer
 _PEERS: Final = {KOPF: "peers.kopf_operator", WATCH: "peers.watch_loop"}
 
 
-@dataclass(frozen=True)
+class NeverSeen(ExeuntError):
+    """Some runs never came to what a measurement waits for; the message names one."""
+
+
 class Stage:
     """What measurements need. Make one with `stage`."""
 
-    control_plane: ControlPlane
-    world: World
-    observer: Observer
-    floor: Side
-    exeunt: Services
-    against: Services | None
-    peers: tuple[Side, ...]
-    _etcd: Etcd
-    _templates: Mapping[str, Template]
+    def __init__(self, control_plane: ControlPlane, world: World, etcd: Etcd, api: Api, observer: Observer) -> None:
+        self.control_plane = control_plane
+        self.world = world
+        self.etcd = etcd
+        self.api = api
+        self.observer = observer
+        self.floor: Side
+        self.exeunt: Services
+        self.against: Services | None = None
+        self.peers: tuple[Side, ...] = ()
+        self._templates: dict[str, Template] = {}
 
     @property
     def kubeconfig(self) -> Path:
@@ -57,27 +63,51 @@ class Stage:
         first = number % len(sides)
         return sides[first:] + sides[:first]
 
-    async def start(self, side: Side, prefix: str, count: int) -> list[Run]:
-        """That many running calls without a deadline."""
-        return await self.start_with(side, prefix, [NO_DEADLINE] * count)
+    async def add_namespace(self, name: str) -> None:
+        """A namespace in which calls can be started."""
+        await self.control_plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+        await self.world.add_story(name)
+        (call,) = await self.world.start(name, "template", [NO_DEADLINE])
+        self._templates[name] = await self.etcd.template(name, call.name, NO_DEADLINE)
 
-    async def start_with(self, side: Side, prefix: str, shutdown_timeouts: Iterable[str]) -> list[Run]:
+    async def start(self, namespace: str, prefix: str, count: int) -> list[Run]:
+        """That many running calls without a deadline."""
+        return await self.start_with(namespace, prefix, [NO_DEADLINE] * count)
+
+    async def start_with(self, namespace: str, prefix: str, shutdown_timeouts: Iterable[str]) -> list[Run]:
         """One running call for each shutdown timeout (Go duration text), when all of it has been seen."""
-        runs = [Run(side.name, f"{prefix}-{number}", timeout) for number, timeout in enumerate(shutdown_timeouts)]
-        await self._etcd.copy(self._templates[side.name], ((run.name, run.shutdown_timeout) for run in runs))
-        await within(asyncio.gather(*(self.observer.of(run.key).running for run in runs)))
+        runs = [Run(namespace, f"{prefix}-{number}", timeout) for number, timeout in enumerate(shutdown_timeouts)]
+        build = next((build for build in self.builds if namespace.startswith(build.name)), None)
+        before = await build.stored() if build else None
+        await self.etcd.copy(self._templates[namespace], ((run.name, run.shutdown_timeout) for run in runs))
+        await self._seen(runs, "running")
+        if build and before:
+            await build.saw_started(before, len(runs))
         return runs
 
-    async def gone(self, runs: Iterable[Run]) -> list[Moment]:
-        return await within(asyncio.gather(*(self.observer.of(run.key).gone for run in runs)))
+    async def _seen(self, runs: Sequence[Run], what: str) -> list[Moment]:
+        """When each run was seen so; raises NeverSeen."""
+        futures: list[asyncio.Future[Moment]] = [getattr(self.observer.of(run.key), what) for run in runs]
+        try:
+            return await within(asyncio.gather(*map(asyncio.shield, futures)))
+        except TimeoutError:
+            left = [run for run, future in zip(runs, futures, strict=True) if not future.done()]
+            raise NeverSeen(
+                f"{len(left)} of {len(runs)} runs were not seen {what.replace('_', ' ')} within {PATIENCE:g} s,"
+                f" such as {left[0].name} of {left[0].namespace}"
+            ) from None
 
-    async def ended(self, runs: Iterable[Run]) -> list[Moment]:
-        """When each was seen in a terminal phase; raises TimeoutError when one does not end."""
-        return await within(asyncio.gather(*(self.observer.of(run.key).ended for run in runs)))
+    async def gone(self, runs: Sequence[Run]) -> list[Moment]:
+        """When the last TransportBinding of each was seen deleted; raises NeverSeen."""
+        return await self._seen(runs, "gone")
 
-    async def cleaned_up(self, runs: Iterable[Run]) -> list[Moment]:
-        """When the last StepRun of each was seen deleted; raises TimeoutError when one stays."""
-        return await within(asyncio.gather(*(self.observer.of(run.key).cleaned_up for run in runs)))
+    async def ended(self, runs: Sequence[Run]) -> list[Moment]:
+        """When each was seen in a terminal phase; raises NeverSeen."""
+        return await self._seen(runs, "ended")
+
+    async def cleaned_up(self, runs: Sequence[Run]) -> list[Moment]:
+        """When the last StepRun of each was seen deleted; raises NeverSeen."""
+        return await self._seen(runs, "cleaned_up")
 
     async def rest(self) -> None:
         """Until every event is answered for good, second looks included; raises AssertionError when that takes long."""
@@ -99,19 +129,12 @@ async def stage(
         control_plane = await enter(ControlPlane(folder / "kubernetes", binaries=servers))
         await control_plane.install_crds(CRDS)
         world = World(Kubernetes(await enter(admin_client(control_plane.kubeconfig))))
-        observer = await enter(Observer(await enter(Api.connected(str(control_plane.kubeconfig)))))
-
         etcd = await enter(Etcd.connected(control_plane.etcd_url))
-        templates: dict[str, Template] = {}
-
-        async def namespace(name: str) -> None:
-            await control_plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
-            await world.add_story(name)
-            (call,) = await world.start(name, "template", [NO_DEADLINE])
-            templates[name] = await etcd.template(name, call.name, NO_DEADLINE)
+        api = await enter(Api.connected(str(control_plane.kubeconfig)))
+        found = Stage(control_plane, world, etcd, api, await enter(Observer(api)))
 
         async def services(name: str, build: Build) -> Services:
-            await namespace(name)
+            await found.add_namespace(name)
             home = f"{name}-services"
             await control_plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": home}})
             await control_plane.apply(*build.rights(home))
@@ -123,18 +146,21 @@ async def stage(
                 python=build.python,
                 namespace=home,
             )
+            mesh.ready_within = PATIENCE
             await enter(mesh)
             bystander = await enter(Bystander(nats_server.url))
             side = Services(name, mesh, bystander, nats_server.monitor_url, settings or {})
             await side.start()
             return side
 
-        async def loop(name: str, module: str, **on: str) -> Side:
-            await namespace(name)
-            return Side(name, await enter(running(module, name, control_plane.kubeconfig, **on)))
+        async def loop(name: str, module: str, python: str = sys.executable) -> Side:
+            await found.add_namespace(name)
+            return Side(name, await enter(running(module, name, control_plane.kubeconfig, python=python)))
 
-        floor = await loop(FLOOR, "floor")
-        exeunt = await services(EXEUNT, THIS)
-        other = await services(AGAINST, against) if against else None
-        found = [await loop(name, module, python=peers) for name, module in _PEERS.items()] if peers else []
-        yield Stage(control_plane, world, observer, floor, exeunt, other, tuple(found), etcd, templates)
+        found.floor = await loop(FLOOR, "floor")
+        found.exeunt = await services(EXEUNT, THIS)
+        if against:
+            found.against = await services(AGAINST, against)
+        if peers:
+            found.peers = tuple([await loop(name, module, peers) for name, module in _PEERS.items()])
+        yield found

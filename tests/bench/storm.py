@@ -35,14 +35,14 @@ async def measure(stage: Stage, turns: Callable[[int], list[Side]], *, runs: int
     """
     figures: Figures = defaultdict(lambda: defaultdict(list))
     for side in turns(0):
-        await due_at_once(stage, side, await stage.start(side, "warm-up", max(1, runs // 10)))
+        await due_at_once(stage, side, await stage.start(side.name, "warm-up", max(1, runs // 10)))
     afterwards: Callable[[], Awaitable[None]] = stage.rest
     for number in range(rounds):
         for side in turns(number):
-            started, _ = await asyncio.gather(stage.start(side, f"due-{number}", runs), afterwards())
+            started, _ = await asyncio.gather(stage.start(side.name, f"due-{number}", runs), afterwards())
             afterwards = await _costs(stage, side, started, figures)
         for side in turns(number):
-            started, _ = await asyncio.gather(stage.start(side, f"storm-{number}", runs), afterwards())
+            started, _ = await asyncio.gather(stage.start(side.name, f"storm-{number}", runs), afterwards())
             figures["canceled"][side.name].append(await _canceled_at_once(stage, started))
             afterwards = partial(side.rest, time.monotonic())
     await afterwards()

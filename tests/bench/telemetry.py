@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from actors.collector import Collector
 from bench import latency
 from bench.report import Row
-from bench.sides import Side
+from bench.sides import EXEUNT, Side
 from bench.stage import Stage
 from bench.storm import due_at_once
 from exeunt_local.mesh import SERVICES, Mesh
@@ -42,8 +42,8 @@ async def measure(stage: Stage, *, stops: int, rounds: int, runs: int, warm_up: 
 async def _cpu_of_a_stop(stage: Stage, name: str, env: dict[str, str], stops: int) -> float:
     """Milliseconds of CPU of the three services together, when many stops are due at once."""
     await stage.exeunt.restart(**env)
-    await due_at_once(stage, stage.exeunt, await stage.start(stage.exeunt, f"{name}-warm-up", max(1, stops // 10)))
-    runs = await stage.start(stage.exeunt, name, stops)
+    await due_at_once(stage, stage.exeunt, await stage.start(EXEUNT, f"{name}-warm-up", max(1, stops // 10)))
+    runs = await stage.start(EXEUNT, name, stops)
     before = 0.0
 
     def begin() -> None:
