@@ -4,6 +4,7 @@ Written one by one they would take the kube-apiserver minutes. What comes out is
 and uids only, and every watch brings them.
 """
 
+import asyncio
 from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
@@ -18,8 +19,8 @@ _KINDS: Final = (
     "runs.bubustack.io/stepruns",
     "transport.bubustack.io/transportbindings",
 )
-_AT_ONCE: Final = 100
-"""Writes in one transaction; etcd takes 128."""
+_AT_ONCE: Final = 16
+"""Writes in flight. In one transaction they would share a version, and a watch that goes on from it would lack some."""
 
 Objects = dict[bytes, bytes]
 """As etcd has them: JSON by its key."""
@@ -71,9 +72,14 @@ class Etcd:
     async def copy(self, template: Template, calls: Iterable[tuple[str, str]]) -> None:
         """One copy for each name and shutdown timeout."""
         writes = (write for name, timeout in calls for write in template.copy(name, timeout))
-        while chunk := [write for write, _ in zip(writes, range(_AT_ONCE), strict=False)]:
-            puts = [{"requestPut": {"key": _base64(key), "value": _base64(value)}} for key, value in chunk]
-            await self._post("txn", {"success": puts})
+
+        async def write_some() -> None:
+            for key, value in writes:
+                await self._post("put", {"key": _base64(key), "value": _base64(value)})
+
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(_AT_ONCE):
+                tasks.create_task(write_some())
 
     async def _post(self, call: str, body: dict[str, Any]) -> dict[str, Any]:
         async with self._session.post(f"/v3/kv/{call}", json=body, raise_for_status=True) as response:

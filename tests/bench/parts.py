@@ -6,16 +6,16 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
-from bench import crowd, deadlines, idle, latency, replay, rooms, storm, telemetry
+from bench import crowd, deadlines, idle, latency, replay, rooms, scale, storm, telemetry
 from bench.report import Row
 from bench.stage import Stage
 from exeunt_local.binaries import Binaries
 
-Part = Literal["idle", "latency", "storm", "deadlines", "crowd", "rooms", "telemetry", "replay"]
-ALL: Final[tuple[Part, ...]] = ("idle", "latency", "storm", "deadlines", "crowd", "rooms", "telemetry", "replay")
-COMPARED: Final[tuple[Part, ...]] = ("idle", "latency", "storm", "deadlines", "crowd")
+Part = Literal["idle", "latency", "storm", "deadlines", "crowd", "scale", "rooms", "telemetry", "replay"]
+COMPARED: Final[tuple[Part, ...]] = ("idle", "latency", "storm", "deadlines", "crowd", "scale")
 """With another build."""
-WITH_PEERS: Final[tuple[Part, ...]] = ("idle", "latency", "storm", "deadlines")
+ALL: Final[tuple[Part, ...]] = (*COMPARED, "rooms", "telemetry", "replay")
+WITH_PEERS: Final[tuple[Part, ...]] = ("idle", "latency", "storm", "deadlines", "scale")
 ALONE: Final[tuple[Part, ...]] = ("replay",)
 """On servers of their own."""
 
@@ -39,6 +39,10 @@ class Size(NamedTuple):
     finished: int
     crowd: int
     crowd_rounds: int
+    live: int
+    waiting: int
+    waited: float
+    """Seconds; no shorter than between two sweeps."""
     calls: int
     telemetry: int
     replayed: int
@@ -58,6 +62,9 @@ FULL = Size(
     finished=20_000,
     crowd=100,
     crowd_rounds=4,
+    live=10_000,
+    waiting=5_000,
+    waited=35,
     calls=15,
     telemetry=100,
     replayed=10_000,
@@ -76,6 +83,9 @@ QUICK = Size(
     finished=50,
     crowd=5,
     crowd_rounds=1,
+    live=50,
+    waiting=20,
+    waited=0.5,
     calls=2,
     telemetry=2,
     replayed=100,
@@ -115,6 +125,10 @@ def on_stage(on: Stage, livekit_server: Path | None, size: Size) -> Measured:
                 rounds=size.crowd_rounds,
                 rest=size.idle,
             ),
+        ),
+        "scale": (
+            f"Scale: {size.live} live calls, {size.waiting} stops that wait",
+            partial(scale.measure, on, calls=size.live, waiting=size.waiting, seconds=size.waited),
         ),
         "telemetry": (
             f"Telemetry: {3 * starts} times {stops} stops, {size.telemetry} runs a side four times",

@@ -9,8 +9,8 @@ import signal
 import sys
 import time
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import AsyncIterator, Awaitable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -47,11 +47,18 @@ async def within(waiting: Awaitable[T]) -> T:
 
 
 class Side:
-    """One loop in one process: the floor, or a peer."""
+    """One loop in one process: the floor, or a peer; `run` starts another one for a namespace."""
 
-    def __init__(self, name: str, process: Process) -> None:
+    def __init__(self, name: str, process: Process, run: Callable[[str], AbstractAsyncContextManager[Process]]) -> None:
         self.name = name
         self._process = process
+        self._run = run
+
+    @asynccontextmanager
+    async def watching(self, namespace: str) -> AsyncIterator[int]:
+        """The process id of one more that sees that namespace: of a build, a watcher, as soon as it is ready."""
+        async with self._run(namespace) as process:
+            yield process.pid
 
     @property
     def pids(self) -> dict[str, int]:
@@ -117,11 +124,13 @@ class Services(Side):
             waiting = (info.num_pending or 0) + (info.num_ack_pending or 0)
             await asyncio.sleep(_POLL)
 
-    async def saw_started(self, before: tuple[int, int], runs: int) -> None:
-        """Until it has stored that so many topologies exist, or for some seconds, if it does not store that."""
+    async def stores(self, records: int) -> None:
+        """Until RUNS has had that many records, as when so many more topologies exist; or for some seconds, if it does
+        not store that.
+        """
         with suppress(TimeoutError):
             async with asyncio.timeout(_STORES_WITHIN):
-                while (await self.stored())[0] < before[0] + runs:  # noqa: ASYNC110 - asked for
+                while (await self.stored())[0] < records:  # noqa: ASYNC110 - asked for
                     await asyncio.sleep(_POLL)
 
     async def settled(self) -> None:
@@ -140,6 +149,12 @@ class Services(Side):
         pause = (parse_duration(looked) if looked else Settings().second_look).total_seconds() + _LATEST_LOOK
         await asyncio.sleep(max(0.0, since + pause - time.monotonic()))
         await self.settled()
+
+    @asynccontextmanager
+    async def watching(self, namespace: str) -> AsyncIterator[int]:
+        await self.mesh.start("watcher", 1, **{**self.settings, "EXEUNT_NAMESPACES": namespace})
+        yield self.mesh.pid("watcher", 1)
+        await self.mesh.stop("watcher", 1)
 
     async def stored(self) -> tuple[int, int]:
         """Records of RUNS ever stored, and bytes that it holds."""

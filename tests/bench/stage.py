@@ -8,6 +8,7 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -78,12 +79,21 @@ class Stage:
         """One running call for each shutdown timeout (Go duration text), when all of it has been seen."""
         runs = [Run(namespace, f"{prefix}-{number}", timeout) for number, timeout in enumerate(shutdown_timeouts)]
         build = next((build for build in self.builds if namespace.startswith(build.name)), None)
-        before = await build.stored() if build else None
+        before, _ = await build.stored() if build else (0, 0)
         await self.etcd.copy(self._templates[namespace], ((run.name, run.shutdown_timeout) for run in runs))
         await self._seen(runs, "running")
-        if build and before:
-            await build.saw_started(before, len(runs))
+        if build:
+            await build.stores(before + len(runs))
         return runs
+
+    async def start_canceled(self, namespace: str, prefix: str, count: int) -> None:
+        """That many calls that were canceled and wait for their callers to leave."""
+        (run,) = await self.world.start(namespace, "canceled", [NO_DEADLINE])
+        await self.world.cancel(run)
+        template = await self.etcd.template(namespace, run.name, NO_DEADLINE)
+        runs = [Run(namespace, f"{prefix}-{number}", NO_DEADLINE) for number in range(count)]
+        await self.etcd.copy(template, ((run.name, NO_DEADLINE) for run in runs))
+        await self._seen(runs, "running")
 
     async def _seen(self, runs: Sequence[Run], what: str) -> list[Moment]:
         """When each run was seen so; raises NeverSeen."""
@@ -155,7 +165,8 @@ async def stage(
 
         async def loop(name: str, module: str, python: str = sys.executable) -> Side:
             await found.add_namespace(name)
-            return Side(name, await enter(running(module, name, control_plane.kubeconfig, python=python)))
+            run = partial(running, module, kubeconfig=control_plane.kubeconfig, python=python)
+            return Side(name, await enter(run(name)), run)
 
         found.floor = await loop(FLOOR, "floor")
         found.exeunt = await services(EXEUNT, THIS)
