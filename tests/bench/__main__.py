@@ -42,6 +42,7 @@ def bench(
     rounds: int | None = None,
     storm: int | None = None,
     json: Path | None = None,
+    markdown: Path | None = None,
 ) -> None:
     """Measure and print a table.
 
@@ -62,6 +63,8 @@ def bench(
         How many runs a storm has.
     json
         A file for the figures.
+    markdown
+        A file for the table, as docs/performance.md has it.
     """
     configure_logs(Settings(log_level="warning"), service="bench", stream=sys.stderr)
     load = os.getloadavg()[0]
@@ -73,7 +76,10 @@ def bench(
     wanted = tuple(part for part in parts.ALL if part in chosen)
     rows = asyncio.run(_measure(size, wanted, against, peers=peers))
     wide = None if sys.stdout.isatty() else _WIDTH
-    report.show(Console(highlight=False, width=wide), rows, load=load, against=against and Path(against).name)
+    named = against and Path(against).name
+    report.show(Console(highlight=False, width=wide), rows, load=load, against=named)
+    if markdown is not None:
+        report.write_markdown(markdown, rows, load=load, against=named)
     if json is not None:
         report.write_json(json, rows, load=load)
 

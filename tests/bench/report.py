@@ -100,30 +100,52 @@ def show(console: Console, rows: Sequence[Row], *, load: float, against: str | N
 
     `against` is what the user calls the other build.
     """
-    named = {FLOOR: "floor", AGAINST: against or AGAINST, EXEUNT: "Exeunt", **_PEERS}
-    sides = [side for side in named if any(row.figure(side) is not None for row in rows)]
-    held = [side for side in (FLOOR, AGAINST) if side in sides]
     table = Table(box=None if not console.is_terminal else Table().box, pad_edge=False)
-    table.add_column("", no_wrap=True)
-    for heading in (*(named[side] for side in sides), *(f"to {named[side]}" for side in held)):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("target", no_wrap=True)
-    for row in rows:
-        figures = (row.figure(side) for side in sides)
-        ratios = (row.ratio(side) for side in held)
-        verdict = {True: " met", False: " [red]missed[/red]", None: ""}[row.met]
-        to = f" to {named.get(row.of, row.of)}" if row.of and row.target else ""
-        table.add_row(
-            row.what,
-            *("" if figure is None else f"{_rounded(figure)} {row.unit}".rstrip() for figure in figures),
-            *("" if ratio is None else f"{ratio:.2f}x" for ratio in ratios),
-            row.target + to + verdict,
-        )
+    head, *lines = _cells(rows, against)
+    for number, heading in enumerate(head):
+        table.add_column(heading, justify="left" if number in (0, len(head) - 1) else "right", no_wrap=True)
+    for line in lines:
+        *cells, target = line
+        table.add_row(*cells, target.replace("missed", "[red]missed[/red]"))
     console.print(table)
-    console.print(
+    console.print(machine(load))
+
+
+def write_markdown(file: Path, rows: Sequence[Row], *, load: float, against: str | None = None) -> None:
+    """The same, for a document."""
+    head, *lines = ("| " + " | ".join(cells) + " |" for cells in _cells(rows, against))
+    rule = "|---|" + "---:|" * (head.count("|") - 3) + "---|"
+    file.write_text("\n".join([head, rule, *lines, "", machine(load), ""]))
+
+
+def machine(load: float) -> str:
+    """What the figures were measured on."""
+    return (
         f"{os.cpu_count()} cores for everything together, Python {platform.python_version()};"
         f" the load before was {load:.1f}, and {os.getloadavg()[0]:.1f} at the end."
     )
+
+
+def _cells(rows: Sequence[Row], against: str | None) -> list[list[str]]:
+    """The table's head and lines; only sides that have figures have columns."""
+    named = {FLOOR: "floor", AGAINST: against or AGAINST, EXEUNT: "Exeunt", **_PEERS}
+    sides = [side for side in named if any(row.figure(side) is not None for row in rows)]
+    held = [side for side in (FLOOR, AGAINST) if side in sides]
+    table = [["", *(named[side] for side in sides), *(f"to {named[side]}" for side in held), "target"]]
+    for row in rows:
+        figures = (row.figure(side) for side in sides)
+        ratios = (row.ratio(side) for side in held)
+        to = f" to {named[row.of]}" if row.of and row.target else ""
+        verdict = {True: " met", False: " missed", None: ""}[row.met]
+        table.append(
+            [
+                row.what,
+                *("" if figure is None else f"{_rounded(figure)} {row.unit}".rstrip() for figure in figures),
+                *("" if ratio is None else f"{ratio:.2f}x" for ratio in ratios),
+                row.target + to + verdict,
+            ]
+        )
+    return table
 
 
 def _rounded(figure: float) -> str:

@@ -43,6 +43,7 @@ HELD_AGAINST_THE_FLOOR = [
     "gone -> Finished, p50, collector away",
     "one run out of 1000 events",
     "idle, all together, resident",
+    "watcher, each of 50 live calls",
 ]
 OF_EXEUNT_ONLY = [
     "idle watcher, resident",
@@ -60,6 +61,12 @@ OF_EXEUNT_ONLY = [
     "lateness, p50",
     "lateness, p99",
     "lateness, most",
+    "kube-apiserver's CPU of a stop, 10 StepRuns",
+    "kube-apiserver's CPU of a stop, 100 StepRuns",
+    "kube-apiserver's CPU of a stop, 100 to 10",
+    "requests to the kube-apiserver of a stop",
+    "watcher, CPU from start to ready, 50 calls",
+    "watcher, CPU a second, 20 stops waiting",
     "leave() -> Finished, p50",
     "replay --check of 100 events",
 ]
@@ -75,7 +82,7 @@ async def measured(folder: Path, *options: str) -> tuple[dict[str, dict[str, Any
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        async with asyncio.timeout(600):
+        async with asyncio.timeout(900):
             table, said = await bench.communicate()
     finally:
         if bench.returncode is None:
@@ -86,15 +93,16 @@ async def measured(folder: Path, *options: str) -> tuple[dict[str, dict[str, Any
 
 
 @pytest.mark.usefixtures("servers")
-@pytest.mark.timeout(630)
+@pytest.mark.timeout(930)
 async def test_a_quick_run_reports_every_figure(tmp_path: Path) -> None:
     rows, table, said = await measured(tmp_path)
     assert sorted(rows) == sorted(HELD_AGAINST_THE_FLOOR + OF_EXEUNT_ONLY)
     for what, row in rows.items():
         assert what in table
-        assert row["exeunt"] > 0 or "CPU" in what  # also the least lateness: never early
+        small = "CPU" in what or "live calls" in what  # too small to be told, in a quick run
+        assert row["exeunt"] > 0 or small  # also the least lateness: never early
         assert (row["floor"] is None) == (what in OF_EXEUNT_ONLY)
-        assert row["ratio"] is None or row["ratio"] == pytest.approx(row["exeunt"] / row["floor"])
+        assert row["ratio"] is None or small or row["ratio"] == pytest.approx(row["exeunt"] / row["floor"])
     if "Without the peers" not in said:  # they come from PyPI
         for what in OF_PEERS:
             assert rows[what]["others"].keys() == {KOPF, WATCH}
@@ -102,7 +110,7 @@ async def test_a_quick_run_reports_every_figure(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("servers")
-@pytest.mark.timeout(630)
+@pytest.mark.timeout(930)
 async def test_another_build_takes_turns(tmp_path: Path) -> None:
     """Here it is this one, which is installed already."""
     only = ("--only", "idle", "--only", "storm")
