@@ -69,7 +69,7 @@ FULL = Size(
     telemetry=100,
     replayed=10_000,
     stream=1_000_000,
-    settings={},
+    settings={"EXEUNT_SECOND_LOOK": "4s"},  # the same in all builds
 )
 QUICK = Size(
     rounds=1,
@@ -90,7 +90,7 @@ QUICK = Size(
     telemetry=2,
     replayed=100,
     stream=1_000,
-    settings={"EXEUNT_SECOND_LOOK": "200ms"},  # nothing is measured before they are over
+    settings={"EXEUNT_SECOND_LOOK": "1s"},  # nothing is measured before they are over
 )
 
 

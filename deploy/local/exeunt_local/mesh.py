@@ -39,9 +39,9 @@ class Mesh:
         self.ready_within = 30.0
         """Seconds that a service may take to become ready."""
         self._control_plane = control_plane
-        self._nats_url = nats_url
-        self._python = python
-        self._namespace = namespace
+        self.nats_url = nats_url
+        self.python = python
+        self.namespace = namespace
         self._kubeconfigs: dict[str, Path] = {}
         self._processes: dict[tuple[str, int], Process] = {}
         self.addresses: dict[tuple[str, int], str] = {}
@@ -56,13 +56,13 @@ class Mesh:
         if service != LIVEKIT_BRIDGE:
             env = {"KUBECONFIG": str(await self._kubeconfig(f"exeunt-{service}")), **env}
         process = Process(
-            [self._python, "-m", f"exeunt_{service.replace('-', '_')}"],
+            [self.python, "-m", f"exeunt_{service.replace('-', '_')}"],
             log=self.log(service, instance),
             ready_url=f"http://{address}/readyz",
             ready_within=self.ready_within,
             env={
                 **os.environ,
-                "EXEUNT_NATS_URL": self._nats_url,
+                "EXEUNT_NATS_URL": self.nats_url,
                 "EXEUNT_HTTP_ADDR": address,
                 **env,
             },
@@ -118,7 +118,7 @@ class Mesh:
         """Asked for once, so that a service can be started again while the kube-apiserver is away."""
         if service_account not in self._kubeconfigs:
             self._kubeconfigs[service_account] = await self._control_plane.kubeconfig_for(
-                service_account, self._namespace, folder=self.folder
+                service_account, self.namespace, folder=self.folder
             )
         return self._kubeconfigs[service_account]
 
