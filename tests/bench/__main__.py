@@ -41,6 +41,8 @@ def bench(
     peers: bool = True,
     rounds: int | None = None,
     storm: int | None = None,
+    finished: int | None = None,
+    live: int | None = None,
     json: Path | None = None,
     markdown: Path | None = None,
 ) -> None:
@@ -61,6 +63,10 @@ def bench(
         How many rounds, eight unless told otherwise (four where they are long).
     storm
         How many runs a storm has.
+    finished
+        How many finished runs are in the crowd.
+    live
+        How many live calls are watched; half as many are canceled ones that wait.
     json
         A file for the figures.
     markdown
@@ -69,7 +75,9 @@ def bench(
     configure_logs(Settings(log_level="warning"), service="bench", stream=sys.stderr)
     load = os.getloadavg()[0]
     size = QUICK if quick else FULL
-    size = size._replace(storm=storm or size.storm)
+    size = size._replace(storm=storm or size.storm, finished=finished or size.finished)
+    if live:
+        size = size._replace(live=live, waiting=live // 2)
     if rounds:
         size = size._replace(rounds=rounds, crowd_rounds=rounds, peer_rounds=min(rounds, size.peer_rounds))
     chosen = only or (parts.COMPARED if against else parts.ALL)

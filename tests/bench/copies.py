@@ -5,6 +5,7 @@ and uids only, and every watch brings them.
 """
 
 import asyncio
+import random
 from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
@@ -21,6 +22,7 @@ _KINDS: Final = (
 )
 _AT_ONCE: Final = 16
 """Writes in flight. In one transaction they would share a version, and a watch that goes on from it would lack some."""
+_TRIES: Final = 5
 
 Objects = dict[bytes, bytes]
 """As etcd has them: JSON by its key."""
@@ -82,9 +84,17 @@ class Etcd:
                 tasks.create_task(write_some())
 
     async def _post(self, call: str, body: dict[str, Any]) -> dict[str, Any]:
-        async with self._session.post(f"/v3/kv/{call}", json=body, raise_for_status=True) as response:
-            answer: dict[str, Any] = await response.json()
-            return answer
+        """Tried again while etcd is too busy; all that is asked of it here may be done twice."""
+        tries = 0
+        while True:
+            async with self._session.post(f"/v3/kv/{call}", json=body) as response:
+                if response.status == 503 and tries < _TRIES:
+                    tries += 1
+                    await asyncio.sleep(random.uniform(0.5, 1) * tries)
+                    continue
+                response.raise_for_status()
+                answer: dict[str, Any] = await response.json()
+                return answer
 
 
 def _base64(text: bytes) -> str:
