@@ -3,10 +3,11 @@
 import asyncio
 import os
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+import uvloop
 from kubernetes_asyncio.client import CustomObjectsApi
 
 from actors.admin import admin_client
@@ -20,6 +21,13 @@ asyncio.set_event_loop(None)  # or a loop that a synchronous test was given is l
 
 # BOBRAPET_CRDS names a folder of other CRDs, such as the operator's own.
 CRDS_UNDER_TEST = Path(os.environ.get("BOBRAPET_CRDS") or CRDS)
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The loop that services run on; only asyncio's own can be told a time that does not pass."""
+    if item.get_closest_marker("looptime"):
+        return {"asyncio": asyncio.new_event_loop}
+    return {"uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture(scope="session")

@@ -179,7 +179,7 @@ async def running(
         stdin=DEVNULL,
         stdout=PIPE,
         env={**os.environ, "KUBECONFIG": str(kubeconfig)},
-        process_group=0,  # Ctrl-C is for us, who then stop everything in order
+        start_new_session=True,  # Ctrl-C is for us, who then stop everything in order
     )
     try:
         await within(_first_word(module, process))
