@@ -19,15 +19,17 @@ from exeunt_local.nats_server import NatsServer
 
 asyncio.set_event_loop(None)  # or a loop that a synchronous test was given is left over, unclosed
 
+CONNECTIONS = ("test_bus_", "test_kube", "test_list_watch", "test_deaf_watches", "test_keepalive", "test_oidc")
+
 # BOBRAPET_CRDS names a folder of other CRDs, such as the operator's own.
 CRDS_UNDER_TEST = Path(os.environ.get("BOBRAPET_CRDS") or CRDS)
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """The loop that services run on; only asyncio's own can be told a time that does not pass."""
-    if item.get_closest_marker("looptime"):
-        return {"asyncio": asyncio.new_event_loop}
-    return {"uvloop": uvloop.new_event_loop}
+    """What connects is tested on the loop that services have. Everything else has asyncio's own, as the CLI does."""
+    if item.path.name.startswith(CONNECTIONS):
+        return {"uvloop": uvloop.new_event_loop}
+    return {"asyncio": asyncio.new_event_loop}
 
 
 @pytest.fixture(scope="session")
