@@ -65,8 +65,8 @@ fmt: install  ## format and fix what can be fixed
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: install  ## measured figures as ratios to floors of the same run
-	@$(BIN)/python tests/bench
+bench: install  ## measured figures as ratios to floors of the same run; AGAINST=<commit> holds another build against them
+	@$(BIN)/python tests/bench $(if $(AGAINST),--against $(AGAINST)) $(BENCH)
 
 MINUTES ?= 10
 
@@ -79,6 +79,7 @@ LOCK = uv pip compile --universal --python-version 3.11 --generate-hashes --no-e
 lock:  ## write the requirements*.lock files anew (needs uv)
 	$(LOCK) pyproject.toml --extra local --group dev --upgrade -o requirements.lock
 	$(LOCK) pyproject.toml --constraint requirements.lock -o requirements-runtime.lock
+	$(LOCK) tests/bench/peers/requirements.in -o tests/bench/peers/requirements.lock
 	printf 'hatchling\nsetuptools\n' | $(LOCK) - --constraint requirements.lock -o requirements-build.lock
 
 DIST ?= dist

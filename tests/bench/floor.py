@@ -13,51 +13,27 @@ import signal
 import sys
 from collections import defaultdict
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 import aiohttp
 import msgspec
 
-from exeunt.kube.client import JSON_PATCH
-from exeunt.kube.credentials import Credentials
+from bench.api import Api
 from exeunt.kube.resources import STEP_RUNS, STORY_RUNS, TRANSPORT_BINDINGS, Resource, T
 from exeunt.run.snapshot import FIELD_MANAGER, RunState, read_run
 from exeunt.settings import Settings
 from exeunt_terminator.finalize import finalizing_patch
 
+JSON_PATCH = "application/json-patch+json"
 _UNLIMITED = aiohttp.ClientTimeout(total=None)
 
 
-class Api(NamedTuple):
-    """A session of the kube-apiserver, and what each request of it has in common."""
-
-    session: aiohttp.ClientSession
-    host: str
-    headers: dict[str, str]
-
-    @classmethod
-    @asynccontextmanager
-    async def connected(cls, kubeconfig: str | None = None) -> AsyncGenerator["Api", None]:
-        """On a session as the services have it: that of kubernetes_asyncio is slower with each request."""
-        credentials = Credentials.find(kubeconfig)
-        await credentials.reload()
-        async with credentials.open_session() as session:
-            yield cls(session, credentials.route.server, dict(credentials.headers))
-
-    async def send(self, method: str, path: str, body: bytes, content_type: str) -> None:
-        """One attempt; raises aiohttp.ClientError on anything but success."""
-        headers = {**self.headers, "Content-Type": content_type}
-        url = f"{self.host}{path}"
-        async with self.session.request(method, url, data=body, headers=headers, raise_for_status=True) as response:
-            await response.read()
-
-    async def finalize(self, run: RunState) -> None:
-        """The terminator's conditional write; raises as `send`."""
-        status = STORY_RUNS.path(run.namespace, run.name, "status")
-        query = f"?fieldManager={FIELD_MANAGER}&fieldValidation=Strict"
-        await self.send("PATCH", status + query, finalizing_patch(run, datetime.now(UTC)), JSON_PATCH)
+async def finalize(api: Api, run: RunState) -> None:
+    """The terminator's conditional write; raises as `Api.send`."""
+    status = STORY_RUNS.path(run.namespace, run.name, "status")
+    query = f"?fieldManager={FIELD_MANAGER}&fieldValidation=Strict"
+    await api.send("PATCH", status + query, finalizing_patch(run, datetime.now(UTC)), JSON_PATCH)
 
 
 class _Event(msgspec.Struct):
@@ -169,7 +145,7 @@ class Floor:
     async def _stop(self, run: RunState) -> None:
         await self._released.wait()
         async with self._slots:
-            await self._api.finalize(run)
+            await finalize(self._api, run)
             step_runs = list(self._step_runs[run.name].items())
             await asyncio.gather(*(self._delete(run.namespace, name, uid) for name, uid in step_runs))
 

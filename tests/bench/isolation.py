@@ -18,7 +18,7 @@ from actors.admin import admin_client
 from actors.broken_webhook import writes_fail
 from actors.bystander import Bystander
 from actors.kubernetes import Kubernetes
-from bench.floor import Api
+from bench.api import Api
 from bench.observer import Observer
 from bench.report import percentile
 from bench.world import NO_DEADLINE, Run, World, each

@@ -11,7 +11,9 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import NamedTuple, Self
 
-from bench.floor import Api, follow
+from bench.api import Api
+from bench.floor import follow
+from bench.world import STEPS
 from exeunt.kube.resources import STEP_RUNS, STORY_RUNS, TRANSPORT_BINDINGS
 from exeunt.run.bobrapet import CANCEL_OBSERVED_AT, is_terminal
 
@@ -33,12 +35,13 @@ class Moment(NamedTuple):
 class Sighting:
     """What was seen of one run, each moment a future until then.
 
-    `observed_cancel`: cancel_observed_at. `gone`: its last TransportBinding deleted. `ended`: a terminal phase.
-    `cleaned_up`: its last StepRun deleted.
+    `running`: all of its StepRuns and TransportBindings. `observed_cancel`: cancel_observed_at. `gone`: its last
+    TransportBinding deleted. `ended`: a terminal phase. `cleaned_up`: its last StepRun deleted.
     """
 
     def __init__(self) -> None:
         moment = asyncio.get_running_loop().create_future
+        self.running: asyncio.Future[Moment] = moment()
         self.observed_cancel: asyncio.Future[Moment] = moment()
         self.gone: asyncio.Future[Moment] = moment()
         self.ended: asyncio.Future[Moment] = moment()
@@ -89,19 +92,21 @@ class Observer:
         async for step_run, deleted in follow(self._api, STEP_RUNS, None, self._watching):
             meta = step_run.metadata
             sighting = self.of((meta.namespace, step_run.spec.story_run_ref.name))
-            _count(sighting.step_runs, meta.name, sighting.cleaned_up, deleted=deleted)
+            _count(sighting, sighting.step_runs, meta.name, sighting.cleaned_up, deleted=deleted)
 
     async def _watch_bindings(self) -> None:
         async for binding, deleted in follow(self._api, TRANSPORT_BINDINGS, None, self._watching):
             meta, reference = binding.metadata, binding.spec.story_run_ref
             if reference is not None and reference.name is not None:
                 sighting = self.of((meta.namespace, reference.name))
-                _count(sighting.bindings, meta.name, sighting.gone, deleted=deleted)
+                _count(sighting, sighting.bindings, meta.name, sighting.gone, deleted=deleted)
 
 
-def _count(there: set[str], name: str, none_left: asyncio.Future[Moment], *, deleted: bool) -> None:
+def _count(sighting: Sighting, there: set[str], name: str, none_left: asyncio.Future[Moment], *, deleted: bool) -> None:
     if not deleted:
         there.add(name)
+        if len(sighting.step_runs) == len(sighting.bindings) == len(STEPS):
+            _seen(sighting.running)
         return
     there.discard(name)
     if not there:

@@ -17,7 +17,8 @@ from aiohttp import web
 from livekit.api import ListParticipantsRequest, ListRoomsRequest, TokenVerifier, WebhookReceiver
 from livekit.api.room_service import RoomService
 
-from bench.floor import Api, follow
+from bench.api import Api
+from bench.floor import finalize, follow
 from exeunt.kube.resources import STORY_RUNS
 from exeunt.run.snapshot import RunState, read_run
 from exeunt_livekit_bridge.machine import PAUSE
@@ -76,7 +77,7 @@ class RoomFloor:
             return
         await asyncio.sleep(PAUSE)
         if not await self._has_callers(name) and await self._is(name, sid):
-            await self._api.finalize(await self._canceled[sid])
+            await finalize(self._api, await self._canceled[sid])
 
     async def _is(self, name: str, sid: str) -> bool:
         found = await self._livekit.list_rooms(ListRoomsRequest(names=[name]))

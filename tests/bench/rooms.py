@@ -25,13 +25,15 @@ from actors.livekit_room import LiveKitRoom, Participant
 from bench.observer import Moment
 from bench.report import Row, percentile
 from bench.room_floor import BOT
-from bench.stage import EXEUNT, FLOOR, SIDES, Stage, running_floor, within
+from bench.sides import EXEUNT, FLOOR, running, within
+from bench.stage import Stage
 from bench.world import Run
 from exeunt_livekit_bridge.machine import PAUSE
 from exeunt_local.livekit_server import LiveKitServer
 from exeunt_local.mesh import LIVEKIT_BRIDGE
 from exeunt_local.processes import free_port
 
+SIDES: Final = (FLOOR, EXEUNT)
 _CALLER: Final = "alice"
 _WARM_UP: Final = 1
 """Calls of each side that are not counted."""
@@ -116,7 +118,7 @@ def rows(took: Mapping[str, Sequence[Took]]) -> list[Row]:
     whole = percentile([sum(each) for each in took[EXEUNT]], 50)
     what = "webhook in -> Finished"
     return [
-        Row(what=f"{what}, p50", unit="ms", floor=floor, exeunt=exeunt, at_most=4),
+        Row(what=f"{what}, p50", unit="ms", floor=floor, exeunt=exeunt, of=FLOOR, at_most=4),
         Row(what=f"{what}, less pause, p50", unit="ms", floor=floor - pause, exeunt=exeunt - pause),
         Row(what="leave() -> webhook in, LiveKit's, p50", unit="ms", floor=livekit[0], exeunt=livekit[1]),
         Row(what="leave() -> Finished, p50", unit="ms", exeunt=whole, at_most=1000),
@@ -131,12 +133,12 @@ async def _livekit(stage: Stage, binary: Path) -> AsyncIterator[tuple[LiveKitSer
     async with AsyncExitStack() as stack:
         post = await stack.enter_async_context(Post(sides))
         livekit = await stack.enter_async_context(
-            LiveKitServer(stage.mesh.folder / "livekit", binary=binary, webhook_urls=[post.url])
+            LiveKitServer(stage.exeunt.mesh.folder / "livekit", binary=binary, webhook_urls=[post.url])
         )
-        await stage.mesh.start_livekit_bridge(livekit, bridge, 0, **stage.settings)
-        stack.push_async_callback(stage.mesh.stop, LIVEKIT_BRIDGE)
+        await stage.exeunt.mesh.start_livekit_bridge(livekit, bridge, 0, **stage.exeunt.settings)
+        stack.push_async_callback(stage.exeunt.mesh.stop, LIVEKIT_BRIDGE)
         arguments = (livekit.url, str(livekit.keys_file), str(floor))
-        await stack.enter_async_context(running_floor("room_floor", stage.kubeconfig, *arguments))
+        await stack.enter_async_context(running("room_floor", FLOOR, stage.kubeconfig, *arguments))
         yield livekit, post
 
 

@@ -1,149 +1,177 @@
-"""Everything that is measured, running: Kubernetes, NATS, the three services and, beside them, the floor.
+"""Everything that is measured, running on one Kubernetes: the floor, this build, and whoever it is held against.
 
-`rooms` adds LiveKit, its bridge and their floor for as long as it measures.
-
-The services look after one namespace and the floor after another, so that the two can take turns on the same machine
-at the same time, and whatever slows the machine down meets both.
+Each side looks after a namespace of its own, so that they can take turns on the same machine at the same time, and
+whatever slows the machine down meets all. `rooms` adds LiveKit, its bridge and their floor for as long as it measures.
 """
 
 import asyncio
-import os
-import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 from actors.admin import admin_client
 from actors.bystander import Bystander
 from actors.kubernetes import Kubernetes
-from bench.floor import Api
+from bench.api import Api
+from bench.builds import THIS, Build
+from bench.copies import Etcd, Template
 from bench.observer import Moment, Observer
+from bench.sides import AGAINST, EXEUNT, FLOOR, KOPF, PATIENCE, WATCH, Services, Side, running, within
 from bench.world import NO_DEADLINE, Run, World
-from exeunt_local import BASE, CRDS, binaries
+from exeunt.errors import ExeuntError
+from exeunt_local import CRDS, binaries
 from exeunt_local.control_plane import ControlPlane
-from exeunt_local.mesh import SERVICES, Mesh
+from exeunt_local.mesh import Mesh
 from exeunt_local.nats_server import NatsServer
 
-FLOOR: Final = "floor"
-EXEUNT: Final = "bench"
-SIDES: Final = (FLOOR, EXEUNT)
-"""The namespaces, in which the two sides take turns."""
-_PATIENCE = 120.0
-"""Seconds after which a measurement is given up; a machine that has more to do needs a minute for a storm."""
-
-T = TypeVar("T")
+_PEERS: Final = {KOPF: "peers.kopf_operator", WATCH: "peers.watch_loop"}
 
 
-@dataclass(frozen=True)
+class NeverSeen(ExeuntError):
+    """Some runs never came to what a measurement waits for; the message names one."""
+
+
 class Stage:
     """What measurements need. Make one with `stage`."""
 
-    world: World
-    observer: Observer
-    bystander: Bystander
-    mesh: Mesh
-    kubeconfig: Path
-    """Of the cluster's admin, for floors."""
-    settings: dict[str, str]
-    hold: dict[str, Callable[[], None]]
-    """Makes a side hold its writes back."""
-    release: dict[str, Callable[[], None]]
+    def __init__(self, control_plane: ControlPlane, world: World, etcd: Etcd, api: Api, observer: Observer) -> None:
+        self.control_plane = control_plane
+        self.world = world
+        self.etcd = etcd
+        self.api = api
+        self.observer = observer
+        self.floor: Side
+        self.exeunt: Services
+        self.against: Services | None = None
+        self.peers: tuple[Side, ...] = ()
+        self._templates: dict[str, Template] = {}
 
-    async def start(self, side: str, prefix: str, count: int) -> list[Run]:
+    @property
+    def kubeconfig(self) -> Path:
+        """Of the cluster's admin, for floors."""
+        return self.control_plane.kubeconfig
+
+    @property
+    def builds(self) -> tuple[Services, ...]:
+        return (self.exeunt,) if self.against is None else (self.exeunt, self.against)
+
+    def turns(self, number: int, *, peer_rounds: int) -> list[Side]:
+        """Who comes in round `number`, in that order: another one first in each round; peers in the first rounds."""
+        sides = [self.floor, *self.builds, *(self.peers if number < peer_rounds else ())]
+        first = number % len(sides)
+        return sides[first:] + sides[:first]
+
+    async def add_namespace(self, name: str) -> None:
+        """A namespace in which calls can be started."""
+        await self.control_plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+        await self.world.add_story(name)
+        (call,) = await self.world.start(name, "template", [NO_DEADLINE])
+        self._templates[name] = await self.etcd.template(name, call.name, NO_DEADLINE)
+
+    async def start(self, namespace: str, prefix: str, count: int) -> list[Run]:
         """That many running calls without a deadline."""
-        return await self.world.start(side, prefix, [NO_DEADLINE] * count)
+        return await self.start_with(namespace, prefix, [NO_DEADLINE] * count)
 
-    async def gone(self, runs: Iterable[Run]) -> list[Moment]:
-        return await within(asyncio.gather(*(self.observer.of(run.key).gone for run in runs)))
+    async def start_with(self, namespace: str, prefix: str, shutdown_timeouts: Iterable[str]) -> list[Run]:
+        """One running call for each shutdown timeout (Go duration text), when all of it has been seen."""
+        runs = [Run(namespace, f"{prefix}-{number}", timeout) for number, timeout in enumerate(shutdown_timeouts)]
+        build = next((build for build in self.builds if namespace.startswith(build.name)), None)
+        before, _ = await build.stored() if build else (0, 0)
+        await self.etcd.copy(self._templates[namespace], ((run.name, run.shutdown_timeout) for run in runs))
+        await self._seen(runs, "running")
+        if build:
+            await build.stores(before + len(runs))
+        return runs
 
-    async def ended(self, runs: Iterable[Run]) -> list[Moment]:
-        """When each was seen in a terminal phase; raises TimeoutError when one does not end."""
-        return await within(asyncio.gather(*(self.observer.of(run.key).ended for run in runs)))
+    async def start_canceled(self, namespace: str, prefix: str, count: int) -> None:
+        """That many calls that were canceled and wait for their callers to leave."""
+        (run,) = await self.world.start(namespace, "canceled", [NO_DEADLINE])
+        await self.world.cancel(run)
+        template = await self.etcd.template(namespace, run.name, NO_DEADLINE)
+        runs = [Run(namespace, f"{prefix}-{number}", NO_DEADLINE) for number in range(count)]
+        await self.etcd.copy(template, ((run.name, NO_DEADLINE) for run in runs))
+        await self._seen(runs, "running")
 
-    async def cleaned_up(self, runs: Iterable[Run]) -> list[Moment]:
-        """When the last StepRun of each was seen deleted; raises TimeoutError when one stays."""
-        return await within(asyncio.gather(*(self.observer.of(run.key).cleaned_up for run in runs)))
+    async def _seen(self, runs: Sequence[Run], what: str) -> list[Moment]:
+        """When each run was seen so; raises NeverSeen."""
+        futures: list[asyncio.Future[Moment]] = [getattr(self.observer.of(run.key), what) for run in runs]
+        try:
+            return await within(asyncio.gather(*map(asyncio.shield, futures)))
+        except TimeoutError:
+            left = [run for run, future in zip(runs, futures, strict=True) if not future.done()]
+            raise NeverSeen(
+                f"{len(left)} of {len(runs)} runs were not seen {what.replace('_', ' ')} within {PATIENCE:g} s,"
+                f" such as {left[0].name} of {left[0].namespace}"
+            ) from None
 
-    async def restart(self, **settings: str) -> None:
-        """The services anew, under settings that go over those of this stage."""
-        await asyncio.gather(*map(self.mesh.stop, SERVICES))
-        await asyncio.gather(*(self.mesh.start(service, 0, **{**self.settings, **settings}) for service in SERVICES))
+    async def gone(self, runs: Sequence[Run]) -> list[Moment]:
+        """When the last TransportBinding of each was seen deleted; raises NeverSeen."""
+        return await self._seen(runs, "gone")
+
+    async def ended(self, runs: Sequence[Run]) -> list[Moment]:
+        """When each was seen in a terminal phase; raises NeverSeen."""
+        return await self._seen(runs, "ended")
+
+    async def cleaned_up(self, runs: Sequence[Run]) -> list[Moment]:
+        """When the last StepRun of each was seen deleted; raises NeverSeen."""
+        return await self._seen(runs, "cleaned_up")
 
     async def rest(self) -> None:
-        """Until every event is answered for good; raises AssertionError when that takes long."""
-        await self.bystander.wait_until_idle(within=_PATIENCE)
-
-
-async def within(waiting: Awaitable[T]) -> T:
-    """Waits, but not for ever; raises TimeoutError."""
-    async with asyncio.timeout(_PATIENCE):
-        return await waiting
+        """Until every event is answered for good, second looks included; raises AssertionError when that takes long."""
+        for build in self.builds:
+            await build.settled()
 
 
 @asynccontextmanager
-async def stage(folder: Path, **settings: str) -> AsyncIterator[Stage]:
-    """Starts it all in `folder`; nothing of it is left running. `settings` go over the services' defaults."""
+async def stage(
+    folder: Path, *, against: Build | None = None, peers: str | None = None, settings: Mapping[str, str] | None = None
+) -> AsyncIterator[Stage]:
+    """Starts it all in `folder`; nothing of it is left running.
+
+    `peers` is the Python that they run on; `settings` go over the services' defaults.
+    """
     servers = await binaries.prepare()
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         control_plane = await enter(ControlPlane(folder / "kubernetes", binaries=servers))
-        nats_server = await enter(NatsServer(folder / "nats", binary=servers.nats_server))
         await control_plane.install_crds(CRDS)
-        await control_plane.apply(BASE)
-        client = await enter(admin_client(control_plane.kubeconfig))
-        world = World(Kubernetes(client))
-        for side in SIDES:
-            await control_plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": side}})
-            await world.add_story(side)
-        observer = await enter(Observer(await enter(Api.connected(str(control_plane.kubeconfig)))))
-        mesh = await enter(Mesh(folder / "services", control_plane=control_plane, nats_url=nats_server.url))
-        settings = {"EXEUNT_NAMESPACES": EXEUNT, "EXEUNT_LOG_LEVEL": "warning", **settings}
-        for service in SERVICES:
-            await mesh.start(service, 0, **settings)
-        floor = await enter(running_floor("floor", control_plane.kubeconfig))
-        bystander = await enter(Bystander(nats_server.url))
-        yield Stage(
-            world,
-            observer,
-            bystander,
-            mesh,
-            control_plane.kubeconfig,
-            settings,
-            hold={
-                FLOOR: lambda: floor.send_signal(signal.SIGUSR1),
-                EXEUNT: lambda: os.kill(mesh.pid("terminator"), signal.SIGSTOP),
-            },
-            release={
-                FLOOR: lambda: floor.send_signal(signal.SIGUSR2),
-                EXEUNT: lambda: os.kill(mesh.pid("terminator"), signal.SIGCONT),
-            },
-        )
+        world = World(Kubernetes(await enter(admin_client(control_plane.kubeconfig))))
+        etcd = await enter(Etcd.connected(control_plane.etcd_url))
+        api = await enter(Api.connected(str(control_plane.kubeconfig)))
+        found = Stage(control_plane, world, etcd, api, await enter(Observer(api)))
 
+        async def services(name: str, build: Build) -> Services:
+            await found.add_namespace(name)
+            home = f"{name}-services"
+            await control_plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": home}})
+            await control_plane.apply(*build.rights(home))
+            nats_server = await enter(NatsServer(folder / f"{name}-nats", binary=servers.nats_server))
+            mesh = Mesh(
+                folder / home,
+                control_plane=control_plane,
+                nats_url=nats_server.url,
+                python=build.python,
+                namespace=home,
+            )
+            mesh.ready_within = PATIENCE
+            await enter(mesh)
+            bystander = await enter(Bystander(nats_server.url))
+            side = Services(name, mesh, bystander, nats_server.monitor_url, settings or {})
+            await side.start()
+            return side
 
-@asynccontextmanager
-async def running_floor(module: str, kubeconfig: Path, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A floor of this package for its namespace, watching. What it has to complain about goes to our stderr."""
-    floor = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", f"bench.{module}", FLOOR, *arguments),
-        cwd=Path(__file__).parents[1],
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        env={**os.environ, "KUBECONFIG": str(kubeconfig)},
-        start_new_session=True,  # Ctrl-C is for us, who then stop everything in order
-    )
-    try:
-        await within(_first_word(floor))
-        yield floor
-    finally:
-        if floor.returncode is None:
-            floor.kill()
-        await floor.wait()
+        async def loop(name: str, module: str, python: str = sys.executable) -> Side:
+            await found.add_namespace(name)
+            run = partial(running, module, kubeconfig=control_plane.kubeconfig, python=python)
+            return Side(name, await enter(run(name)), run)
 
-
-async def _first_word(floor: asyncio.subprocess.Process) -> None:
-    assert floor.stdout is not None
-    if not await floor.stdout.readline():
-        raise RuntimeError("the floor has ended before it began")
+        found.floor = await loop(FLOOR, "floor")
+        found.exeunt = await services(EXEUNT, THIS)
+        if against:
+            found.against = await services(AGAINST, against)
+        if peers:
+            found.peers = tuple([await loop(name, module, peers) for name, module in _PEERS.items()])
+        yield found

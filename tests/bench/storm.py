@@ -1,65 +1,102 @@
-"""How many stops a second: when hundreds are due at once, and when hundreds of cancels come in.
+"""How many stops a second, and what each costs: when hundreds are due at once, and when hundreds of cancels come in.
 
 What makes a stop due here and in `latency` is that the run's TransportBindings are deleted, which a bare watch sees,
 too. A real call ends by the bridge's word, as those of most tests do: `rooms` measures that way.
 
 A stop is over when the run is seen Finished and its StepRuns are seen deleted. The floor works on as many stops at once
-as the terminator does.
+as the terminator does. What a stop costs is counted from its cancel to the end of its second look.
 """
 
 import asyncio
+import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
-from statistics import median
+from functools import partial
+from typing import Final
 
-from actors.bystander import Bystander
+from bench.accounts import MIB, Account, forget_peak, peak
 from bench.observer import Moment
-from bench.report import Row
-from bench.stage import EXEUNT, FLOOR, SIDES, Stage, within
+from bench.report import Row, compared
+from bench.sides import AGAINST, FLOOR, Services, Side
+from bench.stage import Stage
 from bench.world import STEPS, Run, each
-from exeunt.events.event_types import EventType
+from exeunt_local.mesh import SERVICES
 
-_POLL = 0.02
+_LOOP: Final = "loop"
+
+Figures = defaultdict[str, defaultdict[str, list[float]]]
+"""Of each round, by what it is of and by side."""
 
 
-async def measure(stage: Stage, *, runs: int, rounds: int) -> list[Row]:
-    """Stops that are due at once, `rounds` times for each side in turn; then the whole way from the cancels on."""
-    due: dict[str, list[float]] = {side: [] for side in SIDES}
+async def measure(stage: Stage, turns: Callable[[int], list[Side]], *, runs: int, rounds: int) -> list[Row]:
+    """Both kinds of storm `rounds` times for each side in turn, after a small one that is not counted.
+
+    While one side has its second looks, the runs of the next one are made.
+    """
+    figures: Figures = defaultdict(lambda: defaultdict(list))
+    for side in turns(0):
+        await due_at_once(stage, side, await stage.start(side.name, "warm-up", max(1, runs // 10)))
+    afterwards: Callable[[], Awaitable[None]] = stage.rest
     for number in range(rounds):
-        for side in SIDES:
-            due[side].append(await due_at_once(stage, await stage.start(side, f"due-{number}", runs)))
-    canceled = {side: await _canceled_at_once(stage, await stage.start(side, "storm", runs)) for side in SIDES}
-    return [
-        Row(
-            what=f"{runs} stops due at once",
-            unit="/s",
-            floor=median(due[FLOOR]),
-            exeunt=median(due[EXEUNT]),
-            at_least=0.8,
-        ),
-        Row(what=f"{runs} cancels at once", unit="/s", floor=canceled[FLOOR], exeunt=canceled[EXEUNT]),
-    ]
+        for side in turns(number):
+            started, _ = await asyncio.gather(stage.start(side.name, f"due-{number}", runs), afterwards())
+            afterwards = await _costs(stage, side, started, figures)
+        for side in turns(number):
+            started, _ = await asyncio.gather(stage.start(side.name, f"storm-{number}", runs), afterwards())
+            figures["canceled"][side.name].append(await _canceled_at_once(stage, started))
+            afterwards = partial(side.rest, time.monotonic())
+    await afterwards()
+    return _rows(figures, runs)
 
 
-async def due_at_once(stage: Stage, runs: list[Run], *, released: Callable[[], None] = lambda: None) -> float:
+async def _costs(stage: Stage, side: Side, runs: list[Run], figures: Figures) -> Callable[[], Awaitable[None]]:
+    """Runs a storm, and returns what is to be done before the next one: then its costs are counted."""
+    await stage.rest()
+    before = {who: Account.of(pid).cpu for who, pid in side.pids.items()}
+    counted = await _counts(side)
+    for pid in side.pids.values():
+        forget_peak(pid)
+    figures["due"][side.name].append(await due_at_once(stage, side, runs))
+    over = time.monotonic()
+
+    async def count() -> None:
+        await side.rest(over)
+        spent = {who: 1000 * (Account.of(pid).cpu - before[who]) / len(runs) for who, pid in side.pids.items()}
+        for who, cost in {**spent, "all": sum(spent.values())}.items():
+            figures[f"CPU {who}"][side.name].append(cost)
+        ender = side.pids.get("terminator") or side.pids[_LOOP]
+        figures["peak"][side.name].append(peak(ender) / MIB)
+        for what, now in (await _counts(side)).items():
+            figures[what][side.name].append((now - counted[what]) / len(runs))
+
+    return count
+
+
+async def _counts(side: Side) -> dict[str, int]:
+    """What the services of a build have stored and sent so far."""
+    if not isinstance(side, Services):
+        return {}
+    records, stored = await side.stored()
+    return {"records": records, "bytes": stored, "messages": await side.messages()}
+
+
+async def due_at_once(
+    stage: Stage, side: Side, runs: list[Run], *, released: Callable[[], None] = lambda: None
+) -> float:
     """Stops a second; `released` is called when they begin.
 
     While the side holds its writes back, the last binding of every canceled run goes.
     """
-    side, streams = runs[0].namespace, stage.bystander
-    cancels = await _cancels(streams)
     await each(stage.world.cancel, runs)
     await each(lambda run: stage.world.leave(run, STEPS[1:]), runs)
-    if side == EXEUNT:
-        await _until(_cancels, streams, cancels + len(runs))
     await stage.rest()
-    stage.hold[side]()
+    side.hold()
     await each(lambda run: stage.world.leave(run, STEPS[:1]), runs)
     await stage.gone(runs)
-    if side == EXEUNT:
-        await _until(_unanswered, streams, len(runs))
+    await side.heard(len(runs))
     began = Moment.now()
     released()
-    stage.release[side]()
+    side.release()
     return await _rate(stage, runs, began)
 
 
@@ -78,22 +115,16 @@ async def _rate(stage: Stage, runs: list[Run], since: Moment) -> float:
     return len(runs) / (max(over).clock - since.clock)
 
 
-async def _cancels(bystander: Bystander) -> int:
-    """How many cancels were published so far; to be answered."""
-    subjects = f"exeunt.runs.{EXEUNT}.*.*.*.{EventType.CANCEL_REQUESTED}"
-    info = await bystander.streams.stream_info("RUNS", subjects_filter=subjects)
-    return sum((info.state.subjects or {}).values())
-
-
-async def _unanswered(bystander: Bystander) -> int:
-    """How many events are waiting for the terminator's answer."""
-    info = await bystander.streams.consumer_info("RUNS", "terminator")
-    return (info.num_pending or 0) + (info.num_ack_pending or 0)
-
-
-async def _until(count: Callable[[Bystander], Awaitable[int]], bystander: Bystander, wanted: int) -> None:
-    async def counting() -> None:
-        while await count(bystander) < wanted:  # noqa: ASYNC110 - another process counts
-            await asyncio.sleep(_POLL)
-
-    await within(counting())
+def _rows(figures: Figures, runs: int) -> list[Row]:
+    """A loop does alone what the services share."""
+    peaks = {side: found for side, found in figures["peak"].items() if side != FLOOR}
+    return [
+        compared(f"{runs} stops due at once", "/s", figures["due"], of=FLOOR, at_least=0.95),
+        compared(f"{runs} cancels at once, gone before", "/s", figures["canceled"], of=FLOOR, at_least=0.85),
+        compared("CPU of a stop, all services", "ms", figures["CPU all"], of=AGAINST, at_most=0.5),
+        *(compared(f"CPU of a stop, {service}", "ms", figures[f"CPU {service}"]) for service in SERVICES),
+        compared("terminator's peak in the storm", "MiB", peaks, at_most=64),
+        compared("stored of a stop in RUNS", "bytes", figures["bytes"], at_most=4096),
+        compared("records of a stop in RUNS", "", figures["records"]),
+        compared("messages to nats-server of a stop", "", figures["messages"]),
+    ]

@@ -10,7 +10,8 @@ from msgspec.structs import replace
 from actors.collector import Collector
 from bench import latency
 from bench.report import Row
-from bench.stage import EXEUNT, Stage
+from bench.sides import EXEUNT, Side
+from bench.stage import Stage
 from bench.storm import due_at_once
 from exeunt_local.mesh import SERVICES, Mesh
 
@@ -40,28 +41,32 @@ async def measure(stage: Stage, *, stops: int, rounds: int, runs: int, warm_up: 
 
 async def _cpu_of_a_stop(stage: Stage, name: str, env: dict[str, str], stops: int) -> float:
     """Milliseconds of CPU of the three services together, when many stops are due at once."""
-    await stage.restart(**env)
-    await due_at_once(stage, await stage.start(EXEUNT, f"{name}-warm-up", max(1, stops // 10)))
+    await stage.exeunt.restart(**env)
+    await due_at_once(stage, stage.exeunt, await stage.start(EXEUNT, f"{name}-warm-up", max(1, stops // 10)))
     runs = await stage.start(EXEUNT, name, stops)
     before = 0.0
 
     def begin() -> None:
         nonlocal before
-        before = _cpu(stage.mesh)
+        before = _cpu(stage.exeunt.mesh)
 
-    await due_at_once(stage, runs, released=begin)
-    spent = _cpu(stage.mesh) - before
+    await due_at_once(stage, stage.exeunt, runs, released=begin)
+    spent = _cpu(stage.exeunt.mesh) - before
     await stage.rest()
     return 1000 * spent / stops
 
 
 async def _latency(stage: Stage, does: str, collector: Collector, runs: int, warm_up: int) -> Row:
     """The first figure of `latency`, while the collector does that."""
-    await stage.restart(**_exporting_to(collector))
-    await latency.measure(stage, runs=warm_up, warm_up=0, prefix=f"{does}-warm-up-")
-    first, *_ = await latency.measure(stage, runs=runs, warm_up=0, prefix=f"{does}-")
+    await stage.exeunt.restart(**_exporting_to(collector))
+
+    def turns(_: int) -> list[Side]:
+        return [stage.floor, stage.exeunt]
+
+    await latency.measure(stage, turns, runs=warm_up, warm_up=0, prefix=f"{does}-warm-up-")
+    first, *_ = await latency.measure(stage, turns, runs=runs, warm_up=0, prefix=f"{does}-")
     await stage.rest()
-    return replace(first, what=f"{first.what}, collector {does}")
+    return replace(first, what=f"{first.what}, collector {does}", of=None, at_most=None)
 
 
 def _exporting_to(collector: Collector) -> dict[str, str]:

@@ -20,7 +20,7 @@ from actors import hub
 from actors.admin import admin_client
 from actors.bystander import Bystander
 from actors.kubernetes import STORY_RUN, Kubernetes
-from bench.floor import Api
+from bench.api import Api
 from bench.observer import Moment, Observer
 from bench.report import percentile
 from bench.world import NO_DEADLINE, Run, World

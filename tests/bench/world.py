@@ -5,11 +5,13 @@ them, and what is measured is Exeunt.
 """
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
+from functools import partial
 from typing import NamedTuple, TypeVar
 
-from actors.kubernetes import BINDING, STEP_RUN, STORY, STORY_RUN, Kubernetes, Object
+from actors.kubernetes import BINDING, STEP_RUN, STORY, STORY_RUN, Kubernetes, Object, Refused, Unreachable
 from actors.names import CANCEL_OBSERVED_AT, RUN_LABEL, TRIGGER_TOKEN
 from actors.statuses import now, unfinished
 from exeunt.clock import format_instant
@@ -110,13 +112,39 @@ class World:
             "spec": {"cancelRequested": True},
             "metadata": {"annotations": {CANCEL_OBSERVED_AT: format_instant(cancel_observed_at)}},
         }
-        await self._bobrapet.patch(STORY_RUN, *run.key, change)
+        await _insist(lambda: self._bobrapet.patch(STORY_RUN, *run.key, change))
         return cancel_observed_at
+
+    async def finish(self, run: Run) -> None:
+        """The run and its StepRuns have succeeded."""
+        ended = {"phase": "Succeeded", "finishedAt": now()}
+        for step in STEPS:
+            await self._bobrapet.patch_status(STEP_RUN, run.namespace, f"{run.name}-{step}", {**ended, "retries": 0})
+        await self._bobrapet.patch_status(STORY_RUN, *run.key, ended)
 
     async def leave(self, run: Run, steps: tuple[str, ...] = STEPS) -> None:
         """The bindings of some steps go, of all unless told otherwise."""
         for step in steps:
+            await _insist(partial(self._delete_binding, run, step))
+
+    async def _delete_binding(self, run: Run, step: str) -> None:
+        try:
             await self._kubernetes.delete(BINDING, run.namespace, _binding(run, step))
+        except Refused as refused:
+            if refused.status != 404:  # the answer to an earlier one was late
+                raise
+
+
+async def _insist(act: Callable[[], Awaitable[object]]) -> None:
+    """A machine that is very busy answers late: a measurement is worth no less for it, as long as all sides wait."""
+    for pause in (1, 2, 4):
+        try:
+            await act()
+        except Unreachable:
+            await asyncio.sleep(random.uniform(0.5, 1) * pause)
+        else:
+            return
+    await act()
 
 
 async def each(act: Callable[[T], Awaitable[R]], items: Iterable[T]) -> list[R]:

@@ -15,7 +15,6 @@ from exeunt_local.processes import Process, free_port
 
 SERVICES = ("watcher", "terminator", "timeout-scheduler")
 LIVEKIT_BRIDGE = "livekit-bridge"  # it knows no Kubernetes
-_NAMESPACE = "exeunt"  # of the ServiceAccounts in deploy/base
 
 
 class Mesh:
@@ -23,16 +22,26 @@ class Mesh:
     running.
 
     The control plane must have the CRDs and deploy/base. The log of the first watcher is `watcher-0.log` in
-    `folder`.
+    `folder`. `python` runs them, and `namespace` has their ServiceAccounts: the bench has those of another build, too.
     """
 
-    def __init__(self, folder: Path, *, control_plane: ControlPlane, nats_url: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        control_plane: ControlPlane,
+        nats_url: str,
+        python: str = sys.executable,
+        namespace: str = "exeunt",
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.ready_within = 30.0
         """Seconds that a service may take to become ready."""
         self._control_plane = control_plane
-        self._nats_url = nats_url
+        self.nats_url = nats_url
+        self.python = python
+        self.namespace = namespace
         self._kubeconfigs: dict[str, Path] = {}
         self._processes: dict[tuple[str, int], Process] = {}
         self.addresses: dict[tuple[str, int], str] = {}
@@ -47,13 +56,13 @@ class Mesh:
         if service != LIVEKIT_BRIDGE:
             env = {"KUBECONFIG": str(await self._kubeconfig(f"exeunt-{service}")), **env}
         process = Process(
-            [sys.executable, "-m", f"exeunt_{service.replace('-', '_')}"],
+            [self.python, "-m", f"exeunt_{service.replace('-', '_')}"],
             log=self.log(service, instance),
             ready_url=f"http://{address}/readyz",
             ready_within=self.ready_within,
             env={
                 **os.environ,
-                "EXEUNT_NATS_URL": self._nats_url,
+                "EXEUNT_NATS_URL": self.nats_url,
                 "EXEUNT_HTTP_ADDR": address,
                 **env,
             },
@@ -109,7 +118,7 @@ class Mesh:
         """Asked for once, so that a service can be started again while the kube-apiserver is away."""
         if service_account not in self._kubeconfigs:
             self._kubeconfigs[service_account] = await self._control_plane.kubeconfig_for(
-                service_account, _NAMESPACE, folder=self.folder
+                service_account, self.namespace, folder=self.folder
             )
         return self._kubeconfigs[service_account]
 
