@@ -77,21 +77,19 @@ async def publish(bus: Bus, message: Message, *, deadline: float) -> Stored | Al
     clock = asyncio.get_running_loop().time
     since, failures = clock(), 0
     until = since + deadline
-    while True:
+    last: BusUnavailable | None = None
+    while (left := until - clock()) > 0:
         # Tries are short: what was asked of a leader that is no more is not worth waiting for.
         patience = 2.0 if failures else 1.0
         try:
-            return await _publish_once(bus, message, min(patience, until - clock()))
+            return await _publish_once(bus, message, min(patience, left))
         except BusUnavailable as unavailable:
             last = unavailable
-        left = until - clock()
-        if (wait := _BACK_OFF.wait(failures)) >= left:
-            break
-        await asyncio.sleep(wait)
+        await asyncio.sleep(max(0.0, min(_BACK_OFF.wait(failures), until - clock())))
         failures += 1
     if bus.is_denied(message.subject, since=since):
         raise PermissionDenied(f"permission denied for subject {message.subject}") from last
-    raise BusUnavailable(f"not stored on {message.subject} within {deadline:g} s: {last}") from last
+    raise BusUnavailable(f"not stored on {message.subject} within {deadline:g} s: {last or 'no answer'}") from last
 
 
 async def _publish_once(bus: Bus, message: Message, patience: float) -> Stored | AlreadyStored:
