@@ -20,6 +20,7 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
 from actors.call import Call
+from actors.hub import create_step_run
 from actors.installation import DEPLOY, NAMESPACE, Install, Installation, Object, with_components
 from actors.kubernetes import STORY, Kubernetes
 from actors.livekit_room import LiveKitRoom
@@ -58,6 +59,7 @@ MAY_PUBLISH = {
     "watcher": {
         *(f"exeunt.runs.{RUN}.{event_type}" for event_type in (
             "cancel-requested", "topology-established", "topology-terminated", "run-terminal", "run-deleted",
+            "step-runs-left",
         )),
         "exeunt.deadletters.watcher-signals",
         *(f"$JS.API.STREAM.{call}.{stream}" for call in ("INFO", "CREATE") for stream in STREAMS),
@@ -73,7 +75,7 @@ MAY_PUBLISH = {
     },
     "terminator": {
         *(f"exeunt.runs.{RUN}.{event_type}" for event_type in (
-            "cancel-requested", "topology-terminated", "deadline-reached",
+            "cancel-requested", "topology-terminated", "deadline-reached", "step-runs-left",
         )),
         f"exeunt.runs.{RUN}.outcome.cancel-requested",
         "exeunt.deadletters.terminator",
@@ -445,6 +447,8 @@ async def stop_in_every_way(installation: Installation, kubernetes: Kubernetes) 
     for call in (*calls.values(), storyless, signaled):
         await call.wait_finished()
         await call.wait_cleaned_up()
+    await create_step_run(kubernetes, signaled.namespace, signaled.name, "late")
+    await signaled.wait_cleaned_up(30)
 
 
 async def stop_without_the_bus(installation: Installation, kubernetes: Kubernetes, admin: Client) -> None:
@@ -463,6 +467,8 @@ async def stop_without_the_bus(installation: Installation, kubernetes: Kubernete
     await gone.signal_topology_terminated()
     for call in (gone, up):
         await call.wait_finished(60)
+    await create_step_run(kubernetes, gone.namespace, gone.name, "late")
+    await gone.wait_cleaned_up(30)
     await installation.nats[0].start()
 
 

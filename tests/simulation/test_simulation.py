@@ -14,7 +14,7 @@ from simulation.plan import plan
 from simulation.play import play, shrink
 
 SEEDS = 10_000 if os.environ.get("CI") == "true" else 1_000
-MOST_SEEDS = 2_000
+MOST_SEEDS = 4_000
 """Within which every planted bug is found; most take some dozens."""
 ENOUGH_TO_SEE_ALL = 10_000
 NEVER = {
