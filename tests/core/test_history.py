@@ -65,7 +65,17 @@ def test_what_is_written_is_read_back(records: list[Record]) -> None:
     assert history.problems == []
     assert history.header is not None
     assert history.header.run == "ns/call"
-    assert [replace(record, line=0) for record in history.records] == sorted(records, key=lambda r: r.sequence)
+    assert [comparable(record) for record in history.records] == [
+        comparable(record) for record in sorted(records, key=lambda record: record.sequence)
+    ]
+
+
+def comparable(record: Record) -> tuple[Record, object]:
+    """JSON is kept as such: the space around its tokens may go."""
+    try:
+        return replace(record, line=0, data=b""), msgspec.json.decode(record.data)
+    except msgspec.DecodeError:
+        return replace(record, line=0), None
 
 
 def test_an_exported_history_is_the_same_bytes_when_it_is_written_again() -> None:
