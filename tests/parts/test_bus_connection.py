@@ -157,6 +157,19 @@ async def test_a_connection_that_is_closed_in_whichever_moment_of_connecting_lea
         assert not [task for task in left if not task.done()], f"closed after {steps} steps of the loop"
 
 
+async def test_what_is_unsent_when_the_server_has_gone_does_not_keep_a_connection_open(nats_server: NatsServer) -> None:
+    bus = await connect(nats_server.url, name="t", inbox_prefix="_INBOX_t", connect_timeout=3)
+    await nats_server.kill()
+    try:
+        while bus.nc.is_connected:  # noqa: ASYNC110 - nats-py tells nobody
+            await asyncio.sleep(0)
+        await bus.nc.publish("subject", b"unsent")
+        await bus.close(budget=1)
+        assert bus.nc.is_closed
+    finally:
+        await nats_server.start()
+
+
 async def test_a_denied_publish_names_the_subject(guarded: NatsServer) -> None:
     async with guarded:
         bus = await as_user(guarded, "few")

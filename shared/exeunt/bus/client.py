@@ -17,6 +17,7 @@ on as if nothing had been. Here
 tests/parts/test_bus_tls.py and test_bus_servers.py look at the bytes, so they fail if nats-py changes under this.
 """
 
+import asyncio
 import json
 import ssl
 import time
@@ -188,7 +189,7 @@ class NatsClient(Client):
         self._logins = {srv.uri.netloc: self._logins.get(srv.uri.netloc) for srv in self._server_pool}
 
     async def _close(self, status: int, do_cbs: bool = True) -> None:  # noqa: FBT001, FBT002 - nats-py's
-        if isinstance(self._transport, _Transport) and not self._transport.is_open:
+        if isinstance(self._transport, _Transport) and not self._transport.takes_bytes:
             self._pending.clear()
             self._pending_data_size = 0
         await super()._close(status, do_cbs)
@@ -261,13 +262,26 @@ class _Transport(TcpTransport):
         if self._io_writer is not None:
             self._io_writer.transport.abort()
 
+    @property
+    def takes_bytes(self) -> bool:
+        """Whether anything may be sent, and would be."""
+        return self.is_open and not (self._io_writer is None or self._io_writer.is_closing())
+
+    # Once it is closed asyncio ignores what is written, and nats-py relies on that; uvloop raises RuntimeError.
+
     def write(self, payload: bytes) -> None:
         self._check_open()
-        super().write(payload)  # type: ignore[no-untyped-call]
+        if self.takes_bytes:
+            super().write(payload)  # type: ignore[no-untyped-call]
 
     def writelines(self, payload: list[bytes]) -> None:
         self._check_open()
-        super().writelines(payload)  # type: ignore[no-untyped-call]
+        if self.takes_bytes:
+            super().writelines(payload)  # type: ignore[no-untyped-call]
+
+    async def wait_closed(self) -> None:
+        """Shielded: whoever is cancelled while waiting would cancel what all others wait for."""
+        await asyncio.shield(super().wait_closed())  # type: ignore[no-untyped-call]
 
     def _check_open(self) -> None:
         if not self.is_open:
