@@ -222,6 +222,7 @@ class JetStream:
         self.wiped_at: list[float] = []
         self.streams = {name: Stream() for name in (*_WORKQUEUES, RUNS, SIGNALS, DEADLETTERS)}
         self.consumers: dict[str, Consumer] = {}
+        self.on_wipe: list[Callable[[], None]] = []
         self.on_stored: list[Callable[[str, StoredMessage], None]] = []
         self._followers: list[_Follower] = []
 
@@ -372,6 +373,8 @@ class JetStream:
             consumer.reset()
         for follower in self._followers:
             follower.begin_again()
+        for told in self.on_wipe:
+            told()
 
     def lose_consumer(self, number: int) -> None:
         consumers = list(self.consumers.values())

@@ -19,6 +19,10 @@ from simulation.operator import hub_says_gone
 _TIMEOUTS: Final[dict[object, float]] = {"5s": 5.0, "2m0s": 120.0, "3s": 3.0, "10s": 10.0, "40s": 40.0}
 
 
+_UNHEARD: Final = 2.0
+"""Seconds that a signal may be on its way to the watchers."""
+
+
 class Signaled(NamedTuple):
     """`at` by the clock of whoever said it, `stored_at` in truth."""
 
@@ -67,6 +71,7 @@ class Truths:
         api.on_change.append(self._see)
         api.on_restore.append(self._restored)
         nats.on_stored.append(self._stored)
+        nats.on_wipe.append(self._look_at_all)
 
     def of(self, document: Document) -> Truth:
         uid, attempt = document["metadata"]["uid"], document["metadata"].get("attempt", 0)
@@ -96,6 +101,9 @@ class Truths:
     def _restored(self, _: float) -> None:
         for truth in self.of_uid.values():
             truth.is_fixed = False
+        self._look_at_all()
+
+    def _look_at_all(self) -> None:
         for name in self._api.documents:
             self._look(name)
 
@@ -130,7 +138,10 @@ class Truths:
         truth.known_since = (now if truth.known_since is None else truth.known_since) if known else None
 
     def _is_known(self, truth: Truth, document: Document, *, connected: bool) -> bool:
-        if _newest(self._sure_signals(truth, document)):
+        sure = self._sure_signals(truth, document)
+        # Known weakness: a signal that is lost with NATS before a watcher has heard it is not known to anybody.
+        lost = [each for each in sure if any(0 <= at - each.stored_at < _UNHEARD for at in self._nats.wiped_at)]
+        if _newest([each for each in sure if each not in lost]):
             return True
         return truth.established_published and not connected and not truth.terminated_unestablished
 
