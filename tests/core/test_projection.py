@@ -31,14 +31,12 @@ CALL = (NAMESPACE, "call")
 FIRST_ATTEMPT = Cancellation(*CALL, "uid-call", bobrapet.FIRST_ATTEMPT)
 REDRIVEN = {bobrapet.REDRIVE[0][1]: "again"}
 INDEXES = (
-    "_runs",
+    "_known",
     "_stories",
     "_runs_of_story",
     "_step_runs",
-    "_run_of_step_run",
     "_bindings",
-    "_run_of_binding",
-    "_snapshots",
+    "_canceled",
     "_remembered",
     "_runs_of_token",
     "_fixed",

@@ -60,7 +60,7 @@ async def test_an_event_that_is_too_large_for_the_stream_is_refused_and_another_
     conditions = [{"type": f"C{number}", "status": "True", "message": "x" * 1000} for number in range(1200)]
     large = Publish(EventType.CANCEL_REQUESTED, snapshot(uid="large", conditions=Raw(msgspec.json.encode(conditions))))
     small = Publish(EventType.CANCEL_REQUESTED, snapshot(uid="small"))
-    assert [await carry_out.answer(each) for each in (large, small)] == [Refused(large), Stored(small)]
+    assert [await carry_out.answer(each) for each in (large, small)] == [Refused(large), Stored(small, 1)]
     stored = [
         await last_message(bus, RUNS, event_subject(each.snapshot.run.cancellation, each.event_type))
         for each in (large, small)

@@ -38,14 +38,14 @@ class ControlPlane:
         self._admin = KubernetesAdmin(self.url, ca=self.ca, token=_ADMIN_TOKEN)
         write_kubeconfig(self.kubeconfig, url=self.url, ca=self.ca, user={"token": _ADMIN_TOKEN})
         self._data = folder / "etcd"
-        etcd_url = f"http://127.0.0.1:{free_port()}"
+        self.etcd_url = f"http://127.0.0.1:{free_port()}"
         self._etcd = Process(
-            _etcd_command(binaries.etcd, self._data, etcd_url),
+            _etcd_command(binaries.etcd, self._data, self.etcd_url),
             log=folder / "etcd.log",
-            ready_url=f"{etcd_url}/readyz",
+            ready_url=f"{self.etcd_url}/readyz",
         )
         self._apiserver = Process(
-            [*_apiserver_command(binaries.kube_apiserver, folder, self.url, etcd_url), *apiserver_flags],
+            [*_apiserver_command(binaries.kube_apiserver, folder, self.url, self.etcd_url), *apiserver_flags],
             log=folder / "kube-apiserver.log",
             ready_url=f"{self.url}/readyz",
             ready_within=90,  # 3 s of a machine with nothing else to do

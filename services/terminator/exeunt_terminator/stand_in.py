@@ -45,6 +45,7 @@ from exeunt_timeout_scheduler.machine import Scheduling
 from exeunt_timeout_scheduler.way import HEARD
 from exeunt_watcher import calls as watcher_calls
 from exeunt_watcher import commands as watch
+from exeunt_watcher.offers import StreamState
 from exeunt_watcher.watches import watches, watching
 
 SOURCE: Final = "/exeunt/terminator"
@@ -142,6 +143,7 @@ class StandIn:
         async with aclosing(aiter(each)) as changes:
             async for change in changes:
                 self._hear(watch.Seen(each.resource, each.namespace, change))
+                del change  # a page may be large, and the next change far away
 
     async def _tick(self) -> None:
         while True:
@@ -160,6 +162,8 @@ class StandIn:
                         inputs.append(watch.Recalled(command, self._remembered.at(subject)))
                     case watch.MessageAt(sequence):
                         inputs.append(watch.MessageRead(command, self._snapshots.get(sequence)))
+                    case watch.GetStream():
+                        inputs.append(watch.StreamRead(command, self._as_stream()))
                     case watch.GetRun():
                         self._tasks.create_task(self._read(command))
                     case watch.Covered(namespace, unfinished_runs):
@@ -177,7 +181,11 @@ class StandIn:
         if len(self._published) > MOST_EVENTS:
             del self._snapshots[self._published.pop(next(iter(self._published)))]
         self._act_on(asked.event_type, asked.snapshot)
-        return watch.Stored(asked)
+        return watch.Stored(asked, self._events)
+
+    def _as_stream(self) -> StreamState:
+        """What is remembered as published."""
+        return StreamState("", next(iter(self._published.values()), self._events + 1), self._events, 0)
 
     def _act_on(self, event_type: EventType, snapshot: Snapshot) -> None:
         """What the consumers of the stream would do."""

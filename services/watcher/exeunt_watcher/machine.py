@@ -16,11 +16,13 @@ from itertools import chain
 from typing import Any, Final
 
 from exeunt.events.event_types import EventType
-from exeunt.kube.changes import Change, Changed, Missing, Relisted, Removed
+from exeunt.kube.changes import Change, Changed, Missing, Page, Removed
 from exeunt.kube.resources import STEP_RUNS, STORIES, STORY_RUNS, TRANSPORT_BINDINGS, Resource
 from exeunt.run.bobrapet import UNFINISHED, is_terminal
-from exeunt.run.models import StoryRun
+from exeunt.run.cancellations import Cancellation, attempt_of
+from exeunt.run.models import Story, StoryRun
 from exeunt.run.snapshot import Snapshot
+from exeunt_watcher.agenda import Agenda
 from exeunt_watcher.commands import (
     AllSignalsHeard,
     AlreadyStored,
@@ -28,6 +30,7 @@ from exeunt_watcher.commands import (
     Command,
     Covered,
     GetRun,
+    GetStream,
     Input,
     MessageAt,
     MessageRead,
@@ -41,11 +44,14 @@ from exeunt_watcher.commands import (
     Seen,
     SignalHeard,
     Stored,
+    StreamRead,
     Tick,
 )
 from exeunt_watcher.event_types import event_types_between, standing
+from exeunt_watcher.known import Key
 from exeunt_watcher.lateness import Due, Lateness
-from exeunt_watcher.projection import SEEN, Key, Projection
+from exeunt_watcher.offers import Offers, StreamState
+from exeunt_watcher.projection import SEEN, Projection
 from exeunt_watcher.signals_heard import SignalsHeard
 
 RESOURCES: Final[tuple[Resource[Any], ...]] = (STORIES, TRANSPORT_BINDINGS, STEP_RUNS, STORY_RUNS)
@@ -91,6 +97,14 @@ class Watching:
             STEP_RUNS: (known.step_run, known.step_run_gone),
         }
         self._lateness = Lateness()
+        self._agenda = Agenda()
+        self._offers = Offers()
+        self._looking = False  # how the stream is has been asked, and not been answered yet
+        self._held_back = {
+            (namespace, kind): dict[Key, Any]()
+            for namespace in self._namespaces
+            for kind in (STEP_RUNS, TRANSPORT_BINDINGS)
+        }
         self._unlisted = {namespace: set(RESOURCES) for namespace in self._namespaces}
         self._uncovered = set(self._namespaces)
         self._recalling: dict[Key, tuple[str, set[EventType]]] = {}  # uid, and what is still to be answered
@@ -103,8 +117,11 @@ class Watching:
     def _hear(self, heard: Input, now: datetime) -> Iterator[Command]:
         match heard:
             case Seen(resource, namespace, change):
-                yield from self._see_run(change, now) if resource == STORY_RUNS else self._see(resource, change, now)
-                if isinstance(change, Relisted):
+                if resource == STORY_RUNS:
+                    yield from self._see_run(change, now)
+                else:
+                    yield from self._see(resource, namespace, change, now)
+                if isinstance(change, Page) and change.complete:
                     self._unlisted[namespace].discard(resource)
                     yield from self._cover(namespace, now)
             case Restored():
@@ -124,33 +141,55 @@ class Watching:
         match heard:
             case Recalled():
                 yield from self._recalled(heard, now)
-            case RunRead(asked, run) if self._reading.get(asked.key) == asked.uid:
-                del self._reading[asked.key]
-                if run is None or run.metadata.uid != asked.uid:
-                    yield from self._deleted(asked.key, asked.uid, now)
-                elif run.status is not None and is_terminal(run.status.phase):
-                    yield from self._touched(self._projection.story_run(run), now)
-                else:
-                    self._forget(asked.key)  # redriven since then, which the watch is about to show
-            case RunUndecodable(asked) if self._reading.get(asked.key) == asked.uid:
-                self._forget(asked.key)  # until the watch shows one that is not
             case RunRead() | RunUndecodable():
-                pass  # the watch has shown more of it by now
-            case AlreadyStored(Publish(EventType.CANCEL_REQUESTED, snapshot), sequence) if snapshot.topology.gone:
-                yield MessageAt(sequence, snapshot)
+                if self._reading.get(heard.asked.key) == heard.asked.uid:  # or the watch has shown more of it by now
+                    yield from self._have_read(heard, now)
+            case Stored() | AlreadyStored():
+                yield from self._stored(heard)
             case MessageRead(MessageAt(_, snapshot), stored):
                 if stored is None or stored.topology.gone is None:  # whoever was first did not know that
                     yield Publish(EventType.TOPOLOGY_TERMINATED, snapshot)
-            case Stored() | AlreadyStored() | Refused():
+            case StreamRead(_, stream):
+                self._looking = False
+                yield from self._offer(stream)
+            case Refused():
                 pass
 
-    def _see(self, resource: Resource[Any], change: Change[Any], now: datetime) -> Iterator[Command]:
+    def _have_read(self, heard: RunRead | RunUndecodable, now: datetime) -> Iterator[Command]:
+        """The run that a list left out."""
+        key, uid = heard.asked.key, heard.asked.uid
+        del self._reading[key]
+        if isinstance(heard, RunUndecodable):
+            self._forget(key)  # until the watch shows one that is not
+        elif heard.run is None or heard.run.metadata.uid != uid:
+            yield from self._deleted(key, uid, now)
+        elif heard.run.status is not None and is_terminal(heard.run.status.phase):
+            yield from self._touched(self._projection.story_run(heard.run), now)
+        else:
+            self._forget(key)  # redriven since then, which the watch is about to show
+
+    def _stored(self, heard: Stored | AlreadyStored) -> Iterator[Command]:
+        event_type, snapshot = heard.asked.event_type, heard.asked.snapshot
+        if heard.asked.sweep == self._offers.sweep:
+            self._offers.stored((snapshot.run.namespace, snapshot.run.name), event_type, heard.sequence)
+        if isinstance(heard, AlreadyStored) and event_type is EventType.CANCEL_REQUESTED and snapshot.topology.gone:
+            yield MessageAt(heard.sequence, snapshot)
+
+    def _see(
+        self, resource: Resource[Any], namespace: str | None, change: Change[Any], now: datetime
+    ) -> Iterator[Command]:
         """What belongs to runs has changed."""
         take, drop = self._kinds[resource]
         match change:
-            case Relisted(items, missing):
+            case Page(items, missing, complete):
+                held_back = self._held_back.get((namespace, resource), {})
+                if not complete:
+                    items = self._hold_back(items, held_back)
                 touched = [drop(gone.key) for gone in missing]  # first, since a name may be in use again
                 touched += [take(item) for item in items]
+                if complete:
+                    touched += [take(item) for item in held_back.values()]
+                    held_back.clear()
                 yield from self._touched(dict.fromkeys(chain.from_iterable(touched)), now)
             case Changed(item):
                 yield from self._touched(take(item), now)
@@ -159,9 +198,22 @@ class Watching:
             case Missing(key):
                 yield from self._touched(drop(key), now)
 
+    def _hold_back(self, items: Iterable[Any], held_back: dict[Key, Any]) -> list[Any]:
+        """Those of a page that take nothing away. The others wait for the rest of the list: what has come in the place
+        of a binding that is gone, say, may be there, and a run without either is one that there never was.
+        """
+        taken = []
+        for item in items:
+            held_back.pop(item.metadata.key, None)
+            if not isinstance(item, Story) and self._projection.takes_away(item):
+                held_back[item.metadata.key] = item
+            else:
+                taken.append(item)
+        return taken
+
     def _see_run(self, change: Change[StoryRun], now: datetime) -> Iterator[Command]:
         match change:
-            case Relisted(items, missing):
+            case Page(items, missing):
                 listed = {run.metadata.key: run.metadata.uid for run in items}
                 for gone in missing:  # finished, which the list leaves out, or deleted
                     if gone.key not in listed and self._projection.uid(gone.key) == gone.uid:
@@ -201,6 +253,8 @@ class Watching:
         self._reading.pop(key, None)
         self._recalling.pop(key, None)
         self._lateness.forget(key)
+        self._offers.forget(key)
+        self._agenda.set(key, None)
         return self._projection.run_gone(key)
 
     def _covers(self, *namespaces: str) -> bool:
@@ -224,6 +278,8 @@ class Watching:
     def _recall(self, runs: Iterable[Key], now: datetime) -> Iterator[Command]:
         """Ask what the stream remembers of these runs, which are new to this process."""
         for key in runs:
+            if self._is_on(key):
+                continue
             seen = self._projection.peek(key, now)
             if seen is None or not (seen.realtime or seen.story.resource_version is None):
                 continue
@@ -237,6 +293,15 @@ class Watching:
             if asked:
                 self._recalling[key] = seen.run.uid, asked
                 yield from (Recall(event_type, seen) for event_type in sorted(asked))
+
+    def _is_on(self, key: Key) -> bool:
+        """Whether the run is not canceled and streams, so that there is nothing to be recalled: most are."""
+        run = self._projection.run(key)
+        if run is None or run.spec.cancel_requested or not self._projection.streams(key):
+            return False
+        meta = run.metadata
+        self._projection.remember(Cancellation(*meta.key, meta.uid, attempt_of(meta.annotations)), SEEN)
+        return True
 
     def _recalled(self, answer: Recalled, now: datetime) -> Iterator[Command]:
         asked, run = answer.asked, answer.asked.snapshot.run
@@ -262,19 +327,35 @@ class Watching:
             if projected is not None:
                 previous, current = projected
                 late = self._lateness.see(previous, current, now)
-                for event_type in event_types_between(previous, current):
+                self._agenda.set(key, self._projection.changes_at(current, now))
+                begun = event_types_between(previous, current)
+                if current.run.terminal:
+                    self._offers.forget(key)
+                elif begun and current.run.cancel_requested:
+                    self._offers.begun(key)
+                for event_type in begun:
                     yield Publish(event_type, current, late if event_type is EventType.RUN_TERMINAL else None)
 
     def _tick(self, now: datetime) -> Iterator[Command]:
-        """Look again at what time alone changes, and at every sweep offer what holds."""
-        yield from self._touched(self._projection.canceled(), now)
+        """Look again at what time alone changes, and at every sweep see whether the stream has what holds."""
+        yield from self._touched(self._agenda.due(now), now)
         if self._swept_at is not None and timedelta(0) <= now - self._swept_at < self._sweep_interval:
             return
         if self._swept_at is not None:
-            self._projection.forget(now)
-            for snapshot in self.canceled():
-                yield from (Publish(event_type, snapshot) for event_type in standing(snapshot))
+            yield from self._touched(self._projection.forget(now), now)
+            if self._offers and not self._looking:
+                self._looking = True
+                yield GetStream()
         self._swept_at = now
+
+    def _offer(self, stream: StreamState | None) -> Iterator[Command]:
+        """Offer all that holds of the stops of which the stream may lack something."""
+        for key in self._offers.look(stream):
+            snapshot = self._projection.snapshot(key)
+            events = [] if snapshot is None else standing(snapshot)
+            self._offers.offered(key, events)
+            if snapshot is not None:
+                yield from (Publish(event_type, snapshot, sweep=self._offers.sweep) for event_type in events)
 
     # What can be asked, for health and metrics.
 
@@ -289,12 +370,8 @@ class Watching:
 
     def stops(self) -> list[tuple[datetime, Due]]:
         """The stops that are under way: when each was canceled, and when it is due."""
-        return self._lateness.stops(self.canceled())
+        return self._lateness.stops()
 
     def peek(self, key: Key, now: datetime) -> Snapshot | None:
         """The run as of now; None when no such run is known, or it has ended."""
         return self._projection.peek(key, now)
-
-    def canceled(self) -> list[Snapshot]:
-        """The unfinished runs whose cancel was asked for, as they were last seen."""
-        return list(filter(None, map(self._projection.snapshot, self._projection.canceled())))

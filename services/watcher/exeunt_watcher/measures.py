@@ -20,11 +20,11 @@ from exeunt_watcher.lateness import Due
 
 def measure_stops(stops: Sequence[tuple[datetime, Due]], now: datetime) -> None:
     """Measure the stops that are under way, of which `Lateness.stops` tells."""
-    age = max((now - canceled_at for canceled_at, _ in stops), default=timedelta(0))
-    overdue = max([timedelta(0), *(now - due.at for _, due in stops)])
+    oldest = min((canceled_at for canceled_at, _ in stops), default=now)
+    first_due = min((due.at for _, due in stops), default=now)
     STOPS_PENDING.set(len(stops))
-    STOPS_PENDING_AGE.set(age.total_seconds())
-    STOPS_OVERDUE.set(overdue.total_seconds())
+    STOPS_PENDING_AGE.set((now - oldest).total_seconds())
+    STOPS_OVERDUE.set(max(now - first_due, timedelta(0)).total_seconds())
 
 
 def observe_watches(watches: Callable[[], list[ListWatch[Any]]]) -> None:

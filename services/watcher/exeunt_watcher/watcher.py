@@ -107,6 +107,7 @@ class Watcher:
         async with aclosing(aiter(watch)) as changes:
             async for change in changes:
                 await self._hear(Seen(watch.resource, watch.namespace, change))
+                del change  # a page may be large, and the next change far away
 
     async def _tick(self) -> None:
         while True:
