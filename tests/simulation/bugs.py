@@ -19,7 +19,6 @@ from exeunt_terminator.stop import StopState as State
 from exeunt_timeout_scheduler import machine as scheduler
 from exeunt_timeout_scheduler import way
 from exeunt_watcher import machine as watcher
-from exeunt_watcher import offers
 from exeunt_watcher.projection import Projection
 
 Patch = pytest.MonkeyPatch
@@ -180,14 +179,6 @@ BUGS: Final[dict[str, tuple[Bug, str]]] = {
     "what holds is not offered again": (
         lambda patch: patch.setattr(watcher, "standing", lambda _: []),
         "topology gone and canceled is enough",
-    ),
-    "a stream that is made anew is not noticed": (
-        lambda patch: patch.setattr(offers, "_differ", lambda *_: False),
-        "topology gone and canceled is enough",
-    ),
-    "half of a list is believed": (
-        lambda patch: patch.setattr(watcher.Watching, "_hold_back", lambda _, items, __: items),
-        "no run is ended early",
     ),
     "runs that are no more are remembered": (
         lambda patch: patch.setattr(Projection, "run_gone", lambda *_: None),
