@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install demo up test simulate coverage check docs picture histories fmt bench lock release clean
+.PHONY: help install demo up test simulate coverage check docs picture histories fmt bench soak lock release clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -67,6 +67,11 @@ fmt: install  ## format and fix what can be fixed
 
 bench: install  ## measured figures as ratios to floors of the same run
 	@$(BIN)/python tests/bench
+
+MINUTES ?= 10
+
+soak: install  ## MINUTES=10 of faults on real parts while runs are ended, then what was promised is checked: SEED=123
+	@$(BIN)/python tests/soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 LOCK = uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
   --custom-compile-command "make lock" -q

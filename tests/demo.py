@@ -135,7 +135,7 @@ class Stage:
 
     async def _bridge_published(self, sid: str) -> list[Line]:
         signal = await last_signal(self._nats_url, sid)
-        return [Line(signal.at, LIVEKIT_BRIDGE, f"says: {signal.kind}, nobody who counts is left in the room")]
+        return [Line(signal.at, LIVEKIT_BRIDGE, f"publishes: {signal.kind}, nobody who counts is left in the room")]
 
 
 def _end(recorder: Recorder, call: Call, events: list[Event]) -> tuple[datetime, str]:
@@ -157,19 +157,18 @@ def in_words(event: Event) -> str:
     data = event.data
     match event.kind:
         case "cancel-requested":
-            return (
-                f"says: cancel requested, shutdown timeout {data['shutdown']['timeout']} ({data['shutdown']['rule']})"
-            )
+            timeout, rule = data["shutdown"]["timeout"], data["shutdown"]["rule"]
+            return f"publishes: cancel requested, shutdown timeout {timeout} ({rule})"
         case "wait":
             return f"waits: {data['why']}"
         case "topology-terminated":
-            return f"says: topology terminated ({data['topology']['gone']['kind']})"
+            return f"publishes: topology terminated ({data['topology']['gone']['kind']})"
         case "deadline-reached":
-            return "says: shutdown deadline reached"
+            return "publishes: shutdown deadline reached"
         case "finalize":
             return f"records: {data['why']}; {len(data['deleted_step_runs'])} StepRuns deleted"
         case "run-terminal":
-            return "says: the run is over"
+            return "publishes: the run is over"
     return ""
 
 

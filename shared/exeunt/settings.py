@@ -140,8 +140,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     theirs: a namespace in trouble leaves room."""
 
     max_deliveries: Annotated[int, Meta(ge=2)] = 100
-    """Deliveries after which a message is set aside as a dead letter. Only crashes and long outages redeliver, so this
-    many means that the message itself ends the process."""
+    """Deliveries after which a message is set aside as a dead letter, where the process that it is delivered to has not
+    given it back before: then the message itself ends processes. One that waits for something that is away is tried
+    for as long as it takes."""
 
     ack_wait: timedelta = timedelta(seconds=4)
     """Silence after which NATS gives a message to another instance. A killed service, or one whose

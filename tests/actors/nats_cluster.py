@@ -40,11 +40,12 @@ class NatsCluster:
     from the others while its clients still reach it.
     """
 
-    def __init__(self, servers: Binaries, folder: Path, *, config: str = "") -> None:
+    def __init__(self, servers: Binaries, folder: Path, *, config: str = "", store: str = "") -> None:
         self.servers: list[NatsServer] = []
         self._binaries = servers
         self._folder = folder
         self._config = config
+        self._store = store
         self._ways: dict[frozenset[int], list[TcpProxy]] = {}
         self._stack = AsyncExitStack()
 
@@ -77,7 +78,7 @@ class NatsCluster:
                 cluster {{ name: c, listen: "127.0.0.1:{ports[number]}", advertise: "127.0.0.1:1"
                            routes: [{", ".join(routes)}] }}"""
             folder = self._folder / f"n{number}"
-            self.servers.append(NatsServer(folder, binary=self._binaries.nats_server, config=config))
+            self.servers.append(NatsServer(folder, binary=self._binaries.nats_server, config=config, store=self._store))
         async with asyncio.TaskGroup() as group:
             for server in self.servers:
                 group.create_task(server.start())

@@ -44,9 +44,11 @@ class State:
 
 
 class Recorder:
-    """All states of all runs of `namespace`, from the moment it is entered as an async context manager."""
+    """All states of all runs of `namespace`, or of all namespaces (None), from the moment it is entered as an async
+    context manager.
+    """
 
-    def __init__(self, kubernetes: Kubernetes, namespace: str) -> None:
+    def __init__(self, kubernetes: Kubernetes, namespace: str | None) -> None:
         self._kubernetes = kubernetes
         self._namespace = namespace
         self._states: dict[str, list[State]] = {}

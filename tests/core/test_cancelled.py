@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from exeunt.cancelled import cancellation_kept
+from exeunt.cancelled import as_own_task, cancellation_kept
 
 STEPS = range(8)
 """Of the event loop between a failure and the cancellation: every order of the two is among them."""
@@ -22,14 +22,17 @@ async def _cancel(task: asyncio.Task[None], steps: int) -> None:
 
 
 async def _handle_errors_of_a_group(steps: int) -> None:
-    async with cancellation_kept():
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                waiting = asyncio.current_task()
-                assert waiting
-                tasks.create_task(_fails_while_cancelled(waiting, steps))
-        except* OSError:
-            pass
+    waiting = asyncio.current_task()
+    assert waiting
+
+    async def group() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(_fails_while_cancelled(waiting, steps))
+
+    try:
+        await as_own_task(group())
+    except* OSError:
+        pass
     for _ in STEPS:
         await asyncio.sleep(0)
 
@@ -51,6 +54,33 @@ async def test_a_cancellation_is_kept(body, steps: int) -> None:  # type: ignore
     task = asyncio.create_task(body(steps))
     await asyncio.wait({task}, timeout=10)
     assert task.cancelled()
+
+
+@pytest.mark.parametrize("steps", STEPS)
+async def test_who_handles_the_errors_of_a_group_goes_on(steps: int) -> None:
+    """Whether the group is still in its body by then, or waits for its tasks."""
+
+    async def group() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(fails())
+            tasks.create_task(asyncio.sleep(10))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+
+    async def fails() -> None:
+        await asyncio.sleep(0)
+        raise OSError
+
+    async def handling() -> str:
+        for _ in range(2):
+            try:
+                await as_own_task(group())
+            except* OSError:
+                pass
+            await asyncio.sleep(0)
+        return "goes on"
+
+    assert await asyncio.create_task(handling()) == "goes on"
 
 
 async def test_an_error_without_a_cancellation_is_that_error() -> None:

@@ -36,7 +36,7 @@ from exeunt_local.processes import ProcessFailed, free_port
 RUN = "livekit-voice.call.3f0c6f3e-0001.2026-11-24T18:13:32_1Z"
 ROOM = "_trigger_token.RM_cZbbficGvDFB"
 STREAMS = ("RUNS", "DEADLINES", "SIGNALS", "DEADLETTERS")
-ASKED_WHEN_OVERDUE = "$JS.API.CONSUMER.INFO.RUNS.terminator"
+ASKED_WHEN_OVERDUE = "$JS.API.DIRECT.GET.RUNS.exeunt.runs.*.*.*.*.deadline-reached"
 
 
 def acks(consumer: str) -> set[str]:
@@ -44,6 +44,16 @@ def acks(consumer: str) -> set[str]:
     return {f"$JS.ACK.{consumer}.1.1.1.1.1.0", f"$JS.ACK._.NUmM6cRx.{consumer}.1.1.1.1.1.0"}
 
 
+BACKLOGS = {
+    f"$JS.API.CONSUMER.INFO.{consumer}"
+    for consumer in (
+        "SIGNALS.watcher-signals",
+        "RUNS.terminator",
+        "RUNS.timeout-scheduler",
+        "DEADLINES.timeout-scheduler-due",
+        "LIVEKIT.livekit-bridge",
+    )
+}
 MAY_PUBLISH = {
     "watcher": {
         *(f"exeunt.runs.{RUN}.{event_type}" for event_type in (
@@ -57,6 +67,7 @@ MAY_PUBLISH = {
         *(f"$JS.API.CONSUMER.{call}.SIGNALS.{consumer}" for call in ("INFO", "CREATE", "MSG.NEXT") for consumer in (
             "watcher-signals", "watcher-signals-follower-0123abcd",
         )),
+        *BACKLOGS,
         *acks("SIGNALS.watcher-signals"),
         *acks("SIGNALS.watcher-signals-follower-0123abcd"),
     },
@@ -71,13 +82,13 @@ MAY_PUBLISH = {
         f"$JS.API.DIRECT.GET.SIGNALS.exeunt.signals.{ROOM}",
         *(f"$JS.API.STREAM.{call}.{stream}" for call in ("INFO", "CREATE") for stream in STREAMS),
         *(f"$JS.API.CONSUMER.{call}.RUNS.terminator" for call in ("INFO", "CREATE", "MSG.NEXT")),
+        *BACKLOGS,
         *acks("RUNS.terminator"),
     },
     "timeout-scheduler": {
         f"exeunt.runs.{RUN}.deadline-reached",
         f"exeunt.deadlines.armed.{RUN}",
         f"exeunt.deadlines.due.{RUN}",
-        ASKED_WHEN_OVERDUE,
         "exeunt.deadletters.timeout-scheduler",
         "exeunt.deadletters.timeout-scheduler-due",
         *(f"$JS.API.STREAM.{call}.{stream}" for call in ("INFO", "CREATE") for stream in STREAMS),
@@ -86,6 +97,7 @@ MAY_PUBLISH = {
         f"$JS.API.DIRECT.GET.RUNS.exeunt.runs.{RUN}.cancel-requested",
         *(f"$JS.API.CONSUMER.{call}.RUNS.timeout-scheduler" for call in ("INFO", "CREATE", "MSG.NEXT")),
         *(f"$JS.API.CONSUMER.{call}.DEADLINES.timeout-scheduler-due" for call in ("INFO", "CREATE", "MSG.NEXT")),
+        *BACKLOGS,
         *acks("RUNS.timeout-scheduler"),
         *acks("DEADLINES.timeout-scheduler-due"),
     },

@@ -6,6 +6,7 @@ All as it arrives at a real OTLP endpoint, and at whoever scrapes /metrics, from
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -191,13 +192,17 @@ def value(families: dict[str, Metric], name: str, **labels: str) -> float:
     return found
 
 
-async def wait_for_value(mesh: Mesh, service: str, holds: Callable[[float], bool], name: str, **labels: str) -> None:
+async def wait_for_value(
+    mesh: Mesh, service: str, holds: Callable[[float], bool], name: str, within: float = 10, **labels: str
+) -> None:
     """Returns when the value that is scraped is such: some are measured or counted a moment after what they tell of."""
     last: float | None = None
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(within):
             while last is None or not holds(last):
-                last = value(await scrape(mesh, service), name, **labels)
+                families = await scrape(mesh, service)
+                with suppress(ValueError):  # not measured yet
+                    last = value(families, name, **labels)
                 await asyncio.sleep(0.05)
     except TimeoutError:
         raise AssertionError(f"{name}{labels} is still {last}") from None
@@ -310,3 +315,22 @@ async def test_an_event_that_is_refused_keeps_no_stop(
     await bystander.wait_until_idle()
     refused = "exeunt_kubernetes_events_total"
     await wait_for_value(observed, "terminator", lambda count: count >= 1, refused, result="refused")
+
+
+@pytest.mark.usefixtures("bystander")
+async def test_what_waits_for_a_service_that_is_dead_is_told_by_the_others(
+    kubernetes: Kubernetes, namespace: str, observed: Mesh
+) -> None:
+    await observed.kill("terminator")
+    call = await Call.start(kubernetes, namespace, shutdown_timeout="0s")
+    await call.cancel()
+    for alive in ("watcher", "timeout-scheduler"):
+        await wait_for_value(
+            observed, alive, lambda pending: pending >= 1, "exeunt_consumer_pending", within=60, consumer="terminator"
+        )
+    await observed.start_again("terminator")
+    await call.wait_finished()
+    for alive in ("watcher", "timeout-scheduler"):
+        await wait_for_value(
+            observed, alive, lambda pending: pending == 0, "exeunt_consumer_pending", within=60, consumer="terminator"
+        )

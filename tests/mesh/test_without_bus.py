@@ -176,3 +176,20 @@ async def test_a_terminator_that_starts_without_nats_ends_runs_too(
     await call.wait_finished(60)
     await own_nats.start()
     await starting
+
+
+async def test_a_run_that_is_opted_in_again_ends_without_the_bus_too(
+    kubernetes: Kubernetes, namespace: str, own_nats: NatsServer, own_mesh: Mesh
+) -> None:
+    """Nobody arms the deadline of a run that is opted out at its cancel: sweeps find it."""
+    await start_all(own_mesh, EXEUNT_BUS_PATIENCE=PATIENCE, EXEUNT_SWEEP_INTERVAL="500ms")
+    out = {bobrapet.ENABLED: "false"}
+    call = await Call.start(kubernetes, namespace, shutdown_timeout="1s", annotations=out)
+    await own_nats.kill()
+    await wait_until_told(own_mesh, "runs are ended from here")
+    await call.cancel()
+    await call.wait_observed(30)
+    await asyncio.sleep(2)
+    assert (await call.get())["status"]["phase"] == "Running"
+    await call.annotate({bobrapet.ENABLED: None})
+    await call.wait_finished(30)

@@ -8,6 +8,7 @@ import pytest
 import trustme
 from structlog.testing import capture_logs
 
+from actors.plain_nats import PlainNats
 from exeunt.bus.connection import Bus, connect
 from exeunt.bus.consumers import ensure_consumer
 from exeunt.bus.credentials import Tls
@@ -123,6 +124,36 @@ async def test_whoever_is_cancelled_in_the_moment_of_its_answer_is_cancelled(bus
     answer.add_done_callback(lambda _: asking.cancel())
     await asyncio.wait({asking}, timeout=A_BUSY_MACHINE)
     assert asking.cancelled()
+
+
+async def first_connection(bus: Bus, plain: PlainNats) -> None:
+    """Going on since `connect`."""
+
+
+async def another_connection(bus: Bus, plain: PlainNats) -> None:
+    await bus.wait_connected(A_BUSY_MACHINE)
+    so_far = plain.connections
+    await bus.nc.force_reconnect()
+    while plain.connections == so_far:  # noqa: ASYNC110 - step by step
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("connecting", [first_connection, another_connection])
+async def test_a_connection_that_is_closed_in_whichever_moment_of_connecting_leaves_nothing_behind(
+    connecting: Callable[[Bus, PlainNats], Awaitable[None]],
+) -> None:
+    for steps in range(40):
+        before = asyncio.all_tasks()
+        async with PlainNats(free_port(), {}) as plain:
+            url = f"nats://127.0.0.1:{plain.port}"
+            bus = await connect(url, name="t", inbox_prefix="_INBOX_t", connect_timeout=3, patience=0)
+            await connecting(bus, plain)
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            await bus.close(budget=A_BUSY_MACHINE)
+        if left := asyncio.all_tasks() - before:
+            await asyncio.wait(left, timeout=A_BUSY_MACHINE)
+        assert not [task for task in left if not task.done()], f"closed after {steps} steps of the loop"
 
 
 async def test_a_denied_publish_names_the_subject(guarded: NatsServer) -> None:

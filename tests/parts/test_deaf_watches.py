@@ -4,12 +4,15 @@ reported.
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 from kubernetes_asyncio.client import CustomObjectsApi
 
 from actors.front import Answer, Front, accepting, refusing, standing_before
@@ -19,7 +22,11 @@ from exeunt.kube.client import KubeClient
 from exeunt.kube.list_watch import ListWatch
 from exeunt.kube.resources import STORY_RUNS
 from exeunt.run.models import StoryRun
+from exeunt.settings import Settings
 from exeunt_local.control_plane import ControlPlane
+from exeunt_watcher.commands import AllSignalsHeard
+from exeunt_watcher.coverage import Coverage
+from exeunt_watcher.watches import watching
 
 Until = Callable[..., Awaitable[None]]
 
@@ -114,6 +121,36 @@ async def test_what_happens_is_seen_although_no_watch_brings_it(
     front.watches = None
     await create(kubernetes, namespace, "two")
     await until(lambda: following.watch.error is None and "two" in following.names, within=40)
+
+
+async def test_a_watch_of_which_nothing_is_heard_is_unavailable_until_it_brings_something(
+    front: Front, following: Following, kubernetes: Kubernetes, namespace: str, until: Until
+) -> None:
+    well = asyncio.Event()
+
+    async def dripping(request: web.Request) -> web.StreamResponse:
+        """A line that does not end, but with the connection."""
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while not well.is_set():
+            await response.write(b" ")
+            await asyncio.sleep(0.1)
+        return response
+
+    front.watches = dripping
+    await until(lambda: following.watch.synced and front.asked)
+    machine = watching([namespace], Settings())
+    machine.receive(AllSignalsHeard(), datetime.now(UTC))
+    coverage = Coverage([following.watch], machine)
+    assert coverage.unavailable_reason is None
+    await until(lambda: coverage.unavailable_reason is not None)
+    assert following.watch.error is None  # nothing has failed
+    assert re.fullmatch(rf"{STORY_RUNS} in {namespace}: nothing heard for \d+ s", str(coverage.unavailable_reason))
+    front.watches = None
+    well.set()
+    await until(lambda: coverage.unavailable_reason is None, within=40)
+    await create(kubernetes, namespace, "call")
+    await until(lambda: "call" in following.names, within=40)
 
 
 async def test_a_watch_that_keeps_something_back_is_unavailable_until_one_brings_something(

@@ -13,12 +13,13 @@ from kubernetes_asyncio.client import CustomObjectsApi
 from actors.kubernetes import STORY, STORY_RUN, Kubernetes
 from actors.names import CANCEL_OBSERVED_AT
 from actors.statuses import now
-from exeunt.bus.connection import Bus, connect
+from exeunt.bus.connection import connect
 from exeunt.kube.client import KubeClient
 from exeunt.kube.errors import ApiUnavailable
 from exeunt.settings import Settings
 from exeunt_local.control_plane import ControlPlane
 from exeunt_local.processes import free_port
+from exeunt_timeout_scheduler.calls import Calls
 from exeunt_timeout_scheduler.sweep import Sweep
 
 Until = Callable[..., Awaitable[None]]
@@ -51,7 +52,7 @@ async def test_a_sweep_gives_up_when_nats_is_away_and_does_not_wait_for_each_run
     kube = await KubeClient.connect(kubeconfig=str(control_plane.kubeconfig))
     nowhere = f"nats://127.0.0.1:{free_port()}"
     bus = await connect(nowhere, name="test", inbox_prefix="_INBOX_test", connect_timeout=1, patience=0)
-    sweep = Sweep(kube, bus, settings)
+    sweep = Sweep(kube, Calls(kube, bus, settings), settings)
     task = asyncio.create_task(sweep.run())
     try:
         began = asyncio.get_running_loop().time()
@@ -68,7 +69,7 @@ async def test_a_sweep_gives_up_when_nats_is_away_and_does_not_wait_for_each_run
 
 @pytest.mark.parametrize("steps", range(12))
 async def test_a_sweep_that_is_cancelled_as_it_fails_ends(steps: int) -> None:
-    sweep = Sweep(_Away(steps), cast(Bus, None), Settings(namespaces=("team",)))
+    sweep = Sweep(_Away(steps), cast(Calls, None), Settings(namespaces=("team",)))
     task = asyncio.create_task(sweep.run())
     await asyncio.wait({task}, timeout=10)
     assert task.cancelled()

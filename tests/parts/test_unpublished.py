@@ -18,7 +18,8 @@ from exeunt.events.subjects import RUNS, event_subject, outcome_subject
 from exeunt.telemetry.metrics import UNPUBLISHED_LOST
 from exeunt_local.binaries import Binaries
 from exeunt_local.nats_server import NatsServer
-from exeunt_terminator.unpublished import Done, Unpublished
+from exeunt_terminator.local_streams import Done
+from exeunt_terminator.unpublished import Unpublished
 
 CAUSE = EventType.TOPOLOGY_TERMINATED
 

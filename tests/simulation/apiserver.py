@@ -13,7 +13,7 @@ from core.json_patch import TestFailed, patched
 from exeunt.clock import format_status_time
 from exeunt.kube.resources import STORY_RUNS
 from exeunt.run import bobrapet
-from exeunt.run.models import KubeObject, StepRun, StoryRun, TransportBinding
+from exeunt.run.models import KubeObject, StepRun, Story, StoryRun, TransportBinding
 from exeunt.run.snapshot import RunState
 from exeunt_terminator import commands
 from exeunt_terminator.commands import ConditionLost, Failed, Forbidden, Input, NotFound, Refused, Written
@@ -74,6 +74,15 @@ class ApiServer:
     def run(self, name: str) -> StoryRun | None:
         found = self.objects[STORY_RUN].get(name)
         assert found is None or isinstance(found, StoryRun)
+        return found
+
+    def unfinished_runs(self) -> tuple[StoryRun, ...]:
+        there = [run for name in self.objects[STORY_RUN] if (run := self.run(name)) is not None]
+        return tuple(run for run in there if not (run.status and bobrapet.is_terminal(run.status.phase)))
+
+    def story(self, name: str) -> Story | None:
+        found = self.objects[STORY].get(name)
+        assert found is None or isinstance(found, Story)
         return found
 
     def step_runs(self, run: str) -> list[StepRun]:

@@ -14,12 +14,14 @@ from exeunt_livekit_bridge import machine as bridge
 from exeunt_terminator import decision, evidence, machine
 from exeunt_terminator.commands import Ack
 from exeunt_terminator.finalize import finalizing_patch
+from exeunt_terminator.patience import Patience
 from exeunt_terminator.stop import TRANSITIONS, Result
 from exeunt_terminator.stop import StopState as State
 from exeunt_timeout_scheduler import machine as scheduler
 from exeunt_timeout_scheduler import way
 from exeunt_watcher import machine as watcher
 from exeunt_watcher.projection import Projection
+from simulation.unpublished import Unpublished
 
 Patch = pytest.MonkeyPatch
 FENCED: Final = "/metadata/annotations/" + bobrapet.CANCEL_OBSERVED_AT.replace("/", "~1")
@@ -183,6 +185,14 @@ BUGS: Final[dict[str, tuple[Bug, str]]] = {
     "runs that are no more are remembered": (
         lambda patch: patch.setattr(Projection, "run_gone", lambda *_: None),
         "a watcher knows runs that are no more",
+    ),
+    "nobody stands in for the bus": (
+        lambda patch: patch.setattr(Patience, "look", lambda *_, **__: False),
+        "every stop ends",
+    ),
+    "without the bus an outcome is not kept": (
+        lambda patch: patch.setattr(Unpublished, "publish", lambda _: None),
+        "what was done without the bus is not published",
     ),
     "a call is taken for over at once": (
         lambda patch: patch.setattr(bridge, "callers", lambda *_: ()),

@@ -60,5 +60,5 @@ def expected() -> set[str]:
         "bridge hears": bridge.Input,
     }
     words = {f"{whose}: {word.__name__}" for whose, union in spoken.items() for word in get_args(union)}
-    deeds = {f"action: {what}" for what in ACTIONS} | {"a sub-story is canceled"}
+    deeds = {f"action: {what}" for what in ACTIONS} | {"a sub-story is canceled", "a run is ended without the bus"}
     return ways | words | deeds | {str(fault) for fault in Fault}

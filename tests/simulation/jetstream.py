@@ -212,13 +212,15 @@ class Consumer:
 
 
 class JetStream:
-    """`away`: there is no leader, or no server. `offset`: seconds that its clock is ahead."""
+    """`away`: there is no leader, or no server; `dead`: nor will there be before everything else has come to its end.
+    `offset`: seconds that its clock is ahead.
+    """
 
     def __init__(self, clock: Clockwork, troubles: Troubles) -> None:
         self.clock = clock
         self.troubles = troubles
         self.offset = 0.0
-        self.away = False
+        self.away = self.dead = False
         self.wiped_at: list[float] = []
         self.streams = {name: Stream() for name in (*_WORKQUEUES, RUNS, SIGNALS, DEADLETTERS)}
         self.consumers: dict[str, Consumer] = {}
@@ -229,6 +231,14 @@ class JetStream:
         if name not in self.consumers:
             self.consumers[name] = Consumer(self, stream, name, matches)
         return self.consumers[name]
+
+    def works_for(self, process: Process) -> bool:
+        """Whether that process hears of it at all."""
+        cut_off = any(
+            trouble.fault is Fault.NO_NATS and trouble.likelihood >= 1 and trouble.process in (None, process.name)
+            for trouble in self.troubles.now
+        )
+        return not (self.away or cut_off)
 
     # What a process may ask.
 
@@ -381,7 +391,13 @@ class JetStream:
         self.clock.after(lasting, self._back)
 
     def _back(self) -> None:
-        self.away = False
+        self.away = self.dead
+
+    def die(self) -> None:
+        self.away = self.dead = True
+
+    def revive(self) -> None:
+        self.away = self.dead = False
 
 
 class _Follower:

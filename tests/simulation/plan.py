@@ -20,6 +20,7 @@ _OF_ALL: Final = (
     "restart kube-apiserver",
     "restore etcd",
     "wipe NATS",
+    "NATS dies",
     "stop NATS",
     "lose consumer",
     "operator down",

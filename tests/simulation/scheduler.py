@@ -8,8 +8,8 @@ from msgspec.structs import replace
 from exeunt.errors import PoisonEvent
 from exeunt.events.codec import event_message, read_event
 from exeunt.events.event_types import EventType
-from exeunt.events.subjects import DEADLINES, RUNS, armed_subject
-from exeunt.run.models import Story, StoryRun
+from exeunt.events.subjects import DEADLINES, RUNS, TERMINATOR, armed_subject
+from exeunt.run.models import StoryRun
 from exeunt.run.snapshot import read_run
 from exeunt_timeout_scheduler import commands, way
 from exeunt_timeout_scheduler.commands import (
@@ -43,12 +43,11 @@ from exeunt_timeout_scheduler.machine import Scheduling
 from exeunt_timeout_scheduler.sweeping import Listed, LookAfter, NotListed, Sweeping
 from exeunt_timeout_scheduler.way import HEARD
 from simulation import jetstream, settings
-from simulation.apiserver import STORY, STORY_RUN, ApiServer
+from simulation.apiserver import ApiServer
 from simulation.clockwork import Clockwork, seconds
 from simulation.faults import Troubles
 from simulation.jetstream import Delivery, JetStream, StoredMessage, Unavailable
 from simulation.processes import Process
-from simulation.terminator import DURABLE as TERMINATOR
 
 
 def is_heard(subject: str) -> bool:
@@ -91,14 +90,7 @@ class Scheduler(Process):
             self._api.ask(self, self._list, partial(self._listed, sweeping), lambda why: NotListed(why, away=True))
 
     def _list(self) -> Listed | NotListed:
-        there = [run for name in self._api.objects[STORY_RUN] if (run := self._api.run(name)) is not None]
-        return Listed(
-            tuple(
-                run
-                for run in there
-                if not read_run(run, first_seen=self.now(), now=self.now(), fence_wait=settings.FENCE_WAIT).terminal
-            )
-        )
+        return Listed(self._api.unfinished_runs())
 
     def _listed(self, sweeping: Sweeping, heard: Listed | NotListed) -> None:
         for command in sweeping.receive(heard):
@@ -127,7 +119,7 @@ class Scheduler(Process):
             case GetRun():
                 api.ask(self, partial(self._get, command), then, Failed)
             case GetStory(_, name):
-                api.ask(self, lambda: StoryRead(_story(api, name)), then, Failed)
+                api.ask(self, lambda: StoryRead(api.story(name)), then, Failed)
             case Arm(deadline, at):
                 nats.publish(self, schedule(deadline, at, {}), lambda answer: then(_stored(answer)))
             case Disarm(run):
@@ -160,11 +152,6 @@ class Scheduler(Process):
         if isinstance(end, DeadLetter):
             self.clock.happened["a message is set aside"] += 1
         delivery.ack()
-
-
-def _story(api: ApiServer, name: str) -> Story | None:
-    found = api.objects[STORY].get(name)
-    return found if isinstance(found, Story) else None
 
 
 def _stored(answer: jetstream.Answer) -> Input:

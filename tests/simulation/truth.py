@@ -42,6 +42,10 @@ class Truth:
         self.known_since: float | None = None
         self.timeouts: set[float] = set()
         """Those that its Story had until the cancel was published."""
+        self.later_timeouts: set[float] = set()
+        """Known weakness: those since then, by which a terminator without the bus goes that has not heard of the cancel
+        (ADR 25).
+        """
         self.had_no_story = False
         self.was_signaled = False
         self.was_opted_out = False
@@ -104,6 +108,7 @@ class Truths:
         if not truth.is_fixed or self._nats.wiped_at:  # without RUNS nobody knows what it was at the cancel
             truth.timeouts.add(self._timeout(document))
             truth.had_no_story |= document["spec"]["storyRef"]["name"] not in self._api.objects[STORY]
+        truth.later_timeouts.add(self._timeout(document))
         uid = document["metadata"]["uid"]
         connected = any((ref := each.spec.story_run_ref) and ref.uid == uid for each in self._api.bindings(name))
         live = any(is_live(each, uid) for each in self._api.step_runs(name))

@@ -44,12 +44,22 @@ from simulation.jetstream import JetStream, StoredMessage, Unavailable
 from simulation.processes import Process
 from simulation.watches import Watch
 
-_RESOURCES: dict[str, Resource[Any]] = {
+RESOURCES: dict[str, Resource[Any]] = {
     STORY: STORIES,
     BINDING: TRANSPORT_BINDINGS,
     STEP_RUN: STEP_RUNS,
     STORY_RUN: STORY_RUNS,
 }
+
+
+def new_machine() -> Watching:
+    return Watching(
+        (None,),
+        default_timeout=settings.DEFAULT_TIMEOUT,
+        fence_wait=settings.FENCE_WAIT,
+        heartbeats_stale_after=None,
+        sweep_interval=settings.SWEEP_INTERVAL,
+    )
 
 
 class Watcher(Process):
@@ -58,21 +68,11 @@ class Watcher(Process):
         self._api = api
         self._nats = nats
         self.watches: dict[str, Watch] = {}
-        self.machine = self._new_machine()
+        self.machine = new_machine()
         api.on_change.append(self._wake)
 
-    @staticmethod
-    def _new_machine() -> Watching:
-        return Watching(
-            (None,),
-            default_timeout=settings.DEFAULT_TIMEOUT,
-            fence_wait=settings.FENCE_WAIT,
-            heartbeats_stale_after=None,
-            sweep_interval=settings.SWEEP_INTERVAL,
-        )
-
     def begin(self) -> None:
-        self.machine = self._new_machine()
+        self.machine = new_machine()
         self._watch()
         self._nats.follow(self, self._on_signal, lambda: self._hear(AllSignalsHeard()))
         self.later(settings.TICK, self._tick)
@@ -82,7 +82,7 @@ class Watcher(Process):
             watch.ended = True
         self.watches = {
             kind: Watch(self._api, self, kind, partial(self._seen, resource), self._restored)
-            for kind, resource in _RESOURCES.items()
+            for kind, resource in RESOURCES.items()
         }
 
     def _wake(self, change: Written) -> None:

@@ -71,7 +71,7 @@ class World(Clockwork):
         self.livekit.on_event.append(self._webhook)
         self.traps: list[Action] = []
         for terminator in self.terminators:
-            terminator.on_command = self._trap
+            terminator.on_command(self._trap)
 
     def _webhook(self, event: str, room: Room) -> None:
         """It goes to one of the bridges; one that is down loses it, with those that LiveKit repeats."""
@@ -122,6 +122,10 @@ class World(Clockwork):
             if self.invariants.stops():
                 done_since = self.now
                 continue
+            if self.nats.dead:  # nobody has waited for it
+                self.nats.revive()
+                done_since = self.now
+                continue
             leak = self.invariants.leaks(self.watchers, self.terminators)
             if leak is None:
                 return
@@ -150,8 +154,10 @@ def _trouble(fault: Fault) -> Callable[[World, Action], None]:
 
 def _break_watches(world: World, _: Action) -> None:
     """The kube-apiserver starts anew."""
-    for watcher in world.watchers:
-        for watch in watcher.watches.values():
+    whose = [watcher.watches for watcher in world.watchers]
+    whose += [terminator.stand_in.watches for terminator in world.terminators if terminator.stand_in]
+    for watches in whose:
+        for watch in watches.values():
             watch.break_off()
 
 
@@ -247,6 +253,7 @@ DISASTERS: Final[dict[str, Callable[[World, Action], None]]] = {
     "restart kube-apiserver": _break_watches,
     "restore etcd": _restore_etcd,
     "wipe NATS": lambda world, _: world.nats.wipe(),
+    "NATS dies": lambda world, _: world.nats.die(),
     "stop NATS": lambda world, action: world.nats.stop(action.lasting),
     "lose consumer": lambda world, action: world.nats.lose_consumer(action.number),
     "operator down": _operator_down,

@@ -13,22 +13,26 @@ from exeunt_local.processes import Process, free_port
 
 
 class NatsServer:
-    """Entered as an async context manager; configuration, log and streams are in `folder`.
+    """Entered as an async context manager; configuration, log and streams are in `folder`. `store` is the most that may
+    be stored, as "64MB"; without it, it is what the disk has.
 
     `url` is for clients, `monitor_url` has the server's JSON pages (`/varz`, `/jsz`). Restarts keep it all.
     """
 
-    def __init__(self, folder: Path, *, binary: Path, config: str = "", jetstream: bool = True) -> None:
+    def __init__(
+        self, folder: Path, *, binary: Path, config: str = "", jetstream: bool = True, store: str = ""
+    ) -> None:
         folder = folder.absolute()
         folder.mkdir(parents=True, exist_ok=True)
         port, monitor_port = free_port(), free_port()
         self.folder = folder
         self.url = f"nats://127.0.0.1:{port}"
         self.monitor_url = f"http://127.0.0.1:{monitor_port}"
+        room = f", max_file_store: {store}" if store else ""
         (folder / "nats-server.conf").write_text(
             f'listen: "127.0.0.1:{port}"\n'
             f'http: "127.0.0.1:{monitor_port}"\n'
-            + (f'jetstream {{ store_dir: "{folder / "jetstream"}" }}\n' if jetstream else "")
+            + (f'jetstream {{ store_dir: "{folder / "jetstream"}"{room} }}\n' if jetstream else "")
             + config
         )
         self._process = Process(
@@ -56,6 +60,10 @@ class NatsServer:
     def thaw(self) -> None:
         """It goes on as if nothing had happened."""
         self._signal(signal.SIGCONT)
+
+    def reload(self) -> None:
+        """It takes in what has changed in its configuration, as far as it can while it runs."""
+        self._signal(signal.SIGHUP)
 
     def _signal(self, number: signal.Signals) -> None:
         if pid := self._process.pid:

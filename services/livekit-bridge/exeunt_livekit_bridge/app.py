@@ -11,7 +11,7 @@ from aiohttp import web
 from exeunt.bus.mesh_streams import ensure_livekit_stream, ensure_stream_and_consumer
 from exeunt.bus.pull import PullLoop
 from exeunt.errors import UsageError
-from exeunt.events.subjects import EVERY_LOOK, LIVEKIT
+from exeunt.events.subjects import EVERY_LOOK, LIVEKIT, LIVEKIT_BRIDGE
 from exeunt.process.health import Pulse, serve_on
 from exeunt.process.insist import insist
 from exeunt.process.service import Connections, main
@@ -19,7 +19,7 @@ from exeunt.telemetry.metrics import expect_looks
 from exeunt_livekit_bridge.discovery import INTERVAL, Discovery
 from exeunt_livekit_bridge.keys import Keys
 from exeunt_livekit_bridge.livekit import LiveKit
-from exeunt_livekit_bridge.looker import DURABLE, Looker
+from exeunt_livekit_bridge.looker import Looker
 from exeunt_livekit_bridge.webhooks import Webhooks
 
 _SILENCE: Final = 30.0
@@ -43,13 +43,12 @@ class LiveKitBridge:
         self._webhooks = Webhooks(keys, bus)
         self._discovery = Discovery(self._livekit, bus)
         self._looker = Looker(self._livekit, bus, settings)
-        self._ensure = partial(
-            ensure_stream_and_consumer, bus, settings, LIVEKIT, DURABLE, (EVERY_LOOK,), ensure=ensure_livekit_stream
-        )
+        ensure = partial(ensure_stream_and_consumer, bus, settings, ensure=ensure_livekit_stream)
+        self._ensure = partial(ensure, LIVEKIT, LIVEKIT_BRIDGE, (EVERY_LOOK,))
         self._looks = PullLoop(
             bus,
             LIVEKIT,
-            DURABLE,
+            LIVEKIT_BRIDGE,
             max_in_flight=settings.max_in_flight,
             recreate=self._ensure,
             ack_wait=settings.ack_wait.total_seconds(),

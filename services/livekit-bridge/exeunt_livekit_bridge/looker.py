@@ -45,7 +45,6 @@ from exeunt_livekit_bridge.machine import (
     Rooms,
 )
 
-DURABLE: Final = "livekit-bridge"
 _PUBLISH_DEADLINE: Final = 5.0
 """Seconds to store a signal. What was seen is older than that then, so it is looked again."""
 

@@ -10,14 +10,14 @@ from exeunt.bus.mesh_streams import ensure_stream_and_consumer
 from exeunt.bus.pull import PullLoop
 from exeunt.bus.shares import Share
 from exeunt.events.event_types import STOPPING_EVENT_TYPES
-from exeunt.events.subjects import RUNS, every, run_of
+from exeunt.events.subjects import RUNS, TERMINATOR, every, run_of
 from exeunt.process.health import InPart, Pulse
 from exeunt.process.insist import insist
 from exeunt.process.service import Connections, main
 from exeunt.telemetry.metrics import expect_stops
 from exeunt_terminator.kubernetes_events import KubernetesEvents
 from exeunt_terminator.remembered import Remembered
-from exeunt_terminator.terminator import DURABLE, Terminator
+from exeunt_terminator.terminator import Terminator
 from exeunt_terminator.without_bus import WithoutBus
 
 _MOST_WAITING: Final = 2_000
@@ -38,11 +38,11 @@ class TerminatorService:
         remembered = Remembered()
         self._terminator = Terminator(connections.kube, bus, settings, self._events, remembered)
         filters = tuple(every(event_type) for event_type in STOPPING_EVENT_TYPES)
-        self._ensure = partial(ensure_stream_and_consumer, bus, settings, RUNS, DURABLE, filters)
+        self._ensure = partial(ensure_stream_and_consumer, bus, settings, RUNS, TERMINATOR, filters)
         self._pull = PullLoop(
             bus,
             RUNS,
-            DURABLE,
+            TERMINATOR,
             max_in_flight=settings.max_in_flight,
             recreate=self._ensure,
             ack_wait=settings.ack_wait.total_seconds(),

@@ -13,6 +13,7 @@ from exeunt.bus.errors import BusUnavailable, PublishRefused
 from exeunt.bus.publisher import Stored, publish
 from exeunt.events.codec import ReceivedEvent, outcome_message, read_event
 from exeunt.events.event_types import DRY_RUN
+from exeunt.events.subjects import TERMINATOR
 from exeunt.kube.client import KubeClient
 from exeunt.settings import Settings
 from exeunt.telemetry.logs import bind_run
@@ -26,7 +27,6 @@ from exeunt_terminator.machine import Stopping
 from exeunt_terminator.remembered import Remembered
 
 SOURCE: Final = "/exeunt/terminator"
-DURABLE: Final = "terminator"
 _PUBLISH_DEADLINE: Final = 20.0
 """Seconds to record an outcome before its event goes back to the stream."""
 
@@ -55,7 +55,7 @@ class Terminator:
         self._remembered.keep(event)
         bind_run(event.snapshot.run.cancellation)
         with processing(
-            event.event_type, event.snapshot, delivery.headers, consumer=DURABLE, delivery=delivery.num_delivered
+            event.event_type, event.snapshot, delivery.headers, consumer=TERMINATOR, delivery=delivery.num_delivered
         ) as hop:
             end = await self._stop(event, delivery, hop)
         match end:

@@ -8,24 +8,23 @@ the history has the end of the run, which the watcher publishes, and not who dec
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from datetime import datetime
 from functools import partial
 from typing import Final
 
 import structlog
-from msgspec import Struct
 from msgspec.structs import replace
 
 from exeunt.bus.connection import Bus
 from exeunt.bus.errors import BusUnavailable, PermissionDenied, PublishRefused
 from exeunt.bus.publisher import Stored, last_message, publish
-from exeunt.events.codec import ReceivedEvent, outcome_message
-from exeunt.events.event_types import DRY_RUN, Outcome, Verdict
+from exeunt.events.codec import outcome_message
+from exeunt.events.event_types import DRY_RUN, Verdict
 from exeunt.events.messages import Message
 from exeunt.events.subjects import RUNS
 from exeunt.process.insist import insist
 from exeunt.telemetry.logs import bind_run
 from exeunt.telemetry.metrics import OUTCOMES, UNPUBLISHED_LOST
+from exeunt_terminator.local_streams import Done
 
 MOST: Final = 10_000
 """Outcomes that are kept, some 10 KB each. Runs are ended beyond that, too; what is not kept is counted and logged."""
@@ -35,16 +34,6 @@ _LOOK: Final = 0.2
 """Seconds between two looks at whether there is something to publish, and somebody to take it."""
 
 log = structlog.get_logger()
-
-
-class Done(Struct, frozen=True):
-    """An event that was acted on, as the message that it would have been, and what came of it at `at`."""
-
-    message: Message
-    event: ReceivedEvent
-    outcome: Outcome
-    source: str
-    at: datetime
 
 
 class Unpublished:

@@ -7,12 +7,13 @@ from typing import Final, NoReturn
 
 from exeunt.bus.mesh_streams import ensure_stream_and_consumer
 from exeunt.bus.pull import PullLoop
-from exeunt.events.subjects import DEADLINES, EVERY_DUE, RUNS, every
+from exeunt.events.subjects import DEADLINES, EVERY_DUE, RUNS, TIMEOUT_SCHEDULER, TIMEOUT_SCHEDULER_DUE, every
 from exeunt.process.health import Pulse
 from exeunt.process.insist import insist
 from exeunt.process.service import Connections, main
 from exeunt.telemetry.metrics import expect_deadlines
-from exeunt_timeout_scheduler.scheduler import DUE_DURABLE, EVENTS_DURABLE, Scheduler
+from exeunt_timeout_scheduler.calls import Calls
+from exeunt_timeout_scheduler.scheduler import Scheduler
 from exeunt_timeout_scheduler.sweep import Sweep
 from exeunt_timeout_scheduler.way import HEARD
 
@@ -29,7 +30,7 @@ class TimeoutSchedulerService:
         expect_deadlines()
         settings, bus, kube = connections.settings, connections.bus, connections.kube
         self._scheduler = Scheduler(kube, bus, settings)
-        self._sweep = Sweep(kube, bus, settings)
+        self._sweep = Sweep(kube, Calls(kube, bus, settings), settings)
         self._interval = settings.sweep_interval.total_seconds()
         self._retry_budget = settings.retry_budget.total_seconds()
         ensure = partial(ensure_stream_and_consumer, bus, settings)
@@ -37,17 +38,17 @@ class TimeoutSchedulerService:
         pull = partial(
             PullLoop, bus, ack_wait=settings.ack_wait.total_seconds(), max_deliveries=settings.max_deliveries
         )
-        self._ensure_events = partial(ensure, RUNS, EVENTS_DURABLE, filters)
-        self._ensure_due = partial(ensure, DEADLINES, DUE_DURABLE, (EVERY_DUE,))
+        self._ensure_events = partial(ensure, RUNS, TIMEOUT_SCHEDULER, filters)
+        self._ensure_due = partial(ensure, DEADLINES, TIMEOUT_SCHEDULER_DUE, (EVERY_DUE,))
         self._events = pull(
             RUNS,
-            EVENTS_DURABLE,
+            TIMEOUT_SCHEDULER,
             max_in_flight=settings.max_in_flight,
             recreate=self._ensure_events,
         )
         self._due = pull(
             DEADLINES,
-            DUE_DURABLE,
+            TIMEOUT_SCHEDULER_DUE,
             max_in_flight=_MOST_HELD,
             recreate=self._ensure_due,
             ack_sync=True,

@@ -3,11 +3,11 @@
 """
 
 from datetime import UTC, datetime
-from typing import Final
 
 from exeunt.bus.connection import Bus
 from exeunt.bus.delivery import Ack, DeadLetter, Delivery, DeliveryAnswer, again
 from exeunt.events.codec import read_event
+from exeunt.events.subjects import TIMEOUT_SCHEDULER, TIMEOUT_SCHEDULER_DUE
 from exeunt.kube.client import KubeClient
 from exeunt.settings import Settings
 from exeunt.telemetry.logs import bind_run
@@ -18,9 +18,6 @@ from exeunt_timeout_scheduler.commands import Command, End, Failed, Fired, GiveB
 from exeunt_timeout_scheduler.deadlines import read_deadline
 from exeunt_timeout_scheduler.machine import Scheduling
 from exeunt_timeout_scheduler.measures import render
-
-EVENTS_DURABLE: Final = "timeout-scheduler"
-DUE_DURABLE: Final = "timeout-scheduler-due"
 
 
 class Scheduler:
@@ -34,7 +31,11 @@ class Scheduler:
         event = read_event(delivery.headers, delivery.data)
         bind_run(event.snapshot.run.cancellation)
         with processing(
-            event.event_type, event.snapshot, delivery.headers, consumer=EVENTS_DURABLE, delivery=delivery.num_delivered
+            event.event_type,
+            event.snapshot,
+            delivery.headers,
+            consumer=TIMEOUT_SCHEDULER,
+            delivery=delivery.num_delivered,
         ) as hop:
             scheduling = Scheduling()
             command = scheduling.receive(Heard(event), datetime.now(UTC))
@@ -48,7 +49,9 @@ class Scheduler:
         command = scheduling.receive(Fired(deadline), datetime.now(UTC))
         while isinstance(command, Hold):  # no span stays open over a wait
             command = scheduling.receive(await hold(command.until), datetime.now(UTC))
-        with due(deadline.snapshot, delivery.headers, consumer=DUE_DURABLE, delivery=delivery.num_delivered) as hop:
+        with due(
+            deadline.snapshot, delivery.headers, consumer=TIMEOUT_SCHEDULER_DUE, delivery=delivery.num_delivered
+        ) as hop:
             return await self._carry_out(scheduling, command, delivery, hop)
 
     async def _carry_out(

@@ -9,12 +9,11 @@ may have been lost, set aside, or etcd may have been restored from before the st
 import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
-from exeunt.bus.connection import Bus
-from exeunt.cancelled import cancellation_kept
+from exeunt.cancelled import as_own_task
 from exeunt.kube.client import KubeClient
 from exeunt.kube.errors import ApiError, ApiUnavailable
 from exeunt.kube.resources import STORY_RUNS
@@ -22,9 +21,9 @@ from exeunt.run.bobrapet import UNFINISHED
 from exeunt.run.models import StoryRun
 from exeunt.settings import Settings
 from exeunt.telemetry.logs import bind_run
-from exeunt.telemetry.tracing import sweeping
-from exeunt_timeout_scheduler.calls import AWAY, Calls
-from exeunt_timeout_scheduler.commands import DeadLetter, End, Found, GetStory, StoryRead
+from exeunt.telemetry.tracing import Hop, sweeping
+from exeunt_timeout_scheduler.calls import AWAY
+from exeunt_timeout_scheduler.commands import DeadLetter, End, Found, GetStory, Input, Question, StoryRead
 from exeunt_timeout_scheduler.machine import Scheduling
 from exeunt_timeout_scheduler.measures import DONE, render
 from exeunt_timeout_scheduler.sweeping import GiveUp, List, Listed, LookAfter, NotListed, Sweeping
@@ -35,13 +34,23 @@ _AT_ONCE: Final = 16
 log = structlog.get_logger()
 
 
+class Answers(Protocol):
+    """Who carries out what a deadline asks for, as `Calls` does."""
+
+    async def answer(self, asked: Question, hop: Hop, /) -> Input:
+        """Raises those of AWAY."""
+
+    async def get_story(self, asked: GetStory, /) -> StoryRead:
+        """Raises ApiUnavailable."""
+
+
 class Sweep:
     """Compares deadlines with StoryRuns."""
 
-    def __init__(self, kube: KubeClient, bus: Bus, settings: Settings) -> None:
+    def __init__(self, kube: KubeClient, calls: Answers, settings: Settings) -> None:
         self._kube = kube
         self._settings = settings
-        self._calls = Calls(kube, bus, settings)
+        self._calls = calls
         self.last_progress = float("inf")
         """Loop time of its last sign of life; infinite before `run`: what has not begun cannot be stuck."""
 
@@ -49,13 +58,15 @@ class Sweep:
         """Sweep at once and then at every interval, until cancelled. A sweep that fails is tried at the next one."""
         while True:
             self._moves()
-            async with cancellation_kept():
-                try:
-                    async with asyncio.TaskGroup() as tasks:
-                        _OneSweep(self._kube, self._calls, self._settings, tasks, self._moves).begin()
-                except* AWAY as errors:
-                    log.warning("sweep not done", error=str(errors.exceptions[0]))
+            try:
+                await as_own_task(self._sweep())
+            except* AWAY as errors:
+                log.warning("sweep not done", error=str(errors.exceptions[0]))
             await asyncio.sleep(self._settings.sweep_interval.total_seconds())
+
+    async def _sweep(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            _OneSweep(self._kube, self._calls, self._settings, tasks, self._moves).begin()
 
     def _moves(self) -> None:
         self.last_progress = asyncio.get_running_loop().time()
@@ -65,7 +76,7 @@ class _OneSweep:
     """Looks after every canceled run. A dependency that is away ends it: each of them would wait for the same."""
 
     def __init__(
-        self, kube: KubeClient, calls: Calls, settings: Settings, tasks: asyncio.TaskGroup, moves: Callable[[], None]
+        self, kube: KubeClient, calls: Answers, settings: Settings, tasks: asyncio.TaskGroup, moves: Callable[[], None]
     ) -> None:
         self._kube = kube
         self._calls = calls

@@ -10,7 +10,7 @@ from exeunt.bus.errors import ApiRefused, BusUnavailable
 from exeunt.bus.lag import caught_up
 from exeunt.bus.mesh_streams import ensure_stream_and_consumer
 from exeunt.bus.pull import PullLoop
-from exeunt.events.subjects import EVERY_SIGNAL, SIGNALS
+from exeunt.events.subjects import EVERY_SIGNAL, SIGNALS, WATCHER_SIGNALS
 from exeunt.process.health import Pulse
 from exeunt.process.insist import insist
 from exeunt.process.service import Connections, main
@@ -18,8 +18,6 @@ from exeunt.telemetry.metrics import expect_events
 from exeunt_watcher.signal_check import check_signal
 from exeunt_watcher.watcher import Watcher
 
-SIGNALS_DURABLE: Final = "watcher-signals"
-"""The consumer that all watchers share, which gives each signal to one of them, to be checked."""
 SIGNALS_FOLLOWER: Final = "watcher-signals-follower"
 """The consumers that give every signal to every watcher; each has one of its own, of this name and something more."""
 _FOLLOWER_KEPT: Final = 300.0
@@ -27,7 +25,7 @@ _FOLLOWER_KEPT: Final = 300.0
 _PULL_SILENCE = 30.0
 """Seconds: the pull loop beats every second, also while NATS is away."""
 _SILENCE = 150.0
-"""Seconds: a watch shows a line a minute, its idle timeout is 75 s, its longest back-off 30 s."""
+"""Seconds: a watch shows a line a minute, its idle timeout is 68 s, its longest back-off 30 s."""
 
 
 class WatcherService:
@@ -40,7 +38,7 @@ class WatcherService:
         self._bus = bus
         self._follower = f"{SIGNALS_FOLLOWER}-{secrets.token_hex(4)}"
         ensure = partial(ensure_stream_and_consumer, bus, settings, SIGNALS)
-        self._ensure = partial(ensure, SIGNALS_DURABLE, (EVERY_SIGNAL,))
+        self._ensure = partial(ensure, WATCHER_SIGNALS, (EVERY_SIGNAL,))
         self._ensure_follower = partial(ensure, self._follower, (EVERY_SIGNAL,), inactive_after=_FOLLOWER_KEPT)
         pull = partial(
             PullLoop,
@@ -51,7 +49,7 @@ class WatcherService:
             max_deliveries=settings.max_deliveries,
         )
         self._signals = pull(SIGNALS_FOLLOWER, consumer=self._follower, recreate=self._ensure_follower)
-        self._check = pull(SIGNALS_DURABLE, recreate=self._ensure)
+        self._check = pull(WATCHER_SIGNALS, recreate=self._ensure)
 
     def health(self) -> tuple[dict[str, Callable[[], str | None]], dict[str, Pulse]]:
         now = asyncio.get_running_loop().time

@@ -46,7 +46,8 @@ class Coverage:
             return f"not listed yet: {_some(missing)}"
         if self._machine.recalls({watch.namespace for watch in served}):
             return "not listed yet: what the stream remembers"
-        return next((f"{watch}: {watch.error}" for watch in served if watch.error), None)
+        troubles = ((watch, watch.unavailable_reason) for watch in served)
+        return next((f"{watch}: {trouble}" for watch, trouble in troubles if trouble), None)
 
 
 def _some(names: Iterable[str]) -> str:

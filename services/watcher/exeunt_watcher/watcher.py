@@ -9,7 +9,7 @@ import structlog
 
 from exeunt.bus.connection import Bus
 from exeunt.bus.delivery import Ack, Delivery
-from exeunt.cancelled import cancellation_kept
+from exeunt.cancelled import as_own_task
 from exeunt.errors import PoisonEvent
 from exeunt.events.signals import read_signal
 from exeunt.kube.client import KubeClient
@@ -91,17 +91,19 @@ class Watcher:
 
     async def _watch(self) -> None:
         while True:
-            async with cancellation_kept():
-                try:
-                    async with asyncio.TaskGroup() as tasks:
-                        for watch in self.coverage.watches:
-                            tasks.create_task(self._follow(watch))
-                        tasks.create_task(self._tick())
-                        tasks.create_task(self._measure())
-                except* Rewound as rewound:
-                    log.warning("etcd was restored from a backup: starting over", found=str(rewound.exceptions[0]))
+            try:
+                await as_own_task(self._follow_all())
+            except* Rewound as rewound:
+                log.warning("etcd was restored from a backup: starting over", found=str(rewound.exceptions[0]))
             await self._hear(Restored())
             self.coverage = Coverage(watches(self._namespaces, self._kube), self._machine)
+
+    async def _follow_all(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for watch in self.coverage.watches:
+                tasks.create_task(self._follow(watch))
+            tasks.create_task(self._tick())
+            tasks.create_task(self._measure())
 
     async def _follow(self, watch: ListWatch[Any]) -> None:
         async with aclosing(aiter(watch)) as changes:

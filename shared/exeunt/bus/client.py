@@ -12,7 +12,7 @@ on as if nothing had been. Here
 - a server that is no longer told of is dropped once it does not answer either: one that is cut off tells of no others;
 - a server that does not answer can be left for another, at once;
 - whatever goes wrong in a handshake is an error that nats-py tries again after;
-- whoever is cancelled while sending or waiting is cancelled.
+- whoever is cancelled while connecting, sending or waiting is cancelled, and what is closed stays closed.
 
 tests/parts/test_bus_tls.py and test_bus_servers.py look at the bytes, so they fail if nats-py changes under this.
 """
@@ -76,6 +76,11 @@ class NatsClient(Client):
         async with cancellation_kept():
             await super().flush(*args, **kwargs)
 
+    async def close(self) -> None:
+        await super().close()
+        if not self.is_closed:  # nats-py has connected in that moment
+            await super().close()
+
     @property
     def server(self) -> str:
         """The name and address of the server that we are, or were, connected to; empty before the first."""
@@ -122,24 +127,26 @@ class NatsClient(Client):
             self._transport.close()  # type: ignore[no-untyped-call]
         self._transport = transport = _Transport(s.uri.netloc, tls_asked_for=self._tls_asked_for)
         patience = self.options["connect_timeout"]
-        try:
-            await transport.connect(s.uri, DEFAULT_BUFFER_SIZE, patience)
-        except TimeoutError:
-            raise nats.errors.Error(f"{s.uri.netloc}: no connection within {patience:g} s") from None
-        except ValueError as error:  # a name that DNS cannot have, told by another server
-            raise nats.errors.Error(f"{s.uri.netloc}: {error}") from error
+        async with cancellation_kept():
+            try:
+                await transport.connect(s.uri, DEFAULT_BUFFER_SIZE, patience)
+            except TimeoutError:
+                raise nats.errors.Error(f"{s.uri.netloc}: no connection within {patience:g} s") from None
+            except ValueError as error:  # a name that DNS cannot have, told by another server
+                raise nats.errors.Error(f"{s.uri.netloc}: {error}") from error
 
     async def _process_connect_init(self) -> None:
         where = self._current_server.uri.netloc if self._current_server else ""
-        try:
-            await super()._process_connect_init()
-        except TimeoutError:
-            heard = isinstance(self._transport, _Transport) and self._transport.has_spoken
-            raise nats.errors.Error(f"{where}: {'no answer to CONNECT' if heard else _SILENT}") from None
-        except (OSError, nats.errors.Error):
-            raise
-        except (AttributeError, KeyError, TypeError, ValueError) as error:  # only what a server says can be so wrong
-            raise nats.errors.Error(f"{where}: what it says is no NATS: {error!r}") from error
+        async with cancellation_kept():
+            try:
+                await super()._process_connect_init()
+            except TimeoutError:
+                heard = isinstance(self._transport, _Transport) and self._transport.has_spoken
+                raise nats.errors.Error(f"{where}: {'no answer to CONNECT' if heard else _SILENT}") from None
+            except (OSError, nats.errors.Error):
+                raise
+            except (AttributeError, KeyError, TypeError, ValueError) as error:  # only a server's words can be so wrong
+                raise nats.errors.Error(f"{where}: what it says is no NATS: {error!r}") from error
 
     def _connect_command(self) -> bytes:
         current = self._current_server

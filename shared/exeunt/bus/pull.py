@@ -33,6 +33,7 @@ SILENCE = 2.5 * HEARTBEAT  # without any of them, the pull is taken for lost
 PULL_EXPIRES = 3.0  # seconds a pull waits at the server, which may deliver on it to where we cannot be reached any more
 BACK_OFF = BackOff(0.05, 1)  # between two tries to get the consumer back
 _RECREATE_PATIENCE = 1.0  # seconds for looking after a missing stream or consumer between two of them
+_MOST_GIVEN_BACK = 20_000  # as many as a consumer may have without an answer
 
 log = structlog.get_logger(__name__)
 
@@ -52,8 +53,10 @@ class PullLoop:
 
     `ack_wait` (seconds) is the consumer's; a handler that takes longer keeps its message, up to `max_hold`
     seconds, and is then cancelled and retried. A message delivered more than `max_deliveries` times is set
-    aside unseen. `ack_sync` waits for the server to confirm an ack: on a workqueue that makes it survive the
-    server's death. `recreate` makes stream and consumer anew, called whenever they seem to be missing.
+    aside unseen, unless its handler has given it back here before: either it ends processes, or it waits for something
+    that is away, and only the latter leaves somebody who remembers. `ack_sync` waits for the server to confirm an ack:
+    on a workqueue that makes it survive the server's death. `recreate` makes stream and consumer anew, called whenever
+    they seem to be missing.
 
     `unavailable_reason` says why nothing arrives or nothing is acknowledged, None when all is well; `last_progress` is
     the loop time of the last sign of life, infinite before `run`: what has not begun cannot be stuck.
@@ -100,6 +103,7 @@ class PullLoop:
         self._turns = Turns(max_in_flight)
         self._share = share or (lambda delivery: Share(delivery.ack_subject, ""))
         self._begun: set[Delivery] = set()  # of those in flight
+        self._given_back: dict[int, None] = {}  # sequences of messages that a handler has given back, oldest first
         self._wake = asyncio.Event()  # for the puller: there is something to ask for or to repair
         self._ended_pull: BusUnavailable | None = None
         self._stopping = asyncio.Event()
@@ -320,18 +324,25 @@ class PullLoop:
             self._wake_if_room()
 
     async def _answer_of(self, delivery: Delivery, handle: Handler) -> DeliveryAnswer:
-        if delivery.num_delivered > self._max_deliveries:
+        sequence = delivery.stream_sequence
+        if delivery.num_delivered > self._max_deliveries and sequence not in self._given_back:
             return DeadLetter(f"not acknowledged in {self._max_deliveries} deliveries")
+        self._given_back.pop(sequence, None)
         hold = asyncio.timeout(self._max_hold)
         try:
             async with hold:
-                return await handle(delivery)
+                answer = await handle(delivery)
         except TimeoutError:
             if not hold.expired():
                 raise
             return Retry(0.0, f"the handler took longer than {self._max_hold:g} s")
         except (PoisonEvent, PublishRefused) as error:  # what follows from it can never be stored: poison, too
             return DeadLetter(str(error))
+        if isinstance(answer, Retry):
+            self._given_back[sequence] = None
+            if len(self._given_back) > _MOST_GIVEN_BACK:
+                del self._given_back[next(iter(self._given_back))]
+        return answer
 
     async def _keep(self) -> None:
         """Hold on to the messages that are being handled: answer the server thrice in each ack wait."""

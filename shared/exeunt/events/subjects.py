@@ -31,8 +31,18 @@ DEADLINES: Final = "DEADLINES"
 SIGNALS: Final = "SIGNALS"
 DEADLETTERS: Final = "DEADLETTERS"
 LIVEKIT: Final = "LIVEKIT"
+
+# Consumers that the instances of a service share.
+WATCHER_SIGNALS: Final = "watcher-signals"
+"""Gives each signal to one watcher, to be checked."""
 TERMINATOR: Final = "terminator"
-"""The consumer of RUNS by which the terminators settle events."""
+"""By which the terminators settle the events of RUNS."""
+TIMEOUT_SCHEDULER: Final = "timeout-scheduler"
+"""By which deadlines are armed and disarmed, from RUNS."""
+TIMEOUT_SCHEDULER_DUE: Final = "timeout-scheduler-due"
+"""By which they are published, from DEADLINES."""
+LIVEKIT_BRIDGE: Final = "livekit-bridge"
+"""By which rooms are looked at, from LIVEKIT."""
 
 
 def _tokens(cancellation: Cancellation) -> str:

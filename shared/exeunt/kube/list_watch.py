@@ -14,6 +14,7 @@ went before (ADR 22). So everything is listed anew.
 
 import asyncio
 import random
+import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -42,6 +43,7 @@ from exeunt.kube.resources import Resource, T
 _BACK_OFF: Final = BackOff(0.25, 30)
 _HEALTHY: Final = 10.0  # seconds that a watch must live for the next failure to count as the first
 _PUNCTUAL: Final = 1.0  # seconds that a watch may end before we think it was to: the server began to count first
+_BETWEEN: Final = 4.0  # seconds from the last bookmark of a watch, two before its end, until the next is opened
 
 log = structlog.get_logger(__name__)
 
@@ -50,7 +52,7 @@ class ListWatch(Generic[T]):
     """Follows one resource in one namespace, or in all of them.
 
     `idle_timeout`: seconds without a line after which a watch is given up; more than a minute, since bookmarks arrive
-    about that often (60 to 62 s, measured), and so much below 90 that a list after it still comes in time. (Where etcd
+    about that often (60 to 62 s, measured), and not much more: for so long nobody knows that it is silent. (Where etcd
     was not told to notify progress, the first bookmark takes two minutes, measured: there, an idle resource is listed
     that often, at the cost of an interruption that is counted.) `watch_timeout`: the server ends a watch after one to
     two times these seconds. `turns`: how many lists may be fetched at once, for many of us together.
@@ -64,6 +66,7 @@ class ListWatch(Generic[T]):
     `relists`: how often a new list caught up on what a watch may have missed.
     `interruptions`: how often the list or the watch failed.
     `error`: what is wrong now, else None. `refused`: it is that we may not, or that there is no such thing here.
+    `unavailable_reason`: why changes may be missed or late now: the `error`, or that nothing was heard for too long.
     """
 
     def __init__(
@@ -73,7 +76,7 @@ class ListWatch(Generic[T]):
         *,
         namespace: str | None,
         list_field_selector: str | None = None,
-        idle_timeout: float = 75,
+        idle_timeout: float = 68,
         watch_timeout: float = 300,
         name: str | None = None,
         turns: asyncio.Semaphore | None = None,
@@ -103,6 +106,13 @@ class ListWatch(Generic[T]):
 
     def __str__(self) -> str:
         return f"{self.resource} in {self.namespace or 'all namespaces'}"
+
+    @property
+    def unavailable_reason(self) -> str | None:
+        if self.error is not None:
+            return self.error
+        silent = time.monotonic() - self.last_heard  # metrics ask from a thread without a loop
+        return f"nothing heard for {silent:.0f} s" if silent > self._idle_timeout + _BETWEEN else None
 
     async def __aiter__(self) -> AsyncGenerator[Change[T], None]:
         """One change after another, for ever; the next is read when it is asked for. To be closed (`aclosing`).

@@ -17,6 +17,7 @@ from typing import Final, NoReturn, Protocol
 import structlog
 from msgspec import Struct
 
+from exeunt.bus.backlogs import report_backlogs
 from exeunt.bus.configured import connect_as
 from exeunt.bus.connection import Bus
 from exeunt.bus.errors import PermissionDenied, StreamMisconfigured
@@ -141,7 +142,7 @@ async def _serve(
         stack.push_async_callback(runner.cleanup)
 
         awaited = bus.recreate_streams if waits_for_streams else None
-        running = asyncio.create_task(_work(work, kube, awaited, settings), name=service)
+        running = asyncio.create_task(_work(work, kube, bus, awaited, settings), name=service)
         stop = asyncio.create_task(stopping.wait())
         await asyncio.wait({running, stop}, return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
@@ -157,11 +158,12 @@ async def _serve(
 
 
 async def _work(
-    work: Work, kube: KubeClient | None, ensure: Callable[[], Awaitable[None]] | None, settings: Settings
+    work: Work, kube: KubeClient | None, bus: Bus, ensure: Callable[[], Awaitable[None]] | None, settings: Settings
 ) -> None:
     async with asyncio.TaskGroup() as tasks:
         probed = settings.namespaces or ("default",)
         probing = tasks.create_task(kube.probe(probed)) if kube else None
+        reporting = tasks.create_task(report_backlogs(bus)) if kube else None
         if ensure is not None:
             await insist("make or check the streams", ensure)
         # What was imported is there for good: a full collection would walk it, and hold a stop up for 14 to 40 ms.
@@ -169,8 +171,9 @@ async def _work(
         gc.freeze()
         log.info("started")
         await work.run()
-        if probing:
-            probing.cancel()
+        for other in (probing, reporting):
+            if other:
+                other.cancel()
 
 
 def _allow_open_files() -> None:

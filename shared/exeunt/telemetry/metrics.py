@@ -161,8 +161,8 @@ LIVEKIT_SIGNAL_LATENCY: Final = Histogram(
 )
 CONSUMER_PENDING: Final = Gauge(
     "exeunt_consumer_pending",
-    "Messages not yet delivered to a durable consumer: its lag. Every instance of the service that reads from it tells"
-    " the same; when none is alive, nobody does.",
+    "Messages not yet delivered to a durable consumer: its lag. Every instance of watcher, terminator and"
+    " timeout-scheduler tells it of all consumers, so it is known of a service of which no instance is alive.",
     services="all",
     labels=("consumer",),
 )

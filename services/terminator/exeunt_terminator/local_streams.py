@@ -1,0 +1,148 @@
+"""What the streams do, in the memory of one process: its part while the bus is away (ADR 25). Pure.
+
+It is between the watcher's machine, which wants events published, and the machines of the timeout-scheduler and of this
+service, which act on them; deadlines are held by whoever carries it out. What only the bus could know is answered with
+"nothing is known".
+"""
+
+from collections import deque
+from datetime import datetime, timedelta
+from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from exeunt.events.codec import ReceivedEvent, event_message, read_event
+from exeunt.events.event_types import STOPPING_EVENT_TYPES, EventType, Outcome, cancellation_of
+from exeunt.events.messages import Message
+from exeunt.events.subjects import event_subject
+from exeunt.run.snapshot import Snapshot
+from exeunt_terminator import commands
+from exeunt_terminator.commands import Delivered, Record
+from exeunt_terminator.remembered import Remembered
+from exeunt_timeout_scheduler import commands as deadline
+from exeunt_timeout_scheduler.way import HEARD
+from exeunt_watcher import commands as watch
+from exeunt_watcher.machine import Watching
+from exeunt_watcher.offers import StreamState
+
+SOURCE: Final = "/exeunt/terminator"
+MOST_EVENTS: Final = 10_000
+"""Events that are remembered as published; one that is older is acted on again when a sweep offers it, and finds
+nothing to do.
+"""
+
+
+class Done(Struct, frozen=True):
+    """An event that was acted on, as the message that it would have been, and what came of it at `at`."""
+
+    message: Message
+    event: ReceivedEvent
+    outcome: Outcome
+    source: str
+    at: datetime
+
+
+class LocalEvent:
+    """An event that is to be acted on, as often as it is given back; `sequence` and `since` are what the stream would
+    have given it.
+    """
+
+    def __init__(self, message: Message, sequence: int, since: datetime) -> None:
+        self.message = message
+        self.event = read_event(message.headers, message.payload)
+        self.sequence = sequence
+        self.since = since
+        self.deliveries = 0
+        self._outcomes = 0
+
+    @property
+    def stops(self) -> bool:
+        """Whether this service hears it."""
+        return self.event.event_type in STOPPING_EVENT_TYPES
+
+    @property
+    def schedules(self) -> bool:
+        """Whether the timeout-scheduler hears it."""
+        return self.event.event_type in HEARD
+
+    def deliver(self, back_off: float, clock_trouble: str | None) -> Delivered:
+        """Once more. `back_off` are the seconds to wait if it fails."""
+        self.deliveries += 1
+        wait = timedelta(seconds=back_off)
+        return Delivered(self.sequence, self.deliveries, self.since, wait, clock_trouble)
+
+    def record(self, asked: Record, now: datetime) -> Done | commands.AlreadyStored:
+        """Done: it is stored as far as the stop is concerned, and kept to be published when the bus is back."""
+        if self._outcomes > asked.after:
+            return commands.AlreadyStored(self._outcomes)
+        self._outcomes += 1
+        return Done(self.message, self.event, replace(asked.outcome, without_bus=True), SOURCE, now)
+
+
+class LocalStreams:
+    """`machine` is the watcher's, `remembered` what this process has heard of cancels while the bus was there."""
+
+    def __init__(self, machine: Watching, remembered: Remembered) -> None:
+        self._machine = machine
+        self._remembered = remembered
+        self._sequence = 0
+        self._last: dict[str, LocalEvent] = {}  # by subject
+        self._unsettled: set[int] = set()
+
+    def receive(self, heard: watch.Input, now: datetime) -> list[LocalEvent | watch.GetRun | watch.Covered]:
+        """What is to be done after the watcher's machine was told, in order."""
+        asked: list[LocalEvent | watch.GetRun | watch.Covered] = []
+        inputs = deque([heard])
+        while inputs:
+            for command in self._machine.receive(inputs.popleft(), now):
+                match command:
+                    case watch.Publish(event_type, snapshot):
+                        stored = self.store(event_type, snapshot, now)
+                        if isinstance(stored, LocalEvent):
+                            asked.append(stored)
+                            inputs.append(watch.Stored(command, stored.sequence))
+                        else:
+                            inputs.append(watch.AlreadyStored(command, stored))
+                    case watch.Recall(event_type, snapshot):
+                        subject = event_subject(cancellation_of(event_type, snapshot.run), event_type)
+                        inputs.append(watch.Recalled(command, self._remembered.at(subject)))
+                    case watch.MessageAt(sequence):
+                        there = (each.event.snapshot for each in self._last.values() if each.sequence == sequence)
+                        inputs.append(watch.MessageRead(command, next(there, None)))
+                    case watch.GetStream():
+                        first = min((each.sequence for each in self._last.values()), default=self._sequence + 1)
+                        inputs.append(watch.StreamRead(command, StreamState("", first, self._sequence, deleted=0)))
+                    case watch.GetRun() | watch.Covered():
+                        asked.append(command)
+        return asked
+
+    def store(self, event_type: EventType, snapshot: Snapshot, now: datetime, *, after: int = 0) -> LocalEvent | int:
+        """The event, to be acted on, if the last on its subject has the sequence `after`; else the last one's."""
+        subject = event_subject(cancellation_of(event_type, snapshot.run), event_type)
+        last = self._last.get(subject)
+        if last is not None and last.sequence != after:
+            return last.sequence
+        self._sequence += 1
+        message = event_message(event_type, snapshot, source=SOURCE, now=now, context={})
+        self._last[subject] = stored = LocalEvent(message, self._sequence, now)
+        if len(self._last) > MOST_EVENTS:
+            del self._last[next(iter(self._last))]
+        if stored.stops:
+            self._unsettled.add(stored.sequence)
+            self._remembered.keep(stored.event)
+        return stored
+
+    def settle(self, event: LocalEvent) -> None:
+        """It was acted on, and will not be again."""
+        self._unsettled.discard(event.sequence)
+
+    def look_up(self, asked: deadline.LastMessage | deadline.GetAckFloor) -> deadline.Input:
+        """What a sweep wants to know of the stream RUNS."""
+        if isinstance(asked, deadline.GetAckFloor):
+            return deadline.AckFloor(min(self._unsettled) - 1 if self._unsettled else self._sequence)
+        last = self._last.get(asked.subject)
+        if last is None:
+            return deadline.NoMessage()
+        headers = {key.lower(): value for key, value in last.message.headers.items()}
+        return deadline.Message(last.sequence, last.since, headers, last.message.payload)

@@ -1,0 +1,61 @@
+"""How far every consumer of the mesh is behind, told by whoever is alive: a service that is dead tells nothing."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Final, NoReturn
+
+import structlog
+
+from exeunt.back_off import spread
+from exeunt.bus.connection import Bus
+from exeunt.bus.errors import ApiRefused, BusError, PermissionDenied
+from exeunt.events.subjects import (
+    DEADLINES,
+    LIVEKIT,
+    LIVEKIT_BRIDGE,
+    RUNS,
+    SIGNALS,
+    TERMINATOR,
+    TIMEOUT_SCHEDULER,
+    TIMEOUT_SCHEDULER_DUE,
+    WATCHER_SIGNALS,
+)
+from exeunt.telemetry.metrics import CONSUMER_PENDING, CONSUMER_UNACKNOWLEDGED
+
+CONSUMERS: Final[Mapping[str, str]] = {
+    WATCHER_SIGNALS: SIGNALS,
+    TERMINATOR: RUNS,
+    TIMEOUT_SCHEDULER: RUNS,
+    TIMEOUT_SCHEDULER_DUE: DEADLINES,
+    LIVEKIT_BRIDGE: LIVEKIT,
+}
+"""The stream of each consumer that the instances of a service share."""
+
+_INTERVAL: Final = 10.0
+"""Seconds between two rounds; Prometheus scrapes less often."""
+
+log = structlog.get_logger(__name__)
+
+
+async def report_backlogs(bus: Bus) -> NoReturn:
+    """Ask for ever, and measure it. What is not answered stays as it was told last.
+
+    One that this NATS user may not ask for is left out: the permissions of an older release lack it.
+    """
+    asked = dict(CONSUMERS)
+    while True:
+        for consumer, stream in list(asked.items()):
+            try:
+                info = await bus.api(f"CONSUMER.INFO.{stream}.{consumer}")
+            except PermissionDenied as error:
+                log.warning("bus.backlog_not_measured", consumer=consumer, error=str(error))
+                del asked[consumer]
+            except ApiRefused as error:  # not installed, or not yet
+                log.debug("bus.backlog_unknown", consumer=consumer, error=str(error))
+            except BusError as error:  # nor will the next one be answered
+                log.debug("bus.backlog_unknown", consumer=consumer, error=str(error))
+                break
+            else:
+                CONSUMER_PENDING.set(info["num_pending"], consumer=consumer)
+                CONSUMER_UNACKNOWLEDGED.set(info["num_ack_pending"], consumer=consumer)
+        await asyncio.sleep(spread(_INTERVAL))
