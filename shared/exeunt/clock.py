@@ -6,6 +6,7 @@ Instants are RFC 3339 in UTC; durations are Go duration text ("2m13s", "1h0m5s",
 import re
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import lru_cache
 from typing import Final
 
 _UNITS: Final = {
@@ -26,6 +27,7 @@ _MOST_CHARACTERS: Final = 64
 _INSTANT: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(?:\.(\d+))?(?:[Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
 
+@lru_cache(maxsize=1024)
 def parse_duration(text: str) -> timedelta:
     """Read Go duration text, rounded up to a microsecond so that nothing that waits for it is early.
 

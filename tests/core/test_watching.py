@@ -469,6 +469,20 @@ def test_a_stop_is_offered_until_all_of_it_is_stored(watched: Watched) -> None:
     assert swept(watched, number=5) == []
 
 
+def test_many_stops_are_offered_some_at_a_time(watched: Watched) -> None:
+    watched.recall(watched.start())
+    for number in range(1200):
+        watched.changes(
+            STORY_RUNS, story_run(f"call-{number}", uid=f"uid-{number}", cancel_observed_at=CANCEL_OBSERVED_AT)
+        )
+    watched.hear(Tick())
+    offered = [swept(watched, number=1)]
+    while more := watched.hear(Tick(), NOW + SWEEP):
+        offered.append(more)
+    assert [len(each) for each in offered] == [500, 500, 200]
+    assert len({each.snapshot.run.uid for some in offered for each in some if isinstance(each, Publish)}) == 1200
+
+
 def test_what_begins_to_hold_of_a_stop_is_offered_with_the_rest_of_it(stopping: Watched) -> None:
     gone = story_run(cancel_observed_at=CANCEL_OBSERVED_AT, conditions=[topology_terminated()], resource_version="2")
     assert published(stopping.changes(STORY_RUNS, gone)) == [TERMINATED]

@@ -23,7 +23,7 @@ from exeunt.telemetry.instruments import Counter, Gauge, Histogram, Instrument, 
 from exeunt.telemetry.metrics import INSTRUMENTS
 from exeunt.telemetry.prometheus import Handler, metrics_endpoint
 from exeunt_local.processes import free_port
-from exeunt_watcher.lateness import Due, Lateness
+from exeunt_watcher.lateness import Lateness, Pending
 from exeunt_watcher.measures import measure_stops
 
 RESOURCE = Resource({"service.name": "exeunt-test"})
@@ -266,12 +266,12 @@ def canceled(seconds_ago: float, timeout: str = "20s", **changes: object) -> Sna
     )
 
 
-def stops(*snapshots: Snapshot, at: datetime = NOW) -> list[tuple[datetime, Due]]:
+def stops(*snapshots: Snapshot, at: datetime = NOW) -> Pending:
     """Those of a watcher that sees these runs at that time."""
     lateness = Lateness()
     for number, snapshot in enumerate(snapshots):
         lateness.see(None, replace(snapshot, run=replace(snapshot.run, name=f"call-{number}")), at)
-    return lateness.stops()
+    return lateness.pending()
 
 
 def test_stops_under_way_are_counted_and_their_oldest_is_reported(reading: Reading) -> None:
@@ -280,7 +280,7 @@ def test_stops_under_way_are_counted_and_their_oldest_is_reported(reading: Readi
     left = replace(canceled(12, "2m"), topology=Topology(gone=Evidence("bindings-gone", 2, "")))
     measure_stops(stops(canceled(25, "24s"), left, at=NOW - timedelta(seconds=4)), NOW)
     assert reading.read() == Gauges(2, 25, 4)
-    measure_stops([], NOW)
+    measure_stops(stops(), NOW)
     assert reading.read() == Gauges(0, 0, 0)
 
 

@@ -34,12 +34,21 @@ class Late(NamedTuple):
     by: timedelta
 
 
+class Pending(NamedTuple):
+    """The stops that are under way: how many, since when the first was canceled, and when the first is due."""
+
+    stops: int
+    canceled_at: datetime | None
+    due_at: datetime | None
+
+
 class Lateness:
     """Remembers since when the topologies of unfinished runs have been gone, and when stops are due."""
 
     def __init__(self) -> None:
         self._gone: dict[Key, tuple[str, datetime]] = {}
-        self._stops: dict[Key, tuple[datetime, Due]] = {}
+        self._canceled_at: dict[Key, datetime] = {}  # of the stops that are under way
+        self._dues: dict[Key, datetime] = {}
 
     def see(self, previous: Snapshot | None, current: Snapshot, now: datetime) -> Late | None:
         """Take in how a run has changed; how late it ended, if that is the change and it was a stop."""
@@ -54,23 +63,29 @@ class Lateness:
             self._gone[key] = (current.run.uid, now)
         due = self.due(current) if current.run.cancel_requested else None
         if due is not None and current.run.canceled_at is not None:
-            self._stops[key] = parse_instant(current.run.canceled_at), due
+            self._canceled_at[key], self._dues[key] = parse_instant(current.run.canceled_at), due.at
         else:
-            self._stops.pop(key, None)
+            self._no_stop(key)
         return None
 
     def due(self, snapshot: Snapshot) -> Due | None:
         """When an unfinished run is due, in the future perhaps; None when it is no stop."""
         return _due(snapshot, self._gone_since(snapshot.run))
 
-    def stops(self) -> list[tuple[datetime, Due]]:
-        """The stops that are under way: when each was canceled, and when it is due."""
-        return list(self._stops.values())
+    def pending(self) -> Pending:
+        """The stops that are under way."""
+        return Pending(
+            len(self._dues), min(self._canceled_at.values(), default=None), min(self._dues.values(), default=None)
+        )
 
     def forget(self, key: Key) -> None:
         """There is no such run any more."""
         self._gone.pop(key, None)
-        self._stops.pop(key, None)
+        self._no_stop(key)
+
+    def _no_stop(self, key: Key) -> None:
+        self._canceled_at.pop(key, None)
+        self._dues.pop(key, None)
 
     def _gone_since(self, run: RunState) -> datetime | None:
         uid, since = self._gone.get((run.namespace, run.name), (None, None))

@@ -49,8 +49,8 @@ from exeunt_watcher.commands import (
 )
 from exeunt_watcher.event_types import event_types_between, standing
 from exeunt_watcher.known import Key
-from exeunt_watcher.lateness import Due, Lateness
-from exeunt_watcher.offers import Offers, StreamState
+from exeunt_watcher.lateness import Lateness, Pending
+from exeunt_watcher.offers import Offers
 from exeunt_watcher.projection import SEEN, Projection
 from exeunt_watcher.signals_heard import SignalsHeard
 
@@ -151,7 +151,8 @@ class Watching:
                     yield Publish(EventType.TOPOLOGY_TERMINATED, snapshot)
             case StreamRead(_, stream):
                 self._looking = False
-                yield from self._offer(stream)
+                self._offers.look(stream)
+                yield from self._offer()
             case Refused():
                 pass
 
@@ -339,6 +340,7 @@ class Watching:
     def _tick(self, now: datetime) -> Iterator[Command]:
         """Look again at what time alone changes, and at every sweep see whether the stream has what holds."""
         yield from self._touched(self._agenda.due(now), now)
+        yield from self._offer()
         if self._swept_at is not None and timedelta(0) <= now - self._swept_at < self._sweep_interval:
             return
         if self._swept_at is not None:
@@ -348,9 +350,9 @@ class Watching:
                 yield GetStream()
         self._swept_at = now
 
-    def _offer(self, stream: StreamState | None) -> Iterator[Command]:
-        """Offer all that holds of the stops of which the stream may lack something."""
-        for key in self._offers.look(stream):
+    def _offer(self) -> Iterator[Command]:
+        """Offer all that holds of stops of which the stream may lack something."""
+        for key in self._offers.some():
             snapshot = self._projection.snapshot(key)
             events = [] if snapshot is None else standing(snapshot)
             self._offers.offered(key, events)
@@ -368,9 +370,9 @@ class Watching:
         """Whether runs in these namespaces wait for what the stream remembers of them."""
         return any(None in namespaces or namespace in namespaces for namespace, _ in list(self._recalling))
 
-    def stops(self) -> list[tuple[datetime, Due]]:
-        """The stops that are under way: when each was canceled, and when it is due."""
-        return self._lateness.stops()
+    def pending(self) -> Pending:
+        """The stops that are under way."""
+        return self._lateness.pending()
 
     def peek(self, key: Key, now: datetime) -> Snapshot | None:
         """The run as of now; None when no such run is known, or it has ended."""

@@ -4,14 +4,17 @@ A stop whose events are in the stream stays settled for as long as the stream is
 that is asked once at each sweep, whatever the number of stops, and only what is new or lost is offered.
 """
 
+from collections import deque
 from collections.abc import Iterable
 from math import inf
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from msgspec import Struct
 
 from exeunt.events.event_types import EventType
 from exeunt_watcher.known import Key
+
+_AT_ONCE: Final = 500
 
 
 class StreamState(Struct, frozen=True):
@@ -43,6 +46,7 @@ class Offers:
         self._unsettled: dict[Key, None] = {}
         self._settled: dict[Key, float] = {}  # the lowest sequence of its events
         self._rounds: dict[Key, _Round] = {}
+        self._waiting: deque[Key] = deque()  # to be offered at this sweep, if they are stops still
 
     def __bool__(self) -> bool:
         """Whether there is any stop."""
@@ -59,8 +63,8 @@ class Offers:
         self._settled.pop(run, None)
         self._rounds.pop(run, None)
 
-    def look(self, stream: StreamState | None) -> list[Key]:
-        """The stops to be offered at this sweep; `stream` is None when there is none."""
+    def look(self, stream: StreamState | None) -> None:
+        """A sweep begins; `stream` is None when there is none."""
         before, self._stream = self._stream, stream
         self.sweep += 1
         self._rounds.clear()
@@ -70,7 +74,11 @@ class Offers:
             lost = [run for run, lowest in self._settled.items() if lowest < stream.first]
         for run in lost:
             self.begun(run)
-        return list(self._unsettled)
+        self._waiting = deque(self._unsettled)
+
+    def some(self) -> list[Key]:
+        """The next stops to be offered at this sweep: not so many that others wait for them."""
+        return [self._waiting.popleft() for _ in range(min(_AT_ONCE, len(self._waiting)))]
 
     def offered(self, run: Key, events: Iterable[EventType]) -> None:
         """These were offered of it at this sweep: all that holds. None of a stop that is over, or not begun yet."""

@@ -120,7 +120,7 @@ class Watcher:
         while True:
             await asyncio.sleep(_TICK)
             if self._machine.live:
-                measure_stops(self._machine.stops(), datetime.now(UTC))
+                measure_stops(self._machine.pending(), datetime.now(UTC))
 
     async def _hear(self, heard: Input) -> None:
         """Tell the machine, and put on its way what it asks for; returns at once while there is room in the window."""
