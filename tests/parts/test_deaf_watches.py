@@ -87,8 +87,9 @@ class Following:
         async with aclosing(aiter(self.watch)) as changes:
             async for change in changes:
                 match change:
-                    case Page(items):
-                        self.names = {item.metadata.name for item in items}
+                    case Page(items, missing):
+                        self.names -= {gone.key[1] for gone in missing}
+                        self.names |= {item.metadata.name for item in items}
                     case _ if hasattr(change, "object"):
                         self.names.add(change.object.metadata.name)
 
