@@ -4,9 +4,13 @@ Nothing is published of a namespace before every kind in it has been listed once
 that has not come yet looks like "gone"; and nothing of a run that was listed before it is known what the stream
 remembers of it: that its topology was established, which a list does not show once it is gone, and the shutdown timeout
 of a canceled run, which was fixed at the cancel (contract §4.1). From then on each change is projected and what begins
-to hold is published; and what holds of unfinished stops is offered again at every sweep, which the stream refuses when
-it has it. So a lost event, a lost stream or a lost process costs time, never a stop. When the cluster is found to be as
-it was before, because etcd was restored from a backup, the watcher starts over, as a new process would.
+to hold is published; and what holds of unfinished stops is offered again at the next sweep, and whenever the stream may
+have lost it, which refuses it when it has it (`offers`). So a lost event, a lost stream or a lost process costs time,
+never a stop. When the cluster is found to be as it was before, because etcd was restored from a backup, the watcher
+starts over, as a new process would.
+
+Lists come page by page, and other watches go on meanwhile: what a page takes away from a run waits for the last one.
+What time alone changes is looked at when it is due (`agenda`).
 """
 
 from collections.abc import Callable, Container, Iterable, Iterator
