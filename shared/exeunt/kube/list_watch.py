@@ -44,6 +44,7 @@ _BACK_OFF: Final = BackOff(0.25, 30)
 _HEALTHY: Final = 10.0  # seconds that a watch must live for the next failure to count as the first
 _PUNCTUAL: Final = 1.0  # seconds that a watch may end before we think it was to: the server began to count first
 _BETWEEN: Final = 4.0  # seconds from the last bookmark of a watch, two before its end, until the next is opened
+_PAGE_SIZE: Final = 250  # objects: half a megabyte, and some milliseconds in which nothing else is done
 
 log = structlog.get_logger(__name__)
 
@@ -200,7 +201,12 @@ class ListWatch(Generic[T]):
     async def _pages(self) -> AsyncGenerator[Page[T], None]:
         self._lists += 1
         pages = self._client.pages(
-            self.resource, self.namespace, field_selector=self._selector, retry=False, optional=True
+            self.resource,
+            self.namespace,
+            field_selector=self._selector,
+            limit=_PAGE_SIZE,
+            retry=False,
+            optional=True,
         )
         async with aclosing(pages):
             async for listing in pages:
