@@ -3,10 +3,11 @@
 import asyncio
 import os
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+import uvloop
 from kubernetes_asyncio.client import CustomObjectsApi
 
 from actors.admin import admin_client
@@ -18,8 +19,17 @@ from exeunt_local.nats_server import NatsServer
 
 asyncio.set_event_loop(None)  # or a loop that a synchronous test was given is left over, unclosed
 
+CONNECTIONS = ("test_bus_", "test_kube", "test_list_watch", "test_deaf_watches", "test_keepalive", "test_oidc")
+
 # BOBRAPET_CRDS names a folder of other CRDs, such as the operator's own.
 CRDS_UNDER_TEST = Path(os.environ.get("BOBRAPET_CRDS") or CRDS)
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """What connects is tested on the loop that services have. Everything else has asyncio's own, as the CLI does."""
+    if item.path.name.startswith(CONNECTIONS):
+        return {"uvloop": uvloop.new_event_loop}
+    return {"asyncio": asyncio.new_event_loop}
 
 
 @pytest.fixture(scope="session")

@@ -8,9 +8,7 @@ its own.
 """
 
 import asyncio
-import sys
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -24,17 +22,20 @@ async def as_own_task(body: Coroutine[Any, Any, T]) -> T:
         return await asyncio.create_task(body)
 
 
-@asynccontextmanager
-async def cancellation_kept() -> AsyncIterator[None]:
+class cancellation_kept:  # noqa: N801 - used as a function, as asyncio.timeout is
     """Ends in CancelledError if the task was cancelled inside, whatever became of that. Groups in it are to be in tasks
     of their own.
     """
-    task = asyncio.current_task()
-    before = task.cancelling() if task else 0
-    try:
-        yield
-    finally:
-        if task and task.cancelling() > before and not isinstance(sys.exception(), asyncio.CancelledError):
+
+    __slots__ = ("_before", "_task")
+
+    async def __aenter__(self) -> None:
+        self._task = asyncio.current_task()
+        self._before = self._task.cancelling() if self._task else 0
+
+    async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
+        task = self._task
+        if task and task.cancelling() > self._before and not isinstance(error, asyncio.CancelledError):
             # Cancelled anew, not just raised: groups of Python 3.13 do the same, and a second one would disturb whoever
             # cleans up.
             task.uncancel()

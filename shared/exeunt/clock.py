@@ -27,7 +27,7 @@ _MOST_CHARACTERS: Final = 64
 _INSTANT: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(?:\.(\d+))?(?:[Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(256)  # a Story's stands in all of its runs, and is read with each of their changes
 def parse_duration(text: str) -> timedelta:
     """Read Go duration text, rounded up to a microsecond so that nothing that waits for it is early.
 
@@ -106,9 +106,9 @@ def readable_instant(text: str | None) -> datetime | None:
 
 def format_instant(instant: datetime) -> str:
     """Write an instant in UTC with microseconds: "2026-11-24T18:13:32.000000Z"."""
-    return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return instant.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 def format_status_time(instant: datetime) -> str:
     """Write an instant as Kubernetes writes status times: whole seconds, cut off, not rounded (contract §9.10)."""
-    return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return instant.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="seconds") + "Z"

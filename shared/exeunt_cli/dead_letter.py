@@ -85,7 +85,9 @@ def republished(letter: DeadLetter, *, expected: int) -> Message:
 
     That makes it safe to repeat: once it was published again, another sequence is the last. Where that one is taken off
     the stream when it is answered (DEADLINES), its Nats-Msg-Id makes a second one a duplicate within the duplicate
-    window. Raises UsageError when the letter does not tell where it came from, or is only a part of what came.
+    window, unless nats-server was restarted in between; a deadline that comes twice does no harm.
+
+    Raises UsageError when the letter does not tell where it came from, or is only a part of what came.
     """
     prefix = _STREAMS.get(letter.stream)
     if prefix is None or not letter.subject.startswith(prefix):

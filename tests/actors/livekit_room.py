@@ -99,7 +99,7 @@ class LiveKitRoom:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=errors,
-                process_group=0,
+                start_new_session=True,
             )
         participant = Participant(self, identity, process, log)
         self._people.append(participant)

@@ -7,9 +7,10 @@ import asyncio
 import os
 import sys
 import tempfile
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # started as a file, it does not see `actors` and `bench`
 
@@ -28,6 +29,9 @@ from exeunt_local.nats_server import NatsServer
 
 TROUBLED, WELL = "troubled", "well"
 WARM_UP: Final = 10
+AT_ONCE: Final = 10
+
+T = TypeVar("T")
 
 
 def show(line: str) -> None:
@@ -68,16 +72,18 @@ async def main(failing: int, stops: int) -> None:
             for service in SERVICES:
                 await mesh.start(service, 0, EXEUNT_LOG_LEVEL="error")
             bystander = await enter(Bystander(nats_server.url))
-            well = await world.start(WELL, "run", [NO_DEADLINE] * (WARM_UP + 2 * stops))
-            stuck = await world.start(TROUBLED, "run", [NO_DEADLINE] * failing)
-            await each(world.cancel, stuck)
+            well = await _in_batches(WARM_UP + 2 * stops, lambda some, n: world.start(WELL, f"run-{n}", some))
+            stuck = await _in_batches(failing, lambda some, n: world.start(TROUBLED, f"run-{n}", some))
+            for some in _batches(stuck):
+                await each(world.cancel, some)
             await bystander.wait_until_idle(120)
             await seconds_of(world, observer, well[:WARM_UP])
             await bystander.wait_until_idle(120)
             alone = await seconds_of(world, observer, well[WARM_UP : WARM_UP + stops])
             show(f"alone: {_figures(alone)}")
             async with writes_fail(control_plane, TROUBLED, stuck[0].name, "terminator"):
-                await each(world.leave, stuck)
+                for some in _batches(stuck):
+                    await each(world.leave, some)
                 while (await bystander.streams.consumer_info("RUNS", "terminator")).num_ack_pending < failing:  # noqa: ASYNC110
                     await asyncio.sleep(0.1)
                 beside = await seconds_of(world, observer, well[WARM_UP + stops :])
@@ -89,6 +95,18 @@ async def main(failing: int, stops: int) -> None:
             async with asyncio.timeout(300):
                 await asyncio.gather(*(observer.of(run.key).ended for run in stuck))
             show("and once they can be written, all of them end")
+
+
+def _batches(runs: list[T]) -> list[list[T]]:
+    """So many at once as a busy kube-apiserver answers in time."""
+    return [runs[at : at + AT_ONCE] for at in range(0, len(runs), AT_ONCE)]
+
+
+async def _in_batches(number: int, start: Callable[[list[str], int], Awaitable[list[Run]]]) -> list[Run]:
+    started: list[Run] = []
+    for n, some in enumerate(_batches([NO_DEADLINE] * number)):
+        started += await start(some, n)
+    return started
 
 
 def _figures(seconds: list[float]) -> str:

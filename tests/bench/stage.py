@@ -132,7 +132,7 @@ async def running_floor(module: str, kubeconfig: Path, *arguments: str) -> Async
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         env={**os.environ, "KUBECONFIG": str(kubeconfig)},
-        process_group=0,  # Ctrl-C is for us, who then stop everything in order
+        start_new_session=True,  # Ctrl-C is for us, who then stop everything in order
     )
     try:
         await within(_first_word(floor))

@@ -237,10 +237,12 @@ def test_an_outcome_of_an_earlier_saying_that_came_to_nothing_is_followed_by_thi
     assert (commands[-1], stop.recorded) == (SecondLook(), True)
 
 
-def test_an_outcome_that_is_there_after_a_first_delivery_is_our_own() -> None:
+def test_an_outcome_of_somebody_who_knew_less_is_followed_by_this_one() -> None:
+    """Without the bus it was not known yet that the topology is gone; the event was stored when it was back."""
     stop = stopping()
-    assert asked(stop, FIRST, Written(), Deleted(()), AlreadyStored(8))[-1] == SecondLook()
-    assert stop.recorded
+    commands = asked(stop, FIRST, Written(), Deleted(()), AlreadyStored(8), Stored())
+    assert [command.after for command in commands if isinstance(command, Record)] == [0, 8]
+    assert (commands[-1], stop.recorded) == (SecondLook(), True)
 
 
 def test_a_dry_run_writes_nothing_and_passes_nothing_on() -> None:

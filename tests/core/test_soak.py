@@ -144,6 +144,13 @@ def test_what_is_planted_is_found(plant: Callable[[Played], None], found: str) -
     assert any(promise.startswith(f"{run.way}, run: {found}") for promise in judged(run))
 
 
+def test_who_is_redriven_has_new_step_runs() -> None:
+    run = stopped()
+    leaves_a_step_run(run)
+    run.redriven_at, run.given_up = after(40), "not redriven"
+    assert judged(run) == []
+
+
 @pytest.mark.parametrize("plant", [not_ended, not_ended_again, not_deleted])
 def test_a_stop_has_its_time(plant: Callable[[Played], None]) -> None:
     run = stopped()
@@ -171,11 +178,18 @@ def test_a_fault_excuses_what_it_is_known_to_cost(
     assert (judged(run, fault) == []) is excused
 
 
-def test_a_terminator_that_ends_before_nats_is_back_takes_its_decisions_along() -> None:
+@pytest.mark.parametrize(
+    ("plant", "service", "another"),
+    [(without_decision, "terminator", "watcher"), (without_its_end, "watcher", "terminator")],
+)
+def test_who_ends_before_nats_is_back_takes_along_what_is_not_published(
+    plant: Callable[[Played], None], service: str, another: str
+) -> None:
     run, outage = stopped(), Window("all nats-servers killed", after(5), after(60))
-    without_decision(run)
-    assert judged(run, outage, Window("service killed", after(30), after(31), "watcher"))
-    assert judged(run, outage, Window("service killed", after(30), after(31), "terminator")) == []
+    plant(run)
+    assert judged(run, outage, Window("service killed", after(30), after(31), another))
+    assert judged(run, outage, Window("service killed", after(80), after(81), service)) == []
+    assert judged(run, Window("service killed", after(30), after(31), service))
 
 
 def test_a_seed_decides_a_round() -> None:

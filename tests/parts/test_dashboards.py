@@ -28,6 +28,7 @@ from exeunt.telemetry import semconv
 from exeunt.telemetry.instruments import Histogram, Instrument
 from exeunt.telemetry.logs import configure_logs
 from exeunt.telemetry.metrics import CAUSES, INSTRUMENTS
+from exeunt.telemetry.tracing import start_tracing
 
 Json = dict[str, Any]
 
@@ -274,6 +275,7 @@ def lines() -> Iterator[tuple[str, str]]:
     out = io.StringIO()
     configure_logs(Settings(log_format="json"), service="exeunt-test", stream=out)
     structlog.contextvars.bind_contextvars(run=str(Cancellation("voice", "call-7", "870cba24", "first")))
+    start_tracing()
     with TracerProvider(shutdown_on_exit=False).get_tracer("t").start_as_current_span("hop"):
         structlog.get_logger().info("finalize", rule="topology-gone")
         structlog.get_logger().warning("stop not done yet", error="503")

@@ -14,6 +14,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from exeunt.run.cancellations import Cancellation
 from exeunt.settings import Settings
 from exeunt.telemetry.logs import RateLimit, bind_run, configure_logs
+from exeunt.telemetry.tracing import start_tracing
 
 
 @pytest.fixture
@@ -36,6 +37,7 @@ def test_a_line_names_the_service_the_run_and_within_a_hop_the_trace(out: io.Str
     log = structlog.get_logger()
     cancellation = Cancellation("voice", "call", "uid", "first")
     bind_run(cancellation)
+    start_tracing()
     with TracerProvider(shutdown_on_exit=False).get_tracer("t").start_as_current_span("hop") as span:
         log.info("finalize", rule="topology-gone")
     log.info("after")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 import pytest
-from aiohttp import ClientSession, web
+from aiohttp import ClientSession
 from msgspec.structs import replace
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader, NumberDataPoint
@@ -16,12 +16,15 @@ from opentelemetry.sdk.trace import TracerProvider
 from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
+from exeunt.net.http_server import Handler, HttpServer
+from exeunt.net.listening import listen
 from exeunt.run.shutdown_timeout import ShutdownTimeout
 from exeunt.run.snapshot import Evidence, RunState, Snapshot, StoryState, Topology
 from exeunt.telemetry.configured import configure_telemetry
 from exeunt.telemetry.instruments import Counter, Gauge, Histogram, Instrument, Observable
 from exeunt.telemetry.metrics import INSTRUMENTS
-from exeunt.telemetry.prometheus import Handler, metrics_endpoint
+from exeunt.telemetry.prometheus import metrics_endpoint
+from exeunt.telemetry.tracing import start_tracing
 from exeunt_local.processes import free_port
 from exeunt_watcher.lateness import Lateness, Pending
 from exeunt_watcher.measures import measure_stops
@@ -41,21 +44,20 @@ class Scrape:
         self.instruments: list[Instrument] = []
         self.endpoint: Handler | None = None
         self._port = free_port()
-        self._runner: web.AppRunner | None = None
+        self._server: HttpServer | None = None
 
     async def _serve(self) -> None:
-        app = web.Application()
-        app.router.add_get("/metrics", self.endpoint or metrics_endpoint(RESOURCE, self.instruments))
-        self._runner = web.AppRunner(app)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self._port).start()
+        self._server = HttpServer(
+            {"/metrics": self.endpoint or metrics_endpoint(RESOURCE.attributes, self.instruments)}
+        )
+        await self._server.serve(listen("ADDR", f"127.0.0.1:{self._port}"))
 
     async def close(self) -> None:
-        if self._runner is not None:
-            await self._runner.cleanup()
+        if self._server is not None:
+            self._server.close()
 
     async def text(self, **headers: str) -> str:
-        if self._runner is None:
+        if self._server is None:
             await self._serve()
         url = f"http://127.0.0.1:{self._port}/metrics"
         async with ClientSession() as http, http.get(url, headers=headers) as answer:
@@ -109,6 +111,7 @@ async def test_each_kind_is_shown_as_prometheus_knows_it(scrape: Scrape) -> None
 async def test_a_histogram_has_cumulative_buckets_and_its_exemplars_stay(scrape: Scrape) -> None:
     histogram = Histogram("t_seconds", "Seconds.", services="all", labels=("cause",), buckets=(0.1, 1))
     scrape.instruments.append(histogram)
+    start_tracing()
     tracer = TracerProvider(shutdown_on_exit=False).get_tracer("t")
     with tracer.start_as_current_span("a stop") as span:
         histogram.record(0.1, cause="gone")  # a bucket's limit belongs to it

@@ -11,14 +11,14 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExportResult
 from actors.collector import Collector
 from actors.connect_proxy import ConnectProxy
 from exeunt.errors import UsageError
-from exeunt.telemetry import configured
+from exeunt.telemetry import exporting
 
 BASIC = "Basic " + b64encode("us@er:päss".encode()).decode()
 
 
 async def export() -> bool:
     """Whether a span gets through, by the environment as it is."""
-    exporter = configured._exporter("traces")
+    exporter = exporting._exporter("traces")
     provider = TracerProvider(resource=Resource({"service.name": "exeunt-test"}), shutdown_on_exit=False)
     ended = _Last()
     provider.add_span_processor(ended)
@@ -73,4 +73,4 @@ async def test_a_proxy_that_cannot_be_used_stops_the_start(monkeypatch: pytest.M
     monkeypatch.setenv("HTTPS_PROXY", "socks5://proxy.example:1080")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "https://collector.example/v1/traces")
     with pytest.raises(UsageError, match="HTTPS_PROXY: a socks5 proxy is not supported"):
-        configured._exporter("traces")
+        exporting._exporter("traces")

@@ -1,6 +1,7 @@
 """Spans of the real SDK: which trace a hop belongs to, which spans are exported, and what the environment says."""
 
 import os
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -12,15 +13,19 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler, TraceIdRatioBased
-from opentelemetry.trace import SpanKind, StatusCode, TraceFlags
+from opentelemetry.trace import StatusCode, TraceFlags
 
+from exeunt import __version__
 from exeunt.errors import UsageError
 from exeunt.events.event_types import Decided, EventType, Verdict
+from exeunt.net.http_server import Request
 from exeunt.run.models import TraceInfo
 from exeunt.run.shutdown_timeout import ShutdownTimeout
 from exeunt.run.snapshot import RunState, Snapshot, StoryState
-from exeunt.telemetry import configured, tracing
-from exeunt.telemetry.tracing import StopIds, apart, calling, due, latency, processing, sending, sweeping
+from exeunt.telemetry import exporting, spans, tracing
+from exeunt.telemetry.configured import configure_telemetry
+from exeunt.telemetry.spans import StopIds
+from exeunt.telemetry.tracing import apart, calling, due, latency, processing, sending, sweeping
 
 CANCELED = Snapshot(
     run=RunState(
@@ -62,7 +67,8 @@ class Exported:
         )
         provider.add_span_processor(SimpleSpanProcessor(self._memory))
         self._monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
-        self._monkeypatch.setattr(tracing, "_tracer", provider.get_tracer("exeunt"))
+        self._monkeypatch.setattr(tracing, "spans", spans, raising=False)
+        self._monkeypatch.setattr(spans, "_tracer", provider.get_tracer("exeunt"))
 
     @property
     def spans(self) -> list[ReadableSpan]:
@@ -253,8 +259,14 @@ def test_a_run_that_bobrapet_did_not_sample_is_not_sampled_here(exported: Export
     assert exported.spans == []
 
 
-def test_without_an_endpoint_context_is_passed_on_and_nothing_else_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("loaded", [False, True])
+def test_without_an_endpoint_context_is_passed_on_and_nothing_else_is_done(
+    monkeypatch: pytest.MonkeyPatch, *, loaded: bool
+) -> None:
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", None)
+    monkeypatch.setattr(tracing, "spans", spans, raising=False)
+    if not loaded:
+        monkeypatch.delattr(tracing, "spans")
     heard = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "ce-id": "1"}
     with processing(EventType.CANCEL_REQUESTED, CANCELED, heard, consumer="terminator", delivery=1) as hop:
         assert hop.headers == {"traceparent": heard["traceparent"]}
@@ -282,7 +294,7 @@ def test_the_environment_says_whether_traces_are_exported(
     monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], wanted: int
 ) -> None:
     only(monkeypatch, environment)
-    exporters = list(configured._exporters("traces"))
+    exporters = list(exporting._exporters("traces"))
     assert len(exporters) == wanted
     for exporter in exporters:
         exporter.shutdown()
@@ -301,23 +313,31 @@ def test_what_cannot_be_followed_is_refused(
 ) -> None:
     only(monkeypatch, environment)
     with pytest.raises(UsageError, match=complaint):
-        list(configured._exporters("traces"))
+        list(exporting._exporters("traces"))
 
 
 def test_grpc_is_an_extra_and_its_absence_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     only(monkeypatch, {ENDPOINT: "http://x:1", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"})
-    monkeypatch.setitem(configured._PROTOCOLS, "grpc", "grpc_that_nobody_installs")
+    monkeypatch.setitem(exporting._PROTOCOLS, "grpc", "grpc_that_nobody_installs")
     with pytest.raises(UsageError, match=r"install exeunt\[otlp-grpc\]"):
-        list(configured._exporters("traces"))
+        list(exporting._exporters("traces"))
 
 
 def test_the_environment_names_the_service_before_we_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    only(monkeypatch, {"HOSTNAME": "pod-1"})
-    ours = configured._resource("exeunt-watcher").attributes
-    assert (ours["service.name"], ours["service.instance.id"]) == ("exeunt-watcher", "pod-1")
-    only(monkeypatch, {"OTEL_SERVICE_NAME": "mine", "OTEL_RESOURCE_ATTRIBUTES": "service.instance.id=7,team=voice"})
-    theirs = configured._resource("exeunt-watcher").attributes
-    assert (theirs["service.name"], theirs["service.instance.id"], theirs["team"]) == ("mine", "7", "voice")
+    mine = "service.instance.id=7,team=voice"
+    for environment, wanted in (
+        ({"HOSTNAME": "pod-1"}, {"service_name": "exeunt-watcher", "service_instance_id": "pod-1"}),
+        (
+            {"OTEL_SERVICE_NAME": "mine", "OTEL_RESOURCE_ATTRIBUTES": mine},
+            {"service_name": "mine", "service_instance_id": "7", "team": "voice"},
+        ),
+    ):
+        only(monkeypatch, environment)
+        answer = configure_telemetry("exeunt-watcher").endpoint(Request("/metrics", "", {}))
+        (line,) = re.findall(r"^target_info\{(.*)\} 1", answer.body.decode(), re.MULTILINE)
+        shown = dict(re.findall(r'(\w+)="([^"]*)"', line))
+        assert wanted.items() <= shown.items()
+        assert shown["service_version"] == __version__
 
 
 def only(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
@@ -331,11 +351,11 @@ def only(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
 
 def test_what_knows_no_run_is_a_trace_of_its_own(exported: Exported) -> None:
     """A webhook and the look that it leads to are one trace; a look after a wait links to it."""
-    with apart("webhook", SpanKind.SERVER, {}, {}) as webhook:
+    with apart("webhook", "SERVER", {}, {}) as webhook:
         pass
-    with apart("look", SpanKind.CONSUMER, webhook.headers, {}) as look:
+    with apart("look", "CONSUMER", webhook.headers, {}) as look:
         assert look.headers["traceparent"] != webhook.headers["traceparent"]
-    with apart("later", SpanKind.CONSUMER, webhook.headers, {}, waited=True):
+    with apart("later", "CONSUMER", webhook.headers, {}, waited=True):
         pass
     first, second, later = (exported.one(name) for name in ("webhook", "look", "later"))
     assert parent(first) is None

@@ -1,12 +1,17 @@
 """What was done without the bus, published when it is back: once, after what others have published, and bounded."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import msgspec
 import pytest
+from kubernetes_asyncio.client import CustomObjectsApi
 from msgspec.structs import replace
+from structlog.testing import capture_logs
 
+from actors.broken_webhook import writes_fail
+from actors.call import Call
+from actors.kubernetes import Kubernetes
 from core.objects import NOW, snapshot
 from exeunt.bus.connection import Bus
 from exeunt.bus.mesh_streams import runs_stream
@@ -15,11 +20,19 @@ from exeunt.bus.streams import ensure_stream
 from exeunt.events.codec import event_message, outcome_message, read_event
 from exeunt.events.event_types import Decided, EventType, Outcome, Verdict
 from exeunt.events.subjects import RUNS, event_subject, outcome_subject
+from exeunt.kube.client import KubeClient
+from exeunt.settings import Settings
 from exeunt.telemetry.metrics import UNPUBLISHED_LOST
 from exeunt_local.binaries import Binaries
+from exeunt_local.control_plane import ControlPlane
 from exeunt_local.nats_server import NatsServer
+from exeunt_terminator.kubernetes_events import KubernetesEvents
 from exeunt_terminator.local_streams import Done
+from exeunt_terminator.remembered import Remembered
+from exeunt_terminator.stand_in import StandIn
 from exeunt_terminator.unpublished import Unpublished
+
+Until = Callable[..., Awaitable[None]]
 
 CAUSE = EventType.TOPOLOGY_TERMINATED
 
@@ -59,6 +72,40 @@ async def published(unpublished: Unpublished) -> None:
     publishing.cancel()
 
 
+async def test_a_stop_that_is_not_done_when_the_bus_is_back_is_left_to_it(
+    bus: Bus, control_plane: ControlPlane, admin: CustomObjectsApi, namespace: str, until: Until
+) -> None:
+    await ensure_stream(bus, runs_stream())
+    kubernetes = Kubernetes(admin.api_client)  # type: ignore[attr-defined]  # the generated stubs leave it out
+    kubeconfig = await control_plane.kubeconfig_for("exeunt-terminator", "exeunt")
+    client = await KubeClient.connect(kubeconfig=str(kubeconfig), retry_budget=0.1)
+    unpublished = Unpublished(bus)
+    stand_in = StandIn(
+        client,
+        bus,
+        Settings(namespaces=(namespace,)),
+        events=KubernetesEvents(client, enabled=False),
+        remembered=Remembered(),
+        unpublished=unpublished,
+    )
+    call = await Call.start(kubernetes, namespace, shutdown_timeout="1h")
+    await call.signal_topology_terminated()
+    with capture_logs() as logs:
+        async with writes_fail(control_plane, namespace, call.name, "terminator"):
+            running = asyncio.create_task(stand_in.run())
+            await call.cancel()
+            canceled = await call.observe_cancel()
+            await until(lambda: any(log["event"] == "stop not done yet" for log in logs), within=30)
+            stand_in.stop()
+            await running
+    await client.close()
+    await published(unpublished)
+    token = canceled.replace(".", "_")
+    subject = f"exeunt.runs.{namespace}.{call.name}.{call.uid}.{token}"
+    assert await last_message(bus, RUNS, f"{subject}.cancel-requested") is not None
+    assert await last_message(bus, RUNS, f"{subject}.outcome.cancel-requested") is None
+
+
 async def stored(bus: Bus, what: Done) -> tuple[int, Outcome]:
     """The sequence of the event, and the last outcome."""
     cancellation = what.event.snapshot.run.cancellation
@@ -93,6 +140,7 @@ async def test_what_others_published_stays_and_what_ended_the_run_is_added(
     await ensure_stream(bus, runs_stream())
     theirs, ours = done("both", Verdict.ALREADY_TERMINAL), done("both", verdict, version="2")
     await publish(bus, theirs.message, deadline=5)
+    assert theirs.outcome is not None
     outcome = replace(theirs.outcome, without_bus=False)
     cancellation = theirs.event.snapshot.run.cancellation
     await publish(

@@ -42,6 +42,7 @@ class StandIn:
         self._done = done
         self._streams = LocalStreams(new_machine(), remembered)
         self._armed: dict[str, object] = {}
+        self._open: list[LocalEvent] = []
         self._stopped = False
         self.watches: dict[str, Watch] = {}
         process.clock.happened["without the bus"] += 1
@@ -52,11 +53,14 @@ class StandIn:
         self._sweep()
 
     def stop(self) -> None:
-        """What is in progress goes on to its end; nothing more is begun."""
+        """What is in progress goes on to its end, and nothing more is begun; what is not done is left to the stream."""
         self._process.clock.note(self._process.name, "stands in no more")
         self._stopped = True
         for each in self.watches.values():
             each.ended = True
+        for published in self._open:
+            if not published.recorded:
+                self._done(published.handed_over())
 
     # What the watcher would do.
 
@@ -102,6 +106,7 @@ class StandIn:
     def _act_on(self, published: LocalEvent) -> None:
         self._process.clock.note(self._process.name, f"acts on {published.event.event_type} without the bus")
         if published.stops:
+            self._open.append(published)
             self._stop(published)
         if published.schedules:
             self._schedule(deadline.Heard(published.event), lambda: True)
@@ -221,6 +226,7 @@ class StandIn:
                 self._later(after.total_seconds(), partial(self._stop, published))
             case _:
                 self._streams.settle(published)
+                self._open.remove(published)
 
     def _later(self, delay: float, act: Callable[[], None]) -> None:
         self._process.later(delay, lambda: None if self._stopped else act())

@@ -38,6 +38,9 @@ class Unpublished:
         match answer:
             case jetstream.Stored(sequence) | jetstream.AlreadyStored(sequence):
                 event, outcome = done.event, done.outcome
+                if outcome is None:
+                    self._next()
+                    return
                 own = replace(event.snapshot, step_runs=None)
                 trail = tuple(replace(step, reread=step.reread or own) for step in outcome.trail)
                 outcome = replace(outcome, cause_sequence=sequence, trail=trail)
@@ -52,7 +55,8 @@ class Unpublished:
                 self._at_work = False
 
     def _have_recorded(self, done: Done, message: Message, answer: jetstream.Answer) -> None:
-        anew = done.outcome.finished_at is not None or done.outcome.verdict is Verdict.FAILED
+        outcome = done.outcome
+        anew = outcome is not None and (outcome.finished_at is not None or outcome.verdict is Verdict.FAILED)
         match answer:
             case jetstream.AlreadyStored(sequence) if anew:
                 after = replace(message, expected_last_subject_sequence=sequence)

@@ -38,7 +38,10 @@ async def insist(ask: Callable[[], Awaitable[T]]) -> T:
 async def play(on: Stage, stop: Stop, name: str, recorder: Recorder, played: list[Played]) -> None:
     """From the run's making on until it is left to itself; what is known of it is in `played` from its beginning."""
     await asyncio.sleep(stop.at)
-    call = await _start(on.kubernetes, stop, name)
+    try:
+        call = await _start(on.kubernetes, stop, name)
+    except TimeoutError:
+        return  # there was no cluster to make a run in, and there is none to be judged
     run = Played(call.name, call.uid, stop.way, timedelta(seconds=stop.timeout), datetime.now(UTC))
     played.append(run)
     try:

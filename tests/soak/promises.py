@@ -80,7 +80,8 @@ def _nothing_left(run: Played, faults: Sequence[Window]) -> Iterator[str]:
         return
     if run.armed:
         yield f"{run.armed} schedules are left"
-    if run.step_runs_left and not _forgotten(run.ends[-1].at, faults):
+    redriven = run.redriven_at is not None and run.ends[-1].at < run.redriven_at  # those that are there are new
+    if run.step_runs_left and not redriven and not _forgotten(run.ends[-1].at, faults):
         yield f"StepRuns are left: {', '.join(run.step_runs_left)}"
 
 
@@ -96,9 +97,12 @@ def _complete(run: Played, faults: Sequence[Window]) -> Iterator[str]:
             continue
         history = run.histories.get(end.cancel_observed_at)
         events = history.events if history else frozenset()
-        if missing := NEEDED - events:
+        missing = NEEDED - events
+        if _taken_along("watcher", end.at, faults):
+            missing -= {"run-terminal"}
+        if missing:
             yield f"the history lacks {', '.join(sorted(missing))}"
-        if (not history or not history.ended_by) and not _decision_lost(end.at, faults):
+        if (not history or not history.ended_by) and not _taken_along("terminator", end.at, faults):
             yield "the history does not say who has ended it"
 
 
@@ -107,12 +111,14 @@ def _history_lost(run: Played, ended_at: datetime, faults: Sequence[Window]) -> 
     return any(fault.ceased > since for fault in faults if fault.kind in ("streams lost", "etcd restored"))
 
 
-def _decision_lost(ended_at: datetime, faults: Sequence[Window]) -> bool:
-    """A terminator that ends before NATS is back takes with it what it did meanwhile (ADR 25)."""
+def _taken_along(service: str, ended_at: datetime, faults: Sequence[Window]) -> bool:
+    """What was not published yet: a terminator that ends before NATS is back takes with it what it decided meanwhile, a
+    watcher which runs it saw end (ADR 25).
+    """
     for outage in faults:
         away = outage.kind.startswith(_NATS) and outage.began <= ended_at < outage.ceased + _UNPUBLISHED
         if away and any(
-            fault.killed == "terminator" and ended_at - _AROUND < fault.began < outage.ceased + _UNPUBLISHED
+            fault.killed == service and ended_at - _AROUND < fault.began < outage.ceased + _UNPUBLISHED
             for fault in faults
         ):
             return True

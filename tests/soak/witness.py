@@ -65,7 +65,11 @@ def _decided(history: list[Recorded]) -> Decided:
         recorded.outcome.rule
         for recorded in history
         if recorded.outcome
-        and (recorded.outcome.verdict is Verdict.FINALIZE or recorded.outcome.rule == "ended-by-exeunt")
+        and (
+            recorded.outcome.rule == "ended-by-exeunt"
+            # At any step: the answer to its write may be lost, and the run redriven before it is read again.
+            or any(step.verdict is Verdict.FINALIZE for step in recorded.outcome.trail)
+        )
     ]
     return Decided(events, tuple(rules))
 

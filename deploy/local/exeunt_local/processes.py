@@ -151,7 +151,7 @@ async def spawn(
             stderr=asyncio.subprocess.STDOUT,
             env=env,
             cwd=cwd,
-            process_group=0,
+            start_new_session=True,
         )
 
 

@@ -12,7 +12,7 @@ from exeunt.bus.mesh_streams import ensure_livekit_stream, ensure_stream_and_con
 from exeunt.bus.pull import PullLoop
 from exeunt.errors import UsageError
 from exeunt.events.subjects import EVERY_LOOK, LIVEKIT, LIVEKIT_BRIDGE
-from exeunt.process.health import Pulse, serve_on
+from exeunt.process.health import Pulse
 from exeunt.process.insist import insist
 from exeunt.process.service import Connections, main
 from exeunt.telemetry.metrics import expect_looks
@@ -71,7 +71,7 @@ class LiveKitBridge:
 
     async def run(self) -> None:
         await insist("make or check the consumer", self._ensure)
-        self._listening = await serve_on(self._webhooks.app, self._addr, setting="EXEUNT_LIVEKIT_WEBHOOK_ADDR")
+        self._listening = await self._webhooks.listen_on(self._addr)
         try:
             async with self._livekit, asyncio.TaskGroup() as tasks:
                 discovering = tasks.create_task(self._discovery.run())

@@ -6,7 +6,6 @@ from typing import Final
 
 import structlog
 from msgspec.structs import replace
-from opentelemetry.trace import SpanKind
 from structlog.contextvars import bind_contextvars
 
 from exeunt.back_off import spread
@@ -78,7 +77,7 @@ class Looker:
             semconv.LIVEKIT_EVENT: look.event,
             semconv.DELIVERY: delivery.num_delivered,
         }
-        with apart("look", SpanKind.CONSUMER, delivery.headers, attributes, waited=by_timer) as hop:
+        with apart("look", "CONSUMER", delivery.headers, attributes, waited=by_timer) as hop:
             looking = Looking(look, by_timer=by_timer, not_callers=self._not_callers, interval=self._interval)
             command = await self._look(looking, hop, heard=None if by_timer else look.heard)
             if by_timer and looking.result is Result.KNOWN:

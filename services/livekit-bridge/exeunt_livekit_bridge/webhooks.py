@@ -15,11 +15,11 @@ from aiohttp import web
 from google.protobuf.json_format import ParseError
 from livekit.api import TokenVerifier, WebhookReceiver
 from livekit.protocol.webhook import WebhookEvent
-from opentelemetry.trace import SpanKind
 
 from exeunt.bus.connection import Bus
 from exeunt.bus.errors import BusError, PublishRefused
 from exeunt.bus.publisher import publish
+from exeunt.net.listening import addresses, listen
 from exeunt.run.snapshot import LONGEST_TRIGGER_TOKEN
 from exeunt.telemetry import semconv
 from exeunt.telemetry.metrics import LIVEKIT_WEBHOOKS
@@ -35,6 +35,8 @@ LOOKED_AT: Final = frozenset(
 _LARGEST_BODY: Final = 1024 * 1024
 _STORE_DEADLINE: Final = 2.5
 _BODY_DEADLINE: Final = 5.0
+_SHUTDOWN: Final = 5.0
+"""Seconds that requests in progress have when the listening ends."""
 _MOST_AT_ONCE: Final = 256
 """Requests in progress. A webhook has a few kilobytes and takes a millisecond, so this many come when nothing moves."""
 
@@ -50,14 +52,25 @@ class _Answer(NamedTuple):
 
 
 class Webhooks:
-    """The HTTP side. `app` is what listens on EXEUNT_LIVEKIT_WEBHOOK_ADDR."""
+    """The HTTP side, once it is told where to listen."""
 
     def __init__(self, keys: Keys, bus: Bus) -> None:
         self._keys = keys
         self._bus = bus
         self._in_progress = 0
-        self.app = web.Application(client_max_size=_LARGEST_BODY)
-        self.app.router.add_post(PATH, self._post)
+
+    async def listen_on(self, addr: str) -> web.AppRunner:
+        """At EXEUNT_LIVEKIT_WEBHOOK_ADDR, as `listening` reads it. Raises UsageError when that is not possible."""
+        setting = "EXEUNT_LIVEKIT_WEBHOOK_ADDR"
+        sockets = listen(setting, addr)
+        app = web.Application(client_max_size=_LARGEST_BODY)
+        app.router.add_post(PATH, self._post)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN)
+        await runner.setup()
+        for listening in sockets:
+            await web.SockSite(runner, listening).start()
+        log.info("listening", setting=setting, addresses=addresses(sockets))
+        return runner
 
     async def _post(self, request: web.Request) -> web.Response:
         heard_at = datetime.now(UTC)
@@ -110,7 +123,7 @@ class Webhooks:
             semconv.LIVEKIT_SID: look.sid,
             semconv.LIVEKIT_EVENT: look.event,
         }
-        with apart("POST /webhook", SpanKind.SERVER, {}, attributes) as hop:
+        with apart("POST /webhook", "SERVER", {}, attributes) as hop:
             try:
                 await publish(self._bus, look_message(look, hop.headers), deadline=_STORE_DEADLINE)
             except PublishRefused as error:  # it would be refused again

@@ -89,7 +89,7 @@ class Stored(Struct, frozen=True):
 
 
 class AlreadyStored(Struct, frozen=True):
-    """Another outcome of the same event, or an earlier try of this one, is stored at `sequence`."""
+    """Another outcome of the same event is stored at `sequence`."""
 
     sequence: int
 

@@ -34,11 +34,13 @@ nothing to do.
 
 
 class Done(Struct, frozen=True):
-    """An event that was acted on, as the message that it would have been, and what came of it at `at`."""
+    """An event that was acted on, as the message that it would have been, and what came of it at `at`; without an
+    outcome whoever takes it from the stream has to see to it.
+    """
 
     message: Message
     event: ReceivedEvent
-    outcome: Outcome
+    outcome: Outcome | None
     source: str
     at: datetime
 
@@ -71,6 +73,15 @@ class LocalEvent:
         self.deliveries += 1
         wait = timedelta(seconds=back_off)
         return Delivered(self.sequence, self.deliveries, self.since, wait, clock_trouble)
+
+    @property
+    def recorded(self) -> bool:
+        """Whether there is an outcome of it."""
+        return self._outcomes > 0
+
+    def handed_over(self) -> Done:
+        """To be published without an outcome: perhaps its run is ended, and its StepRuns are not deleted."""
+        return Done(self.message, self.event, None, SOURCE, self.since)
 
     def record(self, asked: Record, now: datetime) -> Done | commands.AlreadyStored:
         """Done: it is stored as far as the stop is concerned, and kept to be published when the bus is back."""

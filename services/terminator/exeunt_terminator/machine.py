@@ -275,18 +275,15 @@ class Stopping:
         return CancelChildren(self.snapshot.run)
 
     def _record(self, heard: Stored | AlreadyStored | NotStored) -> Result:
-        """What a stop was answered with stands, unless an earlier publication of its event came to nothing (ADR 16, a
-        dry run, or a write that was forbidden) and this one has ended the run, or was refused once more.
+        """What a stop was answered with stands, unless it came to nothing (an earlier publication of the event, ADR 16,
+        a dry run, a write that was forbidden, or somebody who knew less without the bus, ADR 25) and this one has ended
+        the run, or was refused once more.
         """
         self.recorded = isinstance(heard, Stored)
         anew = self.written_at is not None or self.trail[-1].verdict is Verdict.FAILED
-        if isinstance(heard, AlreadyStored) and anew:
-            # What has come after the event, when this is its first delivery, was stored by a try that got no answer.
-            delivered = self._delivered
-            self.recorded = delivered is not None and heard.sequence > delivered.sequence and delivered.deliveries == 1
-            if not self.recorded and self._outcome_at is None:
-                self._outcome_at = heard.sequence
-                return Result.IN_VAIN
+        if isinstance(heard, AlreadyStored) and anew and self._outcome_at is None:
+            self._outcome_at = heard.sequence
+            return Result.IN_VAIN
         if self.next_at is None:
             return Result.RECORDED
         self.recorded = self.recorded and self._outcome_at is None  # that it is forbidden still is no news

@@ -228,20 +228,24 @@ class StandIn:
     async def _stop(self, published: LocalEvent) -> None:
         """One stop, again for as long as it is given back, and once more for the second look."""
         bind_run(published.event.snapshot.run.cancellation)
-        while not self._stopping.is_set():
-            async with self._slots:
-                work = self._tasks.create_task(self._try(published))
-                self._at_work.add(work)
-                work.add_done_callback(self._at_work.discard)
-                end = await work
-            match end:
-                case SecondLook():
-                    await asyncio.sleep(self._settings.second_look.total_seconds())
-                case GiveBack(_, after):
-                    await asyncio.sleep(after.total_seconds())
-                case _:
-                    self._streams.settle(published)
-                    return
+        try:
+            while not self._stopping.is_set():
+                async with self._slots:
+                    work = self._tasks.create_task(self._try(published))
+                    self._at_work.add(work)
+                    work.add_done_callback(self._at_work.discard)
+                    end = await work
+                match end:
+                    case SecondLook():
+                        await asyncio.sleep(self._settings.second_look.total_seconds())
+                    case GiveBack(_, after):
+                        await asyncio.sleep(after.total_seconds())
+                    case _:
+                        self._streams.settle(published)
+                        return
+        finally:
+            if not published.recorded:
+                self._unpublished.add(published.handed_over())
 
     async def _try(self, published: LocalEvent) -> End:
         settings, event = self._settings, published.event

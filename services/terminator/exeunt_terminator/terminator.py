@@ -10,10 +10,10 @@ from msgspec.structs import replace
 from exeunt.bus.connection import Bus
 from exeunt.bus.delivery import Ack, DeadLetter, Delivery, DeliveryAnswer, Retry, back_off
 from exeunt.bus.errors import BusUnavailable, PublishRefused
-from exeunt.bus.publisher import Stored, publish
+from exeunt.bus.publisher import Stored, last_message, publish
 from exeunt.events.codec import ReceivedEvent, outcome_message, read_event
 from exeunt.events.event_types import DRY_RUN
-from exeunt.events.subjects import TERMINATOR
+from exeunt.events.subjects import RUNS, TERMINATOR
 from exeunt.kube.client import KubeClient
 from exeunt.settings import Settings
 from exeunt.telemetry.logs import bind_run
@@ -99,6 +99,7 @@ class Terminator:
         message = replace(message, expected_last_subject_sequence=command.after)
         try:
             answer = await publish(self._bus, message, deadline=_PUBLISH_DEADLINE)
+            last = None if isinstance(answer, Stored) else await last_message(self._bus, RUNS, message.subject)
         except BusUnavailable as error:
             calls.error = error
             return Failed(str(error))
@@ -106,7 +107,9 @@ class Terminator:
             log.error("outcome not recorded", fact=event.event_type, error=str(error))  # noqa: TRY400 - no bug of ours
             hop.failed(error)
             return commands.NotStored()
-        return commands.Stored() if isinstance(answer, Stored) else commands.AlreadyStored(answer.sequence)
+        if isinstance(answer, Stored) or (last is not None and last.data == message.payload):  # by an earlier try
+            return commands.Stored()
+        return commands.AlreadyStored(answer.sequence)
 
     def _report(self, event: ReceivedEvent, stopping: Stopping, end: End, calls: Calls, hop: Hop) -> None:
         """What came of it, in the log, the span and the metrics, and as a Kubernetes Event."""

@@ -70,6 +70,8 @@ class Unpublished:
     async def _publish(self, done: Done) -> None:
         event, outcome = done.event, done.outcome
         answer = await publish(self._bus, done.message, deadline=_DEADLINE)
+        if outcome is None:
+            return
         # Where the event is another's, it need not have the snapshot that was decided from.
         own = replace(event.snapshot, step_runs=None)
         trail = tuple(replace(step, reread=step.reread or own) for step in outcome.trail)
@@ -96,4 +98,5 @@ class Unpublished:
 
     def _lose(self, done: Done, why: str) -> None:
         UNPUBLISHED_LOST.add()
-        log.error("outcome not recorded", fact=done.event.event_type, verdict=done.outcome.verdict, error=why)
+        verdict = done.outcome.verdict if done.outcome else None
+        log.error("outcome not recorded", fact=done.event.event_type, verdict=verdict, error=why)

@@ -132,7 +132,7 @@ class NatsClient(Client):
                 await transport.connect(s.uri, DEFAULT_BUFFER_SIZE, patience)
             except TimeoutError:
                 raise nats.errors.Error(f"{s.uri.netloc}: no connection within {patience:g} s") from None
-            except ValueError as error:  # a name that DNS cannot have, told by another server
+            except (OSError, ValueError) as error:  # uvloop's do not say where; a name that DNS cannot have
                 raise nats.errors.Error(f"{s.uri.netloc}: {error}") from error
 
     async def _process_connect_init(self) -> None:

@@ -133,30 +133,29 @@ class Bus:
         room = self.nc.max_payload - len(payload)
         if room < MAX_HEADERS and room < header_size(headers):
             raise nats.errors.MaxPayloadError
-        lost = asyncio.timeout(None)
-        self._open.add(lost)
+        waiting = asyncio.timeout_at(max(since + timeout, loop.time() + 0.01))
+        self._open.add(waiting)
         try:
-            async with lost:
-                return await self.nc.request(
-                    subject, payload, timeout=max(0.01, since + timeout - loop.time()), headers=headers
-                )
+            async with waiting:
+                # nats-py's own deadline would be a second timer.
+                return await self.nc.request(subject, payload, timeout=None, headers=headers)
         except nats.errors.NoRespondersError:
             why = f"nobody answers on {subject}: the stream or consumer is missing, or has no leader (yet)"
             self.change.unanswered(asked_of(subject), why, since=since)
             raise NoResponders(why) from None
-        except nats.errors.TimeoutError:
+        except TimeoutError:
+            if waiting not in self._open:
+                raise BusUnavailable(f"the connection was lost before an answer on {subject}") from None
             if self.is_denied(subject, since=since):
                 raise PermissionDenied(f"permission denied for subject {subject}: grant it to this user") from None
             self.change.unanswered(asked_of(subject), f"no answer on {subject}", since=since)
             raise BusUnavailable(f"no answer on {subject} within {timeout:g} s") from None
-        except TimeoutError:
-            raise BusUnavailable(f"the connection was lost before an answer on {subject}") from None
         except (nats.errors.ConnectionClosedError, nats.errors.ConnectionDrainingError):
             raise BusClosed(f"the connection to NATS at {self._where} is closed: {self._last_error}") from None
         except (nats.errors.OutboundBufferLimitError, nats.errors.ConnectionReconnectingError) as error:
             raise BusUnavailable(f"cannot send to {subject} now: {error}") from error
         finally:
-            self._open.discard(lost)
+            self._open.discard(waiting)
 
     async def api(self, call: str, request: dict[str, Any] | None = None) -> dict[str, Any]:
         """One call of the JetStream API, for example `api("STREAM.INFO.RUNS")`, answered within 5 s.
@@ -269,7 +268,8 @@ class Bus:
         self._connected.clear()
         self.change.lost()
         for waiting in self._open:  # their answers will not come over another connection
-            waiting.reschedule(0)
+            if not waiting.expired():
+                waiting.reschedule(0)
         self._open.clear()
         if not self._closing:
             log.warning("nats.disconnected", server=self.server, error=self._last_error)

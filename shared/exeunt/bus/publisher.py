@@ -74,26 +74,24 @@ async def publish(bus: Bus, message: Message, *, deadline: float) -> Stored | Al
     When its stream is missing, `bus.recreate_streams` is called once per try. Raises BusUnavailable (whether
     it was stored is not known), PublishRefused (it never will be), PermissionDenied, BusClosed.
     """
-    since = asyncio.get_running_loop().time()
-    last: BusUnavailable | None = None
-    failures = 0
-    time_limit = asyncio.timeout_at(since + deadline)
-    try:
-        async with time_limit:
-            while True:
-                try:
-                    # Tries are short: what was asked of a leader that is no more is not worth waiting for.
-                    return await _publish_once(bus, message, 2.0 if failures else 1.0)
-                except BusUnavailable as unavailable:
-                    last = unavailable
-                await asyncio.sleep(_BACK_OFF.wait(failures))
-                failures += 1
-    except TimeoutError:
-        if not time_limit.expired():
-            raise
-        if bus.is_denied(message.subject, since=since):
-            raise PermissionDenied(f"permission denied for subject {message.subject}") from last
-        raise BusUnavailable(f"not stored on {message.subject} within {deadline:g} s: {last or 'no answer'}") from last
+    clock = asyncio.get_running_loop().time
+    since, failures = clock(), 0
+    until = since + deadline
+    while True:
+        # Tries are short: what was asked of a leader that is no more is not worth waiting for.
+        patience = 2.0 if failures else 1.0
+        try:
+            return await _publish_once(bus, message, min(patience, until - clock()))
+        except BusUnavailable as unavailable:
+            last = unavailable
+        left = until - clock()
+        if (wait := _BACK_OFF.wait(failures)) >= left:
+            break
+        await asyncio.sleep(wait)
+        failures += 1
+    if bus.is_denied(message.subject, since=since):
+        raise PermissionDenied(f"permission denied for subject {message.subject}") from last
+    raise BusUnavailable(f"not stored on {message.subject} within {deadline:g} s: {last}") from last
 
 
 async def _publish_once(bus: Bus, message: Message, patience: float) -> Stored | AlreadyStored:

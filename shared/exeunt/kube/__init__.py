@@ -2,8 +2,9 @@
 
 `models` are the fields of bobrapet's kinds that Exeunt uses, `resources` say where a kind lives and how it is decoded,
 `client` sends single requests, `list_watch` follows a whole collection, `connection` keeps them authenticated with
-what `credentials` reads: a `kubeconfig`, which leads to a `route` and a `user`, an `exec_plugin`'s answer, or a token
-that `oidc` renews and `write_back` keeps. `errors` name what can go wrong.
+what `credentials` reads: the `token` of a service account, or `by_kubeconfig` a `kubeconfig`, which leads to a `route`
+and a `user`, an `exec_plugin`'s answer, or a token that `oidc` renews and `write_back` keeps. `errors` name what can go
+wrong.
 
 kubernetes_asyncio serves `oidc` alone. Its models cost 200 times the decoding time, its Watch gives up when a
 resourceVersion expires, its HTTP session starts a thread's job for every request, and it reads kubeconfigs otherwise

@@ -274,7 +274,7 @@ class KubeClient:
         until, failures, perhaps_done = clock() + self._retry_budget, 0, False
         while True:
             try:
-                return await self._read(call)
+                return await observed(call, self._connection.server, self._read(call))
             except (ApiError, ApiUnavailable) as error:
                 if isinstance(error, ApiError):
                     error.perhaps_done = perhaps_done
@@ -290,12 +290,11 @@ class KubeClient:
             failures += 1
 
     async def _read(self, call: Call) -> bytes:
-        with observed(call, self._connection.server):
-            async with await self._connection.open(call, self._limits) as response:
-                try:
-                    return await response.read()
-                except (aiohttp.ClientError, TimeoutError) as error:
-                    raise self._connection.unavailable(call, error) from error
+        async with await self._connection.open(call, self._limits) as response:
+            try:
+                return await response.read()
+            except (aiohttp.ClientError, TimeoutError) as error:
+                raise self._connection.unavailable(call, error) from error
 
 
 async def _joined(pages: AsyncGenerator[Listing[T], None]) -> Listing[T]:

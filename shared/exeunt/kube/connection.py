@@ -12,6 +12,7 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from functools import cache
 from importlib.metadata import version
+from time import monotonic
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -153,12 +154,12 @@ class Connection:
         raise refusal
 
     async def _send(self, access: "_Access", call: Call, limits: aiohttp.ClientTimeout) -> aiohttp.ClientResponse:
-        clock = asyncio.get_running_loop().time
-        sent = clock()
+        sent = monotonic()
         response = await access.send(call, limits)
-        with suppress(ValueError):  # something on the way has no clock, or answers for the kube-apiserver
-            reported = parsedate_to_datetime(response.headers.get("Date", ""))
-            self.clock.tells(reported.replace(tzinfo=reported.tzinfo or UTC), round_trip=clock() - sent)
+        if self.clock.listens():
+            with suppress(ValueError):  # something on the way has no clock, or answers for the kube-apiserver
+                reported = parsedate_to_datetime(response.headers.get("Date", ""))
+                self.clock.tells(reported.replace(tzinfo=reported.tzinfo or UTC), round_trip=monotonic() - sent)
         return response
 
     def _served(self, call: Call) -> None:

@@ -8,25 +8,22 @@ issuer.
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 import aiohttp
 import structlog
-from yarl import URL
 
 from exeunt.errors import UsageError
-from exeunt.kube import exec_plugin
 from exeunt.kube.errors import ConfigurationError
-from exeunt.kube.exec_plugin import Issued
-from exeunt.kube.kubeconfig import Chosen, Exec, choose
 from exeunt.kube.route import Route
-from exeunt.kube.user import as_given_to_plugin, authorization, bearer, data_or_file, impersonation, proxy_of, read
+from exeunt.kube.token import bearer, read
 from exeunt.net.proxies import proxy_for
 
+if TYPE_CHECKING:
+    from exeunt.kube.by_kubeconfig import ByKubeconfig
+
 _SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-_RENEWED_BEFORE: Final = timedelta(minutes=2)  # an exec plugin's credentials, which are looked at once a minute
 
 log = structlog.get_logger(__name__)
 
@@ -34,18 +31,16 @@ log = structlog.get_logger(__name__)
 class Credentials:
     """One source of configuration, and what was read from it last.
 
-    `files` are kubeconfigs, and `chosen` is what they say when that was read already (one may be a pipe); without any,
-    the service account in the folder `service_account` is used. `context` is one of theirs, instead of the current one.
-    `refresh` comes before anything else. A session is good for as long as `route` stays the same; `headers` go with
-    every request. `strict` is as in `exeunt.net.tls`.
+    Without a `kubeconfig`, the service account in the folder `service_account` is used. `refresh` comes before anything
+    else. A session is good for as long as `route` stays the same; `headers` go with every request. `strict` is as in
+    `exeunt.net.tls`.
     """
 
     def __init__(
         self,
         files: Sequence[str],
         *,
-        chosen: Chosen | None = None,
-        context: str | None = None,
+        kubeconfig: "ByKubeconfig | None" = None,
         service_account: Path = _SERVICE_ACCOUNT,
         strict: bool = False,
     ) -> None:
@@ -53,11 +48,9 @@ class Credentials:
         self.route = Route()
         self.headers: tuple[tuple[str, str], ...] = ()
         self._files = files
+        self._kubeconfig = kubeconfig
         self._service_account = service_account
         self._strict = strict
-        self._chosen = chosen
-        self._context = context
-        self._issued: Issued | None = None
 
     @classmethod
     def find(cls, kubeconfig: str | None, *, context: str | None = None, strict: bool = False) -> "Credentials":
@@ -67,19 +60,20 @@ class Credentials:
         ConfigurationError when there is nothing to use.
         """
         if kubeconfig:
-            return cls((kubeconfig,), context=context, strict=strict)
+            return cls((kubeconfig,), kubeconfig=_by((kubeconfig,), context, strict=strict), strict=strict)
         named = [path for path in os.environ.get("KUBECONFIG", "").split(os.pathsep) if path]
         files = named or [os.path.expanduser("~/.kube/config")]  # noqa: PTH111 - a user without a home has none
         # In a pod, the home directory may be somebody else's.
-        chosen = choose(files, context) if named or os.access(files[0], os.R_OK) else None
-        if chosen is not None:
-            return cls(files, chosen=chosen, context=context, strict=strict)
+        if named or os.access(files[0], os.R_OK):
+            by_kubeconfig = _by(files, context, strict=strict)
+            if by_kubeconfig.names_a_context():
+                return cls(files, kubeconfig=by_kubeconfig, strict=strict)
         host, port = (os.environ.get(f"KUBERNETES_SERVICE_{part}") for part in ("HOST", "PORT"))
         token = _SERVICE_ACCOUNT / "token"
         if host and port and token.is_file():
             if named:
                 log.warning("no kubeconfig names a context: the pod's service account is used", kubeconfig=named)
-            return cls((), strict=strict)
+            return cls((), service_account=_SERVICE_ACCOUNT, strict=strict)
         pod = f"there is no token at {token}" if host else "KUBERNETES_SERVICE_HOST is not set as it is in a pod"
         raise ConfigurationError(
             f"no way to the kube-apiserver: {_nothing_in(files)}, and {pod}; set KUBECONFIG to a kubeconfig with a"
@@ -91,12 +85,12 @@ class Credentials:
 
         Raises ConfigurationError and keeps what was read before.
         """
-        chosen, issued = self._chosen, self._issued
-        self._chosen = self._issued = None
+        before = self._kubeconfig
+        self._kubeconfig = before.anew() if before else None
         try:
             await self.refresh()
         except ConfigurationError:
-            self._chosen, self._issued = chosen, issued
+            self._kubeconfig = before
             raise
 
     async def refresh(self) -> None:
@@ -121,57 +115,22 @@ class Credentials:
         return Route(server, ca=read(self._service_account / "ca.crt", self.source)), (token,)
 
     async def _read(self) -> tuple[Route, tuple[tuple[str, str], ...]]:
-        if not self._files:
+        if self._kubeconfig is None:
             return self._in_cluster()
-        self._chosen = self._chosen or choose(self._files, self._context)
-        if self._chosen is None:
+        if (found := await self._kubeconfig.read()) is None:
             raise ConfigurationError(f"no way to the kube-apiserver: {_nothing_in(self._files)}")
-        return await self._as_chosen(self._chosen)
+        return found
 
     def open_session(self) -> aiohttp.ClientSession:
         """A session for the route; raises ConfigurationError when its certificates are no good."""
         return self.route.open_session(self.source, strict=self._strict)
 
-    async def _as_chosen(self, chosen: Chosen) -> tuple[Route, tuple[tuple[str, str], ...]]:
-        cluster, user = chosen.cluster.value, chosen.user
-        url = URL(str(cluster.server))
-        route = Route(
-            str(url.with_query(None).with_fragment(None)).rstrip("/"),
-            compressed=not cluster.disable_compression,
-            proxy=proxy_of(chosen.cluster),
-        )
-        acting_as = impersonation(user) if user else ()
-        if url.scheme == "http":  # client-go, too, shows nobody its credentials without TLS
-            return route, acting_as
-        route = replace(
-            route,
-            server_name=cluster.tls_server_name or None,
-            verify=not cluster.insecure_skip_tls_verify,
-            ca=data_or_file(chosen.cluster, "certificate-authority"),
-        )
-        if user is None:
-            return route, ()
-        certificate = data_or_file(user, "client-certificate")
-        route = replace(route, certificate=certificate, key=data_or_file(user, "client-key") if certificate else None)
-        known_by = authorization(user)
-        if known_by is None and user.value.auth_provider is not None:
-            # kubernetes_asyncio, by which it is renewed, costs 35 MiB: not for those who have no such user.
-            from exeunt.kube import oidc  # noqa: PLC0415
 
-            token = await oidc.id_token(user, strict=self._strict)
-            known_by = bearer(token.encode(), f"the id-token of {user.where}")
-        plugin = user.value.exec
-        if plugin is not None and known_by is None and not route.certificate:
-            issued = await self._asked(plugin, user.where, as_given_to_plugin(cluster, route))
-            route = replace(route, certificate=issued.certificate, key=issued.key)
-            known_by = bearer(issued.token.encode(), f"the exec plugin of {user.where}") if issued.token else None
-        return route, ((known_by, *acting_as) if known_by else acting_as)
+def _by(files: Sequence[str], context: str | None, *, strict: bool) -> "ByKubeconfig":
+    """Loads what reads them, which a pod does without."""
+    from exeunt.kube.by_kubeconfig import ByKubeconfig  # noqa: PLC0415
 
-    async def _asked(self, plugin: Exec, where: str, cluster: dict[str, Any]) -> Issued:
-        issued = self._issued
-        if issued is None or (issued.expires and issued.expires - _RENEWED_BEFORE <= datetime.now(UTC)):
-            issued = self._issued = await exec_plugin.ask(plugin, where, cluster)
-        return issued
+    return ByKubeconfig(files, context, strict=strict)
 
 
 def _nothing_in(files: Sequence[str]) -> str:

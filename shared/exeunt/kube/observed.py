@@ -1,7 +1,6 @@
 """What a request to the kube-apiserver leaves behind: a span within its hop, and a measured duration."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable
 from time import perf_counter
 
 from exeunt.kube.connection import Call
@@ -11,14 +10,13 @@ from exeunt.telemetry.semconv import HTTP_STATUS_CODE
 from exeunt.telemetry.tracing import calling
 
 
-@contextmanager
-def observed(call: Call, server: str) -> Iterator[None]:
-    """Around one attempt, from sending it to having read the answer."""
+async def observed(call: Call, server: str, attempt: Awaitable[bytes]) -> bytes:
+    """Await one attempt, which sends the call and reads the answer."""
     began = perf_counter()
     code = "none"
     with calling(call.method, call.template, server) as hop:
         try:
-            yield
+            answer = await attempt
             code = "200"
             hop.attribute(HTTP_STATUS_CODE, 200)
         except ApiError as error:
@@ -30,6 +28,8 @@ def observed(call: Call, server: str) -> Iterator[None]:
         except ApiUnavailable as error:
             hop.failed(error)
             raise
+        else:
+            return answer
         finally:
             KUBE_REQUEST_DURATION.record(
                 perf_counter() - began, code=code, resource=call.resource.plural, verb=call.verb

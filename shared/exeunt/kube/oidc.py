@@ -34,7 +34,7 @@ from exeunt.errors import UsageError
 from exeunt.kube.errors import ConfigurationError
 from exeunt.kube.kubeconfig import AuthProvider, Named, User, decoded
 from exeunt.kube.route import Route
-from exeunt.kube.user import read
+from exeunt.kube.token import read
 from exeunt.kube.write_back import read_again, write_back
 from exeunt.net.proxies import proxy_for
 from exeunt.net.tls import explain

@@ -5,7 +5,6 @@ All of it is read when it is asked for, since files are replaced.
 
 from base64 import b64encode
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -13,6 +12,7 @@ from exeunt.errors import UsageError
 from exeunt.kube.errors import ConfigurationError
 from exeunt.kube.kubeconfig import CLUSTER_EXTENSION, Cluster, Named, User, decoded
 from exeunt.kube.route import Route
+from exeunt.kube.token import as_header, bearer, read
 from exeunt.net.proxies import Proxy, parse_proxy
 
 _HEADER_KEY: Final = "!#$&'*+-.^_`|~"  # beside letters and digits; Kubernetes reads the rest percent-encoded
@@ -40,14 +40,6 @@ def authorization(user: Named[User]) -> tuple[str, str] | None:
     return None
 
 
-def bearer(token: bytes, where: str) -> tuple[str, str]:
-    """The header; `where` the token is from is for the error. Raises ConfigurationError."""
-    text = token.decode(errors="replace").strip()  # files tend to end in a newline
-    if not text:
-        raise ConfigurationError(f"cannot use {where}: the token is empty")
-    return ("Authorization", f"Bearer {_header(text, where)}")
-
-
 def impersonation(user: Named[User]) -> tuple[tuple[str, str], ...]:
     """The headers that make the server take us for `as`. Raises ConfigurationError."""
     configured, where = user.value, user.where
@@ -58,13 +50,7 @@ def impersonation(user: Named[User]) -> tuple[tuple[str, str], ...]:
     headers += [("Impersonate-Group", group) for group in configured.as_groups or ()]
     extra = configured.as_user_extra or {}
     headers += [(f"Impersonate-Extra-{quote(key, _HEADER_KEY)}", value) for key in extra for value in extra[key]]
-    return tuple((name, _header(value, f"`as` of {where}")) for name, value in headers)
-
-
-def _header(value: str, where: str) -> str:
-    if not value.isprintable():
-        raise ConfigurationError(f"{where} has a character in it that no HTTP header can have, such as a line break")
-    return value
+    return tuple((name, as_header(value, f"`as` of {where}")) for name, value in headers)
 
 
 def data_or_file(named: Named[Cluster] | Named[User], what: str) -> bytes | None:
@@ -73,14 +59,6 @@ def data_or_file(named: Named[Cluster] | Named[User], what: str) -> bytes | None
     data = decoded(getattr(named.value, f"{attribute}_data"), f"{what}-data of {named.where}")
     file = getattr(named.value, attribute)
     return data or (read(file, f"{what} of {named.where}") if file else None)
-
-
-def read(path: str | Path, where: str) -> bytes:
-    """A file's content; `where` it is named is for the error. Raises ConfigurationError."""
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"cannot use {where}: {path}: {error.strerror}") from None
 
 
 def proxy_of(cluster: Named[Cluster]) -> Proxy | None:

@@ -41,12 +41,17 @@ class OtherClock:
         """Seconds that our clock is ahead, as far as that is certain; None when nothing was heard for a minute."""
         return self._ahead if monotonic() - self._at < _FRESH else None
 
+    def listens(self, server: str = "") -> bool:
+        """Whether an answer of `server` would tell anything: those in quick succession tell the same."""
+        heard = self._heard.get(server)
+        return heard is None or monotonic() - heard[0][0] >= _BETWEEN
+
     def tells(self, reported: datetime, *, round_trip: float, server: str = "") -> None:
         """An answer that took `round_trip` seconds has just come, with the time of `server`."""
+        if not self.listens(server):
+            return
         now = monotonic()
         heard = self._heard.setdefault(server, deque(maxlen=_REMEMBERED))
-        if heard and now - heard[0][0] < _BETWEEN:
-            return
         received = datetime.now(UTC)
         seen = range_of(reported, resolution=self._resolution, received=received, round_trip=round_trip)
         heard.appendleft((now, seen))

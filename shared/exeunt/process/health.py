@@ -12,13 +12,9 @@ from socket import gethostname
 from typing import NamedTuple
 
 import structlog
-from aiohttp import web
 
+from exeunt.net.http_server import Answer, Handler, HttpServer, Request
 from exeunt.net.listening import addresses, listen
-from exeunt.telemetry.prometheus import Handler
-
-_SHUTDOWN = 5.0
-"""Seconds that requests in progress have when the listening ends."""
 
 log = structlog.get_logger()
 
@@ -55,34 +51,24 @@ class Health(NamedTuple):
         return {name: reason for name, ask in self.dependencies.items() if (reason := ask()) is not None}
 
 
-async def serve_health(health: Health, addr: str, metrics: Handler) -> web.AppRunner:
+async def serve_health(health: Health, addr: str, metrics: Handler) -> HttpServer:
     """Listen on `addr` (as `listening` reads it). Raises UsageError when that is not possible."""
 
-    async def livez(_: web.Request) -> web.Response:
+    def livez(_: Request) -> Answer:
         return _answer(health.stuck(asyncio.get_running_loop().time()))
 
-    async def readyz(_: web.Request) -> web.Response:
+    def readyz(_: Request) -> Answer:
         return _answer(health.missing())
 
-    app = web.Application()
-    app.router.add_get("/livez", livez)
-    app.router.add_get("/readyz", readyz)
-    app.router.add_get("/metrics", metrics)
-    return await serve_on(app, addr, setting="EXEUNT_HTTP_ADDR")
-
-
-async def serve_on(app: web.Application, addr: str, *, setting: str) -> web.AppRunner:
-    """Serve `app` on `addr` (see `listening`). Raises UsageError that names the `setting`."""
+    setting = "EXEUNT_HTTP_ADDR"
     sockets = listen(setting, addr)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN)
-    await runner.setup()
-    for listening in sockets:
-        await web.SockSite(runner, listening).start()
+    server = HttpServer({"/livez": livez, "/readyz": readyz, "/metrics": metrics})
+    await server.serve(sockets)
     log.info("listening", setting=setting, addresses=addresses(sockets))
-    return runner
+    return server
 
 
-def _answer(reasons: dict[str, str]) -> web.Response:
+def _answer(reasons: dict[str, str]) -> Answer:
     if not reasons:
         return _json({"status": "ok"}, 200)
     if all(isinstance(reason, InPart) for reason in reasons.values()):
@@ -90,6 +76,6 @@ def _answer(reasons: dict[str, str]) -> web.Response:
     return _json({"status": "error", "instance": gethostname(), "troubles": reasons}, 503)
 
 
-def _json(body: object, status: int) -> web.Response:
+def _json(body: object, status: int) -> Answer:
     """With a newline at its end, for whoever asks with curl."""
-    return web.json_response(text=json.dumps(body) + "\n", status=status)
+    return Answer(status, (("Content-Type", "application/json; charset=utf-8"),), f"{json.dumps(body)}\n".encode())

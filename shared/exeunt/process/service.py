@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack, suppress
 from typing import Final, NoReturn, Protocol
 
 import structlog
+import uvloop
 from msgspec import Struct
 
 from exeunt.bus.backlogs import report_backlogs
@@ -90,7 +91,7 @@ def main(
     try:
         settings = read_settings()
         configure_logs(settings, service=service)
-        asyncio.run(
+        uvloop.run(
             _serve(service, compose, settings, ensure, kubernetes=kubernetes, waits_for_streams=waits_for_streams)
         )
     except Exception as error:
@@ -138,8 +139,8 @@ async def _serve(
             lambda: {(name,): ahead for name, clock in clocks.items() if (ahead := clock.ahead) is not None}
         )
         DEPENDENCY_UP.observe(lambda: {(name,): ask() is None for name, ask in health.dependencies.items()})
-        runner = await serve_health(health, settings.http_addr, telemetry.endpoint)
-        stack.push_async_callback(runner.cleanup)
+        server = await serve_health(health, settings.http_addr, telemetry.endpoint)
+        stack.callback(server.close)
 
         awaited = bus.recreate_streams if waits_for_streams else None
         running = asyncio.create_task(_work(work, kube, bus, awaited, settings), name=service)

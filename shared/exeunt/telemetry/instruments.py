@@ -6,14 +6,18 @@ it exports; only what a histogram records it has to be reported one by one.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import prometheus_client
-from opentelemetry import metrics, trace
-from opentelemetry.metrics import CallbackOptions, Meter, Observation
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
+
+from exeunt.telemetry.tracing import current_ids
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import CallbackOptions, Meter, Observation
+    from opentelemetry.metrics import Histogram as ExportedHistogram
 
 Kind = Literal["counter", "gauge", "histogram"]
 Read = Callable[[], Mapping[tuple[str, ...], float]]
@@ -37,6 +41,8 @@ class Instrument:
         self.services = services
         self.labels = labels
         self.figures = self._figures(**options)
+        self._known: dict[tuple[tuple[str, str], ...], Any] = {}
+        """Series that were asked for, as prometheus_client takes longer to find one than to count."""
 
     def _figures(self, **options: Any) -> Any:
         """What has them, of prometheus_client: by default its metric of the same kind."""
@@ -52,12 +58,17 @@ class Instrument:
         self._series(labels)
 
     def _series(self, labels: Mapping[str, str]) -> Any:
-        return self.figures.labels(**labels) if self.labels else self.figures
+        if not self.labels:
+            return self.figures
+        if (series := self._known.get(values := tuple(labels.items()))) is None:
+            series = self._known[values] = self.figures.labels(**labels)
+        return series
 
-    def export(self, meter: Meter) -> None:
+    def export(self, meter: "Meter") -> None:
         """Have `meter` report it, too."""
+        from opentelemetry.metrics import Observation  # noqa: PLC0415 - it is loaded where something is exported
 
-        def observations(_: CallbackOptions) -> Iterator[Observation]:
+        def observations(_: "CallbackOptions") -> "Iterator[Observation]":
             for family in self.figures.collect():
                 for sample in family.samples:
                     yield Observation(sample.value, sample.labels)
@@ -92,14 +103,14 @@ class Histogram(Instrument):
     ) -> None:
         super().__init__(name, description, services=services, labels=labels, buckets=buckets)
         self.buckets = tuple(buckets)
-        self._exported: metrics.Histogram | None = None
+        self._exported: ExportedHistogram | None = None
 
     def record(self, value: float, **labels: str) -> None:
-        self._series(labels).observe(value, _exemplar())
+        self._series(labels).observe(value, current_ids(sampled=True) or None)
         if self._exported is not None:
             self._exported.record(value, labels)
 
-    def export(self, meter: Meter) -> None:
+    def export(self, meter: "Meter") -> None:
         self._exported = meter.create_histogram(
             self.name, self.unit, self.description, explicit_bucket_boundaries_advisory=self.buckets
         )
@@ -128,11 +139,3 @@ class Observable(Instrument, Collector):
         for values, value in self._read().items():
             seen.add_metric(values, float(value))
         return [seen]
-
-
-def _exemplar() -> dict[str, str] | None:
-    """The span in which something is measured, if that is exported."""
-    span = trace.get_current_span().get_span_context()
-    if not span.trace_flags.sampled:
-        return None
-    return {"trace_id": trace.format_trace_id(span.trace_id), "span_id": trace.format_span_id(span.span_id)}

@@ -14,10 +14,10 @@ from typing import Any, Final, TextIO
 
 import msgspec
 import structlog
-from opentelemetry import trace
 
 from exeunt.run.cancellations import Cancellation
 from exeunt.settings import Settings
+from exeunt.telemetry.tracing import current_ids
 
 
 def configure_logs(settings: Settings, *, service: str, stream: TextIO | None = None) -> None:
@@ -100,10 +100,7 @@ class _Window:
 
 
 def _add_trace(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    context = trace.get_current_span().get_span_context()
-    if context.is_valid:
-        event["trace_id"] = f"{context.trace_id:032x}"
-        event["span_id"] = f"{context.span_id:016x}"
+    event.update(current_ids())
     return event
 
 
