@@ -53,12 +53,15 @@ TERMINATOR: Final = (
 )
 BESIDE: Final = frozenset(
     {
+        "exeunt_watcher.agenda",  # when time counts
         "exeunt_watcher.commands",  # what machine and executor say to each other
         "exeunt_watcher.coverage",  # for /readyz
+        "exeunt_watcher.known",  # what is kept
         "exeunt_watcher.lateness",  # measures
         "exeunt_watcher.measures",
         "exeunt_watcher.strays",  # helps when StepRuns are left
         "exeunt_watcher.watches",  # what a watcher is made of, as the settings say
+        "exeunt_watcher.offers",  # what the stream may have lost
         "exeunt_watcher.signals_heard",  # what others publish
         "exeunt_terminator.commands",
         "exeunt_terminator.kubernetes_events",  # tells of the stop, when it is done

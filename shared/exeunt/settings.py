@@ -128,8 +128,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     Where cancels are passed on, children are looked for once more after the same time."""
 
     sweep_interval: timedelta = timedelta(seconds=30)
-    """How often everything is compared with the cluster: the watcher offers again what holds, the timeout-scheduler
-    arms what is missing. It bounds the delay when events, streams or schedules were lost, and costs a filtered list."""
+    """How often everything is compared with the cluster: the watcher offers again what the stream may have lost, the
+    timeout-scheduler arms what is missing. It bounds the delay when events, streams or schedules were lost, and costs a
+    filtered list."""
 
     overdue_after: timedelta = timedelta(seconds=30)
     """How long after its deadline an unfinished run is given another deadline event by the sweep, whatever became of

@@ -12,7 +12,7 @@ from typing import Any, Final
 from exeunt.bus.connection import Bus
 from exeunt.bus.recall import recalled
 from exeunt.events.event_types import cancellation_of
-from exeunt.kube.changes import Relisted
+from exeunt.kube.changes import Page
 from exeunt.kube.client import KubeClient
 from exeunt.kube.errors import NotFound, Undecodable
 from exeunt.kube.resources import STEP_RUNS, STORIES, STORY_RUNS, TRANSPORT_BINDINGS, Resource
@@ -110,7 +110,7 @@ async def watched(listed: Listed, bus: Bus | None, settings: Settings) -> list[S
     machine = watching((None,), settings)
     now = datetime.now(UTC)
     for resource, items in listed.items():
-        machine.receive(Seen(resource, None, Relisted(items)), now)
+        machine.receive(Seen(resource, None, Page(items)), now)
     if bus is not None:
         for run in runs:
             for signal in await signals_about(bus, run):

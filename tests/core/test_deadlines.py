@@ -13,7 +13,7 @@ from exeunt.errors import PoisonEvent
 from exeunt.events import cloudevents
 from exeunt.events.codec import ReceivedEvent, event_message
 from exeunt.events.event_types import EventType
-from exeunt.events.subjects import armed_subject, due_subject, event_subject
+from exeunt.events.subjects import DEADLINES, armed_subject, due_subject, event_subject
 from exeunt.run import bobrapet
 from exeunt.run.models import StoryRun
 from exeunt.run.shutdown_timeout import ShutdownTimeout
@@ -164,22 +164,35 @@ def test_a_run_without_cancel_observed_at_is_still_the_one_that_was_canceled_the
     assert get == GetRun(unobserved.run, NOW)
 
 
-def test_a_sweep_arms_what_is_missing_and_reads_the_run_again() -> None:
-    scheduling = Scheduling()
-    commands = asked(scheduling, found(), StoryRead(story()), NoMessage(), NoMessage(), Stored(), RunRead(RUN))
-    assert kinds(commands) == [GetStory, LastMessage, LastMessage, Arm, GetRun, Ack]
+MISSING: Final = (found(), StoryRead(story()), NoMessage(), NoMessage(), NoMessage(), RunRead(RUN))
+"""What a sweep is told of a run of which nothing is armed, until it arms it."""
+
+
+def test_a_sweep_reads_the_run_arms_what_is_missing_and_reads_the_run_again() -> None:
+    commands = asked(Scheduling(), *MISSING, Stored(), RunRead(RUN))
+    assert kinds(commands) == [GetStory, LastMessage, LastMessage, LastMessage, GetRun, Arm, GetRun, Ack]
     assert commands[1] == LastMessage(event_subject(RUN.cancellation, EventType.CANCEL_REQUESTED))
     assert commands[2] == LastMessage(event_subject(RUN.cancellation, EventType.DEADLINE_REACHED))
-    # What is armed is not looked at twice.
-    commands = asked(Scheduling(), found(), StoryRead(story()), NoMessage(), NoMessage(), AlreadyStored())
-    assert commands[-1] == Ack()
+    assert commands[3] == LastMessage(armed_subject(RUN.cancellation), DEADLINES)
+    assert asked(Scheduling(), *MISSING, AlreadyStored())[-1] == Ack()  # somebody else has armed it meanwhile
+
+
+def test_a_sweep_reads_no_run_whose_deadline_is_armed() -> None:
+    scheduling = Scheduling()
+    armed = message(EventType.CANCEL_REQUESTED)
+    assert asked(scheduling, *MISSING[:4], armed)[-1] == Ack()
+    assert scheduling.trail[-1] is Result.ALREADY_ARMED
 
 
 @pytest.mark.parametrize("read", [RunRead(ENDED), NotFound()])
-def test_what_a_sweep_has_armed_of_a_run_that_has_ended_since_it_was_listed_is_disarmed(read: Input) -> None:
-    scheduling = Scheduling()
-    heard = (found(), StoryRead(story()), NoMessage(), NoMessage(), Stored(), read, Purged(1))
-    *_, disarm, end = asked(scheduling, *heard)
+def test_a_sweep_arms_nothing_of_a_run_that_has_ended_since_it_was_listed(read: Input) -> None:
+    for answer in (NoMessage(), Denied("an older version's permissions")):
+        assert kinds(asked(Scheduling(), *MISSING[:4], answer, read))[-2:] == [GetRun, Ack]
+
+
+@pytest.mark.parametrize("read", [RunRead(ENDED), NotFound()])
+def test_what_a_sweep_has_armed_of_a_run_that_has_ended_meanwhile_is_disarmed(read: Input) -> None:
+    *_, disarm, end = asked(Scheduling(), *MISSING, Stored(), read, Purged(1))
     assert isinstance(disarm, Disarm)
     assert armed_subject(disarm.run.cancellation) == armed_subject(RUN.cancellation)
     assert end == Ack()
@@ -194,12 +207,13 @@ def test_the_deadline_is_the_one_of_the_cancel_whatever_became_of_the_story() ->
     sooner = story(timeout="1s")
     then = message(EventType.CANCEL_REQUESTED, replace(CANCELED, shutdown=ShutdownTimeout("1h", "Story policy")))
     for read, known in ((StoryRead(sooner), then), (StoryRead(None), then)):
-        *_, arm = asked(Scheduling(), found(), read, known, NoMessage())
+        *_, arm = asked(Scheduling(), found(), read, known, NoMessage(), NoMessage(), RunRead(RUN))
         assert isinstance(arm, Arm)
         assert arm.deadline.instant == parse_instant(CANCEL_OBSERVED_AT) + timedelta(hours=1)
         assert arm.deadline.snapshot.realtime
     # Without what was published the Story tells, and nobody does of one that is missing.
-    *_, arm = asked(Scheduling(), found(), StoryRead(sooner), Denied("an older version's permissions"), NoMessage())
+    denied = Denied("an older version's permissions")
+    *_, arm = asked(Scheduling(), found(), StoryRead(sooner), denied, NoMessage(), NoMessage(), RunRead(RUN))
     assert isinstance(arm, Arm)
     assert arm.deadline.instant == parse_instant(CANCEL_OBSERVED_AT) + timedelta(seconds=1)
     scheduling = Scheduling()
@@ -235,7 +249,7 @@ def test_a_sweep_begins_again_with_the_next_one_whatever_fails() -> None:
     heard = (found(), StoryRead(story()), NoMessage(), message(EventType.DEADLINE_REACHED, at=DEADLINE), AckFloor(7))
     for count in range(1, len(heard) + 1):
         assert asked(Scheduling(), *heard[:count], Failed("503"), now=LATE)[-1] == GiveBack("503")
-    arming = (found(), StoryRead(story()), NoMessage(), NoMessage(), Stored(), NotFound())
+    arming = (*MISSING, Stored(), NotFound())
     for count in range(4, len(arming) + 1):
         assert asked(Scheduling(), *arming[:count], Failed("503"))[-1] == GiveBack("503")
 

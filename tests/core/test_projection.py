@@ -31,14 +31,11 @@ CALL = (NAMESPACE, "call")
 FIRST_ATTEMPT = Cancellation(*CALL, "uid-call", bobrapet.FIRST_ATTEMPT)
 REDRIVEN = {bobrapet.REDRIVE[0][1]: "again"}
 INDEXES = (
-    "_runs",
+    "_known",
     "_stories",
     "_runs_of_story",
     "_step_runs",
-    "_run_of_step_run",
     "_bindings",
-    "_run_of_binding",
-    "_snapshots",
     "_remembered",
     "_runs_of_token",
     "_fixed",
@@ -464,14 +461,7 @@ def test_a_run_that_became_terminal_is_reported_once_and_forgotten(known: Projec
     assert previous is not None
     assert (previous.run.terminal, current.run.terminal) == (False, True)
     assert known.snapshot(CALL) is None
-    assert known.canceled() == []
     assert list(known.known_runs()) == []
-
-
-def test_canceled_are_the_unfinished_runs_whose_cancel_was_asked_for(known: Projection) -> None:
-    assert known.canceled() == []
-    projected(known, story_run("other", uid="uid-other", canceled=True))
-    assert known.canceled() == [(NAMESPACE, "other")]
 
 
 def test_the_memory_of_the_stream_may_come_after_the_run_was_seen() -> None:

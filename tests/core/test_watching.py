@@ -1,6 +1,6 @@
 """The watcher's machine: what waits for what, and what it asks for in the end. No clock, no I/O."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -20,8 +20,9 @@ from core.objects import (
     story_run,
     topology_terminated,
 )
+from exeunt.clock import format_instant
 from exeunt.events.event_types import EventType
-from exeunt.kube.changes import Changed, Missing, Relisted, Removed
+from exeunt.kube.changes import Changed, Missing, Page, Removed
 from exeunt.kube.resources import STEP_RUNS, STORIES, STORY_RUNS, TRANSPORT_BINDINGS, Resource
 from exeunt.run import bobrapet
 from exeunt.run.models import KubeObject, StoryRun
@@ -33,21 +34,26 @@ from exeunt_watcher.commands import (
     Command,
     Covered,
     GetRun,
+    GetStream,
     Input,
     MessageAt,
     MessageRead,
     Publish,
     Recall,
     Recalled,
+    Refused,
     Restored,
     RunRead,
     RunUndecodable,
     Seen,
     SignalHeard,
     Stored,
+    StreamRead,
     Tick,
 )
 from exeunt_watcher.machine import Watching
+from exeunt_watcher.offers import StreamState
+from exeunt_watcher.signals_heard import KEPT
 from exeunt_watcher.strays import MOST_AT_ONCE
 
 CALL = (NAMESPACE, "call")
@@ -64,12 +70,12 @@ ESTABLISHED, CANCEL, TERMINATED = (
 class Watched:
     """A machine, and what it is reported, all of it at the same moment where nothing else is said."""
 
-    def __init__(self, *namespaces: str) -> None:
+    def __init__(self, *namespaces: str, stale_after: timedelta | None = None) -> None:
         self.machine = Watching(
             namespaces or (None,),
             default_timeout=timedelta(seconds=20),
             fence_wait=FENCE_WAIT,
-            heartbeats_stale_after=None,
+            heartbeats_stale_after=stale_after,
             sweep_interval=SWEEP,
             second_look=SECOND_LOOK,
         )
@@ -78,7 +84,7 @@ class Watched:
         return self.machine.receive(heard, at)
 
     def lists(self, resource: Resource[Any], *items: KubeObject, missing: Iterable[Missing] = ()) -> list[Command]:
-        return self.hear(Seen(resource, None, Relisted(list(items), tuple(missing))))
+        return self.hear(Seen(resource, None, Page(list(items), tuple(missing))))
 
     def changes(self, resource: Resource[Any], item: KubeObject) -> list[Command]:
         return self.hear(Seen(resource, None, Changed(item)))
@@ -348,14 +354,14 @@ def test_each_namespace_is_covered_by_itself_and_a_run_waits_for_that_of_its_sto
     run = in_namespace(here, story_run(cancel_observed_at=CANCEL_OBSERVED_AT))
     run = replace(run, spec=replace(run.spec, story_ref=replace(run.spec.story_ref, namespace=elsewhere)))
     for kind in (STORIES, TRANSPORT_BINDINGS, STEP_RUNS):
-        assert watched.hear(Seen(kind, here, Relisted([]))) == []
-    asked = watched.hear(Seen(STORY_RUNS, here, Relisted([run])))
+        assert watched.hear(Seen(kind, here, Page([]))) == []
+    asked = watched.hear(Seen(STORY_RUNS, here, Page([run])))
     assert asked[0] == Covered(here, 1)
     assert watched.recall(asked) == []
     others: tuple[Resource[Any], ...] = (TRANSPORT_BINDINGS, STEP_RUNS, STORY_RUNS)
     for resource in others:
-        assert watched.hear(Seen(resource, elsewhere, Relisted([]))) == []
-    covered, *commands = watched.hear(Seen(STORIES, elsewhere, Relisted([in_namespace(elsewhere, story())])))
+        assert watched.hear(Seen(resource, elsewhere, Page([]))) == []
+    covered, *commands = watched.hear(Seen(STORIES, elsewhere, Page([in_namespace(elsewhere, story())])))
     assert covered == Covered(elsewhere, 0)
     assert published(commands) == [CANCEL]
 
@@ -379,7 +385,7 @@ def test_whoever_published_the_cancel_first_may_not_have_known_that_the_topology
     watched: Watched, *, knew: bool
 ) -> None:
     cancel = gone(watched)
-    assert watched.hear(Stored(cancel)) == []
+    assert watched.hear(Stored(cancel, 7)) == []
     (asked,) = watched.hear(AlreadyStored(cancel, 7))
     assert asked == MessageAt(7, cancel)
     first = cancel.snapshot if knew else replace(cancel.snapshot, topology=Topology(established=True))
@@ -394,20 +400,182 @@ def test_whoever_published_the_cancel_of_a_topology_that_is_up_does_not_matter(w
     assert watched.hear(AlreadyStored(cancel, 7)) == []
 
 
-def test_what_holds_of_a_stop_is_offered_at_every_sweep_also_when_the_clock_is_set_back(watched: Watched) -> None:
+STREAM = StreamState("today", 1, 9, 0)
+
+
+def swept(watched: Watched, stream: StreamState | None = STREAM, *, number: int) -> list[Command]:
+    """What is offered at that sweep, when the stream is like that."""
+    (asked,) = watched.hear(Tick(), NOW + number * SWEEP)
+    assert isinstance(asked, GetStream)
+    return watched.hear(StreamRead(asked, stream), NOW + number * SWEEP)
+
+
+@pytest.fixture
+def stopping(watched: Watched) -> Watched:
+    """A stop has begun, and its cancel was offered at the first sweep."""
     watched.recall(watched.start(story_run(cancel_observed_at=CANCEL_OBSERVED_AT)))
     assert watched.hear(Tick(), NOW) == []
-    assert watched.hear(Tick(), NOW + SWEEP / 2) == []
-    assert published(watched.hear(Tick(), NOW + SWEEP)) == [CANCEL]
-    assert watched.hear(Tick(), NOW + SWEEP * 1.5) == []
-    assert published(watched.hear(Tick(), NOW + SWEEP * 0.5)) == [CANCEL]
-    assert published(watched.hear(Tick(), NOW + SWEEP * 1.5)) == [CANCEL]
+    (offered,) = swept(watched, number=1)
+    assert isinstance(offered, Publish)
+    assert offered.event_type is CANCEL
+    watched.hear(AlreadyStored(offered, 7))
+    return watched
+
+
+def test_sweeps_follow_each_other_at_their_interval_also_when_the_clock_is_set_back(watched: Watched) -> None:
+    watched.recall(watched.start(story_run(cancel_observed_at=CANCEL_OBSERVED_AT)))
+    for at, sweeps in ((0, False), (0.5, False), (1, True), (1.5, False), (0.5, True), (1, False), (1.5, True)):
+        asked = watched.hear(Tick(), NOW + SWEEP * at)
+        assert asked == ([GetStream()] if sweeps else [])
+        assert [published(watched.hear(StreamRead(GetStream(), STREAM))) for _ in asked] == [[CANCEL] for _ in asked]
+
+
+def test_a_stop_that_the_stream_has_is_not_offered_again(stopping: Watched) -> None:
+    for number in (2, 3):
+        assert swept(stopping, replace(STREAM, first=7, last=10 + number), number=number) == []
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        None,
+        replace(STREAM, made="tomorrow"),
+        replace(STREAM, first=8),
+        replace(STREAM, last=8),
+        replace(STREAM, deleted=1),
+    ],
+    ids=["there is none", "made anew", "too old for it", "restored from a backup", "somebody has deleted something"],
+)
+def test_a_stop_that_the_stream_may_have_lost_is_offered_again(stopping: Watched, stream: StreamState | None) -> None:
+    (again,) = swept(stopping, stream, number=2)
+    assert isinstance(again, Publish)
+    stopping.hear(Stored(again, 10))
+    assert swept(stopping, stream, number=3) == ([] if stream else [replace(again, sweep=3)])
+
+
+def test_a_stop_is_offered_until_all_of_it_is_stored(watched: Watched) -> None:
+    run = story_run(cancel_observed_at=CANCEL_OBSERVED_AT, conditions=[topology_terminated()])
+    watched.recall(watched.start(run))
+    watched.hear(Tick())
+    answers: list[tuple[Callable[[Publish], Input], Callable[[Publish], Input]]] = [
+        (lambda cancel: Stored(cancel, 7), Refused),
+        (lambda cancel: AlreadyStored(cancel, 0), lambda terminated: Stored(terminated, 8)),  # it is deleted
+        (lambda cancel: Stored(replace(cancel, sweep=2), 7), lambda terminated: Stored(terminated, 8)),  # it comes late
+        (lambda cancel: AlreadyStored(cancel, 7), lambda terminated: AlreadyStored(terminated, 8)),
+    ]
+    for number, of_both in enumerate(answers, start=1):
+        offered = swept(watched, number=number)
+        assert published(offered) == [CANCEL, TERMINATED]
+        for answer, event in zip(of_both, offered, strict=True):
+            assert isinstance(event, Publish)
+            watched.hear(answer(event))
+    assert swept(watched, number=5) == []
+
+
+def test_many_stops_are_offered_some_at_a_time(watched: Watched) -> None:
+    watched.recall(watched.start())
+    for number in range(1200):
+        watched.changes(
+            STORY_RUNS, story_run(f"call-{number}", uid=f"uid-{number}", cancel_observed_at=CANCEL_OBSERVED_AT)
+        )
+    watched.hear(Tick())
+    offered = [swept(watched, number=1)]
+    while more := watched.hear(Tick(), NOW + SWEEP):
+        offered.append(more)
+    assert [len(each) for each in offered] == [500, 500, 200]
+    assert len({each.snapshot.run.uid for some in offered for each in some if isinstance(each, Publish)}) == 1200
+
+
+def test_what_begins_to_hold_of_a_stop_is_offered_with_the_rest_of_it(stopping: Watched) -> None:
+    gone = story_run(cancel_observed_at=CANCEL_OBSERVED_AT, conditions=[topology_terminated()], resource_version="2")
+    assert published(stopping.changes(STORY_RUNS, gone)) == [TERMINATED]
+    assert published(swept(stopping, number=2)) == [CANCEL, TERMINATED]
+
+
+def test_of_stops_that_are_over_the_stream_is_not_asked(stopping: Watched) -> None:
+    over = story_run(cancel_observed_at=CANCEL_OBSERVED_AT, phase="Finished", resource_version="2")
+    assert published(stopping.changes(STORY_RUNS, over)) == [EventType.RUN_TERMINAL]
+    assert stopping.hear(Tick(), NOW + 2 * SWEEP) == []
+
+
+def test_the_stream_is_not_asked_again_while_it_does_not_answer(stopping: Watched) -> None:
+    assert stopping.hear(Tick(), NOW + 2 * SWEEP) == [GetStream()]
+    assert stopping.hear(Tick(), NOW + 3 * SWEEP) == []
+
+
+def streaming(watched: Watched, *bindings: KubeObject) -> StoryRun:
+    """A canceled run that streams still."""
+    run = story_run(cancel_observed_at=CANCEL_OBSERVED_AT)
+    asked = watched.start(run, bindings=bindings)
+    watched.changes(STEP_RUNS, step_run())
+    assert published(watched.recall(asked)) == [ESTABLISHED, CANCEL]
+    return run
+
+
+# What time alone changes.
 
 
 def test_cancel_observed_at_that_does_not_come_is_waited_for_so_long(watched: Watched) -> None:
     watched.recall(watched.start(story_run(canceled=True)))
     assert watched.hear(Tick(), NOW + FENCE_WAIT / 2) == []
     assert published(watched.hear(Tick(), NOW + FENCE_WAIT)) == [CANCEL]
+
+
+def test_heartbeats_of_a_canceled_run_that_do_not_come_any_more_are_noticed() -> None:
+    watched = Watched(stale_after=timedelta(seconds=90))
+    beats = [binding(heartbeat=format_instant(NOW + timedelta(seconds=at))) for at in (-60, -50)]
+    streaming(watched, *beats[:1])
+    assert watched.hear(Tick(), NOW + timedelta(seconds=29.9)) == []
+    watched.changes(TRANSPORT_BINDINGS, beats[1])
+    assert published(watched.hear(Tick(), NOW + timedelta(seconds=39.9))) == []
+    assert published(watched.hear(Tick(), NOW + timedelta(seconds=40))) == [TERMINATED]
+
+
+def test_a_signal_that_is_too_old_counts_no_longer(watched: Watched) -> None:
+    watched.recall(watched.start(story_run(cancel_observed_at=CANCEL_OBSERVED_AT)))
+    watched.hear(SignalHeard(a_signal(gone=True)))
+    watched.hear(Tick())
+    for later, counts in ((KEPT, True), (KEPT + SWEEP, False)):
+        (asked,) = watched.hear(Tick(), NOW + later)
+        offered = watched.hear(StreamRead(GetStream(), None))
+        assert (asked, TERMINATED in published(offered)) == (GetStream(), counts)
+
+
+# A list that comes page by page.
+
+
+def test_what_a_page_takes_away_waits_for_the_rest_of_the_list(watched: Watched) -> None:
+    """The hub has replaced a binding while the watch was away: on one page is what goes, on another what came."""
+    run = streaming(watched, binding())
+    first = Page([binding(deleting=True)], complete=False)
+    assert watched.hear(Seen(TRANSPORT_BINDINGS, None, first)) == []
+    assert watched.changes(STORY_RUNS, replace(run, metadata=replace(run.metadata, resource_version="2"))) == []
+    assert watched.hear(Seen(TRANSPORT_BINDINGS, None, Page([binding("another")]))) == []
+    assert published(watched.removes(TRANSPORT_BINDINGS, binding("another"))) == [TERMINATED]
+
+
+def test_what_the_whole_list_takes_away_is_gone(watched: Watched) -> None:
+    streaming(watched, binding())
+    assert watched.hear(Seen(TRANSPORT_BINDINGS, None, Page([binding(deleting=True)], complete=False))) == []
+    assert published(watched.hear(Seen(TRANSPORT_BINDINGS, None, Page([])))) == [TERMINATED]
+
+
+def test_what_was_taken_away_on_a_page_of_a_list_that_failed_may_be_there_again(watched: Watched) -> None:
+    streaming(watched, binding())
+    for page in (Page([binding(deleting=True)], complete=False), Page([binding()], complete=False), Page([])):
+        assert watched.hear(Seen(TRANSPORT_BINDINGS, None, page)) == []
+
+
+def test_nothing_is_said_of_a_namespace_before_the_last_page(watched: Watched) -> None:
+    watched.hear(AllSignalsHeard())
+    watched.lists(STORIES, story())
+    watched.lists(TRANSPORT_BINDINGS)
+    watched.lists(STEP_RUNS)
+    assert watched.hear(Seen(STORY_RUNS, None, Page([story_run()], complete=False))) == []
+    other = story_run("other", uid="uid-other")
+    covered, *asked = watched.hear(Seen(STORY_RUNS, None, Page([other])))
+    assert covered == Covered(None, 2)
+    assert recalled(asked) == [ESTABLISHED, ESTABLISHED]
 
 
 # The cluster as it was before.
@@ -553,6 +721,23 @@ def test_what_another_has_published_need_not_name_everything(watched: Watched, *
     commands = watched.hear(MessageRead(asked, stored))
     assert commands == ([] if names_it else [replace(publish, after=7)])
     assert watched.hear(AlreadyStored(replace(publish, after=7), 8)) == []
+
+
+def test_what_is_left_may_be_listed_page_by_page(watched: Watched) -> None:
+    stop(watched)
+    assert watched.hear(Seen(STEP_RUNS, None, Page([step_run("call-late")], complete=False))) == []
+    assert watched.lists(STEP_RUNS, missing=[Missing((NAMESPACE, "call-listen"), "uid-call-listen")]) == []
+    (publish,) = watched.hear(RunRead(looked_after(watched), ended()))
+    assert isinstance(publish, Publish)
+    assert publish.snapshot.step_runs == (StepRunRef("call-late", "uid-call-late"),)
+
+
+def test_a_run_that_is_back_is_not_forgotten_because_it_could_not_be_read(watched: Watched) -> None:
+    stop(watched)
+    asked = looked_after(watched)
+    watched.changes(STORY_RUNS, story_run())
+    assert watched.hear(RunUndecodable(asked)) == []
+    assert watched.machine.peek(CALL, NOW) is not None
 
 
 def test_no_more_are_looked_after_at_once_than_can_be_read(watched: Watched) -> None:

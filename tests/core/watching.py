@@ -11,7 +11,7 @@ from exeunt.events.codec import event_message, read_event
 from exeunt.events.event_types import EventType, cancellation_of
 from exeunt.events.messages import Message
 from exeunt.events.subjects import event_subject
-from exeunt.kube.changes import Relisted
+from exeunt.kube.changes import Page
 from exeunt.kube.resources import Resource
 from exeunt.run.cancellations import Cancellation
 from exeunt.run.models import KubeObject
@@ -23,6 +23,7 @@ from exeunt_watcher.commands import (
     Command,
     Covered,
     GetRun,
+    GetStream,
     Input,
     MessageAt,
     MessageRead,
@@ -32,9 +33,11 @@ from exeunt_watcher.commands import (
     RunRead,
     Seen,
     Stored,
+    StreamRead,
     Tick,
 )
 from exeunt_watcher.machine import RESOURCES, Watching
+from exeunt_watcher.offers import StreamState
 from exeunt_watcher.projection import Projection
 
 
@@ -97,7 +100,7 @@ class Watcher:
     def start(self, now: datetime, listed: dict[Resource[Any], Iterable[KubeObject]], signals: Iterable[Input]) -> None:
         """List every kind and hear every signal."""
         for resource in RESOURCES:
-            self.hear(Seen(resource, None, Relisted(list(listed[resource]))), now)
+            self.hear(Seen(resource, None, Page(list(listed[resource]))), now)
         for signal in signals:
             self.hear(signal, now)
         self.hear(AllSignalsHeard(), now)
@@ -118,12 +121,14 @@ class Watcher:
                 self._rendered(event_type, snapshot)
                 message = event_message(event_type, snapshot, source="/watcher", now=now, context={})
                 if self._stream.publish(message):
-                    return Stored(asked)
+                    return Stored(asked, self._stream.last)
                 return AlreadyStored(asked, self._stream.sequences[message.subject])
             case Recall(event_type, snapshot):
                 return Recalled(asked, self._stream.published(cancellation_of(event_type, snapshot.run), event_type))
             case MessageAt(sequence):
                 return MessageRead(asked, self._stream.at(sequence))
+            case GetStream():
+                return StreamRead(asked, StreamState("made", 1, self._stream.last, 0))
             case GetRun(left=()):
                 raise AssertionError("it lists but once")
             case GetRun():

@@ -94,6 +94,7 @@ MAY_PUBLISH = {
         "exeunt.deadletters.timeout-scheduler",
         "exeunt.deadletters.timeout-scheduler-due",
         *(f"$JS.API.STREAM.{call}.{stream}" for call in ("INFO", "CREATE") for stream in STREAMS),
+        f"$JS.API.DIRECT.GET.DEADLINES.exeunt.deadlines.armed.{RUN}",
         "$JS.API.STREAM.PURGE.DEADLINES",
         f"$JS.API.DIRECT.GET.RUNS.exeunt.runs.{RUN}.deadline-reached",
         f"$JS.API.DIRECT.GET.RUNS.exeunt.runs.{RUN}.cancel-requested",

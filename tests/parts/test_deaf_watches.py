@@ -17,7 +17,7 @@ from kubernetes_asyncio.client import CustomObjectsApi
 
 from actors.front import Answer, Front, accepting, refusing, standing_before
 from actors.kubernetes import STORY_RUN, Kubernetes
-from exeunt.kube.changes import Relisted
+from exeunt.kube.changes import Page
 from exeunt.kube.client import KubeClient
 from exeunt.kube.list_watch import ListWatch
 from exeunt.kube.resources import STORY_RUNS
@@ -87,8 +87,9 @@ class Following:
         async with aclosing(aiter(self.watch)) as changes:
             async for change in changes:
                 match change:
-                    case Relisted(items):
-                        self.names = {item.metadata.name for item in items}
+                    case Page(items, missing):
+                        self.names -= {gone.key[1] for gone in missing}
+                        self.names |= {item.metadata.name for item in items}
                     case _ if hasattr(change, "object"):
                         self.names.add(change.object.metadata.name)
 

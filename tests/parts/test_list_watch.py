@@ -11,7 +11,7 @@ from kubernetes_asyncio.client import CustomObjectsApi
 from structlog.testing import capture_logs
 
 from actors.tcp_proxy import TcpProxy
-from exeunt.kube.changes import Change, Changed, Missing, Relisted, Removed
+from exeunt.kube.changes import Change, Changed, Missing, Page, Removed
 from exeunt.kube.client import KubeClient
 from exeunt.kube.list_watch import ListWatch
 from exeunt.kube.resources import STORY_RUNS, Resource, T
@@ -81,7 +81,7 @@ class Following(Generic[T]):
     def handle(self, change: Change[T]) -> None:
         self.changes.append(change)
         match change:
-            case Relisted(items, missing):
+            case Page(items, missing):
                 for gone in missing:
                     del self.objects[gone.key[1]]
                 self.objects |= {item.metadata.name: item for item in items}
@@ -152,7 +152,7 @@ async def test_the_list_comes_first_and_then_every_change(client: KubeClient, cl
     list_watch = ListWatch(client, STORY_RUNS, namespace=cluster.namespace)
     assert not list_watch.synced
     async with following(list_watch) as it:
-        assert [type(change) for change in it.changes] == [Relisted]
+        assert [type(change) for change in it.changes] == [Page]
         assert it.objects["first"].metadata.uid == first
         await cluster.create("second")
         await cluster.set_phase("second", "Running")
@@ -207,7 +207,7 @@ async def test_a_watch_that_ends_in_good_order_goes_on_where_it_was(client: Kube
             await cluster.create(f"call-{number}")
             await asyncio.sleep(0.15)
         await it.until(lambda: len(it.names()) == 15)
-        assert [type(change) for change in it.changes] == [Relisted] + [Changed] * 15
+        assert [type(change) for change in it.changes] == [Page] + [Changed] * 15
         assert list_watch.error is None
 
 
@@ -223,7 +223,7 @@ async def test_a_silent_connection_is_given_up(remote: KubeClient, network: TcpP
         network.restore()
         await it.until(lambda: it.names() == {"before", "meanwhile"})
         assert list_watch.relists >= 1
-        assert [type(change) for change in it.changes][:3] == [Relisted, Changed, Relisted]
+        assert [type(change) for change in it.changes][:3] == [Page, Changed, Page]
 
 
 async def test_the_heart_beats_while_the_network_is_down(
@@ -310,9 +310,9 @@ async def test_an_expired_watch_lists_again_and_tells_what_is_missing(
         relisted, *again = it.changes[
             changes_before:
         ]  # again: when a watch is refused until the server is ready for it
-        assert isinstance(relisted, Relisted)
+        assert isinstance(relisted, Page)
         missing = {gone.key[1]: gone.uid for gone in relisted.missing}
-        assert not any(gone.missing for gone in again if isinstance(gone, Relisted))
+        assert not any(gone.missing for gone in again if isinstance(gone, Page))
         assert missing == {name: uids[name] for name in ("deleted", "finished", "replaced")}
         assert it.names() == {"kept", "replaced", "odd"}
         assert it.annotation("kept") == "two"
@@ -321,7 +321,7 @@ async def test_an_expired_watch_lists_again_and_tells_what_is_missing(
         await it.until(lambda: "later" in it.names())
         await it.until(lambda: picky.relists and picky.error is None, within=30)
         its_missing = {
-            gone.uid for change in its_picky_twin.changes if isinstance(change, Relisted) for gone in change.missing
+            gone.uid for change in its_picky_twin.changes if isinstance(change, Page) for gone in change.missing
         }
         assert its_missing == {uids["deleted"], uids["replaced"]}  # neither finished nor odd: both are there
 
@@ -347,7 +347,7 @@ async def test_an_undecodable_object_is_logged_once_and_skipped(client: KubeClie
 async def test_a_list_is_handed_over_when_what_follows_is_asked_for(client: KubeClient, cluster: Cluster) -> None:
     list_watch = ListWatch(client, STORY_RUNS, namespace=cluster.namespace)
     async with aclosing(aiter(list_watch)) as changes:
-        assert await anext(changes) == Relisted([])
+        assert await anext(changes) == Page([])
         assert not list_watch.synced
         await cluster.create("call")
         assert isinstance(await anext(changes), Changed)

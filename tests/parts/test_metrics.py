@@ -26,7 +26,7 @@ from exeunt.telemetry.metrics import INSTRUMENTS
 from exeunt.telemetry.prometheus import metrics_endpoint
 from exeunt.telemetry.tracing import start_tracing
 from exeunt_local.processes import free_port
-from exeunt_watcher.lateness import Lateness
+from exeunt_watcher.lateness import Lateness, Pending
 from exeunt_watcher.measures import measure_stops
 
 RESOURCE = Resource({"service.name": "exeunt-test"})
@@ -269,15 +269,21 @@ def canceled(seconds_ago: float, timeout: str = "20s", **changes: object) -> Sna
     )
 
 
-def test_stops_under_way_are_counted_and_their_oldest_is_reported(reading: Reading) -> None:
+def stops(*snapshots: Snapshot, at: datetime = NOW) -> Pending:
+    """Those of a watcher that sees these runs at that time."""
     lateness = Lateness()
-    measure_stops(lateness.stops([canceled(5), canceled(12, "2m"), canceled(25, "24s")]), NOW)
+    for number, snapshot in enumerate(snapshots):
+        lateness.see(None, replace(snapshot, run=replace(snapshot.run, name=f"call-{number}")), at)
+    return lateness.pending()
+
+
+def test_stops_under_way_are_counted_and_their_oldest_is_reported(reading: Reading) -> None:
+    measure_stops(stops(canceled(5), canceled(12, "2m"), canceled(25, "24s")), NOW)
     assert reading.read() == Gauges(3, 25, 1)
     left = replace(canceled(12, "2m"), topology=Topology(gone=Evidence("bindings-gone", 2, "")))
-    lateness.see(None, left, NOW - timedelta(seconds=4))
-    measure_stops(lateness.stops([canceled(25, "24s"), left]), NOW)
+    measure_stops(stops(canceled(25, "24s"), left, at=NOW - timedelta(seconds=4)), NOW)
     assert reading.read() == Gauges(2, 25, 4)
-    measure_stops([], NOW)
+    measure_stops(stops(), NOW)
     assert reading.read() == Gauges(0, 0, 0)
 
 
@@ -285,7 +291,7 @@ def test_what_exeunt_is_not_to_end_is_not_counted(reading: Reading) -> None:
     batch = replace(canceled(50), story=StoryState(namespace="voice", name="talk", resource_version="1"))
     opted_out = canceled(50, enabled=False)
     not_observed_yet = canceled(50, cancel_observed_at=None)
-    measure_stops(Lateness().stops([batch, opted_out, not_observed_yet, canceled(50, deleting=True)]), NOW)
+    measure_stops(stops(batch, opted_out, not_observed_yet, canceled(50, deleting=True)), NOW)
     assert reading.read() == Gauges(0, 0, 0)
 
 

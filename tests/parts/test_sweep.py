@@ -81,7 +81,7 @@ class _Away(KubeClient):
     def __init__(self, steps: int) -> None:
         self._steps = steps
 
-    async def list(self, *_: object, **__: object) -> Never:
+    async def _request(self, *_: object, **__: object) -> Never:
         [sweeping] = (task for task in asyncio.all_tasks() if getattr(task.get_coro(), "__name__", "") == "run")
         _soon(sweeping.cancel, self._steps)
         raise ApiUnavailable("nobody there")

@@ -66,7 +66,7 @@ async def test_an_event_that_is_too_large_for_the_stream_is_refused_and_another_
     )  # with which it would be written
     large = Publish(EventType.CANCEL_REQUESTED, due)
     small = Publish(EventType.CANCEL_REQUESTED, snapshot(uid="small"))
-    assert [await carry_out.answer(each) for each in (large, small)] == [Refused(large), Stored(small)]
+    assert [await carry_out.answer(each) for each in (large, small)] == [Refused(large), Stored(small, 1)]
     stored = [
         await last_message(bus, RUNS, event_subject(each.snapshot.run.cancellation, each.event_type))
         for each in (large, small)

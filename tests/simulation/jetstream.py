@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from exeunt.clock import parse_instant
 from exeunt.events.messages import Message
 from exeunt.events.subjects import DEADLETTERS, DEADLINES, LIVEKIT, RUNS, SIGNALS
+from exeunt_watcher.offers import StreamState
 from simulation.clockwork import Clockwork, instant, seconds
 from simulation.faults import Fault, Troubles
 from simulation.processes import Process
@@ -18,6 +19,7 @@ from simulation.processes import Process
 ACK_WAIT: Final = 10.0
 MOST_DELIVERIES: Final = 100
 _WORKQUEUES: Final = frozenset({DEADLINES, LIVEKIT})
+T = TypeVar("T")
 _PREFIXES: Final = {
     "exeunt.runs.": RUNS,
     "exeunt.signals.": SIGNALS,
@@ -301,14 +303,20 @@ class JetStream:
     def purge(self, process: Process, stream: str, subject: str, then: Callable[[int | Unavailable], None]) -> None:
         self.ask(process, partial(self._remove, stream, subject), then)
 
-    def ask(self, process: Process, serve: Callable[[], int], then: Callable[[int | Unavailable], None]) -> None:
-        """Something that JetStream's API answers with a number."""
+    def ask(self, process: Process, serve: Callable[[], T], then: Callable[[T | Unavailable], None]) -> None:
+        """Something that JetStream's API answers."""
         little = self.clock.little
         fault = self.troubles.strikes(process.name, Fault.NO_NATS, Fault.READ_FAILED)
         if fault or self.away:
             process.later(little(0.5, 5), lambda: then(Unavailable(fault or "no leader")))
         else:
             self.clock.after(little(0.001, 0.03), lambda: process.later(little(0.001, 0.02), partial(then, serve())))
+
+    def state(self, name: str) -> StreamState:
+        stream = self.streams[name]
+        first = min(stream.messages, default=stream.sequence + 1)
+        gaps = stream.sequence + 1 - first - len(stream.messages)
+        return StreamState(str(len(self.wiped_at)), first, stream.sequence, gaps)
 
     # What it does.
 

@@ -125,8 +125,8 @@ class Scheduler(Process):
             case Disarm(run):
                 subject = armed_subject(run.cancellation)
                 nats.purge(self, DEADLINES, subject, lambda found: then(_or_failed(found, Purged)))
-            case LastMessage(subject):
-                nats.read(self, RUNS, subject, lambda found: then(_message(found)))
+            case LastMessage(subject, stream):
+                nats.read(self, stream, subject, lambda found: then(_message(found)))
             case GetAckFloor():
                 floor = nats.consumer(RUNS, TERMINATOR, lambda _: False)
                 nats.ask(self, lambda: floor.floor, lambda found: then(_or_failed(found, AckFloor)))

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from exeunt.events.event_types import EventType
-from exeunt.events.subjects import armed_subject
+from exeunt.events.subjects import DEADLINES, armed_subject
 from exeunt.kube.changes import Change
 from exeunt.kube.resources import Resource
 from exeunt.run.models import StoryRun
@@ -173,6 +173,9 @@ class StandIn:
                 if isinstance(stored, LocalEvent):
                     self._act_on(stored)
                 then(deadline.Stored() if isinstance(stored, LocalEvent) else deadline.AlreadyStored())
+            case deadline.LastMessage(subject, stream) if stream == DEADLINES:
+                there = deadline.Message(0, process.now(), {}, b"")
+                then(there if subject in self._armed else deadline.NoMessage())
             case deadline.LastMessage() | deadline.GetAckFloor():
                 then(self._streams.look_up(command))
             case deadline.Ack() | deadline.GiveBack() | deadline.DeadLetter():

@@ -19,6 +19,7 @@ from exeunt_watcher.commands import (
     AlreadyStored,
     Covered,
     GetRun,
+    GetStream,
     Input,
     MessageAt,
     MessageRead,
@@ -31,9 +32,11 @@ from exeunt_watcher.commands import (
     Seen,
     SignalHeard,
     Stored,
+    StreamRead,
     Tick,
 )
 from exeunt_watcher.machine import Watching
+from exeunt_watcher.offers import StreamState
 from simulation import jetstream, settings
 from simulation.apiserver import BINDING, STEP_RUN, STORY, STORY_RUN, ApiServer
 from simulation.apiserver import Change as Written
@@ -134,13 +137,15 @@ class Watcher(Process):
                     self._read(command, subject)
                 case MessageAt(sequence):
                     self._read(command, sequence)
+                case GetStream():
+                    self._look_at_stream(command)
                 case GetRun():
                     self._get(command)
 
     def _published(self, command: Publish, message: Any, answer: jetstream.Answer) -> None:
         match answer:
-            case jetstream.Stored():
-                self._hear(Stored(command))
+            case jetstream.Stored(sequence):
+                self._hear(Stored(command, sequence))
             case jetstream.AlreadyStored(sequence):
                 self._hear(AlreadyStored(command, sequence))
             case jetstream.NotStored():
@@ -148,6 +153,15 @@ class Watcher(Process):
             case Unavailable():
                 publish = partial(self._nats.publish, self, message, partial(self._published, command, message))
                 self.later(self.clock.little(0.2, 2), publish)
+
+    def _look_at_stream(self, command: GetStream) -> None:
+        self._nats.ask(self, partial(self._nats.state, RUNS), partial(self._have_looked, command))
+
+    def _have_looked(self, command: GetStream, found: StreamState | Unavailable) -> None:
+        if isinstance(found, Unavailable):
+            self.later(self.clock.little(0.2, 2), partial(self._look_at_stream, command))
+        else:
+            self._hear(StreamRead(command, found))
 
     def _read(self, command: Recall | MessageAt, where: str | int) -> None:
         self._nats.read(self, RUNS, where, partial(self._have_read, command, where))

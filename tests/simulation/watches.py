@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-from exeunt.kube.changes import Change, Changed, Missing, Relisted, Removed
+from exeunt.kube.changes import Change, Changed, Missing, Page, Removed
 from exeunt.run import bobrapet
 from exeunt.run.models import KubeObject, StepRun, StoryRun
 from simulation.apiserver import ApiServer
@@ -15,6 +15,8 @@ from simulation.processes import Process
 
 _SELDOM: Final = 0.3
 """How many of the events break a watch while watches break."""
+_PAGED: Final = 0.5
+"""How many of the lists, and of what is left of one, come page by page."""
 _LONGEST_DELAY: Final = 10.0
 
 
@@ -67,21 +69,46 @@ class Watch:
         if self.ended:
             return
         listed = {item.metadata.key: (item.metadata.uid, int(item.metadata.resource_version)) for item in items}
-        missing = []
         older = version < self._latest
         for key, (uid, known) in self._known.items():
-            now = listed.get(key)
-            if now is None or now[0] != uid:
-                missing.append(Missing(key, uid))
-            else:
-                older |= now[1] < known
+            now = listed.get(key, ("", 0))
+            older |= now[0] == uid and now[1] < known
         if older:
             self._api.clock.happened["history went back"] += 1
             self._rewound()
             return
         self._api.clock.happened["a kind was listed anew" if self._known else "a kind was listed"] += 1
-        self._failures, self._known, self._latest, self._position = 0, listed, version, position
-        self._hand(Relisted(items, tuple(missing)))
+        self._latest = version
+        self._hand_over(items, 0, position)
+
+    def _hand_over(self, items: list[KubeObject], begun: int, position: int) -> None:
+        """A page, or all that is left. A list may break off behind each page, and other watches go on meanwhile."""
+        if self.ended:
+            return
+        chance = self._api.clock.chance
+        end = chance.randint(begun, len(items)) if chance.random() < _PAGED else len(items)
+        news, missing = [], []
+        for item in items[begun:end]:
+            key, now = item.metadata.key, (item.metadata.uid, int(item.metadata.resource_version))
+            known = self._known.get(key)
+            if known != now:
+                news.append(item)
+            if known is not None and known[0] != now[0]:
+                missing.append(Missing(key, known[0]))
+            self._known[key] = now
+        if end < len(items):
+            self._api.clock.happened["a page was listed"] += 1
+            self._hand(Page(news, tuple(missing), complete=False))
+            if chance.random() < _SELDOM:
+                self._retry()
+            else:
+                self._process.later(self._api.clock.little(0.001, 2), partial(self._hand_over, items, end, position))
+            return
+        there = {item.metadata.key for item in items}
+        gone = [key for key in self._known if key not in there]
+        missing += [Missing(key, self._known.pop(key)[0]) for key in gone]
+        self._failures, self._position = 0, position
+        self._hand(Page(news, tuple(missing)))
         self.wake()
 
     def wake(self) -> None:

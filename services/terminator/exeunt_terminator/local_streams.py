@@ -24,6 +24,7 @@ from exeunt_timeout_scheduler import commands as deadline
 from exeunt_timeout_scheduler.way import HEARD
 from exeunt_watcher import commands as watch
 from exeunt_watcher.machine import Watching
+from exeunt_watcher.offers import StreamState
 
 SOURCE: Final = "/exeunt/terminator"
 MOST_EVENTS: Final = 10_000
@@ -111,7 +112,7 @@ class LocalStreams:
                         stored = self.store(event_type, snapshot, now, after=command.after)
                         if isinstance(stored, LocalEvent):
                             asked.append(stored)
-                            inputs.append(watch.Stored(command))
+                            inputs.append(watch.Stored(command, stored.sequence))
                         else:
                             inputs.append(watch.AlreadyStored(command, stored))
                     case watch.Recall(event_type, snapshot):
@@ -120,6 +121,9 @@ class LocalStreams:
                     case watch.MessageAt(sequence):
                         there = (each.event.snapshot for each in self._last.values() if each.sequence == sequence)
                         inputs.append(watch.MessageRead(command, next(there, None)))
+                    case watch.GetStream():
+                        first = min((each.sequence for each in self._last.values()), default=self._sequence + 1)
+                        inputs.append(watch.StreamRead(command, StreamState("", first, self._sequence, deleted=0)))
                     case watch.GetRun() | watch.Covered():
                         asked.append(command)
         return asked

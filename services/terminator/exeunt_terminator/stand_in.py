@@ -20,7 +20,7 @@ from exeunt.bus.delivery import back_off
 from exeunt.cancelled import as_own_task
 from exeunt.events.codec import ReceivedEvent
 from exeunt.events.event_types import EventType
-from exeunt.events.subjects import armed_subject
+from exeunt.events.subjects import DEADLINES, armed_subject
 from exeunt.kube.client import KubeClient
 from exeunt.kube.errors import ApiError, ApiUnavailable, Rewound, Undecodable
 from exeunt.kube.list_watch import ListWatch
@@ -135,6 +135,7 @@ class StandIn:
         async with aclosing(aiter(each)) as changes:
             async for change in changes:
                 self._hear(watch.Seen(each.resource, each.namespace, change))
+                del change  # a page may be large, and the next change far away
 
     async def _tick(self) -> None:
         while True:
@@ -209,6 +210,9 @@ class StandIn:
                     return deadline.AlreadyStored()
                 self._act_on(stored)
                 return deadline.Stored()
+            case deadline.LastMessage(subject, stream) if stream == DEADLINES:
+                there = deadline.Message(0, datetime.now(UTC), {}, b"")
+                return there if subject in self._armed else deadline.NoMessage()
             case deadline.LastMessage() | deadline.GetAckFloor():
                 return self._streams.look_up(asked)
             case deadline.GetStory():

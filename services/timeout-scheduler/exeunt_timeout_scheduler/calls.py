@@ -134,7 +134,7 @@ class Calls:
             except ApiRefused:  # no terminator has ever been there
                 return AckFloor(0)
             return AckFloor(info["ack_floor"]["stream_seq"])
-        found = await last_message(self._bus, RUNS, asked.subject)
+        found = await last_message(self._bus, asked.stream, asked.subject)
         if found is None:
             return NoMessage()
         return commands.Message(found.sequence, found.timestamp, found.headers, found.data)

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from msgspec import Struct
 
 from exeunt.events.codec import ReceivedEvent
+from exeunt.events.subjects import RUNS
 from exeunt.run.models import Story, StoryRun
 from exeunt.run.snapshot import RunState, Snapshot
 from exeunt_timeout_scheduler.deadlines import Deadline
@@ -162,9 +163,10 @@ class GetStory(Struct, frozen=True):
 
 
 class LastMessage(Struct, frozen=True):
-    """Read what was published last on the subject of the stream RUNS: Message, NoMessage or Denied."""
+    """Read what was published last on the subject of the stream: Message, NoMessage or Denied."""
 
     subject: str
+    stream: str = RUNS
 
 
 class GetAckFloor(Struct, frozen=True):

@@ -12,7 +12,7 @@ from exeunt.clock import format_instant, parse_instant
 from exeunt.errors import PoisonEvent
 from exeunt.events.codec import read_event
 from exeunt.events.event_types import EventType, Verdict
-from exeunt.events.subjects import event_subject
+from exeunt.events.subjects import DEADLINES, armed_subject, event_subject
 from exeunt.rules.closed import Decision
 from exeunt.run.models import Story
 from exeunt.run.snapshot import Snapshot, read_run, read_story, resolve_shutdown
@@ -116,14 +116,18 @@ class Scheduling:
                 return Result.SETTLED if self._is_settled(sequence, now) else Result.UNSETTLED
             case DeadlineState.ASKING, Denied():
                 return Result.SETTLED
+            case DeadlineState.FINDING, Message():
+                return Result.ALREADY_ARMED
+            case DeadlineState.FINDING, NoMessage() | Denied():
+                return Result.NOT_ARMED
             case DeadlineState.ARMING, Stored():
                 return Result.ARMED_BY_SWEEP if self._found else Result.ARMED
             case DeadlineState.ARMING, AlreadyStored():
                 return Result.ALREADY_ARMED
-            case DeadlineState.CONFIRMING | DeadlineState.CHECKING, RunRead(run):
+            case DeadlineState.VERIFYING | DeadlineState.CONFIRMING | DeadlineState.CHECKING, RunRead(run):
                 self._armed, self.snapshot = self._armed or self.snapshot, replace(self.snapshot, run=run)
                 return self._still_open(Result.OPEN)
-            case DeadlineState.CONFIRMING | DeadlineState.CHECKING, NotFound():
+            case DeadlineState.VERIFYING | DeadlineState.CONFIRMING | DeadlineState.CHECKING, NotFound():
                 self.decision = Decision(Verdict.GONE, "deleted", "the StoryRun is gone")
                 return Result.CLOSED
             case DeadlineState.DISARMING, Purged(schedules):
@@ -151,10 +155,12 @@ class Scheduling:
                 return LastMessage(event_subject(run.cancellation, EventType.DEADLINE_REACHED))
             case DeadlineState.ASKING:
                 return GetAckFloor()
+            case DeadlineState.FINDING:
+                return LastMessage(armed_subject(run.cancellation), DEADLINES)
             case DeadlineState.ARMING if deadline is not None:
                 fires_at = deadline - LEAD
                 return Arm(Deadline(format_instant(deadline), self.snapshot), fires_at if fires_at > now else None)
-            case DeadlineState.CONFIRMING | DeadlineState.CHECKING:
+            case DeadlineState.VERIFYING | DeadlineState.CONFIRMING | DeadlineState.CHECKING:
                 # Without cancel_observed_at a cancel counts from when it was seen; seen anew it would not be overdue,
                 # and closed.
                 return GetRun(run, parse_instant(run.canceled_at) if run.canceled_at else now)

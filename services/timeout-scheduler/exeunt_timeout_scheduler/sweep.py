@@ -8,6 +8,7 @@ may have been lost, set aside, or etcd may have been restored from before the st
 
 import asyncio
 from collections.abc import Callable
+from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
@@ -92,28 +93,32 @@ class _OneSweep:
             self._tasks.create_task(self._list(asked))
 
     async def _list(self, asked: List) -> None:
-        async with self._slots:
-            heard = await self._answer(asked)
-            self._moves()
+        pages = self._kube.pages(
+            STORY_RUNS,
+            asked.namespace,
+            field_selector=UNFINISHED,
+            retry=asked.patiently,
+            optional=not asked.patiently,
+        )
+        async with self._slots, aclosing(pages):
+            try:
+                async for page in pages:
+                    self._moves()
+                    for undecodable in page.undecodable:
+                        log.warning("StoryRun not usable", error=str(undecodable))
+                    self._hear(Listed(tuple(page.items)))
+            except (ApiError, ApiUnavailable) as error:
+                self._moves()
+                log.warning("StoryRuns not listed", namespace=asked.namespace, error=str(error))
+                self._hear(NotListed(str(error), away=isinstance(error, ApiUnavailable)))
+
+    def _hear(self, heard: Listed | NotListed) -> None:
         for command in self._sweeping.receive(heard):
             match command:
                 case LookAfter(run):
                     self._tasks.create_task(self._look_after(run))
                 case GiveUp(why):
                     raise ApiUnavailable(why)
-
-    async def _answer(self, asked: List) -> Listed | NotListed:
-        optional = not asked.patiently
-        try:
-            found = await self._kube.list(
-                STORY_RUNS, asked.namespace, field_selector=UNFINISHED, retry=asked.patiently, optional=optional
-            )
-        except (ApiError, ApiUnavailable) as error:
-            log.warning("StoryRuns not listed", namespace=asked.namespace, error=str(error))
-            return NotListed(str(error), away=isinstance(error, ApiUnavailable))
-        for undecodable in found.undecodable:
-            log.warning("StoryRun not usable", error=str(undecodable))
-        return Listed(tuple(found.items))
 
     async def _look_after(self, run: StoryRun) -> None:
         settings, scheduling = self._settings, Scheduling()

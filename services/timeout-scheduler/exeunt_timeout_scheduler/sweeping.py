@@ -10,7 +10,7 @@ from exeunt.run.models import StoryRun
 
 
 class Listed(Struct, frozen=True):
-    """The unfinished runs of a namespace."""
+    """Unfinished runs of a namespace: a page of its list, which has as many as it takes."""
 
     runs: tuple[StoryRun, ...]
 
@@ -23,7 +23,9 @@ class NotListed(Struct, frozen=True):
 
 
 class List(Struct, frozen=True):
-    """List the unfinished runs of the namespace, None for all of them: Listed or NotListed. `patiently`: try again."""
+    """List the unfinished runs of the namespace, None for all of them: Listed for each page, or NotListed, also
+    half-way. `patiently`: try again.
+    """
 
     namespace: str | None
     patiently: bool

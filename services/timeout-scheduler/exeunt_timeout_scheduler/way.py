@@ -4,9 +4,10 @@ A deadline is a JetStream message schedule (ADR 5): durable, never early, up to 
 ahead, its delivery is held until the very instant, the run is read again (a schedule that was purged late may still
 fire), and only then is the deadline published as reached (ADR 13).
 
-The sweep begins with a run that it has found canceled and unfinished. It arms what is missing, and then reads the run
-once more: what has ended since it was listed is disarmed again. A run that is unfinished well after its deadline was
-published is published once more (ADR 16), but not while the terminators still have the last event to settle.
+The sweep begins with a run that it has found canceled and unfinished. Where no schedule is pending it reads the run,
+which may have ended since it was listed, arms what is missing, and reads the run once more: what has ended meanwhile is
+disarmed again. A run that is unfinished well after its deadline was published is published once more (ADR 16), but not
+while the terminators still have the last event to settle.
 
 Each state names the one thing that is done in it; what came of it leads to the next state. What is not in the table
 cannot happen, and is a bug when it does. `machine` goes by it, `docs/stop.md` is generated from it.
@@ -31,10 +32,14 @@ class DeadlineState(StrEnum):
     """Whether the deadline was published already is read."""
     ASKING = "asking"
     """How far the terminators have come is asked."""
+    FINDING = "finding"
+    """Whether its schedule is pending is read."""
+    VERIFYING = "verifying"
+    """The run is read: it may have ended since it was listed."""
     ARMING = "arming"
     """A schedule is stored in the stream DEADLINES, once."""
     CONFIRMING = "confirming"
-    """The run is read again: it may have ended since it was listed."""
+    """The run is read again: it may have ended while it was armed."""
     DISARMING = "disarming"
     """The schedule is purged."""
     HOLDING = "holding"
@@ -91,7 +96,7 @@ TRANSITIONS: dict[DeadlineState, dict[Result, DeadlineState]] = {
         Result.FAILED: DeadlineState.GIVEN_BACK,
     },
     DeadlineState.LOOKING_BACK: {
-        Result.NEVER_PUBLISHED: DeadlineState.ARMING,
+        Result.NEVER_PUBLISHED: DeadlineState.FINDING,
         Result.PUBLISHED_LATELY: DeadlineState.DONE,
         Result.OVERDUE: DeadlineState.ASKING,
         Result.FAILED: DeadlineState.GIVEN_BACK,
@@ -99,6 +104,16 @@ TRANSITIONS: dict[DeadlineState, dict[Result, DeadlineState]] = {
     DeadlineState.ASKING: {
         Result.SETTLED: DeadlineState.PUBLISHING,
         Result.UNSETTLED: DeadlineState.DONE,
+        Result.FAILED: DeadlineState.GIVEN_BACK,
+    },
+    DeadlineState.FINDING: {
+        Result.ALREADY_ARMED: DeadlineState.DONE,
+        Result.NOT_ARMED: DeadlineState.VERIFYING,
+        Result.FAILED: DeadlineState.GIVEN_BACK,
+    },
+    DeadlineState.VERIFYING: {
+        Result.OPEN: DeadlineState.ARMING,
+        Result.CLOSED: DeadlineState.DONE,
         Result.FAILED: DeadlineState.GIVEN_BACK,
     },
     DeadlineState.ARMING: {

@@ -10,9 +10,10 @@ from msgspec.structs import replace
 
 from exeunt.bus import publisher
 from exeunt.bus.connection import Bus
-from exeunt.bus.errors import BusUnavailable, PublishRefused
+from exeunt.bus.errors import ApiRefused, BusUnavailable, PublishRefused
 from exeunt.bus.publisher import message_at, publish
 from exeunt.bus.recall import recalled, snapshot_of
+from exeunt.bus.streams import STREAM_NOT_FOUND
 from exeunt.events.codec import event_message
 from exeunt.events.event_types import EventType, cancellation_of
 from exeunt.events.subjects import RUNS
@@ -30,6 +31,7 @@ from exeunt_watcher.commands import (
     AlreadyStored,
     Answer,
     GetRun,
+    GetStream,
     MessageAt,
     MessageRead,
     Publish,
@@ -40,7 +42,9 @@ from exeunt_watcher.commands import (
     RunRead,
     RunUndecodable,
     Stored,
+    StreamRead,
 )
+from exeunt_watcher.offers import StreamState
 
 SOURCE: Final = "/exeunt/watcher"
 _PUBLISH_DEADLINE: Final = 30.0
@@ -82,6 +86,8 @@ class Calls:
                 bind_run(other.snapshot.run.cancellation)
                 found = await self._insist("see what is stored in its place", message_at, self._bus, RUNS, sequence)
                 return MessageRead(asked, snapshot_of(found))
+            case GetStream():
+                return StreamRead(asked, await self._insist("look at the stream", self._look_at_stream))
 
     async def _insist(self, what: str, call: Callable[..., Awaitable[T]], *arguments: object) -> T:
         return await insist(what, partial(call, *arguments), on_failure=self._on_failure)
@@ -94,6 +100,17 @@ class Calls:
             return None
         except ApiError as error:  # such as 403 while the permissions of a restarted server are on their way
             raise ApiUnavailable(str(error)) from error
+
+    async def _look_at_stream(self) -> StreamState | None:
+        """Raises BusUnavailable."""
+        try:
+            info = await self._bus.api(f"STREAM.INFO.{RUNS}")
+        except ApiRefused as refused:
+            if refused.err_code == STREAM_NOT_FOUND:
+                return None
+            raise BusUnavailable(str(refused)) from refused
+        state = info["state"]
+        return StreamState(info["created"], state["first_seq"], state["last_seq"], state.get("num_deleted", 0))
 
     async def _publish(self, asked: Publish, now: datetime) -> Stored | AlreadyStored:
         """Somebody else having published it is success."""
@@ -115,7 +132,7 @@ class Calls:
             log.info(event_type, sequence=answer.sequence, gone=snapshot.topology.gone and snapshot.topology.gone.kind)
             if event_type is EventType.CANCEL_REQUESTED:
                 _warn(snapshot)
-            return Stored(asked)
+            return Stored(asked, answer.sequence)
 
 
 def _warn(snapshot: Snapshot) -> None:

@@ -14,20 +14,22 @@ from exeunt.kube.changes import Change
 from exeunt.kube.resources import Resource
 from exeunt.run.models import StoryRun
 from exeunt.run.snapshot import Snapshot
+from exeunt_watcher.known import Key, Left
 from exeunt_watcher.lateness import Late
-from exeunt_watcher.projection import Key, Left
+from exeunt_watcher.offers import StreamState
 
 
 class Publish(Struct, frozen=True):
     """Store the event, unless one of its subject is stored later than at `after`: Stored, AlreadyStored or Refused.
 
-    `late` is measured by the watcher that is the first to publish it.
+    `late` is measured by the watcher that is the first to publish it. `sweep` is the one at which it is offered again.
     """
 
     event_type: EventType = field(name="fact")
     snapshot: Snapshot
     late: Late | None = None
     after: int = 0
+    sweep: int | None = None
 
 
 class Recall(Struct, frozen=True):
@@ -55,6 +57,10 @@ class GetRun(Struct, frozen=True):
     left: tuple[Left, ...] = ()
 
 
+class GetStream(Struct, frozen=True):
+    """Ask how the stream is: StreamRead."""
+
+
 class Covered(Struct, frozen=True):
     """From now on this namespace is spoken for, or all of them (None). To be reported; there is no answer."""
 
@@ -62,7 +68,7 @@ class Covered(Struct, frozen=True):
     unfinished_runs: int
 
 
-Question = Publish | Recall | MessageAt | GetRun
+Question = Publish | Recall | MessageAt | GetRun | GetStream
 Command = Question | Covered
 
 
@@ -93,13 +99,14 @@ class Tick(Struct, frozen=True):
 
 
 class Stored(Struct, frozen=True):
-    """The event is stored."""
+    """The event is stored at `sequence`."""
 
     asked: Publish
+    sequence: int
 
 
 class AlreadyStored(Struct, frozen=True):
-    """Another event of the same subject, or an earlier try of this one, is stored at `sequence`."""
+    """Another event of the same subject, or an earlier try of this one, is stored at `sequence`; 0: it was, once."""
 
     asked: Publish
     sequence: int
@@ -138,5 +145,12 @@ class RunUndecodable(Struct, frozen=True):
     asked: GetRun
 
 
-Answer = Stored | AlreadyStored | Refused | Recalled | MessageRead | RunRead | RunUndecodable
+class StreamRead(Struct, frozen=True):
+    """The stream as it is now; None when there is none."""
+
+    asked: GetStream
+    stream: StreamState | None
+
+
+Answer = Stored | AlreadyStored | Refused | Recalled | MessageRead | RunRead | RunUndecodable | StreamRead
 Input = Seen | Restored | SignalHeard | AllSignalsHeard | Tick | Answer

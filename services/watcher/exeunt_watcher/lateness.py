@@ -4,14 +4,13 @@ A stop is due when its run is canceled and its topology gone, or at its shutdown
 watcher measures it, because it outlives whoever should have ended the run, and sees what bobrapet ended in its place.
 """
 
-from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Final, Literal, NamedTuple
 
 from exeunt.clock import parse_instant, readable_instant
 from exeunt.run.snapshot import RunState, Snapshot
 from exeunt_watcher.event_types import is_stop
-from exeunt_watcher.projection import Key
+from exeunt_watcher.known import Key
 
 Cause = Literal["cancel", "gone", "deadline"]
 """What makes a stop due: the cancel of a run whose topology was gone, its topology that goes, its shutdown deadline."""
@@ -35,11 +34,21 @@ class Late(NamedTuple):
     by: timedelta
 
 
+class Pending(NamedTuple):
+    """The stops that are under way: how many, since when the first was canceled, and when the first is due."""
+
+    stops: int
+    canceled_at: datetime | None
+    due_at: datetime | None
+
+
 class Lateness:
-    """Remembers since when the topologies of unfinished runs have been gone."""
+    """Remembers since when the topologies of unfinished runs have been gone, and when stops are due."""
 
     def __init__(self) -> None:
         self._gone: dict[Key, tuple[str, datetime]] = {}
+        self._canceled_at: dict[Key, datetime] = {}  # of the stops that are under way
+        self._dues: dict[Key, datetime] = {}
 
     def see(self, previous: Snapshot | None, current: Snapshot, now: datetime) -> Late | None:
         """Take in how a run has changed; how late it ended, if that is the change and it was a stop."""
@@ -49,26 +58,34 @@ class Lateness:
             self.forget(key)
             return late
         if current.topology.gone is None:
-            self.forget(key)
+            self._gone.pop(key, None)
         elif self._gone_since(current.run) is None:
             self._gone[key] = (current.run.uid, now)
+        due = self.due(current) if current.run.cancel_requested else None
+        if due is not None and current.run.canceled_at is not None:
+            self._canceled_at[key], self._dues[key] = parse_instant(current.run.canceled_at), due.at
+        else:
+            self._no_stop(key)
         return None
 
     def due(self, snapshot: Snapshot) -> Due | None:
         """When an unfinished run is due, in the future perhaps; None when it is no stop."""
         return _due(snapshot, self._gone_since(snapshot.run))
 
-    def stops(self, canceled: Iterable[Snapshot]) -> list[tuple[datetime, Due]]:
-        """The stops among unfinished canceled runs: when each was canceled, and when it is due."""
-        return [
-            (parse_instant(snapshot.run.canceled_at), due)
-            for snapshot in canceled
-            if snapshot.run.canceled_at is not None and (due := self.due(snapshot)) is not None
-        ]
+    def pending(self) -> Pending:
+        """The stops that are under way."""
+        return Pending(
+            len(self._dues), min(self._canceled_at.values(), default=None), min(self._dues.values(), default=None)
+        )
 
     def forget(self, key: Key) -> None:
         """There is no such run any more."""
         self._gone.pop(key, None)
+        self._no_stop(key)
+
+    def _no_stop(self, key: Key) -> None:
+        self._canceled_at.pop(key, None)
+        self._dues.pop(key, None)
 
     def _gone_since(self, run: RunState) -> datetime | None:
         uid, since = self._gone.get((run.namespace, run.name), (None, None))

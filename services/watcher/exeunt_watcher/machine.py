@@ -4,12 +4,16 @@ Nothing is published of a namespace before every kind in it has been listed once
 that has not come yet looks like "gone"; and nothing of a run that was listed before it is known what the stream
 remembers of it: that its topology was established, which a list does not show once it is gone, and the shutdown timeout
 of a canceled run, which was fixed at the cancel (contract §4.1). From then on each change is projected and what begins
-to hold is published; and what holds of unfinished stops is offered again at every sweep, which the stream refuses when
-it has it. So a lost event, a lost stream or a lost process costs time, never a stop.
+to hold is published; and what holds of unfinished stops is offered again at the next sweep, and whenever the stream may
+have lost it, which refuses it when it has it (`offers`). So a lost event, a lost stream or a lost process costs time,
+never a stop.
 
 StepRuns that are left of a run that is not known as unfinished are looked after as well: where Exeunt turns out to have
 ended the run, that is published, too (`strays`, ADR 15). When the cluster is found to be as it was before, because etcd
 was restored from a backup, the watcher starts over, as a new process would.
+
+Lists come page by page, and other watches go on meanwhile: what a page takes away from a run waits for the last one.
+What time alone changes is looked at when it is due (`agenda`).
 """
 
 from collections.abc import Callable, Container, Iterable, Iterator
@@ -21,11 +25,13 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from exeunt.events.event_types import EventType
-from exeunt.kube.changes import Change, Changed, Missing, Relisted, Removed
+from exeunt.kube.changes import Change, Changed, Missing, Page, Removed
 from exeunt.kube.resources import STEP_RUNS, STORIES, STORY_RUNS, TRANSPORT_BINDINGS, Resource
 from exeunt.run.bobrapet import UNFINISHED, is_terminal
-from exeunt.run.models import StoryRun
+from exeunt.run.cancellations import Cancellation, attempt_of
+from exeunt.run.models import Story, StoryRun
 from exeunt.run.snapshot import Snapshot
+from exeunt_watcher.agenda import Agenda
 from exeunt_watcher.commands import (
     AllSignalsHeard,
     AlreadyStored,
@@ -33,6 +39,7 @@ from exeunt_watcher.commands import (
     Command,
     Covered,
     GetRun,
+    GetStream,
     Input,
     MessageAt,
     MessageRead,
@@ -46,11 +53,14 @@ from exeunt_watcher.commands import (
     Seen,
     SignalHeard,
     Stored,
+    StreamRead,
     Tick,
 )
 from exeunt_watcher.event_types import event_types_between, leaves_step_runs, standing
-from exeunt_watcher.lateness import Due, Lateness
-from exeunt_watcher.projection import SEEN, Key, Left, Projection
+from exeunt_watcher.known import Key, Left
+from exeunt_watcher.lateness import Lateness, Pending
+from exeunt_watcher.offers import Offers
+from exeunt_watcher.projection import SEEN, Projection
 from exeunt_watcher.signals_heard import SignalsHeard
 from exeunt_watcher.strays import Strays
 
@@ -100,6 +110,14 @@ class Watching:
         }
         self._lateness = Lateness()
         self._strays = Strays(self._second_look)
+        self._agenda = Agenda()
+        self._offers = Offers()
+        self._looking = False  # how the stream is has been asked, and not been answered yet
+        self._held_back = {
+            (namespace, kind): dict[Key, Any]()
+            for namespace in self._namespaces
+            for kind in (STEP_RUNS, TRANSPORT_BINDINGS)
+        }
         self._unlisted = {namespace: set(RESOURCES) for namespace in self._namespaces}
         self._uncovered = set(self._namespaces)
         self._recalling: dict[Key, tuple[str, set[EventType]]] = {}  # uid, and what is still to be answered
@@ -112,8 +130,11 @@ class Watching:
     def _hear(self, heard: Input, now: datetime) -> Iterator[Command]:
         match heard:
             case Seen(resource, namespace, change):
-                yield from self._see_run(change, now) if resource == STORY_RUNS else self._see(resource, change, now)
-                if isinstance(change, Relisted):
+                if resource == STORY_RUNS:
+                    yield from self._see_run(change, now)
+                else:
+                    yield from self._see(resource, namespace, change, now)
+                if isinstance(change, Page) and change.complete:
                     self._unlisted[namespace].discard(resource)
                     yield from self._cover(namespace, now)
             case Restored():
@@ -135,46 +156,69 @@ class Watching:
                 yield from self._recalled(heard, now)
             case RunRead(GetRun(key, left=left), run) if left:
                 yield from self._look_after(key, left, run, now)
-            case RunRead(asked, run) if (uid := self._reading.get(asked.key)) is not None and uid == asked.uid:
-                del self._reading[asked.key]
-                if run is None or run.metadata.uid != uid:
-                    yield from self._deleted(asked.key, uid, now)
-                elif run.status is not None and is_terminal(run.status.phase):
-                    yield from self._touched(self._projection.story_run(run), now)
-                else:
-                    self._forget(asked.key)  # redriven since then, which the watch is about to show
-            case RunUndecodable(asked) if self._reading.get(asked.key) == asked.uid:
-                self._forget(asked.key)  # until the watch shows one that is not
             case RunRead() | RunUndecodable():
-                pass  # the watch has shown more of it by now
-            case _:
-                yield from self._published(heard)
-
-    def _published(self, heard: Stored | AlreadyStored | Refused | MessageRead) -> Iterator[Command]:
-        """What is stored in the place of an event need not say all that it would have said."""
-        match heard:
-            case AlreadyStored(Publish(EventType.CANCEL_REQUESTED, snapshot) as asked, sequence) if (
-                snapshot.topology.gone
-            ):
-                yield MessageAt(sequence, asked)
-            case MessageRead(MessageAt(_, Publish(EventType.CANCEL_REQUESTED, snapshot)), stored):
-                if stored is None or stored.topology.gone is None:  # whoever was first did not know that
-                    yield Publish(EventType.TOPOLOGY_TERMINATED, snapshot)
-            case AlreadyStored(Publish(EventType.STEP_RUNS_LEFT, after=0) as asked, sequence):
-                yield MessageAt(sequence, asked)
+                yield from self._have_read(heard, now)
+            case Stored() | AlreadyStored():
+                yield from self._stored(heard)
             case MessageRead(MessageAt(sequence, asked), stored):
-                if not _names_all(stored, asked.snapshot):
-                    yield replace(asked, after=sequence)
-            case Stored() | AlreadyStored() | Refused():
+                yield from self._compare(asked, stored, sequence)
+            case StreamRead(_, stream):
+                self._looking = False
+                self._offers.look(stream)
+                yield from self._offer()
+            case Refused():
                 pass
 
-    def _see(self, resource: Resource[Any], change: Change[Any], now: datetime) -> Iterator[Command]:
+    def _have_read(self, heard: RunRead | RunUndecodable, now: datetime) -> Iterator[Command]:
+        """The run that a list left out."""
+        key, uid = heard.asked.key, heard.asked.uid
+        if uid is None or self._reading.get(key) != uid:
+            return  # the watch has shown more of it by now
+        del self._reading[key]
+        if isinstance(heard, RunUndecodable):
+            self._forget(key)  # until the watch shows one that is not
+        elif heard.run is None or heard.run.metadata.uid != uid:
+            yield from self._deleted(key, uid, now)
+        elif heard.run.status is not None and is_terminal(heard.run.status.phase):
+            yield from self._touched(self._projection.story_run(heard.run), now)
+        else:
+            self._forget(key)  # redriven since then, which the watch is about to show
+
+    def _stored(self, heard: Stored | AlreadyStored) -> Iterator[Command]:
+        """What is stored in the place of an event need not say all that it would have said."""
+        asked, run = heard.asked, heard.asked.snapshot.run
+        if asked.sweep == self._offers.sweep:
+            self._offers.stored((run.namespace, run.name), asked.event_type, heard.sequence)
+        if asked.event_type is EventType.CANCEL_REQUESTED:
+            may_say_less = asked.snapshot.topology.gone is not None
+        else:
+            may_say_less = asked.event_type is EventType.STEP_RUNS_LEFT and asked.after == 0
+        if isinstance(heard, AlreadyStored) and may_say_less:
+            yield MessageAt(heard.sequence, asked)
+
+    def _compare(self, asked: Publish, stored: Snapshot | None, sequence: int) -> Iterator[Command]:
+        """With what is stored in its place, at that sequence."""
+        if asked.event_type is EventType.STEP_RUNS_LEFT:
+            if not _names_all(stored, asked.snapshot):
+                yield replace(asked, after=sequence)
+        elif stored is None or stored.topology.gone is None:  # whoever was first did not know that
+            yield Publish(EventType.TOPOLOGY_TERMINATED, asked.snapshot)
+
+    def _see(
+        self, resource: Resource[Any], namespace: str | None, change: Change[Any], now: datetime
+    ) -> Iterator[Command]:
         """What belongs to runs has changed."""
         take, drop = self._kinds[resource]
         match change:
-            case Relisted(items, missing):
+            case Page(items, missing, complete):
+                held_back = self._held_back.get((namespace, resource), {})
+                if not complete:
+                    items = self._hold_back(items, held_back)
                 touched = [drop(gone.key) for gone in missing]  # first, since a name may be in use again
                 touched += [take(item) for item in items]
+                if complete:
+                    touched += [take(item) for item in held_back.values()]
+                    held_back.clear()
                 yield from self._touched(dict.fromkeys(chain.from_iterable(touched)), now)
             case Changed(item):
                 yield from self._touched(take(item), now)
@@ -183,9 +227,22 @@ class Watching:
             case Missing(key):
                 yield from self._touched(drop(key), now)
 
+    def _hold_back(self, items: Iterable[Any], held_back: dict[Key, Any]) -> list[Any]:
+        """Those of a page that take nothing away. The others wait for the rest of the list: what has come in the place
+        of a binding that is gone, say, may be there, and a run without either is one that there never was.
+        """
+        taken = []
+        for item in items:
+            held_back.pop(item.metadata.key, None)
+            if not isinstance(item, Story) and self._projection.takes_away(item):
+                held_back[item.metadata.key] = item
+            else:
+                taken.append(item)
+        return taken
+
     def _see_run(self, change: Change[StoryRun], now: datetime) -> Iterator[Command]:
         match change:
-            case Relisted(items, missing):
+            case Page(items, missing):
                 listed = {run.metadata.key: run.metadata.uid for run in items}
                 for gone in missing:  # finished, which the list leaves out, or deleted
                     if gone.key not in listed and self._projection.uid(gone.key) == gone.uid:
@@ -225,6 +282,8 @@ class Watching:
         self._reading.pop(key, None)
         self._recalling.pop(key, None)
         self._lateness.forget(key)
+        self._offers.forget(key)
+        self._agenda.set(key, None)
         return self._projection.run_gone(key)
 
     def _covers(self, *namespaces: str) -> bool:
@@ -248,6 +307,8 @@ class Watching:
     def _recall(self, runs: Iterable[Key], now: datetime) -> Iterator[Command]:
         """Ask what the stream remembers of these runs, which are new to this process."""
         for key in runs:
+            if self._is_on(key):
+                continue
             seen = self._projection.peek(key, now)
             if seen is None or not (seen.realtime or seen.story.resource_version is None):
                 continue
@@ -261,6 +322,15 @@ class Watching:
             if asked:
                 self._recalling[key] = seen.run.uid, asked
                 yield from (Recall(event_type, seen) for event_type in sorted(asked))
+
+    def _is_on(self, key: Key) -> bool:
+        """Whether the run is not canceled and streams, so that there is nothing to be recalled: most are."""
+        run = self._projection.run(key)
+        if run is None or run.spec.cancel_requested or not self._projection.streams(key):
+            return False
+        meta = run.metadata
+        self._projection.remember(Cancellation(*meta.key, meta.uid, attempt_of(meta.annotations)), SEEN)
+        return True
 
     def _recalled(self, answer: Recalled, now: datetime) -> Iterator[Command]:
         asked, run = answer.asked, answer.asked.snapshot.run
@@ -292,20 +362,28 @@ class Watching:
             if projected is not None:
                 previous, current = projected
                 late = self._lateness.see(previous, current, now)
-                for event_type in event_types_between(previous, current):
+                self._agenda.set(key, self._projection.changes_at(current, now))
+                begun = event_types_between(previous, current)
+                if current.run.terminal:
+                    self._offers.forget(key)
+                elif begun and current.run.cancel_requested:
+                    self._offers.begun(key)
+                for event_type in begun:
                     yield Publish(event_type, current, late if event_type is EventType.RUN_TERMINAL else None)
 
     def _tick(self, now: datetime) -> Iterator[Command]:
-        """Look again at what time alone changes, and at every sweep offer what holds."""
-        yield from self._touched(self._projection.canceled(), now)
+        """Look again at what time alone changes, and at every sweep see whether the stream has what holds."""
+        yield from self._touched(self._agenda.due(now), now)
         for key in self._strays.due(now):
             yield GetRun(key, None, self._projection.left(key, self._strays.run_uid(key)))
+        yield from self._offer()
         if self._swept_at is not None and timedelta(0) <= now - self._swept_at < self._sweep_interval:
             return
         if self._swept_at is not None:
-            self._projection.forget(now)
-            for snapshot in self.canceled():
-                yield from (Publish(event_type, snapshot) for event_type in standing(snapshot))
+            yield from self._touched(self._projection.forget(now), now)
+            if self._offers and not self._looking:
+                self._looking = True
+                yield GetStream()
         self._swept_at = now
 
     def _look_after(self, key: Key, left: Iterable[Left], run: StoryRun | None, now: datetime) -> Iterator[Command]:
@@ -319,6 +397,15 @@ class Watching:
         if leaves_step_runs(ended) and ended.step_runs != ():
             yield Publish(EventType.STEP_RUNS_LEFT, ended)
 
+    def _offer(self) -> Iterator[Command]:
+        """Offer all that holds of stops of which the stream may lack something."""
+        for key in self._offers.some():
+            snapshot = self._projection.snapshot(key)
+            events = [] if snapshot is None else standing(snapshot)
+            self._offers.offered(key, events)
+            if snapshot is not None:
+                yield from (Publish(event_type, snapshot, sweep=self._offers.sweep) for event_type in events)
+
     # What can be asked, for health and metrics.
 
     @property
@@ -330,17 +417,13 @@ class Watching:
         """Whether runs in these namespaces wait for what the stream remembers of them."""
         return any(None in namespaces or namespace in namespaces for namespace, _ in list(self._recalling))
 
-    def stops(self) -> list[tuple[datetime, Due]]:
-        """The stops that are under way: when each was canceled, and when it is due."""
-        return self._lateness.stops(self.canceled())
+    def pending(self) -> Pending:
+        """The stops that are under way."""
+        return self._lateness.pending()
 
     def peek(self, key: Key, now: datetime) -> Snapshot | None:
         """The run as of now; None when no such run is known, or it has ended."""
         return self._projection.peek(key, now)
-
-    def canceled(self) -> list[Snapshot]:
-        """The unfinished runs whose cancel was asked for, as they were last seen."""
-        return list(filter(None, map(self._projection.snapshot, self._projection.canceled())))
 
 
 def _names_all(stored: Snapshot | None, wanted: Snapshot) -> bool:

@@ -1,7 +1,7 @@
 """What the watcher measures: the stops that are under way, and how its watches do."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from operator import add
 from typing import Any
@@ -15,16 +15,14 @@ from exeunt.telemetry.metrics import (
     WATCH_INTERRUPTIONS,
     WATCH_RELISTS,
 )
-from exeunt_watcher.lateness import Due
+from exeunt_watcher.lateness import Pending
 
 
-def measure_stops(stops: Sequence[tuple[datetime, Due]], now: datetime) -> None:
-    """Measure the stops that are under way, of which `Lateness.stops` tells."""
-    age = max((now - canceled_at for canceled_at, _ in stops), default=timedelta(0))
-    overdue = max([timedelta(0), *(now - due.at for _, due in stops)])
-    STOPS_PENDING.set(len(stops))
-    STOPS_PENDING_AGE.set(age.total_seconds())
-    STOPS_OVERDUE.set(overdue.total_seconds())
+def measure_stops(pending: Pending, now: datetime) -> None:
+    """Measure the stops that are under way."""
+    STOPS_PENDING.set(pending.stops)
+    STOPS_PENDING_AGE.set((now - (pending.canceled_at or now)).total_seconds())
+    STOPS_OVERDUE.set(max(now - (pending.due_at or now), timedelta(0)).total_seconds())
 
 
 def observe_watches(watches: Callable[[], list[ListWatch[Any]]]) -> None:

@@ -44,10 +44,10 @@ class SignalsHeard:
         signal = newest(self._about(run), run)
         return signal.evidence if signal else None
 
-    def forget(self, now: datetime) -> None:
-        """Drop what is too old to count."""
-        for about in [about for about, signal in self._newest.items() if signal.at < now - KEPT]:
-            del self._newest[about]
+    def forget(self, now: datetime) -> list[Signal]:
+        """Drop what is too old to count, and tell what that was."""
+        old = [about for about, signal in self._newest.items() if signal.at < now - KEPT]
+        return [self._newest.pop(about) for about in old]
 
     def _about(self, run: RunState) -> Iterator[Signal]:
         for name in ((run.namespace, run.name), run.trigger_token):

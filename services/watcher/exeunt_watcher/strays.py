@@ -8,7 +8,7 @@ from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
-from exeunt_watcher.projection import Key, Left
+from exeunt_watcher.known import Key, Left
 
 MOST_AT_ONCE: Final = 100
 """Runs that are looked after in one go: each is read, and a watcher that starts may find many."""

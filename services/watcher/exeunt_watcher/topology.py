@@ -8,12 +8,14 @@ from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
+from msgspec import Struct
+
 from exeunt.clock import format_duration, readable_instant
 from exeunt.rules.hub import topology_terminated
 from exeunt.run.snapshot import Evidence, RunState, StepRunRef, Topology
 
 
-class LiveBinding(NamedTuple):
+class LiveBinding(Struct, frozen=True, gc=False):
     """A TransportBinding that is not being deleted: the StepRun that owns it, and its last heartbeat (RFC 3339).
 
     The connector rewrites the Ready condition's lastTransitionTime at every heartbeat (contract §3.2).
@@ -56,13 +58,19 @@ def _step_runs_done(seen: Seen) -> Evidence | None:
     return Evidence("step-runs-done", 3, "no live StepRun is left after at least one was seen")
 
 
+def stale_at(bindings: Collection[LiveBinding], stale_after: timedelta) -> datetime | None:
+    """From when on they have been silent for too long, if no other heartbeat comes; None where that cannot be told."""
+    heartbeats = [readable_instant(binding.heartbeat) for binding in bindings]
+    readable = [heartbeat for heartbeat in heartbeats if heartbeat is not None]
+    return max(readable) + stale_after if readable and len(readable) == len(heartbeats) else None
+
+
 def _heartbeats_stale(seen: Seen) -> Evidence | None:
     """Every TransportBinding has been silent for longer than EXEUNT_HEARTBEAT_STALE_AFTER (off by default)."""
-    if seen.heartbeats_stale_after is None or not seen.bindings:
+    if seen.heartbeats_stale_after is None:
         return None
-    limit = seen.now - seen.heartbeats_stale_after
-    heartbeats = [readable_instant(binding.heartbeat) for binding in seen.bindings]
-    if any(heartbeat is None or heartbeat > limit for heartbeat in heartbeats):
+    stale = stale_at(seen.bindings, seen.heartbeats_stale_after)
+    if stale is None or seen.now < stale:
         return None
     silence = format_duration(seen.heartbeats_stale_after)
     return Evidence("heartbeats-stale", 5, f"every TransportBinding has been silent for more than {silence}")

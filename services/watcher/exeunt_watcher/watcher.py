@@ -109,6 +109,7 @@ class Watcher:
         async with aclosing(aiter(watch)) as changes:
             async for change in changes:
                 await self._hear(Seen(watch.resource, watch.namespace, change))
+                del change  # a page may be large, and the next change far away
 
     async def _tick(self) -> None:
         while True:
@@ -119,7 +120,7 @@ class Watcher:
         while True:
             await asyncio.sleep(_TICK)
             if self._machine.live:
-                measure_stops(self._machine.stops(), datetime.now(UTC))
+                measure_stops(self._machine.pending(), datetime.now(UTC))
 
     async def _hear(self, heard: Input) -> None:
         """Tell the machine, and put on its way what it asks for; returns at once while there is room in the window."""

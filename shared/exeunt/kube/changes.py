@@ -29,15 +29,19 @@ class Missing:
 
 
 @dataclass(frozen=True, slots=True)
-class Relisted(Generic[T]):
-    """The complete list, at the start and whenever a watch cannot go on; never one that failed half-way.
+class Page(Generic[T]):
+    """A page of a list, which is made at the start and whenever a watch cannot go on; only the last one is `complete`.
+    A list that fails half-way is made again from its beginning.
 
-    `missing` was known before; a name may be in both, under another uid. It is one change, because half of it is a
-    state that there never was: a replaced object is gone, say.
+    `items` are as they are now; what has not changed since it was handed over is left out. `missing` was known before
+    and is not there any more; a name may be in both, under another uid. That is one change, because half of it is a
+    state that there never was: a replaced object is gone, say. So is what has gone from one page before what has come
+    in its place is told by another one: whoever judges by what is not there waits for the last page.
     """
 
     items: list[T]
     missing: tuple[Missing, ...] = ()
+    complete: bool = True
 
 
-Change = Relisted[T] | Changed[T] | Removed[T] | Missing
+Change = Page[T] | Changed[T] | Removed[T] | Missing

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from typing import Final, Generic
 from urllib.parse import urlencode
@@ -36,11 +37,12 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Listing(Generic[T]):
-    """A complete list: `resource_version` is where a watch goes on from; what cannot be read is set apart."""
+    """A list, or a page of one: `resource_version` is where a watch goes on from; what cannot be read is set apart."""
 
     items: list[T]
     resource_version: str
     undecodable: list[Undecodable]
+    last: bool = True
 
 
 class KubeClient:
@@ -124,37 +126,61 @@ class KubeClient:
         retry: bool = True,
         optional: bool = False,
     ) -> Listing[T]:
-        """All objects of a namespace, or of all namespaces, fetched in pages of `limit`.
+        """All objects of a namespace, or of all namespaces: of the `pages` of that list.
+
+        When the snapshot that it began with is compacted away, it begins once more.
+        """
+        pages = partial(
+            self.pages,
+            resource,
+            namespace,
+            field_selector=field_selector,
+            label_selector=label_selector,
+            limit=limit,
+            retry=retry,
+            optional=optional,
+        )
+        try:
+            return await _joined(pages())
+        except Gone:
+            return await _joined(pages())
+
+    async def pages(
+        self,
+        resource: Resource[T],
+        namespace: str | None,
+        *,
+        field_selector: str | None = None,
+        label_selector: str | None = None,
+        limit: int = 500,
+        retry: bool = True,
+        optional: bool = False,
+    ) -> AsyncGenerator[Listing[T], None]:
+        """All objects of a namespace, or of all namespaces, `limit` at a time; to be closed (`aclosing`).
 
         Without `retry` every page is tried once, for callers that have a back-off of their own. `optional`: being
-        refused it is no trouble, for one namespace of several.
+        refused it is no trouble, for one namespace of several. Raises Gone between two pages when the snapshot that the
+        list began with is compacted away.
         """
         query = {"limit": str(limit)}
         if field_selector is not None:
             query["fieldSelector"] = field_selector
         if label_selector is not None:
             query["labelSelector"] = label_selector
-        try:
-            return await self._list_pages(resource, namespace, query, retry=retry, optional=optional)
-        except Gone:  # between two pages: the snapshot that the list began with is compacted away
-            return await self._list_pages(resource, namespace, query, retry=retry, optional=optional)
-
-    async def _list_pages(
-        self, resource: Resource[T], namespace: str | None, query: dict[str, str], *, retry: bool, optional: bool
-    ) -> Listing[T]:
-        items: list[T] = []
-        undecodable: list[Undecodable] = []
         while True:
             call = Call("list", resource, namespace, query=urlencode(query), optional=optional)
             page = _decode_page(call, await self._request(call, retry=retry))
+            listing: Listing[T] = Listing([], page.metadata.resource_version, [], last=not page.metadata.continue_)
             for item in page.items or []:
                 try:
-                    items.append(resource.decode(item))
+                    listing.items.append(resource.decode(item))
                 except Undecodable as error:
-                    undecodable.append(error)
-            if not page.metadata.continue_:
-                return Listing(items, page.metadata.resource_version, undecodable)
-            query = query | {"continue": page.metadata.continue_}
+                    listing.undecodable.append(error)
+            query["continue"] = page.metadata.continue_
+            del page  # the whole of its text
+            yield listing
+            if listing.last:
+                return
 
     async def create(self, resource: Resource[T], namespace: str, body: bytes, *, field_manager: str) -> T:
         """Create an object that has a name of its own: sent again, it is answered with Conflict.
@@ -269,6 +295,15 @@ class KubeClient:
                 return await response.read()
             except (aiohttp.ClientError, TimeoutError) as error:
                 raise self._connection.unavailable(call, error) from error
+
+
+async def _joined(pages: AsyncGenerator[Listing[T], None]) -> Listing[T]:
+    async with aclosing(pages):
+        whole = await anext(pages)
+        async for page in pages:
+            whole.items.extend(page.items)
+            whole.undecodable.extend(page.undecodable)
+        return Listing(whole.items, whole.resource_version, whole.undecodable)
 
 
 class _ListMetadata(msgspec.Struct, rename="camel"):

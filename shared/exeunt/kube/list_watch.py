@@ -3,7 +3,8 @@
 The list may be narrowed by a field selector, the watch never is. So finished history is not read at the
 start, yet the transition of an object out of the selection arrives as an ordinary change with its full new
 state, and a removal always means a deletion. `client` makes the requests; the caller's projection keeps the
-objects: here only their keys, uids and versions are kept, to tell from a new list what is no longer there.
+objects: here only their names, uids and versions are kept, to tell from a new list what is no longer there. A list is
+handed over page by page, so that a large one never is in memory as a whole.
 
 A watch goes on where the one before it was only when that one had brought something and ended at the time that was
 asked for. Whatever else ends a watch may have been a restart, and behind a restart may be another history, in which
@@ -14,23 +15,36 @@ went before (ADR 22). So everything is listed anew.
 import asyncio
 import random
 import time
+from collections import defaultdict
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from math import ceil, inf
-from typing import Final, Generic, NamedTuple
+from typing import Final, Generic
 
 import msgspec
 import structlog
 
 from exeunt.back_off import BackOff
-from exeunt.kube.changes import Change, Changed, Missing, Relisted, Removed
+from exeunt.kube.changes import Change, Changed, Missing, Page, Removed
 from exeunt.kube.client import KubeClient, Listing
-from exeunt.kube.errors import ApiError, ApiUnavailable, Forbidden, NotFound, Rewound, Silent, Undecodable, api_error
+from exeunt.kube.errors import (
+    ApiError,
+    ApiUnavailable,
+    Forbidden,
+    Gone,
+    NotFound,
+    Rewound,
+    Silent,
+    Undecodable,
+    api_error,
+)
 from exeunt.kube.resources import Resource, T
 
 _BACK_OFF: Final = BackOff(0.25, 30)
 _HEALTHY: Final = 10.0  # seconds that a watch must live for the next failure to count as the first
 _PUNCTUAL: Final = 1.0  # seconds that a watch may end before we think it was to: the server began to count first
 _BETWEEN: Final = 4.0  # seconds from the last bookmark of a watch, two before its end, until the next is opened
+_PAGE_SIZE: Final = 250  # objects: half a megabyte, and some milliseconds in which nothing else is done
 
 log = structlog.get_logger(__name__)
 
@@ -85,7 +99,10 @@ class ListWatch(Generic[T]):
         self._log = log.bind(list_watch=name or str(resource), namespace=namespace)
         self._resource_version = ""  # where the watch goes on from; empty: list first
         self._latest = ""  # the resourceVersion that was heard last
-        self._known: dict[tuple[str, str], _Seen] = {}
+        self._known: defaultdict[str, dict[str, _Seen]] = defaultdict(dict)  # by namespace and name
+        self._lists = 0  # the number of the present list
+        self._replaced: list[Missing] = []  # by what cannot be decoded, since the last complete list
+        self._shows_more = False  # the present list, than what was known before it
         self._reported: dict[str, str] = {}  # uid: resourceVersion of undecodable objects that were logged
 
     def __str__(self) -> str:
@@ -108,7 +125,7 @@ class ListWatch(Generic[T]):
         failures = 0
         silent = False  # the last watch was accepted and brought nothing for as long as we waited
         deaf = False  # and there had been something to bring
-        change: Change[T] | None
+        change: Change[T] | None = None
         while True:
             self.last_progress = loop.time()
             watching_since: float | None = None
@@ -116,9 +133,10 @@ class ListWatch(Generic[T]):
             lifetime = ceil(_spread(self._watch_timeout, 2 * self._watch_timeout))
             try:
                 if not self._resource_version:
-                    listing = await self._list()
-                    deaf = silent and self._shows_more(listing)
-                    yield self._relist(listing)
+                    async with aclosing(self._list()) as pages:
+                        async for page in pages:
+                            yield page
+                    deaf = silent and self._shows_more
                     self.relists += self.synced  # but for the first
                     self.synced = True
                     self.last_progress = self.last_heard = loop.time()
@@ -167,38 +185,91 @@ class ListWatch(Generic[T]):
     def _well(self) -> None:
         self.error, self.refused = None, False
 
-    async def _list(self) -> Listing[T]:
+    async def _list(self) -> AsyncGenerator[Page[T], None]:
+        """Raises Rewound, and Gone when it took too long twice."""
         self.last_progress = inf  # whoever waits for others is not stuck
         async with self._turns:
             self.last_progress = asyncio.get_running_loop().time()
-            return await self._client.list(
-                self.resource, self.namespace, field_selector=self._selector, retry=False, optional=True
-            )
+            self._shows_more = False
+            try:
+                async for page in self._pages():
+                    yield page
+            except Gone:  # the snapshot that it began with is compacted away
+                async for page in self._pages():
+                    yield page
 
-    def _shows_more(self, listing: Listing[T]) -> bool:
-        """Than what we know."""
-        listed = ((item.metadata.key, item.metadata.resource_version) for item in listing.items)
-        return any(key not in self._known or self._known[key].version != version for key, version in listed)
+    async def _pages(self) -> AsyncGenerator[Page[T], None]:
+        self._lists += 1
+        pages = self._client.pages(
+            self.resource,
+            self.namespace,
+            field_selector=self._selector,
+            limit=_PAGE_SIZE,
+            retry=False,
+            optional=True,
+        )
+        async with aclosing(pages):
+            async for listing in pages:
+                self.last_progress = asyncio.get_running_loop().time()
+                yield self._take(listing)
 
-    def _relist(self, listing: Listing[T]) -> Relisted[T]:
-        """Raises Rewound."""
-        listed = {item.metadata.key: _Seen(item.metadata.uid, item.metadata.resource_version) for item in listing.items}
-        listed |= {(error.namespace, error.name): _Seen.of(error) for error in listing.undecodable}
-        if _is_older(listing.resource_version, self._latest):
+    def _take(self, listing: Listing[T]) -> Page[T]:
+        """What of a page is news, and at the end what was not on any. Raises Rewound."""
+        if _is_older(_version(listing.resource_version), _version(self._latest)):
             raise Rewound(f"{self}: listed at version {listing.resource_version} after {self._latest} was seen")
-        missing = []
-        for key, known in self._known.items():
-            now = listed.get(key)
-            if now is None or now.uid != known.uid:
-                missing.append(Missing(key, known.uid))
-            elif _is_older(now.version, known.version):
-                raise Rewound(f"{self}: {'/'.join(key)} is at version {now.version} after {known.version} was seen")
-        self._known = listed
-        self._reported = {error.uid: self._reported.get(error.uid, "") for error in listing.undecodable}
+        items, replaced = [], []
+        for item in listing.items:
+            meta = item.metadata
+            news, missing = self._show(meta.namespace, meta.name, meta.uid, meta.resource_version)
+            if news:
+                items.append(item)
+            if missing:
+                replaced.append(missing)
         for error in listing.undecodable:
+            _, missing = self._show(error.namespace, error.name, error.uid, error.resource_version)
+            if missing:
+                self._replaced.append(missing)
             self._report(error)
+        if not listing.last:
+            return Page(items, tuple(replaced), complete=False)
+        replaced += self._replaced + self._forget_unlisted()
+        self._replaced.clear()
         self._resource_version = self._latest = listing.resource_version
-        return Relisted(listing.items, tuple(missing))
+        return Page(items, tuple(replaced))
+
+    def _show(self, namespace: str, name: str, uid: str, resource_version: str) -> tuple[bool, Missing | None]:
+        """Whether this listed object is news, and the one of that name that it has replaced. Raises Rewound."""
+        known, version = self._known[namespace].get(name), _version(resource_version)
+        if known is None or known.uid != uid:
+            self._known[namespace][name] = _Seen(uid, version, self._lists)
+            self._shows_more = True
+            return True, None if known is None else Missing((namespace, name), known.uid)
+        if _is_older(version, known.version):
+            raise Rewound(f"{self}: {namespace}/{name} is at version {version} after {known.version} was seen")
+        news, known.version, known.listed = known.version != version, version, self._lists
+        self._shows_more |= news
+        return news, None
+
+    def _forget_unlisted(self) -> list[Missing]:
+        """What the list that has just ended did not show."""
+        missing = [
+            Missing((namespace, name), known.uid)
+            for namespace, names in self._known.items()
+            for name, known in names.items()
+            if known.listed != self._lists
+        ]
+        for gone in missing:
+            self._drop(*gone.key)
+        there = {known.uid for names in self._known.values() for known in names.values()} if self._reported else ()
+        self._reported = {uid: version for uid, version in self._reported.items() if uid in there}
+        return missing
+
+    def _drop(self, namespace: str, name: str) -> "_Seen | None":
+        names = self._known[namespace]
+        known = names.pop(name, None)
+        if not names:
+            del self._known[namespace]
+        return known
 
     def _read(self, line: bytes) -> Change[T] | None:
         """What a line of a watch says, if it says anything; raises the error that an ERROR event carries."""
@@ -216,22 +287,29 @@ class ListWatch(Generic[T]):
             item = self.resource.decode(event.object)
         except Undecodable as error:
             return self._skip(error, deleted=deleted)
-        key = item.metadata.key
-        self._go_on_from(item.metadata.resource_version)
+        meta = item.metadata
+        self._go_on_from(meta.resource_version)
         if deleted:
-            self._known.pop(key, None)
+            self._drop(*meta.key)
             return Removed(item)
-        self._known[key] = _Seen(item.metadata.uid, item.metadata.resource_version)
+        self._keep(meta.namespace, meta.name, meta.uid, meta.resource_version)
         return Changed(item)
+
+    def _keep(self, namespace: str, name: str, uid: str, resource_version: str) -> None:
+        known, version = self._known[namespace].get(name), _version(resource_version)
+        if known is not None and known.uid == uid:
+            known.version = version
+        else:
+            self._known[namespace][name] = _Seen(uid, version, self._lists)
 
     def _skip(self, error: Undecodable, *, deleted: bool) -> Missing | None:
         """Go on after an undecodable object; its deletion can still be reported, though not its last state."""
         self._go_on_from(error.resource_version)
-        key = (error.namespace, error.name)
         if deleted:
             self._reported.pop(error.uid, None)
-            return Missing(key, self._known.pop(key, _Seen.of(error)).uid)
-        self._known[key] = _Seen.of(error)
+            known = self._drop(error.namespace, error.name)
+            return Missing((error.namespace, error.name), known.uid if known else error.uid)
+        self._keep(error.namespace, error.name, error.uid, error.resource_version)
         self._report(error)
         return None
 
@@ -254,24 +332,26 @@ class ListWatch(Generic[T]):
             )
 
 
-class _Seen(NamedTuple):
-    """An object as it was last."""
+class _Seen(msgspec.Struct, gc=False):
+    """An object as it was last, and the list that it was in last."""
 
     uid: str
-    version: str
-
-    @classmethod
-    def of(cls, error: Undecodable) -> "_Seen":
-        return cls(error.uid, error.resource_version)
+    version: int | str
+    listed: int
 
 
-def _is_older(version: str, than: str) -> bool:
+def _version(resource_version: str) -> int | str:
+    """A number, which is smaller, where it is one."""
+    return int(resource_version) if resource_version.isdecimal() else resource_version
+
+
+def _is_older(version: int | str, than: int | str) -> bool:
     """Whether a resourceVersion is older than another one of the same collection.
 
     Kubernetes lets its clients compare them as numbers since 1.35 (KEP-5504), and on etcd they always were. What is not
     such a number is not compared: then only what is missing from a list tells.
     """
-    return version.isdecimal() and than.isdecimal() and int(version) < int(than)
+    return isinstance(version, int) and isinstance(than, int) and version < than
 
 
 def _spread(least: float, most: float) -> float:

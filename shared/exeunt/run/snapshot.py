@@ -10,12 +10,14 @@ from typing import Final, Literal
 
 import msgspec
 from msgspec import Raw, Struct, field
+from msgspec.structs import replace
 
 from exeunt.clock import format_instant, parse_duration, parse_instant, readable_instant
 from exeunt.run import bobrapet
 from exeunt.run.cancellations import Cancellation, attempt_of, cancel_observed_at_of, token_of
 from exeunt.run.drain import drain_of
-from exeunt.run.models import Condition, Story, StoryRun, TraceInfo
+from exeunt.run.equal import same
+from exeunt.run.models import Condition, ObjectMeta, OwnerReference, Story, StoryRun, TraceInfo
 from exeunt.run.opt_out import is_enabled, unclear
 from exeunt.run.shutdown_timeout import ShutdownTimeout, resolve
 
@@ -30,7 +32,7 @@ LONGEST_TRIGGER_TOKEN: Final = 256
 EvidenceKind = Literal["hub-condition", "bindings-gone", "step-runs-done", "heartbeats-stale", "signal"]
 
 
-class Evidence(Struct, frozen=True, omit_defaults=True):
+class Evidence(Struct, frozen=True, omit_defaults=True, gc=False):
     """Why the topology counts as gone. `rank` 1 is the strongest (contract §3.5).
 
     A signal also has `since`, when it was true (RFC 3339), and the trace context of whoever published it.
@@ -43,7 +45,7 @@ class Evidence(Struct, frozen=True, omit_defaults=True):
     traceparent: str | None = None
 
 
-class Topology(Struct, frozen=True, omit_defaults=True):
+class Topology(Struct, frozen=True, omit_defaults=True, gc=False):
     """The run's live streaming connections.
 
     `established`: a live TransportBinding was seen in this attempt. `step_runs_seen`: a live StepRun was. `gone`: the
@@ -63,7 +65,7 @@ class Topology(Struct, frozen=True, omit_defaults=True):
         )
 
 
-class StepRunRef(Struct, frozen=True):
+class StepRunRef(Struct, frozen=True, gc=False):
     """A StepRun that has to go when its run is finalized."""
 
     name: str
@@ -74,7 +76,7 @@ NO_CONDITIONS: Final = Raw(b"null")
 """Of a run that has none, or of one of which they are not told."""
 
 
-class RunState(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class RunState(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What the StoryRun object itself says."""
 
     namespace: str
@@ -125,7 +127,7 @@ class RunState(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return bobrapet.is_terminal(self.phase)
 
 
-class StoryState(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class StoryState(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What the Story says, at the resourceVersion that was read; that is None when no Story was found."""
 
     namespace: str
@@ -139,7 +141,7 @@ class StoryState(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """For reporting only (`drain`): the seconds that bobrapet would have waited, as far as the Story says."""
 
 
-class Snapshot(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Snapshot(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A run, its Story, its topology and its shutdown timeout, as read at one moment."""
 
     run: RunState
@@ -255,6 +257,38 @@ def _cancel_written_by(managed_fields: Raw, otherwise: datetime) -> datetime:
         if written.time and any(field in bytes(written.fields_v1) for field in _CANCEL_OR_REDRIVE)
     )
     return max((time + timedelta(seconds=1) if time else otherwise for time in times), default=otherwise)
+
+
+def essence(run: StoryRun) -> StoryRun:
+    """The run without what nobody here looks at: for whoever keeps thousands of them."""
+    meta = run.metadata
+    written = bytes(meta.managed_fields)
+    return StoryRun(
+        metadata=ObjectMeta(
+            name=meta.name,
+            namespace=same(meta.namespace),
+            uid=meta.uid,
+            resource_version=meta.resource_version,
+            generation=meta.generation,
+            deletion_timestamp=meta.deletion_timestamp,
+            annotations={name: value for name, value in meta.annotations.items() if name in _ANNOTATIONS},
+            owner_references=_NO_OWNERS,
+            managed_fields=meta.managed_fields if _CANCEL in written or _STATUS_MANAGER in written else _NOT_WRITTEN,
+        ),
+        spec=same(run.spec),
+        status=run.status and replace(run.status, phase=same(run.status.phase)),
+    )
+
+
+_ANNOTATIONS: Final = {
+    bobrapet.CANCEL_OBSERVED_AT,
+    *(name for pair in bobrapet.REDRIVE for name in pair),
+    bobrapet.TRIGGER_TOKEN,
+    bobrapet.SHUTDOWN_TIMEOUT,
+    bobrapet.ENABLED,
+}
+_NO_OWNERS: Final[list[OwnerReference]] = []
+_NOT_WRITTEN: Final = Raw()
 
 
 def story_key(run: StoryRun) -> tuple[str, str]:
