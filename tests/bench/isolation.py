@@ -6,37 +6,25 @@ Run by hand, because it takes minutes: `python tests/bench/isolation.py [FAILING
 import asyncio
 import os
 import sys
-import tempfile
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final, TypeVar
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # started as a file, it does not see `actors` and `bench`
 
-from actors.admin import admin_client
 from actors.broken_webhook import writes_fail
 from actors.bystander import Bystander
-from actors.kubernetes import Kubernetes
-from bench.api import Api
+from bench.by_hand import show, started
 from bench.observer import Observer
 from bench.report import percentile
 from bench.world import NO_DEADLINE, Run, World, each
-from exeunt_local import BASE, CRDS, binaries
-from exeunt_local.control_plane import ControlPlane
-from exeunt_local.mesh import SERVICES, Mesh
-from exeunt_local.nats_server import NatsServer
+from exeunt_local.mesh import SERVICES
 
 TROUBLED, WELL = "troubled", "well"
 WARM_UP: Final = 10
 AT_ONCE: Final = 10
 
 T = TypeVar("T")
-
-
-def show(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
 
 
 async def seconds_of(world: World, observer: Observer, runs: list[Run]) -> list[float]:
@@ -54,47 +42,35 @@ async def seconds_of(world: World, observer: Observer, runs: list[Run]) -> list[
 
 
 async def main(failing: int, stops: int) -> None:
-    servers = await binaries.prepare()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        async with AsyncExitStack() as stack:
-            enter = stack.enter_async_context
-            control_plane = await enter(ControlPlane(folder / "kubernetes", binaries=servers))
-            nats_server = await enter(NatsServer(folder / "nats", binary=servers.nats_server))
-            await control_plane.install_crds(CRDS)
-            await control_plane.apply(BASE)
-            world = World(Kubernetes(await enter(admin_client(control_plane.kubeconfig))))
-            for namespace in (TROUBLED, WELL):
-                await control_plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
-                await world.add_story(namespace)
-            observer = await enter(Observer(await enter(Api.connected(str(control_plane.kubeconfig)))))
-            mesh = await enter(Mesh(folder / "services", control_plane=control_plane, nats_url=nats_server.url))
-            for service in SERVICES:
-                await mesh.start(service, 0, EXEUNT_LOG_LEVEL="error")
-            bystander = await enter(Bystander(nats_server.url))
-            well = await _in_batches(WARM_UP + 2 * stops, lambda some, n: world.start(WELL, f"run-{n}", some))
-            stuck = await _in_batches(failing, lambda some, n: world.start(TROUBLED, f"run-{n}", some))
+    async with (
+        started(TROUBLED, WELL) as (control_plane, nats_server, mesh, _, world, observer),
+        Bystander(nats_server.url) as bystander,
+    ):
+        for service in SERVICES:
+            await mesh.start(service, 0, EXEUNT_LOG_LEVEL="error")
+        well = await _in_batches(WARM_UP + 2 * stops, lambda some, n: world.start(WELL, f"run-{n}", some))
+        stuck = await _in_batches(failing, lambda some, n: world.start(TROUBLED, f"run-{n}", some))
+        for some in _batches(stuck):
+            await each(world.cancel, some)
+        await bystander.wait_until_idle(120)
+        await seconds_of(world, observer, well[:WARM_UP])
+        await bystander.wait_until_idle(120)
+        alone = await seconds_of(world, observer, well[WARM_UP : WARM_UP + stops])
+        show(f"alone: {_figures(alone)}")
+        async with writes_fail(control_plane, TROUBLED, stuck[0].name, "terminator"):
             for some in _batches(stuck):
-                await each(world.cancel, some)
-            await bystander.wait_until_idle(120)
-            await seconds_of(world, observer, well[:WARM_UP])
-            await bystander.wait_until_idle(120)
-            alone = await seconds_of(world, observer, well[WARM_UP : WARM_UP + stops])
-            show(f"alone: {_figures(alone)}")
-            async with writes_fail(control_plane, TROUBLED, stuck[0].name, "terminator"):
-                for some in _batches(stuck):
-                    await each(world.leave, some)
-                while (await bystander.streams.consumer_info("RUNS", "terminator")).num_ack_pending < failing:  # noqa: ASYNC110
-                    await asyncio.sleep(0.1)
-                beside = await seconds_of(world, observer, well[WARM_UP + stops :])
-                show(f"beside {failing} runs that cannot be written: {_figures(beside)}")
-                info = await bystander.streams.consumer_info("RUNS", "terminator")
-                show(f"still without an answer: {info.num_ack_pending}")
-            more = 1000 * (percentile(beside, 99) - percentile(alone, 99))
-            show(f"what they cost at p99: {more:.0f} ms")
-            async with asyncio.timeout(300):
-                await asyncio.gather(*(observer.of(run.key).ended for run in stuck))
-            show("and once they can be written, all of them end")
+                await each(world.leave, some)
+            while (await bystander.streams.consumer_info("RUNS", "terminator")).num_ack_pending < failing:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+            beside = await seconds_of(world, observer, well[WARM_UP + stops :])
+            show(f"beside {failing} runs that cannot be written: {_figures(beside)}")
+            info = await bystander.streams.consumer_info("RUNS", "terminator")
+            show(f"still without an answer: {info.num_ack_pending}")
+        more = 1000 * (percentile(beside, 99) - percentile(alone, 99))
+        show(f"what they cost at p99: {more:.0f} ms")
+        async with asyncio.timeout(300):
+            await asyncio.gather(*(observer.of(run.key).ended for run in stuck))
+        show("and once they can be written, all of them end")
 
 
 def _batches(runs: list[T]) -> list[list[T]]:

@@ -1,0 +1,56 @@
+"""What the measurements that are run by hand start with: they take minutes, and are no part of `make bench`."""
+
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from actors.admin import admin_client
+from actors.kubernetes import Kubernetes
+from bench.api import Api
+from bench.observer import Observer
+from bench.world import World
+from exeunt_local import BASE, CRDS, binaries
+from exeunt_local.control_plane import ControlPlane
+from exeunt_local.mesh import Mesh
+from exeunt_local.nats_server import NatsServer
+
+
+def show(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+class Started(NamedTuple):
+    """Servers, and a mesh that has no service yet."""
+
+    control_plane: ControlPlane
+    nats_server: NatsServer
+    mesh: Mesh
+    kubernetes: Kubernetes
+    world: World
+    observer: Observer
+
+
+@asynccontextmanager
+async def started(*namespaces: str) -> AsyncIterator[Started]:
+    """With a Story in each namespace; nothing of it is left running."""
+    servers = await binaries.prepare()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        async with AsyncExitStack() as stack:
+            enter = stack.enter_async_context
+            control_plane = await enter(ControlPlane(folder / "kubernetes", binaries=servers))
+            nats_server = await enter(NatsServer(folder / "nats", binary=servers.nats_server))
+            await control_plane.install_crds(CRDS)
+            await control_plane.apply(BASE)
+            kubernetes = Kubernetes(await enter(admin_client(control_plane.kubeconfig)))
+            world = World(kubernetes)
+            for namespace in namespaces:
+                await control_plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
+                await world.add_story(namespace)
+            observer = await enter(Observer(await enter(Api.connected(str(control_plane.kubeconfig)))))
+            mesh = await enter(Mesh(folder / "services", control_plane=control_plane, nats_url=nats_server.url))
+            yield Started(control_plane, nats_server, mesh, kubernetes, world, observer)
