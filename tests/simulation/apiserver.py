@@ -42,16 +42,10 @@ class Change(NamedTuple):
     gone: bool
 
 
-class Standing(NamedTuple):
-    """What a finalizing write stands on: since when its event was known, and when the evidence was looked at last."""
-
-    known_at: float
-    looked_at: float | None
-
-
 class ApiServer:
-    """`on_change` is told every write; `on_end` every finalizing write that is stored, `on_delete` every
-    StepRun that a terminator deletes, and for which run; `on_restore` the moment to which etcd went back.
+    """`on_change` is told every write; `on_end` every finalizing write that is stored, and when the evidence that it
+    stands on was looked at last; `on_delete` every StepRun that a terminator deletes, and for which run; `on_restore`
+    the moment to which etcd went back.
     """
 
     def __init__(self, clock: Clockwork, troubles: Troubles) -> None:
@@ -66,7 +60,7 @@ class ApiServer:
         self.changes: dict[str, list[Change]] = {kind: [] for kind in KINDS}
         self.on_change: list[Callable[[Change], None]] = []
         self.on_restore: list[Callable[[float], None]] = []
-        self.on_end: list[Callable[[Document, Document, Standing], None]] = []
+        self.on_end: list[Callable[[Document, Document, float | None], None]] = []
         self.on_delete: list[Callable[[StepRun, RunState], None]] = []
 
     # What there is.
@@ -200,15 +194,15 @@ class ApiServer:
             self.clock.after(delay, lambda: process.later(little(0.001, 0.03), partial(then, serve())))
 
     def finalize(
-        self, process: Process, asked: commands.Patch, standing: Standing, then: Callable[[Input], None]
+        self, process: Process, asked: commands.Patch, looked_at: float | None, then: Callable[[Input], None]
     ) -> None:
-        """The finalizing write."""
+        """The finalizing write; `looked_at`: when the evidence that it stands on was looked at last."""
         fault = self.troubles.strikes(
             process.name, Fault.NO_API, Fault.UNAVAILABLE, Fault.SLOW, Fault.GIVEN_UP, Fault.ANSWER_LOST,
             Fault.REQUEST_LOST, Fault.REFUSED, Fault.FORBIDDEN, Fault.CONFLICT,
         )  # fmt: skip
         little = self.clock.little
-        store = partial(self._finalize, asked, standing)
+        store = partial(self._finalize, asked, looked_at)
 
         def unseen() -> None:
             store()
@@ -237,7 +231,7 @@ class ApiServer:
                 delay = little(0.5, 4) if fault else little(0.001, 0.03)
                 self.clock.after(delay, lambda: answer(store()))
 
-    def _finalize(self, asked: commands.Patch, standing: Standing, *, perhaps_done: bool = False) -> Input:
+    def _finalize(self, asked: commands.Patch, looked_at: float | None, *, perhaps_done: bool = False) -> Input:
         before = self.documents.get(asked.run.name)
         if before is None:
             return NotFound()
@@ -247,7 +241,7 @@ class ApiServer:
             return ConditionLost(str(lost), perhaps_done)
         after["metadata"]["managedFields"] = [*after["metadata"].get("managedFields", ()), OURS]
         for told in self.on_end:
-            told(before, after, standing)
+            told(before, after, looked_at)
         self.write_run(after)
         return Written()
 

@@ -33,18 +33,6 @@ class Fault(StrEnum):
     LIVEKIT_AWAY = "LiveKit does not answer"
 
 
-API: Final = (
-    Fault.UNAVAILABLE,
-    Fault.SLOW,
-    Fault.GIVEN_UP,
-    Fault.ANSWER_LOST,
-    Fault.REQUEST_LOST,
-    Fault.REFUSED,
-    Fault.FORBIDDEN,
-    Fault.CONFLICT,
-)
-"""Of requests to the kube-apiserver; those from REFUSED on are of writes only."""
-WRITES: Final = frozenset({Fault.GIVEN_UP, Fault.ANSWER_LOST, Fault.REQUEST_LOST, *API[-3:]})
 PUBLISH: Final = (Fault.PUBLISH_GIVEN_UP, Fault.PUBLISH_UNANSWERED, Fault.PUBLISH_TWICE, Fault.PUBLISH_REFUSED)
 
 

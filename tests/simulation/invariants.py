@@ -12,7 +12,7 @@ from exeunt.events.subjects import DEADLINES, LIVEKIT, RUNS, SIGNALS
 from exeunt.run import bobrapet
 from exeunt.run.models import StepRun
 from exeunt.run.snapshot import RunState
-from simulation.apiserver import ApiServer, Document, Standing, is_terminal
+from simulation.apiserver import ApiServer, Document, is_terminal
 from simulation.clockwork import Clockwork, seconds
 from simulation.jetstream import JetStream, StoredMessage
 from simulation.livekit import LiveKit
@@ -60,7 +60,7 @@ class Invariants:
 
     # What must never happen.
 
-    def _ended(self, before: Document, after: Document, standing: Standing) -> None:
+    def _ended(self, before: Document, after: Document, looked_at: float | None) -> None:
         annotations, uid, now = before["metadata"]["annotations"], before["metadata"]["uid"], self.clock.now
         pattern, _, is_enabled = STORIES[before["spec"]["storyRef"]["name"]]
         truth = self.truths.of(before)
@@ -83,7 +83,7 @@ class Invariants:
         stood_in = self.clock.happened["without the bus"]
         timeouts = truth.timeouts | truth.later_timeouts if stood_in else truth.timeouts
         is_late = now + self.most_ahead >= observed + min(timeouts)
-        was_gone = truth.evident or truth.evident_until >= (standing.looked_at or now)
+        was_gone = truth.evident or truth.evident_until >= (looked_at or now)
         # Known weakness: what takes a signal back is lost with NATS while the event that stands on it is at work.
         lost = truth.was_signaled and any(now - at < _AT_WORK for at in self.nats.wiped_at)
         assert is_late or was_gone or lost, "no run is ended early"

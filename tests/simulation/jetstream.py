@@ -13,7 +13,7 @@ from exeunt.events.messages import Message
 from exeunt.events.subjects import DEADLETTERS, DEADLINES, LIVEKIT, RUNS, SIGNALS
 from exeunt_watcher.offers import StreamState
 from simulation.clockwork import Clockwork, instant, seconds
-from simulation.faults import Fault, Troubles
+from simulation.faults import PUBLISH, Fault, Troubles
 from simulation.processes import Process
 
 ACK_WAIT: Final = 10.0
@@ -244,7 +244,7 @@ class JetStream:
     # What a process may ask.
 
     def publish(self, process: Process, message: Message, then: Callable[[Answer], None]) -> None:
-        fault = self.troubles.strikes(process.name, Fault.NO_NATS, *_PUBLISH)
+        fault = self.troubles.strikes(process.name, Fault.NO_NATS, *PUBLISH)
         little = self.clock.little
 
         def answer(given: Answer, longest: float = 0.02) -> None:
@@ -439,11 +439,3 @@ class _Follower:
     def _unread(self) -> Iterator[StoredMessage]:
         there = self._nats.streams[SIGNALS]
         return (there.messages[at] for at in range(self._position + 1, there.sequence + 1) if at in there.messages)
-
-
-_PUBLISH: Final = (
-    Fault.PUBLISH_GIVEN_UP,
-    Fault.PUBLISH_UNANSWERED,
-    Fault.PUBLISH_TWICE,
-    Fault.PUBLISH_REFUSED,
-)

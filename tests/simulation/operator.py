@@ -2,7 +2,6 @@
 cancel, wait the drain out and end runs, redrive, fail what has no topology, make bindings again that somebody deleted.
 """
 
-from collections.abc import Iterator
 from functools import partial
 from typing import Any, Final
 
@@ -257,7 +256,3 @@ def new_run(name: str, uid: str, story: str, annotations: dict[str, str]) -> Doc
 
 def conditions_of(document: Document) -> bytes:
     return msgspec.json.encode((document.get("status") or {}).get("conditions"))
-
-
-def step_names(api: ApiServer, run: str) -> Iterator[str]:
-    yield from (each.metadata.name for each in api.step_runs(run))

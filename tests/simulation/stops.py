@@ -7,7 +7,6 @@ from functools import partial
 
 import msgspec
 
-from exeunt.clock import parse_instant
 from exeunt.errors import PoisonEvent
 from exeunt.events.codec import ReceivedEvent
 from exeunt.events.signals import Signal, read_signal
@@ -40,7 +39,7 @@ from exeunt_terminator.commands import (
 from exeunt_terminator.machine import Stopping
 from exeunt_terminator.sub_stories import to_cancel
 from simulation import settings
-from simulation.apiserver import STORY_RUN, ApiServer, Standing
+from simulation.apiserver import STORY_RUN, ApiServer
 from simulation.clockwork import seconds
 from simulation.jetstream import JetStream, StoredMessage, Unavailable
 from simulation.processes import Process
@@ -97,8 +96,7 @@ class Stops:
         self._process.clock.note(self._process.name, f"{_told(heard)} -> {_told(command)}")
         match command:
             case Patch():
-                standing = Standing(seconds(parse_instant(stop.event.attributes.time)), stop.looked_at)
-                self._api.finalize(self._process, command, standing, partial(self.hear, stop))
+                self._api.finalize(self._process, command, stop.looked_at, partial(self.hear, stop))
             case GetRun(run, first_seen):
                 self._ask(stop, partial(self._get, run.name, seconds(first_seen) if first_seen else None))
             case List():
