@@ -4,6 +4,7 @@ Each command but the last is answered by one input. `Failed` answers any of them
 """
 
 from datetime import datetime, timedelta
+from typing import Final
 
 from msgspec import Struct
 
@@ -11,6 +12,9 @@ from exeunt.events.event_types import Outcome
 from exeunt.events.signals import Signal
 from exeunt.run.models import StepRun, TransportBinding
 from exeunt.run.snapshot import RunState, StepRunRef
+
+SOURCE: Final = "/exeunt/terminator"
+"""Of its messages, as CloudEvents have it."""
 
 
 class Delivered(Struct, frozen=True):

@@ -18,7 +18,7 @@ from exeunt.events.messages import Message
 from exeunt.events.subjects import event_subject
 from exeunt.run.snapshot import Snapshot
 from exeunt_terminator import commands
-from exeunt_terminator.commands import Delivered, Record
+from exeunt_terminator.commands import SOURCE, Delivered, Record
 from exeunt_terminator.remembered import Remembered
 from exeunt_timeout_scheduler import commands as deadline
 from exeunt_timeout_scheduler.way import HEARD
@@ -26,7 +26,6 @@ from exeunt_watcher import commands as watch
 from exeunt_watcher.machine import Watching
 from exeunt_watcher.offers import StreamState
 
-SOURCE: Final = "/exeunt/terminator"
 MOST_EVENTS: Final = 10_000
 """Events that are remembered as published; one that is older is acted on again when a sweep offers it, and finds
 nothing to do.

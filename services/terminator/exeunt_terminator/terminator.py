@@ -21,12 +21,11 @@ from exeunt.telemetry.metrics import OUTCOMES
 from exeunt.telemetry.tracing import Hop, processing
 from exeunt_terminator import commands
 from exeunt_terminator.calls import Calls
-from exeunt_terminator.commands import Delivered, End, Failed, GiveBack, Input, Record, SecondLook
+from exeunt_terminator.commands import SOURCE, Delivered, End, Failed, GiveBack, Input, Record, SecondLook
 from exeunt_terminator.kubernetes_events import KubernetesEvents
 from exeunt_terminator.machine import Stopping
 from exeunt_terminator.remembered import Remembered
 
-SOURCE: Final = "/exeunt/terminator"
 _PUBLISH_DEADLINE: Final = 20.0
 """Seconds to record an outcome before its event goes back to the stream."""
 

@@ -9,6 +9,7 @@ import structlog
 from exeunt.back_off import spread
 from exeunt.bus.connection import Bus
 from exeunt.bus.errors import ApiRefused, BusError, PermissionDenied
+from exeunt.bus.lag import measure_lag
 from exeunt.events.subjects import (
     DEADLINES,
     LIVEKIT,
@@ -20,7 +21,6 @@ from exeunt.events.subjects import (
     TIMEOUT_SCHEDULER_DUE,
     WATCHER_SIGNALS,
 )
-from exeunt.telemetry.metrics import CONSUMER_PENDING, CONSUMER_UNACKNOWLEDGED
 
 CONSUMERS: Final[Mapping[str, str]] = {
     WATCHER_SIGNALS: SIGNALS,
@@ -40,13 +40,17 @@ log = structlog.get_logger(__name__)
 async def report_backlogs(bus: Bus) -> NoReturn:
     """Ask for ever, and measure it. What is not answered stays as it was told last.
 
-    One that this NATS user may not ask for is left out: the permissions of an older release lack it.
+    Those that this process takes from are measured by their pull loops already. One that this NATS user may not ask for
+    is left out: the permissions of an older release lack it.
     """
     asked = dict(CONSUMERS)
     while True:
         for consumer, stream in list(asked.items()):
+            call = f"CONSUMER.INFO.{stream}.{consumer}"
+            if call in bus.change.groups:
+                continue
             try:
-                info = await bus.api(f"CONSUMER.INFO.{stream}.{consumer}")
+                measure_lag(await bus.api(call), consumer)
             except PermissionDenied as error:
                 log.warning("bus.backlog_not_measured", consumer=consumer, error=str(error))
                 del asked[consumer]
@@ -55,7 +59,4 @@ async def report_backlogs(bus: Bus) -> NoReturn:
             except BusError as error:  # nor will the next one be answered
                 log.debug("bus.backlog_unknown", consumer=consumer, error=str(error))
                 break
-            else:
-                CONSUMER_PENDING.set(info["num_pending"], consumer=consumer)
-                CONSUMER_UNACKNOWLEDGED.set(info["num_ack_pending"], consumer=consumer)
         await asyncio.sleep(spread(_INTERVAL))

@@ -48,6 +48,12 @@ async def look_for_a_majority(bus: Bus, stream: str, consumer: str) -> NoReturn:
         await asyncio.sleep(spread(interval))
 
 
+def measure_lag(info: dict[str, Any], label: str) -> None:
+    """How far behind a consumer is, by what the server tells of it."""
+    CONSUMER_PENDING.set(info["num_pending"], consumer=label)
+    CONSUMER_UNACKNOWLEDGED.set(info["num_ack_pending"], consumer=label)
+
+
 async def report_lag(
     bus: Bus, stream: str, consumer: str, label: str, report: Callable[[str | None], None]
 ) -> NoReturn:
@@ -58,8 +64,7 @@ async def report_lag(
     while True:
         try:
             info = await bus.api(f"CONSUMER.INFO.{stream}.{consumer}")
-            CONSUMER_PENDING.set(info["num_pending"], consumer=label)
-            CONSUMER_UNACKNOWLEDGED.set(info["num_ack_pending"], consumer=label)
+            measure_lag(info, label)
             unavailable_reason = _paused(info, stream, consumer) or _at_its_limit(info, stream, consumer)
             unavailable_reason = unavailable_reason or _full(await bus.api(f"STREAM.INFO.{stream}"), stream)
         except BusError as error:

@@ -50,7 +50,7 @@ def configure_telemetry(service: str) -> Telemetry:
     if not any(name.startswith("OTEL_") for name in os.environ):
         return Telemetry(metrics_endpoint(who, ours), [])
 
-    from exeunt.telemetry import exporting  # noqa: PLC0415
+    from exeunt.telemetry import exporting  # noqa: PLC0415 - loads OpenTelemetry, which nobody has asked for so far
 
     resource = exporting.resource(who)
     return Telemetry(metrics_endpoint(resource.attributes, ours), exporting.export(resource, ours))
