@@ -75,6 +75,11 @@ def without_late_signals(patch: Patch) -> None:
     patch.setattr(machine, "possible_evidence", possible)
 
 
+def claiming(patch: Patch) -> None:
+    read = machine.Stopping._read
+    patch.setattr(machine.Stopping, "_read", lambda stop, run, **_: read(stop, run, own=run.ended_by_exeunt))
+
+
 def late_for_ever(_: datetime, said_at: datetime, __: timedelta) -> datetime:
     return said_at + timedelta(days=1)
 
@@ -156,9 +161,13 @@ BUGS: Final[dict[str, tuple[Bug, str]]] = {
         "topology gone and canceled is enough",
     ),
     "deadlines are not acted on": (lambda patch: without_rules(patch, "deadline"), "every stop ends"),
-    "another's write is taken for an own one": (
+    "a time is recorded at which nothing was written": (
         lambda patch: patch.setattr(machine, "format_status_time", lambda _: "2026-11-24T18:13:33Z"),
         "what is recorded as written was written",
+    ),
+    "another's write of the same second is taken for an own one": (
+        claiming,
+        "nobody claims what somebody else has written",
     ),
     "a deadline is not held": (
         lambda patch: patch.setattr(scheduler.Scheduling, "_hold", lambda *_: way.Result.INSTANT),
