@@ -9,6 +9,7 @@ from exeunt.events.codec import outcome_message
 from exeunt.events.event_types import Verdict
 from exeunt.events.messages import Message
 from exeunt.events.subjects import RUNS
+from exeunt_terminator.commands import SOURCE
 from exeunt_terminator.local_streams import Done
 from simulation import jetstream
 from simulation.jetstream import JetStream, StoredMessage, Unavailable
@@ -46,7 +47,7 @@ class Unpublished:
                 outcome = replace(outcome, cause_sequence=sequence, trail=trail)
                 cancellation = event.snapshot.run.cancellation
                 message = outcome_message(
-                    outcome, cancellation, event.event_type, source=done.source, now=done.at, context={}
+                    outcome, cancellation, event.event_type, source=SOURCE, now=done.at, context={}
                 )
                 self._nats.publish(self._process, message, partial(self._have_recorded, done, message))
             case jetstream.NotStored():

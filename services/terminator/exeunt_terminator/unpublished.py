@@ -24,6 +24,7 @@ from exeunt.events.subjects import RUNS
 from exeunt.process.insist import insist
 from exeunt.telemetry.logs import bind_run
 from exeunt.telemetry.metrics import OUTCOMES, UNPUBLISHED_LOST
+from exeunt_terminator.commands import SOURCE
 from exeunt_terminator.local_streams import Done
 
 MOST: Final = 10_000
@@ -77,7 +78,7 @@ class Unpublished:
         trail = tuple(replace(step, reread=step.reread or own) for step in outcome.trail)
         outcome = replace(outcome, cause_sequence=answer.sequence, trail=trail)
         message = outcome_message(
-            outcome, event.snapshot.run.cancellation, event.event_type, source=done.source, now=done.at, context={}
+            outcome, event.snapshot.run.cancellation, event.event_type, source=SOURCE, now=done.at, context={}
         )
         anew = outcome.finished_at is not None or outcome.verdict is Verdict.FAILED
         if await self._store(message, anew=anew):
