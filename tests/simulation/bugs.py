@@ -11,7 +11,7 @@ from exeunt.rules.closed import Case
 from exeunt.run import bobrapet
 from exeunt.run.snapshot import RunState, Snapshot
 from exeunt_livekit_bridge import machine as bridge
-from exeunt_terminator import decision, evidence, machine
+from exeunt_terminator import decision, machine
 from exeunt_terminator.finalize import finalizing_patch
 from exeunt_terminator.patience import Patience
 from exeunt_terminator.stop import TRANSITIONS, Result
@@ -68,7 +68,7 @@ def deadlines(patch: Patch, state: way.DeadlineState, result: way.Result, target
 
 def without_late_signals(patch: Patch) -> None:
     def possible(topology: Any) -> Any:
-        kinds = evidence.possible_evidence(topology)
+        kinds = decision.possible_evidence(topology)
         late = topology.gone and topology.gone.kind != "signal"
         return [kind for kind in kinds if kind != "signal"] if late else kinds
 

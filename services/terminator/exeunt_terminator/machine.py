@@ -45,8 +45,10 @@ from exeunt_terminator.commands import (
     Stored,
     Written,
 )
-from exeunt_terminator.decision import TOPOLOGY_UP, decide, leaves_leftovers
-from exeunt_terminator.evidence import (
+from exeunt_terminator.decision import (
+    TOPOLOGY_UP,
+    decide,
+    leaves_leftovers,
     possible_evidence,
     still_no_bindings,
     still_no_step_runs,

@@ -46,7 +46,7 @@ class StopState(StrEnum):
     DECIDING = "deciding"
     """The rules are asked (`decision`)."""
     CHECKING = "checking"
-    """The evidence that the topology is gone is looked at once more (`evidence`)."""
+    """The evidence that the topology is gone is looked at once more (`decision`)."""
     PATCHING = "patching"
     """The finalizing write is sent (`finalize`)."""
     READING = "reading"
