@@ -79,7 +79,7 @@ class Terminator(Process):
 
     def _wake(self, change: Change) -> None:
         if self.alive and self.stand_in is not None:
-            self.stand_in.watches[change.kind].wake()
+            self.stand_in.watches.wake(change)
 
     # What the stream delivers.
 
