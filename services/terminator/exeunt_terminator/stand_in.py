@@ -9,7 +9,6 @@ and its run ends at its deadline.
 """
 
 import asyncio
-from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -17,12 +16,10 @@ import structlog
 
 from exeunt.bus.connection import Bus
 from exeunt.bus.delivery import back_off
-from exeunt.cancelled import as_own_task
-from exeunt.events.codec import ReceivedEvent
 from exeunt.events.event_types import EventType
 from exeunt.events.subjects import DEADLINES, armed_subject
 from exeunt.kube.client import KubeClient
-from exeunt.kube.errors import ApiError, ApiUnavailable, Rewound, Undecodable
+from exeunt.kube.errors import ApiError, ApiUnavailable, Undecodable
 from exeunt.kube.list_watch import ListWatch
 from exeunt.settings import Settings
 from exeunt.telemetry.logs import bind_run
@@ -41,7 +38,7 @@ from exeunt_timeout_scheduler.machine import Scheduling
 from exeunt_timeout_scheduler.sweep import Sweep
 from exeunt_watcher import calls as watcher_calls
 from exeunt_watcher import commands as watch
-from exeunt_watcher.watches import watches, watching
+from exeunt_watcher.watches import follow, watches, watching
 
 CONSUMER: Final = "without-bus"
 """What stands for the consumer in spans."""
@@ -116,33 +113,15 @@ class StandIn:
     # What the watcher would do.
 
     async def _watch(self) -> None:
-        self._hear(watch.AllSignalsHeard())
-        while True:
-            self._watches = list(watches(self._namespaces, self._kube))
-            try:
-                await as_own_task(self._follow_all())
-            except* Rewound as rewound:
-                log.warning("etcd was restored from a backup: starting over", found=str(rewound.exceptions[0]))
-            self._hear(watch.Restored())
+        await self._hear(watch.AllSignalsHeard())
+        await follow(self._begin, self._hear, tick=_TICK)
 
-    async def _follow_all(self) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            for each in self._watches:
-                tasks.create_task(self._follow(each))
-            tasks.create_task(self._tick())
+    def _begin(self) -> list[ListWatch[Any]]:
+        """New watches."""
+        self._watches = list(watches(self._namespaces, self._kube))
+        return self._watches
 
-    async def _follow(self, each: ListWatch[Any]) -> None:
-        async with aclosing(aiter(each)) as changes:
-            async for change in changes:
-                self._hear(watch.Seen(each.resource, each.namespace, change))
-                del change  # a page may be large, and the next change far away
-
-    async def _tick(self) -> None:
-        while True:
-            await asyncio.sleep(_TICK)
-            self._hear(watch.Tick())
-
-    def _hear(self, heard: watch.Input) -> None:
+    async def _hear(self, heard: watch.Input) -> None:
         for asked in self._streams.receive(heard, datetime.now(UTC)):
             match asked:
                 case watch.GetRun():
@@ -153,7 +132,7 @@ class StandIn:
                     self._act_on(asked)
 
     async def _read(self, asked: watch.GetRun) -> None:
-        self._hear(await self._reads.answer(asked))
+        await self._hear(await self._reads.answer(asked))
 
     def _act_on(self, published: LocalEvent) -> None:
         """What the consumers of the stream would do."""

@@ -1,7 +1,7 @@
 """Drives the machine: watches, signals and time in; its commands are carried out, and their answers are told to it."""
 
 import asyncio
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -9,18 +9,17 @@ import structlog
 
 from exeunt.bus.connection import Bus
 from exeunt.bus.delivery import Ack, Delivery
-from exeunt.cancelled import as_own_task
 from exeunt.errors import PoisonEvent
 from exeunt.events.signals import read_signal
 from exeunt.kube.client import KubeClient
-from exeunt.kube.errors import Rewound
 from exeunt.kube.list_watch import ListWatch
 from exeunt.settings import Settings
 from exeunt_watcher.calls import Calls
-from exeunt_watcher.commands import AllSignalsHeard, Covered, GetRun, Input, Question, Restored, Seen, SignalHeard, Tick
+from exeunt_watcher.commands import AllSignalsHeard, Covered, GetRun, Input, Question, SignalHeard
 from exeunt_watcher.coverage import Coverage
+from exeunt_watcher.machine import Watching
 from exeunt_watcher.measures import measure_stops, observe_watches
-from exeunt_watcher.watches import LISTS_AT_ONCE, watches, watching
+from exeunt_watcher.watches import LISTS_AT_ONCE, follow, watches, watching
 
 _TICK: Final = 1.0
 """Seconds between looks at what only time changes, an overdue cancel_observed_at or a stale heartbeat, and between
@@ -38,7 +37,7 @@ class Watcher:
         self._kube = kube
         self._namespaces = settings.namespaces or (None,)
         self._tick_interval = min(_TICK, settings.sweep_interval.total_seconds())
-        self._machine = watching(self._namespaces, settings)
+        self._machine: Watching = watching(self._namespaces, settings)
         self._calls = Calls(kube, bus, on_failure=self._waits)
         self._asking = asyncio.TaskGroup()
         self._window = asyncio.Semaphore(_WINDOW)
@@ -90,31 +89,14 @@ class Watcher:
         await self._hear(AllSignalsHeard())
 
     async def _watch(self) -> None:
-        while True:
-            try:
-                await as_own_task(self._follow_all())
-            except* Rewound as rewound:
-                log.warning("etcd was restored from a backup: starting over", found=str(rewound.exceptions[0]))
-            await self._hear(Restored())
-            self.coverage = Coverage(watches(self._namespaces, self._kube), self._machine)
-
-    async def _follow_all(self) -> None:
         async with asyncio.TaskGroup() as tasks:
-            for watch in self.coverage.watches:
-                tasks.create_task(self._follow(watch))
-            tasks.create_task(self._tick())
             tasks.create_task(self._measure())
+            await follow(self._begin, self._hear, tick=self._tick_interval)
 
-    async def _follow(self, watch: ListWatch[Any]) -> None:
-        async with aclosing(aiter(watch)) as changes:
-            async for change in changes:
-                await self._hear(Seen(watch.resource, watch.namespace, change))
-                del change  # a page may be large, and the next change far away
-
-    async def _tick(self) -> None:
-        while True:
-            await asyncio.sleep(self._tick_interval)
-            await self._hear(Tick())
+    def _begin(self) -> list[ListWatch[Any]]:
+        """New watches."""
+        self.coverage = Coverage(watches(self._namespaces, self._kube), self._machine)
+        return self.coverage.watches
 
     async def _measure(self) -> None:
         while True:
