@@ -29,6 +29,7 @@ from exeunt_terminator.commands import AlreadyStored, End, GiveBack, Input, Reco
 from exeunt_terminator.kubernetes_events import KubernetesEvents
 from exeunt_terminator.local_streams import LocalEvent, LocalStreams
 from exeunt_terminator.machine import Stopping
+from exeunt_terminator.measures import report
 from exeunt_terminator.remembered import Remembered
 from exeunt_terminator.unpublished import Unpublished
 from exeunt_timeout_scheduler import calls as scheduler_calls
@@ -248,19 +249,7 @@ class StandIn:
                 return Stored()
 
             end = await calls.carry_out(stopping, event, delivered, record)
-            if not isinstance(end, GiveBack):
-                hop.decided(stopping.trail)
-            if stopping.failure is not None:
-                hop.failed(calls.error or stopping.failure)
-        self._report(event, stopping)
+            outcome = report(event, stopping, end, hop, error=calls.error, without_bus=True)
+        if outcome is not None:
+            self._kubernetes_events.publish(event.snapshot.run, outcome)
         return end
-
-    def _report(self, event: ReceivedEvent, stopping: Stopping) -> None:
-        if stopping.failure is not None:
-            log.warning("stop not done yet", fact=event.event_type, error=stopping.failure, next_at=stopping.next_at)
-        if not stopping.recorded:
-            return
-        outcome = stopping.outcome()
-        log.info(outcome.verdict, fact=event.event_type, rule=outcome.rule, why=outcome.why, without_bus=True,
-                 stop_latency_ms=outcome.stop_latency_ms, step_runs=outcome.deleted_step_runs)  # fmt: skip
-        self._kubernetes_events.publish(event.snapshot.run, outcome)
