@@ -78,7 +78,6 @@ class ListWatch(Generic[T]):
         list_field_selector: str | None = None,
         idle_timeout: float = 68,
         watch_timeout: float = 300,
-        name: str | None = None,
         turns: asyncio.Semaphore | None = None,
     ) -> None:
         self.synced = False
@@ -95,7 +94,7 @@ class ListWatch(Generic[T]):
         self._idle_timeout = idle_timeout
         self._watch_timeout = watch_timeout
         self._turns = turns or asyncio.Semaphore()
-        self._log = log.bind(list_watch=name or str(resource), namespace=namespace)
+        self._log = log.bind(list_watch=str(resource), namespace=namespace)
         self._resource_version = ""  # where the watch goes on from; empty: list first
         self._shown = Shown(str(self))
         self._replaced: list[Missing] = []  # by what cannot be decoded, since the last complete list
