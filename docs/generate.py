@@ -73,7 +73,6 @@ BESIDE: Final = frozenset(
         "exeunt_watcher.lateness",  # measures
         "exeunt_watcher.measures",
         "exeunt_watcher.strays",  # helps when StepRuns are left
-        "exeunt_watcher.watches",  # what a watcher is made of, as the settings say
         "exeunt_watcher.offers",  # what the stream may have lost
         "exeunt_watcher.signals_heard",  # what others publish
         "exeunt_terminator.commands",

@@ -39,7 +39,7 @@ from exeunt_timeout_scheduler.machine import Scheduling
 from exeunt_timeout_scheduler.sweep import Sweep
 from exeunt_watcher import calls as watcher_calls
 from exeunt_watcher import commands as watch
-from exeunt_watcher.watches import follow, watches, watching
+from exeunt_watcher.watcher import follow, watches, watching
 
 CONSUMER: Final = "without-bus"
 """What stands for the consumer in spans."""
