@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from exeunt.bus.connection import Bus
 from exeunt.bus.delivery import Ack, DeadLetter, Delivery, DeliveryAnswer, Retry, back_off
 from exeunt.bus.errors import BusUnavailable, PublishRefused
-from exeunt.bus.publisher import Stored, last_message, publish
+from exeunt.bus.publisher import Stored, publish_own
 from exeunt.events.codec import ReceivedEvent, outcome_message, read_event
 from exeunt.events.event_types import DRY_RUN
 from exeunt.events.subjects import RUNS, TERMINATOR
@@ -99,8 +99,7 @@ class Terminator:
         )
         message = replace(message, expected_last_subject_sequence=command.after)
         try:
-            answer = await publish(self._bus, message, deadline=_PUBLISH_DEADLINE)
-            last = None if isinstance(answer, Stored) else await last_message(self._bus, RUNS, message.subject)
+            answer = await publish_own(self._bus, RUNS, message, deadline=_PUBLISH_DEADLINE)
         except BusUnavailable as error:
             calls.error = error
             return Failed(str(error))
@@ -108,6 +107,4 @@ class Terminator:
             log.error("outcome not recorded", fact=event.event_type, error=str(error))  # noqa: TRY400 - no bug of ours
             hop.failed(error)
             return commands.NotStored()
-        if isinstance(answer, Stored) or (last is not None and last.data == message.payload):  # by an earlier try
-            return commands.Stored()
-        return commands.AlreadyStored(answer.sequence)
+        return commands.Stored() if isinstance(answer, Stored) else commands.AlreadyStored(answer.sequence)

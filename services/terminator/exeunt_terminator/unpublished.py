@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from exeunt.bus.connection import Bus
 from exeunt.bus.errors import BusUnavailable, PermissionDenied, PublishRefused
-from exeunt.bus.publisher import Stored, last_message, publish
+from exeunt.bus.publisher import AlreadyStored, Stored, publish, publish_own
 from exeunt.events.codec import outcome_message
 from exeunt.events.event_types import DRY_RUN, Verdict
 from exeunt.events.messages import Message
@@ -85,17 +85,14 @@ class Unpublished:
             OUTCOMES.add(cause=str(event.event_type), verdict=DRY_RUN if outcome.dry_run else str(outcome.verdict))
 
     async def _store(self, message: Message, *, anew: bool) -> bool:
-        """Whether it is stored now: as the first one on its subject, or after that of somebody else if it is `anew`."""
-        answer = await publish(self._bus, message, deadline=_DEADLINE)
-        if isinstance(answer, Stored) or not anew:
-            return isinstance(answer, Stored)
-        last = await last_message(self._bus, RUNS, message.subject)
-        if last is not None and last.data == message.payload:
-            return False  # by an earlier try
-        after = replace(message, expected_last_subject_sequence=answer.sequence)
-        if not isinstance(await publish(self._bus, after, deadline=_DEADLINE), Stored):
-            raise BusUnavailable(f"somebody else stores on {message.subject}")  # or it was a try of ours: see again
-        return True
+        """Whether it is stored: as the first one on its subject, or after that of somebody else if it is `anew`."""
+        answer = await publish_own(self._bus, RUNS, message, deadline=_DEADLINE)
+        if isinstance(answer, AlreadyStored) and anew:
+            after = replace(message, expected_last_subject_sequence=answer.sequence)
+            answer = await publish_own(self._bus, RUNS, after, deadline=_DEADLINE)
+            if isinstance(answer, AlreadyStored):
+                raise BusUnavailable(f"somebody else stores on {message.subject}")  # see what it is
+        return isinstance(answer, Stored)
 
     def _lose(self, done: Done, why: str) -> None:
         UNPUBLISHED_LOST.add()
