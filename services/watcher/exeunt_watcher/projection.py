@@ -31,7 +31,7 @@ from exeunt.run.snapshot import (
 )
 from exeunt_watcher.known import Key, Known, KnownBinding, KnownStepRun, Left, without
 from exeunt_watcher.signals_heard import SignalsHeard
-from exeunt_watcher.topology import Seen, judge, stale_at
+from exeunt_watcher.topology import Situation, judge, stale_at
 
 SEEN: Final = Topology(established=True, step_runs_seen=True)
 """What is known of an attempt in which a TransportBinding was seen."""
@@ -308,7 +308,7 @@ class Projection:
             shutdown=same(shutdown),
             topology=same(
                 judge(
-                    Seen(
+                    Situation(
                         run=state,
                         before=before,
                         bindings=bindings,
