@@ -24,7 +24,7 @@ from exeunt.run.shutdown_timeout import ShutdownTimeout
 from exeunt.run.snapshot import RunState, Snapshot, StoryState
 from exeunt.telemetry import exporting, spans, tracing
 from exeunt.telemetry.configured import configure_telemetry
-from exeunt.telemetry.spans import StopIds
+from exeunt.telemetry.stop_trace import StopIds
 from exeunt.telemetry.tracing import apart, calling, due, latency, processing, sending, sweeping
 
 CANCELED = Snapshot(
