@@ -22,9 +22,10 @@ from core.objects import (
 from exeunt.clock import format_instant, format_status_time, parse_instant
 from exeunt.run import bobrapet
 from exeunt.run.cancellations import Cancellation
+from exeunt.run.managed_fields import FIELD_MANAGER
 from exeunt.run.models import StoryRef, StoryRun, StoryRunSpec
 from exeunt.run.shutdown_timeout import DEFAULT, STORY_POLICY, ShutdownTimeout
-from exeunt.run.snapshot import FIELD_MANAGER, Snapshot, StepRunRef, Topology
+from exeunt.run.snapshot import Snapshot, StepRunRef, Topology
 from exeunt_watcher.projection import Projection
 
 CALL = (NAMESPACE, "call")

@@ -1,6 +1,6 @@
 """What must never happen, and what must have happened in the end. What is broken is an AssertionError at once."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable
 from typing import Final
 
@@ -52,7 +52,10 @@ class Invariants:
         self._ended_at: dict[tuple[str, int, str], float] = {}
         self._undone: set[str] = set()
         """By uid: runs whose end is undone, which end at their deadline (ADR 16)."""
-        self._ended_as: set[tuple[str, str]] = set()
+        self._writers: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+        """By uid and finishedAt: the process that has written it; more than one only where etcd was restored."""
+        self._claims: dict[tuple[str, str, str], tuple[str, int]] = {}
+        """By uid, finishedAt and process: the subject of the outcome that says so, and the delivery that it answers."""
         api.on_end.append(self._ended)
         api.on_delete.append(self._deleted)
         api.on_restore.append(self._restored)
@@ -60,7 +63,7 @@ class Invariants:
 
     # What must never happen.
 
-    def _ended(self, before: Document, after: Document, looked_at: float | None) -> None:
+    def _ended(self, before: Document, after: Document, by: str, looked_at: float | None) -> None:
         annotations, uid, now = before["metadata"]["annotations"], before["metadata"]["uid"], self.clock.now
         pattern, _, is_enabled = STORIES[before["spec"]["storyRef"]["name"]]
         truth = self.truths.of(before)
@@ -74,7 +77,7 @@ class Invariants:
         key = uid, before["metadata"].get("attempt", 0), cancel_observed_at or ""
         self.ends[key] += 1
         self._ended_at[key] = now
-        self._ended_as.add((uid, after["status"]["finishedAt"]))
+        self._writers[uid, after["status"]["finishedAt"]].add(by)
         assert self.ends[key] == 1, "a run ends once in each cancellation"
         canceled_at = max(self.api.canceled_at.get(uid, now), truth.started_at if key[1] > 1 else 0.0)
         waited = now + self.most_ahead - canceled_at
@@ -113,7 +116,11 @@ class Invariants:
             outcome = _OUTCOME.decode(message.payload)
             if outcome.verdict is Verdict.FINALIZE and not outcome.dry_run:
                 uid = message.subject.split(".")[4]
-                assert (uid, outcome.finished_at) in self._ended_as, "what is recorded as written was written"
+                written, claim = (uid, outcome.finished_at or ""), (message.subject, outcome.attempt)
+                assert written in self._writers, "what is recorded as written was written"
+                own = message.by in self._writers[written]
+                own = own and self._claims.setdefault((*written, message.by), claim) == claim
+                assert own, "nobody claims what somebody else has written"
 
     def said(self, sid: str, since: float, *, gone: bool) -> None:
         """The bridge publishes that a call is over, or not; it has looked since then."""

@@ -10,9 +10,6 @@ from exeunt.events.codec import event_message, read_event
 from exeunt.events.event_types import cancellation_of
 from exeunt.events.signals import read_signal
 from exeunt.events.subjects import RUNS, event_subject
-from exeunt.kube.changes import Change
-from exeunt.kube.resources import STEP_RUNS, STORIES, STORY_RUNS, TRANSPORT_BINDINGS, Resource
-from exeunt.run.models import StoryRun
 from exeunt.run.snapshot import Snapshot
 from exeunt_watcher.commands import (
     AllSignalsHeard,
@@ -27,9 +24,6 @@ from exeunt_watcher.commands import (
     Recall,
     Recalled,
     Refused,
-    Restored,
-    RunRead,
-    Seen,
     SignalHeard,
     Stored,
     StreamRead,
@@ -38,21 +32,12 @@ from exeunt_watcher.commands import (
 from exeunt_watcher.machine import Watching
 from exeunt_watcher.offers import StreamState
 from simulation import jetstream, settings
-from simulation.apiserver import BINDING, STEP_RUN, STORY, STORY_RUN, ApiServer
-from simulation.apiserver import Change as Written
+from simulation.apiserver import ApiServer, Change
 from simulation.clockwork import Clockwork
-from simulation.faults import Fault, Troubles
+from simulation.faults import Troubles
 from simulation.jetstream import JetStream, StoredMessage, Unavailable
 from simulation.processes import Process
-from simulation.watches import Watch
-
-RESOURCES: dict[str, Resource[Any]] = {
-    STORY: STORIES,
-    BINDING: TRANSPORT_BINDINGS,
-    STEP_RUN: STEP_RUNS,
-    STORY_RUN: STORY_RUNS,
-}
-
+from simulation.watches import Watches
 
 _NAMING: Final = 2 / 3
 """Of the watchers so many name StepRuns in their events. Those of the others have them listed."""
@@ -75,34 +60,21 @@ class Watcher(Process):
         self._api = api
         self._nats = nats
         self._names_step_runs = clock.chance.random() < _NAMING
-        self.watches: dict[str, Watch] = {}
+        self.watches: Watches | None = None
         self.machine = new_machine()
         api.on_change.append(self._wake)
 
     def begin(self) -> None:
         self.machine = new_machine()
-        self._watch()
+        if self.watches is not None:
+            self.watches.end()
+        self.watches = Watches(self._api, self, self._hear)
         self._nats.follow(self, self._on_signal, lambda: self._hear(AllSignalsHeard()))
         self.later(settings.TICK, self._tick)
 
-    def _watch(self) -> None:
-        for watch in self.watches.values():
-            watch.ended = True
-        self.watches = {
-            kind: Watch(self._api, self, kind, partial(self._seen, resource), self._restored)
-            for kind, resource in RESOURCES.items()
-        }
-
-    def _wake(self, change: Written) -> None:
-        if self.alive:
-            self.watches[change.kind].wake()
-
-    def _restored(self) -> None:
-        self._hear(Restored())
-        self._watch()
-
-    def _seen(self, resource: Resource[Any], change: Change[Any]) -> None:
-        self._hear(Seen(resource, None, change))
+    def _wake(self, change: Change) -> None:
+        if self.alive and self.watches is not None:
+            self.watches.wake(change)
 
     def _on_signal(self, message: StoredMessage) -> None:
         try:
@@ -139,8 +111,8 @@ class Watcher(Process):
                     self._read(command, sequence)
                 case GetStream():
                     self._look_at_stream(command)
-                case GetRun():
-                    self._get(command)
+                case GetRun() if self.watches is not None:
+                    self.watches.get_run(command)
 
     def _published(self, command: Publish, message: Any, answer: jetstream.Answer) -> None:
         match answer:
@@ -175,16 +147,6 @@ class Watcher(Process):
             self._hear(Recalled(command, _snapshot(found)))
         else:
             self._hear(MessageRead(command, _snapshot(found)))
-
-    def _get(self, command: GetRun) -> None:
-        _, name = command.key
-        self._api.ask(self, lambda: self._api.run(name), partial(self._got, command), lambda _: Fault.UNAVAILABLE)
-
-    def _got(self, command: GetRun, run: StoryRun | Fault | None) -> None:
-        if isinstance(run, Fault):
-            self.later(self.clock.little(0.2, 2), partial(self._get, command))
-        else:
-            self._hear(RunRead(command, run))
 
 
 def _snapshot(message: StoredMessage | None) -> Snapshot | None:

@@ -1,6 +1,7 @@
 """Carries out what a stop asks for, but for recording it: calls to the kube-apiserver, and reads of SIGNALS."""
 
 import asyncio
+import secrets
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -24,7 +25,8 @@ from exeunt.kube.errors import (
     Unprocessable,
 )
 from exeunt.kube.resources import STEP_RUNS, STORY_RUNS, TRANSPORT_BINDINGS, Resource, T
-from exeunt.run.snapshot import FIELD_MANAGER, RunState, read_run
+from exeunt.run.managed_fields import FIELD_MANAGER, ended_by
+from exeunt.run.snapshot import RunState, read_run
 from exeunt.settings import Settings
 from exeunt_terminator import commands
 from exeunt_terminator.commands import (
@@ -59,8 +61,8 @@ log = structlog.get_logger()
 
 
 class Calls:
-    """The calls of one stop. Without a `bus` there are no signals. `error` is the last answer that was none, or not the
-    one that was hoped for.
+    """The calls of one stop, which ends its run in a name of its own (`managed_fields`). Without a `bus` there are no
+    signals. `error` is the last answer that was none, or not the one that was hoped for.
     """
 
     def __init__(self, kube: KubeClient, bus: Bus | None, settings: Settings) -> None:
@@ -68,6 +70,7 @@ class Calls:
         self._kube = kube
         self._bus = bus
         self._fence_wait = settings.fence_wait
+        self._name = f"{FIELD_MANAGER}/{secrets.token_hex(4)}"
 
     async def carry_out(
         self,
@@ -112,7 +115,7 @@ class Calls:
         run = asked.run
         try:
             await self._kube.patch(
-                STORY_RUNS, run.namespace, run.name, asked.body, field_manager=FIELD_MANAGER, subresource="status"
+                STORY_RUNS, run.namespace, run.name, asked.body, field_manager=self._name, subresource="status"
             )
         except NotFound:
             return commands.NotFound()
@@ -132,7 +135,8 @@ class Calls:
         except NotFound:
             return commands.NotFound()
         now = datetime.now(UTC)
-        return RunRead(read_run(found, first_seen=asked.first_seen or now, now=now, fence_wait=self._fence_wait))
+        run = read_run(found, first_seen=asked.first_seen or now, now=now, fence_wait=self._fence_wait)
+        return RunRead(run, own=ended_by(found.metadata.managed_fields) == self._name)
 
     async def _list(self, run: RunState, *, step_runs: bool, bindings: bool) -> Listed:
         if not bindings:

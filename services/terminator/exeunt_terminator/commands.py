@@ -58,9 +58,10 @@ class NotFound(Struct, frozen=True):
 
 
 class RunRead(Struct, frozen=True):
-    """The StoryRun as it is now."""
+    """The StoryRun as it is now. `own`: by this very stop it was ended, and by no other one in the same second."""
 
     run: RunState
+    own: bool = False
 
 
 class Listed(Struct, frozen=True):

@@ -150,6 +150,8 @@ class Watching:
             case _:
                 yield from self._answered(heard, now)
 
+    # What is answered.
+
     def _answered(self, heard: Answer, now: datetime) -> Iterator[Command]:
         match heard:
             case Recalled():
@@ -184,6 +186,17 @@ class Watching:
         else:
             self._forget(key)  # redriven since then, which the watch is about to show
 
+    def _look_after(self, key: Key, left: Iterable[Left], run: StoryRun | None, now: datetime) -> Iterator[Command]:
+        """What was left before the run was read, and is still, belongs to the attempt that was read, or to one before
+        it.
+        """
+        if run is None or self._projection.uid(key) is not None:
+            return
+        still = self._projection.left(key, run.metadata.uid)
+        ended = self._projection.ended(run, [each for each in left if each in still], now)
+        if leaves_step_runs(ended) and ended.step_runs != ():
+            yield Publish(EventType.STEP_RUNS_LEFT, ended)
+
     def _stored(self, heard: Stored | AlreadyStored) -> Iterator[Command]:
         """What is stored in the place of an event need not say all that it would have said."""
         asked, run = heard.asked, heard.asked.snapshot.run
@@ -203,6 +216,8 @@ class Watching:
                 yield replace(asked, after=sequence)
         elif stored is None or stored.topology.gone is None:  # whoever was first did not know that
             yield Publish(EventType.TOPOLOGY_TERMINATED, asked.snapshot)
+
+    # What is seen.
 
     def _see(
         self, resource: Resource[Any], namespace: str | None, change: Change[Any], now: datetime
@@ -286,6 +301,8 @@ class Watching:
         self._agenda.set(key, None)
         return self._projection.run_gone(key)
 
+    # Whether what is known is all there is: every kind is listed, and what the stream remembers is recalled.
+
     def _covers(self, *namespaces: str) -> bool:
         """Whether what is known of all of these is all there is; of one that is not watched nothing ever will be."""
         return self._uncovered.isdisjoint((None, *namespaces))
@@ -347,6 +364,8 @@ class Watching:
             del self._recalling[key]
             yield from self._touched([key], now)
 
+    # What is published.
+
     def _touched(self, runs: Iterable[Key], now: datetime) -> Iterator[Command]:
         """Project these runs, and publish what begins to hold; of those that are not there see what is left."""
         for key in runs:
@@ -385,17 +404,6 @@ class Watching:
                 self._looking = True
                 yield GetStream()
         self._swept_at = now
-
-    def _look_after(self, key: Key, left: Iterable[Left], run: StoryRun | None, now: datetime) -> Iterator[Command]:
-        """What was left before the run was read, and is still, belongs to the attempt that was read, or to one before
-        it.
-        """
-        if run is None or self._projection.uid(key) is not None:
-            return
-        still = self._projection.left(key, run.metadata.uid)
-        ended = self._projection.ended(run, [each for each in left if each in still], now)
-        if leaves_step_runs(ended) and ended.step_runs != ():
-            yield Publish(EventType.STEP_RUNS_LEFT, ended)
 
     def _offer(self) -> Iterator[Command]:
         """Offer all that holds of stops of which the stream may lack something."""

@@ -216,14 +216,14 @@ class KubeClient:
         *,
         field_manager: str,
         subresource: str | None = None,
-        content_type: str = JSON_PATCH,
     ) -> None:
-        """Patch the object, or a subresource of it. What comes back is not looked at: the write is done.
+        """Send a JSON Patch to the object, or to a subresource of it. What comes back is not looked at: the write is
+        done.
 
         The patch must be conditional: after a broken connection it is sent again. Unknown fields are refused.
         """
         query = urlencode({"fieldManager": field_manager, "fieldValidation": "Strict"})
-        call = Call("patch", resource, namespace, name, subresource, query, body, content_type)
+        call = Call("patch", resource, namespace, name, subresource, query, body, JSON_PATCH)
         await self._request(call)
 
     async def delete(self, resource: Resource[T], namespace: str, name: str, *, uid: str, where: str) -> bool:
