@@ -14,6 +14,7 @@ from exeunt.run.models import StepRun
 from exeunt.run.snapshot import RunState
 from simulation.apiserver import ApiServer, Document, is_terminal
 from simulation.clockwork import Clockwork, seconds
+from simulation.faults import Fault
 from simulation.jetstream import JetStream, StoredMessage
 from simulation.livekit import LiveKit
 from simulation.operator import Operator
@@ -51,7 +52,7 @@ class Invariants:
         self.restored_at: list[float] = []
         self._ended_at: dict[tuple[str, int, str], float] = {}
         self._undone: set[str] = set()
-        """By uid: runs whose end is undone, which end at their deadline (ADR 16)."""
+        """By uid: runs whose end, by whomever, is undone: they end at their deadline (ADR 16)."""
         self._writers: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
         """By uid and finishedAt: the process that has written it; more than one only where etcd was restored."""
         self._claims: dict[tuple[str, str, str], tuple[str, int]] = {}
@@ -66,12 +67,13 @@ class Invariants:
     def _ended(self, before: Document, after: Document, by: str, looked_at: float | None) -> None:
         annotations, uid, now = before["metadata"]["annotations"], before["metadata"]["uid"], self.clock.now
         pattern, _, is_enabled = STORIES[before["spec"]["storyRef"]["name"]]
-        truth = self.truths.of(before)
+        truth, stood_in = self.truths.of(before), self.clock.happened["without the bus"]
+        had_no_story = truth.had_no_story or (stood_in and truth.later_had_no_story)
         self.clock.note("kube-apiserver", f"{before['metadata']['name']} is ended")
         assert not is_terminal(before), "a run ends once"
         assert before["spec"].get("cancelRequested"), "a run that is not canceled is not ended"
         assert annotations.get(bobrapet.ENABLED) != "false", "a run that is opted out is not ended"
-        assert is_enabled or truth.had_no_story, "a run whose Story is opted out is not ended"
+        assert is_enabled or had_no_story, "a run whose Story is opted out is not ended"
         assert pattern == "realtime", "a run that is not realtime is not ended"
         cancel_observed_at = annotations.get(bobrapet.CANCEL_OBSERVED_AT)
         key = uid, before["metadata"].get("attempt", 0), cancel_observed_at or ""
@@ -83,12 +85,13 @@ class Invariants:
         waited = now + self.most_ahead - canceled_at
         assert cancel_observed_at or waited >= FENCE_WAIT, "no run is ended before its cancel is observed"
         observed = seconds(parse_instant(cancel_observed_at)) if cancel_observed_at else canceled_at
-        stood_in = self.clock.happened["without the bus"]
         timeouts = truth.timeouts | truth.later_timeouts if stood_in else truth.timeouts
         is_late = now + self.most_ahead >= observed + min(timeouts)
         was_gone = truth.evident or truth.evident_until >= (looked_at or now)
-        # Known weakness: what takes a signal back is lost with NATS while the event that stands on it is at work.
-        lost = truth.was_signaled and any(now - at < _AT_WORK for at in self.nats.wiped_at)
+        # Known weakness: what takes a signal back is lost with NATS while the event that stands on it is at work, or
+        # before those have heard it who were cut off.
+        unheard = self.clock.happened[Fault.NO_NATS]
+        lost = truth.was_signaled and any(unheard or now - at < _AT_WORK for at in self.nats.wiped_at)
         assert is_late or was_gone or lost, "no run is ended early"
 
     def _deleted(self, step: StepRun, run: RunState) -> None:
@@ -109,7 +112,7 @@ class Invariants:
         for key, at in list(self._ended_at.items()):
             if at > then:
                 del self._ended_at[key], self.ends[key]
-                self._undone.add(key[0])
+        self._undone |= self.api.undone
 
     def _stored(self, stream: str, message: StoredMessage) -> None:
         if stream == RUNS and ".outcome." in message.subject:
