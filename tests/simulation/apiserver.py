@@ -58,6 +58,8 @@ class ApiServer:
         self.canceled_at: dict[str, float] = {}
         """By uid: when the cancel of a run was asked for."""
         self.changes: dict[str, list[Change]] = {kind: [] for kind in KINDS}
+        self.undone: set[str] = set()
+        """By uid: runs that had ended, or were gone, and are not after a backup was restored."""
         self.on_change: list[Callable[[Change], None]] = []
         self.on_restore: list[Callable[[float], None]] = []
         self.on_end: list[Callable[[Document, Document, str, float | None], None]] = []
@@ -160,6 +162,9 @@ class ApiServer:
     def restore(self, back: float) -> None:
         """etcd comes back from a backup that is `back` seconds old."""
         then = self.clock.now - back
+        for change in self.changes[STORY_RUN]:
+            if change.at > then and (change.document is None or is_terminal(change.document)):
+                self.undone.add(change.object.metadata.uid)
         for kind, changes in self.changes.items():
             kept = [change for change in changes if change.at <= then]
             self.changes[kind] = kept

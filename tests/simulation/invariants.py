@@ -14,6 +14,7 @@ from exeunt.run.models import StepRun
 from exeunt.run.snapshot import RunState
 from simulation.apiserver import ApiServer, Document, is_terminal
 from simulation.clockwork import Clockwork, seconds
+from simulation.faults import Fault
 from simulation.jetstream import JetStream, StoredMessage
 from simulation.livekit import LiveKit
 from simulation.operator import Operator
@@ -51,11 +52,11 @@ class Invariants:
         self.restored_at: list[float] = []
         self._ended_at: dict[tuple[str, int, str], float] = {}
         self._undone: set[str] = set()
-        """By uid: runs whose end is undone, which end at their deadline (ADR 16)."""
-        self._writers: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
-        """By uid and finishedAt: the process that has written it; more than one only where etcd was restored."""
-        self._claims: dict[tuple[str, str, str], tuple[str, int]] = {}
-        """By uid, finishedAt and process: the subject of the outcome that says so, and the delivery that it answers."""
+        """By uid: runs whose end, by whomever, is undone: they end at their deadline (ADR 16)."""
+        self._written: Counter[tuple[str, str, str]] = Counter()
+        """By uid, finishedAt and process: how often, which is more than once only where etcd was restored."""
+        self._claims: defaultdict[tuple[str, str, str], set[tuple[str, int]]] = defaultdict(set)
+        """By the same: the outcomes that say so, each by its subject and the delivery that it answers."""
         api.on_end.append(self._ended)
         api.on_delete.append(self._deleted)
         api.on_restore.append(self._restored)
@@ -66,29 +67,31 @@ class Invariants:
     def _ended(self, before: Document, after: Document, by: str, looked_at: float | None) -> None:
         annotations, uid, now = before["metadata"]["annotations"], before["metadata"]["uid"], self.clock.now
         pattern, _, is_enabled = STORIES[before["spec"]["storyRef"]["name"]]
-        truth = self.truths.of(before)
+        truth, stood_in = self.truths.of(before), self.clock.happened["without the bus"]
+        had_no_story = truth.had_no_story or (stood_in and truth.later_had_no_story)
         self.clock.note("kube-apiserver", f"{before['metadata']['name']} is ended")
         assert not is_terminal(before), "a run ends once"
         assert before["spec"].get("cancelRequested"), "a run that is not canceled is not ended"
         assert annotations.get(bobrapet.ENABLED) != "false", "a run that is opted out is not ended"
-        assert is_enabled or truth.had_no_story, "a run whose Story is opted out is not ended"
+        assert is_enabled or had_no_story, "a run whose Story is opted out is not ended"
         assert pattern == "realtime", "a run that is not realtime is not ended"
         cancel_observed_at = annotations.get(bobrapet.CANCEL_OBSERVED_AT)
         key = uid, before["metadata"].get("attempt", 0), cancel_observed_at or ""
         self.ends[key] += 1
         self._ended_at[key] = now
-        self._writers[uid, after["status"]["finishedAt"]].add(by)
+        self._written[uid, after["status"]["finishedAt"], by] += 1
         assert self.ends[key] == 1, "a run ends once in each cancellation"
         canceled_at = max(self.api.canceled_at.get(uid, now), truth.started_at if key[1] > 1 else 0.0)
         waited = now + self.most_ahead - canceled_at
         assert cancel_observed_at or waited >= FENCE_WAIT, "no run is ended before its cancel is observed"
         observed = seconds(parse_instant(cancel_observed_at)) if cancel_observed_at else canceled_at
-        stood_in = self.clock.happened["without the bus"]
         timeouts = truth.timeouts | truth.later_timeouts if stood_in else truth.timeouts
         is_late = now + self.most_ahead >= observed + min(timeouts)
         was_gone = truth.evident or truth.evident_until >= (looked_at or now)
-        # Known weakness: what takes a signal back is lost with NATS while the event that stands on it is at work.
-        lost = truth.was_signaled and any(now - at < _AT_WORK for at in self.nats.wiped_at)
+        # Known weakness: what takes a signal back is lost with NATS while the event that stands on it is at work, or
+        # before those have heard it who were cut off.
+        unheard = self.clock.happened[Fault.NO_NATS]
+        lost = truth.was_signaled and any(unheard or now - at < _AT_WORK for at in self.nats.wiped_at)
         assert is_late or was_gone or lost, "no run is ended early"
 
     def _deleted(self, step: StepRun, run: RunState) -> None:
@@ -109,18 +112,18 @@ class Invariants:
         for key, at in list(self._ended_at.items()):
             if at > then:
                 del self._ended_at[key], self.ends[key]
-                self._undone.add(key[0])
+        self._undone |= self.api.undone
 
     def _stored(self, stream: str, message: StoredMessage) -> None:
         if stream == RUNS and ".outcome." in message.subject:
             outcome = _OUTCOME.decode(message.payload)
             if outcome.verdict is Verdict.FINALIZE and not outcome.dry_run:
                 uid = message.subject.split(".")[4]
-                written, claim = (uid, outcome.finished_at or ""), (message.subject, outcome.attempt)
-                assert written in self._writers, "what is recorded as written was written"
-                own = message.by in self._writers[written]
-                own = own and self._claims.setdefault((*written, message.by), claim) == claim
-                assert own, "nobody claims what somebody else has written"
+                own = (uid, outcome.finished_at or "", message.by)
+                self._claims[own].add((message.subject, outcome.attempt))
+                assert any(own[:2] == each[:2] for each in self._written), "what is recorded as written was written"
+                claims = len(self._claims[own])
+                assert claims <= self._written[own], "nobody claims what somebody else has written"
 
     def said(self, sid: str, since: float, *, gone: bool) -> None:
         """The bridge publishes that a call is over, or not; it has looked since then."""
