@@ -457,6 +457,32 @@ def test_a_stop_that_is_stored_as_it_begins_is_not_offered_at_all(watched: Watch
     assert published(swept(watched, replace(later, first=11, last=30), number=3)) == [CANCEL, TERMINATED]
 
 
+def test_a_stop_whose_events_a_crash_of_the_server_took_since_the_last_sweep_is_offered(watched: Watched) -> None:
+    watched.recall(watched.start(story_run()))
+    (cancel,) = watched.changes(STORY_RUNS, story_run(cancel_observed_at=CANCEL_OBSERVED_AT))
+    assert isinstance(cancel, Publish)
+    watched.hear(Stored(cancel, 12))
+    watched.hear(Tick())
+    assert published(swept(watched, replace(STREAM, last=10), number=1)) == [CANCEL]
+    watched.hear(Stored(replace(cancel, sweep=2), 11))
+    assert swept(watched, replace(STREAM, last=11), number=2) == []
+
+
+def test_what_is_stored_while_the_stream_is_looked_at_need_not_be_there(watched: Watched) -> None:
+    watched.recall(watched.start(story_run()))
+    (cancel,) = watched.changes(STORY_RUNS, story_run(cancel_observed_at=CANCEL_OBSERVED_AT))
+    assert isinstance(cancel, Publish)
+    watched.hear(Stored(cancel, 10))
+    watched.hear(Tick())
+    (asked,) = watched.hear(Tick(), NOW + SWEEP)
+    gone = story_run(cancel_observed_at=CANCEL_OBSERVED_AT, conditions=[topology_terminated()], resource_version="2")
+    (terminated,) = watched.changes(STORY_RUNS, gone)
+    assert isinstance(terminated, Publish)
+    watched.hear(Stored(terminated, 11))
+    assert watched.hear(StreamRead(GetStream(), replace(STREAM, last=10)), NOW + SWEEP) == []
+    assert asked == GetStream()
+
+
 def test_a_stop_of_which_something_is_not_known_to_be_stored_is_offered(watched: Watched) -> None:
     watched.hear(Stored(gone(watched), 7))  # it says all, but whoever recalls "topology terminated" asks for that
     watched.hear(Tick())
@@ -501,7 +527,8 @@ def test_a_stop_that_the_stream_may_have_lost_is_offered_again(stopping: Watched
     (again,) = swept(stopping, stream, number=2)
     assert isinstance(again, Publish)
     stopping.hear(Stored(again, 10))
-    assert swept(stopping, stream, number=3) == ([] if stream else [replace(again, sweep=4)])
+    later = stream and replace(stream, last=10)
+    assert swept(stopping, later, number=3) == ([] if stream else [replace(again, sweep=4)])
 
 
 def test_a_stop_is_offered_until_all_of_it_is_stored(watched: Watched) -> None:

@@ -416,6 +416,7 @@ class Watching:
             yield from self._touched(self._projection.forget(now), now)
             if self._offers and not self._looking:
                 self._looking = True
+                self._offers.ask()
                 yield GetStream()
         self._swept_at = now
 

@@ -48,6 +48,8 @@ class Offers:
         of the start.
         """
         self._stream: StreamState | None = None
+        self._stored_to = 0  # the highest sequence that was told
+        self._asked_after = 0  # the same, when the stream was asked for
         self._unsettled: dict[Key, None] = {}
         self._settled: dict[Key, float] = {}  # the lowest sequence of its events
         self._rounds: dict[Key, _Round] = {}
@@ -77,13 +79,18 @@ class Offers:
         self._settled.pop(run, None)
         self._rounds.pop(run, None)
 
+    def ask(self) -> None:
+        """The stream is asked for: it has to have what was stored by now."""
+        self._asked_after = self._stored_to
+
     def look(self, stream: StreamState | None) -> None:
         """A sweep begins; `stream` is None when there is none."""
         before, self._stream = self._stream, stream
         self.sweep += 1
         self._rounds.clear()
-        if stream is None or before is None or _differ(before, stream):
+        if stream is None or before is None or stream.last < self._asked_after or _differ(before, stream):
             lost: Iterable[Key] = list(self._settled)
+            self._stored_to = 0
         else:
             lost = [run for run, lowest in self._settled.items() if lowest < stream.first]
         for run in lost:
@@ -103,6 +110,7 @@ class Offers:
 
     def stored(self, run: Key, event_type: EventType, sequence: int) -> None:
         """What was offered at this sweep is in the stream; 0: a message that was there, and is deleted."""
+        self._stored_to = max(self._stored_to, sequence)
         if (asked := self._rounds.get(run)) is None or sequence == 0:
             return
         left = _Round(asked.open - {event_type}, min(asked.lowest, sequence))
