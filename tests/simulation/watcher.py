@@ -1,5 +1,6 @@
 """A process of the watcher: its real machine, with the simulated servers around it."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
@@ -69,7 +70,7 @@ class Watcher(Process):
         if self.watches is not None:
             self.watches.end()
         self.watches = Watches(self._api, self, self._hear)
-        self._nats.follow(self, self._on_signal, lambda: self._hear(AllSignalsHeard()))
+        self._nats.follow(self, self._on_signal, partial(self._look_at_stream, AllSignalsHeard))
         self.later(settings.TICK, self._tick)
 
     def _wake(self, change: Change) -> None:
@@ -110,7 +111,7 @@ class Watcher(Process):
                 case MessageAt(sequence):
                     self._read(command, sequence)
                 case GetStream():
-                    self._look_at_stream(command)
+                    self._look_at_stream(partial(StreamRead, command))
                 case GetRun() if self.watches is not None:
                     self.watches.get_run(command)
 
@@ -126,14 +127,16 @@ class Watcher(Process):
                 publish = partial(self._nats.publish, self, message, partial(self._published, command, message))
                 self.later(self.clock.little(0.2, 2), publish)
 
-    def _look_at_stream(self, command: GetStream) -> None:
-        self._nats.ask(self, partial(self._nats.state, RUNS), partial(self._have_looked, command))
+    def _look_at_stream(self, heard: Callable[[StreamState | None], Input]) -> None:
+        self._nats.ask(self, partial(self._nats.state, RUNS), partial(self._have_looked, heard))
 
-    def _have_looked(self, command: GetStream, found: StreamState | Unavailable) -> None:
+    def _have_looked(
+        self, heard: Callable[[StreamState | None], Input], found: StreamState | Unavailable | None
+    ) -> None:
         if isinstance(found, Unavailable):
-            self.later(self.clock.little(0.2, 2), partial(self._look_at_stream, command))
+            self.later(self.clock.little(0.2, 2), partial(self._look_at_stream, heard))
         else:
-            self._hear(StreamRead(command, found))
+            self._hear(heard(found))
 
     def _read(self, command: Recall | MessageAt, where: str | int) -> None:
         self._nats.read(self, RUNS, where, partial(self._have_read, command, where))

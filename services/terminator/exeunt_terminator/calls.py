@@ -14,7 +14,16 @@ from exeunt.bus.recall import last_signals
 from exeunt.errors import ExeuntError
 from exeunt.events.codec import ReceivedEvent
 from exeunt.kube.client import KubeClient
-from exeunt.kube.errors import ApiError, ApiUnavailable, Conflict, Forbidden, NotFound, Undecodable, Unprocessable
+from exeunt.kube.errors import (
+    ApiError,
+    ApiUnavailable,
+    Conflict,
+    Forbidden,
+    NotFound,
+    ResourceVersionTooLarge,
+    Undecodable,
+    Unprocessable,
+)
 from exeunt.kube.resources import STEP_RUNS, STORY_RUNS, TRANSPORT_BINDINGS, Resource, T
 from exeunt.run.managed_fields import FIELD_MANAGER, ended_by
 from exeunt.run.snapshot import RunState, read_run
@@ -131,14 +140,21 @@ class Calls:
 
     async def _list(self, run: RunState, *, step_runs: bool, bindings: bool) -> Listed:
         if not bindings:
-            return Listed(step_runs=await self._list_of(STEP_RUNS, run))
+            return Listed(step_runs=await self._look_at(STEP_RUNS, run))
         if not step_runs:
-            return Listed(bindings=await self._list_of(TRANSPORT_BINDINGS, run))
+            return Listed(bindings=await self._look_at(TRANSPORT_BINDINGS, run))
         both = await asyncio.gather(self._list_of(STEP_RUNS, run), self._list_of(TRANSPORT_BINDINGS, run))
         return Listed(*both)
 
-    async def _list_of(self, resource: Resource[T], run: RunState) -> tuple[T, ...]:
-        found = await self._kube.list(resource, run.namespace, field_selector=_of(run))
+    async def _look_at(self, resource: Resource[T], run: RunState) -> tuple[T, ...]:
+        """As they were with the run as it is known, or later: what has seen that need not ask etcd (ADR 23)."""
+        try:
+            return await self._list_of(resource, run, not_older_than=run.resource_version)
+        except ResourceVersionTooLarge:
+            return await self._list_of(resource, run)
+
+    async def _list_of(self, resource: Resource[T], run: RunState, not_older_than: str | None = None) -> tuple[T, ...]:
+        found = await self._kube.list(resource, run.namespace, field_selector=_of(run), not_older_than=not_older_than)
         for error in found.undecodable:
             log.warning("object not usable", error=str(error))
         return tuple(found.items)

@@ -147,7 +147,9 @@ class GetRun(Struct, frozen=True):
 
 
 class List(Struct, frozen=True):
-    """List what names the run: Listed."""
+    """List what names the run: Listed. One kind alone is looked at, and may be as old as the run that is known. Of both
+    something is to be deleted, so they are listed as they are now.
+    """
 
     run: RunState
     step_runs: bool = False

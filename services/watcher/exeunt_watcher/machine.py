@@ -19,7 +19,7 @@ What time alone changes is looked at when it is due (`agenda`).
 from collections.abc import Callable, Container, Iterable, Iterator
 from datetime import datetime, timedelta
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, Final
 
 from msgspec.structs import replace
@@ -59,7 +59,7 @@ from exeunt_watcher.commands import (
 from exeunt_watcher.event_types import event_types_between, leaves_step_runs, standing
 from exeunt_watcher.known import Key, Left
 from exeunt_watcher.lateness import Lateness, Pending
-from exeunt_watcher.offers import Offers
+from exeunt_watcher.offers import AT_ONCE, Offers
 from exeunt_watcher.projection import SEEN, Projection
 from exeunt_watcher.signals_heard import SignalsHeard
 from exeunt_watcher.strays import Strays
@@ -112,6 +112,7 @@ class Watching:
         self._strays = Strays(self._second_look)
         self._agenda = Agenda()
         self._offers = Offers()
+        self._unpublished: dict[Key, None] = {}  # runs whose topology was up when they were listed
         self._looking = False  # how the stream is has been asked, and not been answered yet
         self._held_back = {
             (namespace, kind): dict[Key, Any]()
@@ -141,8 +142,9 @@ class Watching:
                 self._start_over()
             case SignalHeard(signal):
                 yield from self._touched(self._projection.signal(signal), now)
-            case AllSignalsHeard():
+            case AllSignalsHeard(stream):
                 self.signals_heard = True
+                self._offers.look(stream)
                 for namespace in self._namespaces:
                     yield from self._cover(namespace, now)
             case Tick():
@@ -298,6 +300,7 @@ class Watching:
         self._recalling.pop(key, None)
         self._lateness.forget(key)
         self._offers.forget(key)
+        self._unpublished.pop(key, None)
         self._agenda.set(key, None)
         return self._projection.run_gone(key)
 
@@ -319,7 +322,8 @@ class Watching:
         # Runs elsewhere may have waited for Stories that are here.
         touched = [key for key in known.known_runs() if namespace in (None, *known.namespaces(key))]
         touched += [key for key in known.named() if namespace in (None, key[0]) and known.uid(key) is None]
-        yield from self._touched(touched, now)
+        yield from self._touched(touched, now, listed=True)
+        yield from self._publish_some()
 
     def _recall(self, runs: Iterable[Key], now: datetime) -> Iterator[Command]:
         """Ask what the stream remembers of these runs, which are new to this process."""
@@ -366,8 +370,10 @@ class Watching:
 
     # What is published.
 
-    def _touched(self, runs: Iterable[Key], now: datetime) -> Iterator[Command]:
-        """Project these runs, and publish what begins to hold; of those that are not there see what is left."""
+    def _touched(self, runs: Iterable[Key], now: datetime, *, listed: bool = False) -> Iterator[Command]:
+        """Project these runs, and publish what begins to hold; of those that are not there see what is left. What is
+        `listed` at a start need not all be published at once.
+        """
         for key in runs:
             if key in self._recalling or not self._covers(*self._projection.namespaces(key)):
                 continue
@@ -383,12 +389,19 @@ class Watching:
                 late = self._lateness.see(previous, current, now)
                 self._agenda.set(key, self._projection.changes_at(current, now))
                 begun = event_types_between(previous, current)
+                if listed and begun == [EventType.TOPOLOGY_ESTABLISHED] and not current.run.cancel_requested:
+                    self._unpublished[key] = None
+                    continue
+                if previous is not None and key in self._unpublished:
+                    del self._unpublished[key]
+                    yield Publish(EventType.TOPOLOGY_ESTABLISHED, previous)
                 if current.run.terminal:
                     self._offers.forget(key)
                 elif begun and current.run.cancel_requested:
-                    self._offers.begun(key)
+                    self._offers.begun(key, begun, standing(current))
+                sweep = self._offers.sweep
                 for event_type in begun:
-                    yield Publish(event_type, current, late if event_type is EventType.RUN_TERMINAL else None)
+                    yield Publish(event_type, current, late if event_type is EventType.RUN_TERMINAL else None, 0, sweep)
 
     def _tick(self, now: datetime) -> Iterator[Command]:
         """Look again at what time alone changes, and at every sweep see whether the stream has what holds."""
@@ -396,6 +409,7 @@ class Watching:
         for key in self._strays.due(now):
             yield GetRun(key, None, self._projection.left(key, self._strays.run_uid(key)))
         yield from self._offer()
+        yield from self._publish_some()
         if self._swept_at is not None and timedelta(0) <= now - self._swept_at < self._sweep_interval:
             return
         if self._swept_at is not None:
@@ -404,6 +418,16 @@ class Watching:
                 self._looking = True
                 yield GetStream()
         self._swept_at = now
+
+    def _publish_some(self) -> Iterator[Command]:
+        """That topologies are up, a share at a time: of most of them the stream knows, and a stop that comes at the
+        start of a watcher with ten thousand calls shall not wait for all of them.
+        """
+        for key in list(islice(self._unpublished, AT_ONCE)):
+            del self._unpublished[key]
+            snapshot = self._projection.snapshot(key)
+            if snapshot is not None:
+                yield Publish(EventType.TOPOLOGY_ESTABLISHED, snapshot)
 
     def _offer(self) -> Iterator[Command]:
         """Offer all that holds of stops of which the stream may lack something."""

@@ -156,7 +156,8 @@ class Watcher:
 
     async def signals_heard(self) -> None:
         """Every signal that is in the stream has been given to `on_signal`."""
-        await self._hear(AllSignalsHeard())
+        found = await self._calls.look_at_stream()
+        await self._hear(AllSignalsHeard(found))
 
     async def _watch(self) -> None:
         async with asyncio.TaskGroup() as tasks:
