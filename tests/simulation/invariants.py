@@ -91,8 +91,9 @@ class Invariants:
         # Known weakness: what takes a signal back is lost with NATS while the event that stands on it is at work, or
         # before those have heard it who were cut off.
         unheard = self.clock.happened[Fault.NO_NATS]
-        lost = truth.was_signaled and any(unheard or now - at < _AT_WORK for at in self.nats.wiped_at)
-        assert is_late or was_gone or lost, "no run is ended early"
+        lost = truth.was_signaled and any(unheard or now - at < _ON_ITS_WAY for at in self.nats.wiped_at)
+        undone = any(at >= (looked_at or now) for at in self.restored_at)
+        assert is_late or was_gone or lost or undone, "no run is ended early"
 
     def _deleted(self, step: StepRun, run: RunState) -> None:
         document = self.api.documents.get(run.name)
@@ -198,7 +199,8 @@ class Invariants:
             metadata["annotations"].get(bobrapet.CANCEL_OBSERVED_AT) or "",
         )
         ended_at = self._ended_at.get(key)
-        excused = metadata["uid"] in lost or metadata["annotations"].get(bobrapet.ENABLED) == "false"
+        is_enabled = metadata["annotations"].get(bobrapet.ENABLED) != "false"
+        excused = metadata["uid"] in lost or not (is_enabled and STORIES[document["spec"]["storyRef"]["name"]][2])
         last_disaster = max((*self.restored_at, *self.nats.wiped_at), default=float("-inf"))
         if ended_at is None or not is_terminal(document) or excused or last_disaster + _AT_WORK >= ended_at:
             return []  # what a lost volume makes us forget is left to bobrapet
