@@ -4,9 +4,9 @@ Nothing is published of a namespace before every kind in it has been listed once
 that has not come yet looks like "gone"; and nothing of a run that was listed before it is known what the stream
 remembers of it: that its topology was established, which a list does not show once it is gone, and the shutdown timeout
 of a canceled run, which was fixed at the cancel (contract §4.1). From then on each change is projected and what begins
-to hold is published; and what holds of unfinished stops is offered again at the next sweep, and whenever the stream may
-have lost it, which refuses it when it has it (`offers`). So a lost event, a lost stream or a lost process costs time,
-never a stop.
+to hold is published; and what holds of unfinished stops is offered again at a sweep, unless it is known that the stream
+has it, and whenever it may have lost it, which refuses what it has (`offers`). So a lost event, a lost stream or a lost
+process costs time, never a stop.
 
 StepRuns that are left of a run that is not known as unfinished are looked after as well: where Exeunt turns out to have
 ended the run, that is published, too (`strays`, ADR 15). When the cluster is found to be as it was before, because etcd
