@@ -27,6 +27,11 @@ BINDING: Final = "TransportBinding"
 STORY: Final = "Story"
 KINDS: Final = (STORY, BINDING, STEP_RUN, STORY_RUN)
 
+_STEP: Final = 10
+"""Versions from one write of ours to the next: others write, too. So each history that a backup begins has its own, and
+none is given twice: that an object is written anew at the very version that it had before is not seen (ADR 22).
+"""
+
 A = TypeVar("A")
 Document = dict[str, Any]
 
@@ -52,6 +57,7 @@ class ApiServer:
         self.clock = clock
         self.troubles = troubles
         self.version = 100
+        self._histories = 0
         self.objects: dict[str, dict[str, KubeObject]] = {kind: {} for kind in KINDS}
         self.documents: dict[str, Document] = {}
         """The StoryRuns as JSON, by name."""
@@ -99,12 +105,12 @@ class ApiServer:
     # How it is written.
 
     def put(self, kind: str, given: KubeObject) -> None:
-        self.version += 1
+        self.version += _STEP
         metadata = replace(given.metadata, resource_version=str(self.version))
         self._store(kind, replace(given, metadata=metadata), None)
 
     def write_run(self, document: Document) -> None:
-        self.version += 1
+        self.version += _STEP
         document["metadata"] = document["metadata"] | {"resourceVersion": str(self.version)}
         self._store(STORY_RUN, STORY_RUNS.decode(msgspec.json.encode(document)), document)
 
@@ -139,7 +145,7 @@ class ApiServer:
         self.write_run(document | {"metadata": metadata, "spec": spec})
 
     def remove(self, kind: str, name: str) -> None:
-        self.version += 1
+        self.version += _STEP
         found = self.objects[kind].pop(name)
         self.documents.pop(name, None) if kind == STORY_RUN else None
         last = replace(found, metadata=replace(found.metadata, resource_version=str(self.version)))
@@ -179,7 +185,9 @@ class ApiServer:
             for change in self.changes[STORY_RUN]
             if change.document is not None and change.object.metadata.name in self.objects[STORY_RUN]
         }
-        self.version = max((changes[-1].version for changes in self.changes.values() if changes), default=100)
+        version = max((changes[-1].version for changes in self.changes.values() if changes), default=100)
+        self._histories += 1
+        self.version = version - version % _STEP + self._histories % _STEP
         self.clock.note("etcd", f"is as it was {back:.1f} s ago")
         for told in self.on_restore:
             told(then)
