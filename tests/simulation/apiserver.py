@@ -63,6 +63,7 @@ class ApiServer:
         """The StoryRuns as JSON, by name."""
         self.canceled_at: dict[str, float] = {}
         """By uid: when the cancel of a run was asked for."""
+        self._cancels: list[tuple[float, str]] = []
         self.changes: dict[str, list[Change]] = {kind: [] for kind in KINDS}
         self.undone: set[str] = set()
         """By uid: runs that had ended, or were gone, and are not after a backup was restored."""
@@ -130,6 +131,7 @@ class ApiServer:
         """Ask for the cancel, and note who did and when, in whole seconds."""
         document = self.documents[name]
         self.canceled_at[document["metadata"]["uid"]] = self.clock.now
+        self._cancels.append((self.clock.now, document["metadata"]["uid"]))
         written = {
             "manager": "kubectl",
             "operation": "Update",
@@ -185,6 +187,8 @@ class ApiServer:
             for change in self.changes[STORY_RUN]
             if change.document is not None and change.object.metadata.name in self.objects[STORY_RUN]
         }
+        self._cancels = [(at, uid) for at, uid in self._cancels if at <= then]
+        self.canceled_at = {uid: at for at, uid in self._cancels}
         version = max((changes[-1].version for changes in self.changes.values() if changes), default=100)
         self._histories += 1
         self.version = version - version % _STEP + self._histories % _STEP
