@@ -198,7 +198,8 @@ def _answer(asked: Question, stopping: Stopping, event: OutcomeEvent, at: dateti
             ahead = trail[1 if stopping.trail else 0 :]
             if not ahead or (ahead[0].reread is None and not _is_gone(ahead[0])):
                 return None
-            return RunRead(ahead[0].reread.run) if ahead[0].reread else NotFound()
+            reread = ahead[0].reread
+            return RunRead(reread.run, story=reread.story) if reread else NotFound()
         case List():
             return Listed()
         case LastSignals():

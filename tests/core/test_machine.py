@@ -142,6 +142,22 @@ def test_of_a_run_in_another_attempt_nothing_is_deleted_nor_is_one_ended_because
     assert kinds(asked(stop, FIRST, RunRead(run), Stored())) == [GetRun, Record, Ack]
 
 
+@pytest.mark.parametrize("event_type", [EventType.TOPOLOGY_TERMINATED, EventType.DEADLINE_REACHED])
+def test_a_run_whose_story_was_opted_out_meanwhile_is_left_alone(event_type: EventType) -> None:
+    stop = stopping(event_type=event_type)
+    read = RunRead(RUN, story=replace(stop.snapshot.story, enabled=False))
+    assert kinds(asked(stop, AGAIN, read, Stored())) == [GetRun, Record, Ack]
+    assert (stop.trail[-1].verdict, stop.trail[-1].rule) == (Verdict.LEAVE, "opted-out")
+
+
+def test_of_a_story_that_cannot_be_read_what_the_event_says_stands() -> None:
+    stop = stopping()
+    known = stop.snapshot.story
+    get, patch = asked(stop, AGAIN, RunRead(RUN, story=None))
+    assert (get, type(patch)) == (GetRun(RUN, parse_instant(CANCEL_OBSERVED_AT), story=True), Patch)
+    assert stop.snapshot.story == known
+
+
 def test_an_event_that_has_grown_old_is_read_first() -> None:
     assert kinds(asked(stopping(), Delivered(7, 1, NOW - timedelta(hours=1)))) == [GetRun]
 

@@ -10,7 +10,7 @@ import pytest
 from kubernetes_asyncio.client import CustomObjectsApi
 
 from actors.call import Call
-from actors.kubernetes import STEP_RUN, Kubernetes
+from actors.kubernetes import STEP_RUN, STORY, Kubernetes
 from actors.operator import Operator
 from core.objects import snapshot
 from exeunt.bus.connection import Bus
@@ -127,6 +127,26 @@ async def test_an_opt_out_just_before_the_write_holds(
         outcome = await carry_out(stopping, Calls(kube, bus, Settings()), opt)
         run = await call.get()
     assert (outcome.rule, run["status"]["phase"] != FINISHED) == ("opted-out" if left else "topology-gone", left)
+
+
+async def test_an_opt_out_of_its_story_holds_where_the_run_is_read_again(
+    admin: CustomObjectsApi, kube: KubeClient, bus: Bus, namespace: str
+) -> None:
+    kubernetes = Kubernetes(admin.api_client)  # type: ignore[attr-defined]  # the generated stubs leave it out
+    async with Operator(kubernetes, requeue=0.2):
+        call = await Call.start(kubernetes, namespace)
+        await call.signal_topology_terminated()
+        await call.cancel()
+        event = published(call, await call.wait_observed())
+
+        async def opt_out(asked: Question) -> None:
+            if isinstance(asked, GetRun):
+                await kubernetes.patch(STORY, namespace, call.story, {"metadata": {"annotations": {ENABLED: "false"}}})
+
+        stopping = Stopping(event, dry_run=False, propagate_cancel=False)
+        outcome = await carry_out(stopping, Calls(kube, bus, Settings()), opt_out)
+        run = await call.get()
+    assert (outcome.rule, run["status"]["phase"] == FINISHED) == ("opted-out", False)
 
 
 async def test_of_two_that_write_the_same_in_the_same_second_each_knows_who_has_written(

@@ -27,6 +27,11 @@ BINDING: Final = "TransportBinding"
 STORY: Final = "Story"
 KINDS: Final = (STORY, BINDING, STEP_RUN, STORY_RUN)
 
+_STEP: Final = 10
+"""Versions from one write of ours to the next: others write, too. So each history that a backup begins has its own, and
+none is given twice: that an object is written anew at the very version that it had before is not seen (ADR 22).
+"""
+
 A = TypeVar("A")
 Document = dict[str, Any]
 
@@ -52,11 +57,13 @@ class ApiServer:
         self.clock = clock
         self.troubles = troubles
         self.version = 100
+        self._histories = 0
         self.objects: dict[str, dict[str, KubeObject]] = {kind: {} for kind in KINDS}
         self.documents: dict[str, Document] = {}
         """The StoryRuns as JSON, by name."""
         self.canceled_at: dict[str, float] = {}
         """By uid: when the cancel of a run was asked for."""
+        self._cancels: list[tuple[float, str]] = []
         self.changes: dict[str, list[Change]] = {kind: [] for kind in KINDS}
         self.undone: set[str] = set()
         """By uid: runs that had ended, or were gone, and are not after a backup was restored."""
@@ -99,12 +106,12 @@ class ApiServer:
     # How it is written.
 
     def put(self, kind: str, given: KubeObject) -> None:
-        self.version += 1
+        self.version += _STEP
         metadata = replace(given.metadata, resource_version=str(self.version))
         self._store(kind, replace(given, metadata=metadata), None)
 
     def write_run(self, document: Document) -> None:
-        self.version += 1
+        self.version += _STEP
         document["metadata"] = document["metadata"] | {"resourceVersion": str(self.version)}
         self._store(STORY_RUN, STORY_RUNS.decode(msgspec.json.encode(document)), document)
 
@@ -124,6 +131,7 @@ class ApiServer:
         """Ask for the cancel, and note who did and when, in whole seconds."""
         document = self.documents[name]
         self.canceled_at[document["metadata"]["uid"]] = self.clock.now
+        self._cancels.append((self.clock.now, document["metadata"]["uid"]))
         written = {
             "manager": "kubectl",
             "operation": "Update",
@@ -139,7 +147,7 @@ class ApiServer:
         self.write_run(document | {"metadata": metadata, "spec": spec})
 
     def remove(self, kind: str, name: str) -> None:
-        self.version += 1
+        self.version += _STEP
         found = self.objects[kind].pop(name)
         self.documents.pop(name, None) if kind == STORY_RUN else None
         last = replace(found, metadata=replace(found.metadata, resource_version=str(self.version)))
@@ -179,7 +187,11 @@ class ApiServer:
             for change in self.changes[STORY_RUN]
             if change.document is not None and change.object.metadata.name in self.objects[STORY_RUN]
         }
-        self.version = max((changes[-1].version for changes in self.changes.values() if changes), default=100)
+        self._cancels = [(at, uid) for at, uid in self._cancels if at <= then]
+        self.canceled_at = {uid: at for at, uid in self._cancels}
+        version = max((changes[-1].version for changes in self.changes.values() if changes), default=100)
+        self._histories += 1
+        self.version = version - version % _STEP + self._histories % _STEP
         self.clock.note("etcd", f"is as it was {back:.1f} s ago")
         for told in self.on_restore:
             told(then)

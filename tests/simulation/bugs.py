@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from exeunt.rules.closed import Case
 from exeunt.run import bobrapet
@@ -78,7 +79,7 @@ def without_late_signals(patch: Patch) -> None:
 
 def claiming(patch: Patch) -> None:
     read = machine.Stopping._read
-    patch.setattr(machine.Stopping, "_read", lambda stop, run, **_: read(stop, run, own=run.ended_by_exeunt))
+    patch.setattr(machine.Stopping, "_read", lambda stop, it: read(stop, replace(it, own=it.run.ended_by_exeunt)))
 
 
 def late_for_ever(_: datetime, said_at: datetime, __: timedelta) -> datetime:

@@ -222,6 +222,8 @@ class JetStream:
         self.offset = 0.0
         self.away = self.dead = False
         self.wiped_at: list[float] = []
+        self.refused: set[str] = set()
+        """Subjects of which it has refused a message for good."""
         self.streams = {name: Stream() for name in (*_WORKQUEUES, RUNS, SIGNALS, DEADLETTERS)}
         self.consumers: dict[str, Consumer] = {}
         self.on_wipe: list[Callable[[], None]] = []
@@ -264,6 +266,7 @@ class JetStream:
             case Fault.NO_NATS | Fault.PUBLISH_GIVEN_UP:
                 answer(Unavailable(fault), 8)
             case Fault.PUBLISH_REFUSED:
+                self.refused.add(message.subject)
                 answer(NotStored())
             case Fault.PUBLISH_UNANSWERED:
                 self.clock.after(little(0.001, 2), partial(serve, unanswered=True))

@@ -12,7 +12,7 @@ from exeunt.events.codec import ReceivedEvent
 from exeunt.events.signals import Signal, read_signal
 from exeunt.events.subjects import SIGNALS, signal_subject, trigger_token_subject
 from exeunt.run.managed_fields import FIELD_MANAGER, ended_by
-from exeunt.run.snapshot import RunState, read_run
+from exeunt.run.snapshot import RunState, read_run, read_story
 from exeunt_terminator import commands
 from exeunt_terminator.commands import (
     Ack,
@@ -100,8 +100,9 @@ class Stops:
         match command:
             case Patch():
                 self._api.finalize(self._process, command, stop.name, stop.looked_at, partial(self.hear, stop))
-            case GetRun(run, first_seen):
-                self._ask(stop, partial(self._get, stop, run.name, seconds(first_seen) if first_seen else None))
+            case GetRun(run, first_seen, story):
+                since = seconds(first_seen) if first_seen else None
+                self._ask(stop, partial(self._get, stop, run.name, since, story=story))
             case List():
                 self._ask(stop, partial(self._list, stop, command))
             case LastSignals(run):
@@ -118,14 +119,16 @@ class Stops:
     def _ask(self, stop: Stop, serve: "partial[Input]") -> None:
         self._api.ask(self._process, serve, partial(self.hear, stop), Failed)
 
-    def _get(self, stop: Stop, name: str, first_seen: float | None) -> Input:
+    def _get(self, stop: Stop, name: str, first_seen: float | None, *, story: bool) -> Input:
         run = self._api.run(name)
         if run is None:
             return NotFound()
         now = self._process.now()
         seen = now if first_seen is None else now + timedelta(seconds=first_seen - seconds(now))
         state = read_run(run, first_seen=seen, now=now, fence_wait=settings.FENCE_WAIT)
-        return RunRead(state, own=ended_by(run.metadata.managed_fields) == stop.name)
+        there = self._api.story(run.spec.story_ref.name) if story else None
+        own = ended_by(run.metadata.managed_fields) == stop.name
+        return RunRead(state, own=own, story=read_story(run, there) if there else None)
 
     def _list(self, stop: Stop, asked: List) -> Input:
         stop.looked_at = self._process.clock.now

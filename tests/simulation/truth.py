@@ -21,6 +21,8 @@ _TIMEOUTS: Final[dict[object, float]] = {"5s": 5.0, "2m0s": 120.0, "3s": 3.0, "1
 
 _UNHEARD: Final = 2.0
 """Seconds that a signal may be on its way to the watchers."""
+_STARTING_OVER: Final = 20.0
+"""Seconds in which watchers that have forgotten the cluster have not recalled all of it yet."""
 
 
 class Signaled(NamedTuple):
@@ -39,7 +41,7 @@ class Truth:
     def __init__(self, attempt: int, started_at: float) -> None:
         self.attempt = attempt
         self.started_at = self.created_at = started_at
-        self.established = False
+        self.connected = self.established = False
         self.had_steps = False
         self.evident = False
         self.evident_until = float("-inf")
@@ -67,13 +69,14 @@ class Truths:
         self._clock = clock
         self._api = api
         self._nats = nats
+        self._restored_at = float("-inf")
         self._signals: defaultdict[str, list[Signaled]] = defaultdict(list)
         self._unowned: set[str] = set()
         """Runs that had a StepRun which nobody owns: to a watcher that is behind, the next one of the name had it."""
         api.on_change.append(self._see)
         api.on_restore.append(self._restored)
         nats.on_stored.append(self._stored)
-        nats.on_wipe.append(self._look_at_all)
+        nats.on_wipe.append(self._wiped)
 
     def of(self, document: Document) -> Truth:
         uid, attempt = document["metadata"]["uid"], document["metadata"].get("attempt", 0)
@@ -101,8 +104,18 @@ class Truths:
                 self._look(name)
 
     def _restored(self, _: float) -> None:
-        for truth in self.of_uid.values():
+        self._restored_at = self._clock.now
+        stored = [subject.split(".") for subject in self._nats.streams[RUNS].last]
+        established = {subject[4] for subject in stored if subject[-1] == EventType.TOPOLOGY_ESTABLISHED}
+        for uid, truth in self.of_uid.items():
             truth.is_fixed = False
+            truth.established_published &= uid in established
+        self._look_at_all()
+
+    def _wiped(self) -> None:
+        """What the stream knew of topologies that are gone is lost, where watchers have just started over."""
+        for truth in self.of_uid.values() if self._clock.now - self._restored_at < _STARTING_OVER else ():
+            truth.established_published &= truth.connected
         self._look_at_all()
 
     def _look_at_all(self) -> None:
@@ -124,6 +137,7 @@ class Truths:
         uid = document["metadata"]["uid"]
         connected = any((ref := each.spec.story_run_ref) and ref.uid == uid for each in self._api.bindings(name))
         live = any(is_live(each, uid) for each in self._api.step_runs(name))
+        truth.connected = connected
         truth.established |= connected
         truth.had_steps |= live or name in self._unowned
         by_hub = hub_says_gone(document)

@@ -100,6 +100,7 @@ class Watch:
         self._position: int | None = None  # in the changes of its kind; None while it has to list
         self._failures = 0
         self._lag = api.clock.little(0.001, 0.3)
+        self._listing: object | None = None  # the list that is on its way
         self._busy = False
         self.ended = False
         process.later(api.clock.little(0.001, 0.1), self._list)
@@ -114,18 +115,19 @@ class Watch:
             self._retry()
             return
         slow = troubles.strikes(process.name, Fault.SLOW_LIST)
+        self._listing = listing = object()
         api.clock.after(
-            api.clock.little(0.001, 0.05), partial(self._serve_list, api.clock.little(1, 10) if slow else 0.01)
+            api.clock.little(0.001, 0.05), partial(self._serve_list, listing, api.clock.little(1, 10) if slow else 0.01)
         )
 
-    def _serve_list(self, delay: float) -> None:
+    def _serve_list(self, listing: object, delay: float) -> None:
         api = self._api
         items = [item for item in api.objects[self._kind].values() if not _is_finished(item)]
         position = len(api.changes[self._kind])
-        self._process.later(delay, partial(self._listed, items, api.version, position))
+        self._process.later(delay, partial(self._listed, listing, items, api.version, position))
 
-    def _listed(self, items: list[KubeObject], version: int, position: int) -> None:
-        if self.ended:
+    def _listed(self, listing: object, items: list[KubeObject], version: int, position: int) -> None:
+        if self.ended or self._listing is not listing:
             return
         listed = {item.metadata.key: (item.metadata.uid, int(item.metadata.resource_version)) for item in items}
         older = version < self._latest
@@ -138,11 +140,11 @@ class Watch:
             return
         self._api.clock.happened["a kind was listed anew" if self._known else "a kind was listed"] += 1
         self._latest = version
-        self._hand_over(items, 0, position)
+        self._hand_over(listing, items, 0, position)
 
-    def _hand_over(self, items: list[KubeObject], begun: int, position: int) -> None:
+    def _hand_over(self, listing: object, items: list[KubeObject], begun: int, position: int) -> None:
         """A page, or all that is left. A list may break off behind each page, and other watches go on meanwhile."""
-        if self.ended:
+        if self.ended or self._listing is not listing:
             return
         chance = self._api.clock.chance
         end = chance.randint(begun, len(items)) if chance.random() < _PAGED else len(items)
@@ -159,14 +161,16 @@ class Watch:
             self._api.clock.happened["a page was listed"] += 1
             self._hand(Page(news, tuple(missing), complete=False))
             if chance.random() < _SELDOM:
-                self._retry()
+                self.break_off()
             else:
-                self._process.later(self._api.clock.little(0.001, 2), partial(self._hand_over, items, end, position))
+                self._process.later(
+                    self._api.clock.little(0.001, 2), partial(self._hand_over, listing, items, end, position)
+                )
             return
         there = {item.metadata.key for item in items}
         gone = [key for key in self._known if key not in there]
         missing += [Missing(key, self._known.pop(key)[0]) for key in gone]
-        self._failures, self._position = 0, position
+        self._failures, self._position, self._listing = 0, position, None
         self._hand(Page(news, tuple(missing)))
         self.wake()
 
@@ -205,9 +209,9 @@ class Watch:
         self.wake()
 
     def break_off(self) -> None:
-        """It ended before its time: what follows is a list."""
-        if self._position is not None:
-            self._position = None
+        """The watch, or the list that is on its way, ends before its time: what follows is a list."""
+        if self._position is not None or self._listing is not None:
+            self._position = self._listing = None
             self._retry()
 
     def _retry(self) -> None:

@@ -24,9 +24,10 @@ from exeunt.kube.errors import (
     Undecodable,
     Unprocessable,
 )
-from exeunt.kube.resources import STEP_RUNS, STORY_RUNS, TRANSPORT_BINDINGS, Resource, T
+from exeunt.kube.resources import STEP_RUNS, STORIES, STORY_RUNS, TRANSPORT_BINDINGS, Resource, T
 from exeunt.run.managed_fields import FIELD_MANAGER, ended_by
-from exeunt.run.snapshot import RunState, read_run
+from exeunt.run.models import StoryRun
+from exeunt.run.snapshot import RunState, StoryState, read_run, read_story, story_key
 from exeunt.settings import Settings
 from exeunt_terminator import commands
 from exeunt_terminator.commands import (
@@ -136,7 +137,18 @@ class Calls:
             return commands.NotFound()
         now = datetime.now(UTC)
         run = read_run(found, first_seen=asked.first_seen or now, now=now, fence_wait=self._fence_wait)
-        return RunRead(run, own=ended_by(found.metadata.managed_fields) == self._name)
+        story = await self._story_of(found) if asked.story else None
+        return RunRead(run, own=ended_by(found.metadata.managed_fields) == self._name, story=story)
+
+    async def _story_of(self, run: StoryRun) -> StoryState | None:
+        """None where there is none that can be read. Raises ApiUnavailable."""
+        try:
+            return read_story(run, await self._kube.get(STORIES, *story_key(run), optional=True))
+        except NotFound:
+            return None
+        except (ApiError, Undecodable) as error:
+            log.warning("Story not usable", error=str(error))
+            return None
 
     async def _list(self, run: RunState, *, step_runs: bool, bindings: bool) -> Listed:
         if not bindings:

@@ -11,7 +11,7 @@ from msgspec import Struct
 from exeunt.events.event_types import Outcome
 from exeunt.events.signals import Signal
 from exeunt.run.models import StepRun, TransportBinding
-from exeunt.run.snapshot import RunState, StepRunRef
+from exeunt.run.snapshot import RunState, StepRunRef, StoryState
 
 SOURCE: Final = "/exeunt/terminator"
 """Of its messages, as CloudEvents have it."""
@@ -58,10 +58,14 @@ class NotFound(Struct, frozen=True):
 
 
 class RunRead(Struct, frozen=True):
-    """The StoryRun as it is now. `own`: by this very stop it was ended, and by no other one in the same second."""
+    """The StoryRun as it is now. `own`: by this very stop it was ended, and by no other one in the same second.
+
+    `story`: its Story as it is now; None if that was not asked for, or there is none that can be read.
+    """
 
     run: RunState
     own: bool = False
+    story: StoryState | None = None
 
 
 class Listed(Struct, frozen=True):
@@ -140,10 +144,13 @@ class Patch(Struct, frozen=True):
 
 
 class GetRun(Struct, frozen=True):
-    """Read the StoryRun: RunRead or NotFound. `first_seen` is since when it is known to be canceled, if it is."""
+    """Read the StoryRun, and its Story if that is asked for: RunRead or NotFound. `first_seen` is since when the run is
+    known to be canceled, if it is.
+    """
 
     run: RunState
     first_seen: datetime | None
+    story: bool = False
 
 
 class List(Struct, frozen=True):

@@ -14,7 +14,7 @@ from exeunt.clock import format_instant, format_status_time, parse_instant
 from exeunt.events.codec import ReceivedEvent
 from exeunt.events.event_types import MOST_NAMES, Decided, EventType, Outcome, Verdict
 from exeunt.rules.step_runs import step_runs_to_delete
-from exeunt.run.snapshot import EvidenceKind, RunState, Snapshot, StepRunRef
+from exeunt.run.snapshot import EvidenceKind, Snapshot, StepRunRef
 from exeunt_terminator.commands import (
     Ack,
     AlreadyStored,
@@ -151,8 +151,8 @@ class Stopping:
                 return self._note(Result.NOT_FOUND, Verdict.GONE, "deleted", "the StoryRun is gone", now)
             case StopState.READING, NotFound():
                 return self._note(Result.NOT_FOUND, Verdict.GONE, "deleted", "the StoryRun is gone", now)
-            case StopState.READING, RunRead(run, own):
-                return self._read(run, own=own)
+            case StopState.READING, RunRead():
+                return self._read(heard)
             case StopState.LISTING, Listed(step_runs, bindings):
                 self._to_delete = step_runs_to_delete(self.snapshot.run.uid, step_runs, bindings)
                 return Result.LISTED if self._to_delete else Result.NOTHING_LEFT
@@ -185,7 +185,8 @@ class Stopping:
                 self._writes, self._sent_at = self._writes + 1, now
                 return Patch(run, finalizing_patch(run, now))
             case StopState.READING | StopState.CONFIRMING:
-                return GetRun(run, parse_instant(run.canceled_at) if run.canceled_at else None)
+                first_seen = parse_instant(run.canceled_at) if run.canceled_at else None
+                return GetRun(run, first_seen, story=self._state is StopState.READING)
             case StopState.LISTING:
                 return List(run, step_runs=True, bindings=True)
             case StopState.DELETING:
@@ -258,11 +259,13 @@ class Stopping:
                     return Result.STILL_GONE
         return Result.UP_AGAIN
 
-    def _read(self, run: RunState, *, own: bool) -> Result:
-        self.snapshot = replace(self.snapshot, run=run)
+    def _read(self, read: RunRead) -> Result:
+        """Of a Story that is not there, or cannot be read, what is known of it stands."""
+        run = read.run
+        self.snapshot = replace(self.snapshot, run=run, story=read.story or self.snapshot.story)
         self._reread = replace(self.snapshot, step_runs=None)
         # Of several writes it was the one whose time is there.
-        if own and self._unanswered and run.finished_at == format_status_time(self._unanswered):
+        if read.own and self._unanswered and run.finished_at == format_status_time(self._unanswered):
             self.written_at = self._unanswered
             return self._came(Result.ANSWER_LOST)
         return Result.READ

@@ -4,10 +4,10 @@ Each state names the one thing that is done in it; what came of it leads to the 
 cannot happen, and is a bug when it does. `machine` goes by it, `docs/stop.md` is generated from it.
 
 A first delivery is decided by the snapshot that its event carries. A redelivery, or an event that has grown old, is
-decided by the run as it is read: a run that an earlier delivery has finalized is then found finished, and what is left
-of it is deleted all the same. So is an event that StepRuns are left, by which the watcher has late ones deleted (ADR
-15). That a run is finished is never believed of an event: nothing is deleted of a run that was neither written nor
-read, and no cancel is passed on.
+decided by the run and its Story as they are read: a run that an earlier delivery has finalized is then found finished,
+and what is left of it is deleted all the same, and one that was opted out meanwhile is left alone. So it is with an
+event that StepRuns are left, by which the watcher has late ones deleted (ADR 15). That a run is finished is never
+believed of an event: nothing is deleted of a run that was neither written nor read, and no cancel is passed on.
 
 The StepRuns that an event names were there when it was published, so in the cancellation in which the run is written or
 read they are of no later attempt, and their uids go with them. An event that names none, because they were too many or
@@ -50,7 +50,7 @@ class StopState(StrEnum):
     PATCHING = "patching"
     """The finalizing write is sent (`finalize`)."""
     READING = "reading"
-    """The StoryRun is read again."""
+    """The StoryRun is read again, and its Story."""
     LISTING = "listing"
     """The StepRuns that have to go are looked up."""
     CONFIRMING = "confirming"
