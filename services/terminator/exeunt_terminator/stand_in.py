@@ -17,6 +17,8 @@ import structlog
 
 from exeunt.bus.connection import Bus
 from exeunt.bus.delivery import back_off
+from exeunt.bus.shares import Share
+from exeunt.bus.turns import Turns
 from exeunt.cancelled import as_own_task
 from exeunt.events.codec import ReceivedEvent
 from exeunt.events.event_types import EventType
@@ -80,7 +82,7 @@ class StandIn:
         self._namespaces = settings.namespaces or (None,)
         self._streams = LocalStreams(watching(self._namespaces, settings), remembered)
         self._armed: dict[str, asyncio.Task[None]] = {}
-        self._slots = asyncio.Semaphore(settings.max_in_flight)
+        self._turns = Turns(settings.max_in_flight)
         self._at_work: set[asyncio.Task[Any]] = set()
         self._tasks = asyncio.TaskGroup()
         self._stopping = asyncio.Event()
@@ -227,10 +229,11 @@ class StandIn:
 
     async def _stop(self, published: LocalEvent) -> None:
         """One stop, again for as long as it is given back, and once more for the second look."""
-        bind_run(published.event.snapshot.run.cancellation)
+        run = published.event.snapshot.run
+        bind_run(run.cancellation)
         try:
             while not self._stopping.is_set():
-                async with self._slots:
+                async with self._turns.turn(Share(run.namespace, run.name)):
                     work = self._tasks.create_task(self._try(published))
                     self._at_work.add(work)
                     work.add_done_callback(self._at_work.discard)
