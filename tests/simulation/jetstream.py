@@ -8,6 +8,7 @@ from datetime import datetime
 from functools import partial
 from typing import Final, NamedTuple, TypeVar
 
+from exeunt.bus.unstored import Unstored, Word
 from exeunt.clock import parse_instant
 from exeunt.events.messages import Message
 from exeunt.events.subjects import DEADLETTERS, DEADLINES, LIVEKIT, RUNS, SIGNALS
@@ -221,6 +222,7 @@ class JetStream:
         self.troubles = troubles
         self.offset = 0.0
         self.away = self.dead = False
+        self.unstored = Unstored()
         self.wiped_at: list[float] = []
         self.streams = {name: Stream() for name in (*_WORKQUEUES, RUNS, SIGNALS, DEADLETTERS)}
         self.consumers: dict[str, Consumer] = {}
@@ -248,6 +250,7 @@ class JetStream:
         little = self.clock.little
 
         def answer(given: Answer, longest: float = 0.02) -> None:
+            self._tell(process, message.subject, given)
             process.later(little(0.001, longest), lambda: then(given))
 
         def serve(*, twice: bool = False, unanswered: bool = False) -> None:
@@ -273,6 +276,11 @@ class JetStream:
                 )
             case _:
                 self.clock.after(little(0.001, 0.03), serve)
+
+    def _tell(self, process: Process, subject: str, given: Answer) -> None:
+        """As watchers and timeout-schedulers tell the terminators."""
+        if process.name.startswith(("watcher", "scheduler")) and self.works_for(process):
+            self.unstored.hear(Word(subject, given.why if isinstance(given, Unavailable) else ""), self.clock.now)
 
     def read(
         self,

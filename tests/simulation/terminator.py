@@ -66,7 +66,7 @@ class Terminator(Process):
     # Whether there is a bus.
 
     def _look(self) -> None:
-        works = self._nats.works_for(self)
+        works = self._nats.works_for(self) and self._nats.unstored.unavailable_reason(self.clock.now) is None
         away = self._patience.look(works=works, now=self.clock.now)
         if away and self.stand_in is None:
             self.stand_in = StandIn(self, self._api, self._without_bus, self._remembered, self.unpublished.add)

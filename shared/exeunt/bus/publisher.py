@@ -18,6 +18,7 @@ import structlog
 from exeunt.back_off import BackOff
 from exeunt.bus.connection import Bus
 from exeunt.bus.errors import BusError, BusUnavailable, NoResponders, PermissionDenied, PublishRefused
+from exeunt.bus.hearsay import tell
 from exeunt.bus.unanswered import asked_of
 from exeunt.events.messages import Message
 from exeunt.telemetry.metrics import NATS_ERRORS
@@ -68,11 +69,12 @@ class _PubAck(msgspec.Struct, frozen=True):
 _pub_ack = msgspec.json.Decoder(_PubAck)
 
 
-async def publish(bus: Bus, message: Message, *, deadline: float) -> Stored | AlreadyStored:
+async def publish(bus: Bus, message: Message, *, deadline: float, tells: bool = False) -> Stored | AlreadyStored:
     """Store `message`, trying again with back-off and jitter until `deadline` seconds have passed.
 
-    When its stream is missing, `bus.recreate_streams` is called once per try. Raises BusUnavailable (whether
-    it was stored is not known), PublishRefused (it never will be), PermissionDenied, BusClosed.
+    When its stream is missing, `bus.recreate_streams` is called once per try. `tells`: stops wait for this, so while it
+    is not stored the terminators are told (`unstored`). Raises BusUnavailable (whether it was stored is not known),
+    PublishRefused (it never will be), PermissionDenied, BusClosed.
     """
     clock = asyncio.get_running_loop().time
     since, failures = clock(), 0
@@ -82,9 +84,15 @@ async def publish(bus: Bus, message: Message, *, deadline: float) -> Stored | Al
         # Tries are short: what was asked of a leader that is no more is not worth waiting for.
         patience = 2.0 if failures else 1.0
         try:
-            return await _publish_once(bus, message, min(patience, left))
+            answer = await _publish_once(bus, message, min(patience, left))
         except BusUnavailable as unavailable:
             last = unavailable
+            if tells:
+                await tell(bus, message.subject, str(unavailable))
+        else:
+            if tells and last is not None:
+                await tell(bus, message.subject)
+            return answer
         await asyncio.sleep(max(0.0, min(_BACK_OFF.wait(failures), until - clock())))
         failures += 1
     if bus.is_denied(message.subject, since=since):
