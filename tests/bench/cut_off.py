@@ -1,7 +1,8 @@
 """How late stops end while one of three nats-servers is cut off from the others, or hangs.
 
-Run by hand, because it takes half an hour: `python tests/bench/cut_off.py [ROUNDS] [STOPS]`. Two of each service, at servers
-that they have chosen by chance. In each round a fault begins, and for some seconds there is a stop every half second.
+Run by hand, because it takes half an hour: `python tests/bench/cut_off.py [ROUNDS] [STOPS]`. Two of each service, at
+servers that they have chosen by chance. In each round a fault begins, and for some seconds there is a stop every half
+second.
 """
 
 import asyncio
@@ -30,7 +31,7 @@ from exeunt_local.mesh import SERVICES, Mesh
 
 NAMESPACE: Final = "bench"
 FAULTS: Final = ("isolated leader", "isolated follower", "frozen server")
-"""Leaders of the stream and of the terminators' consumer take turns; of four servers that hang, two lead."""
+"""The leader is that of the stream or of the terminators' consumer, in turn; of four servers that hang, two lead."""
 BETWEEN: Final = 0.5
 """Seconds from one stop to the next."""
 

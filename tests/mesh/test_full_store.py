@@ -88,8 +88,9 @@ async def test_runs_end_while_the_store_is_full_and_the_history_is_complete_afte
     listener: Bystander,
     recorder: Recorder,
 ) -> None:
-    await start_all(own_mesh, 0, **SMALL)
-    before, gone, up, out, calm = await asyncio.gather(
+    await start_all(own_mesh, 0, **SMALL | {"EXEUNT_BUS_PATIENCE": "3s"})
+    early, before, gone, up, out, calm = await asyncio.gather(
+        Call.start(kubernetes, namespace, "early", shutdown_timeout="120s"),
         Call.start(kubernetes, namespace, "before", shutdown_timeout="15s"),
         Call.start(kubernetes, namespace, "gone", shutdown_timeout="120s"),
         Call.start(kubernetes, namespace, "up", shutdown_timeout="5s"),
@@ -99,11 +100,14 @@ async def test_runs_end_while_the_store_is_full_and_the_history_is_complete_afte
     await before.cancel()
     await listener.wait_until_armed(before.uid, 30)
     await fill(listener.streams, 1)
+    await early.cancel()
+    await early.wait_observed(30)
+    await early.lose_bindings()  # that there were any the terminator knows of the watcher only
     await asyncio.gather(*(call.cancel() for call in (gone, up, out)))
     await asyncio.gather(*(call.wait_observed(30) for call in (gone, up, out)))
     await kubelet.wait_until_missing(own_mesh.url("terminator"), "facts", "runs are ended from here", 30)
     await gone.lose_bindings()
-    for call, timeout in ((gone, 0), (up, 5), (before, 15)):
+    for call, timeout in ((early, 0), (gone, 0), (up, 5), (before, 15)):
         await call.wait_finished(60)
         await recorder.wait_until_seen(await call.get())
         [end] = recorder.terminal_transitions(call.uid)
@@ -115,10 +119,11 @@ async def test_runs_end_while_the_store_is_full_and_the_history_is_complete_afte
 
     await empty(listener.streams)
     await kubelet.wait_until_ready(own_mesh.url("terminator"), 60)
+    assert await ends(listener, early) == [(EventType.TOPOLOGY_TERMINATED, True)]
     assert await ends(listener, gone) == [(EventType.TOPOLOGY_TERMINATED, True)]
     assert await ends(listener, up) == [(EventType.DEADLINE_REACHED, True)]
     assert await ends(listener, before) == [(EventType.DEADLINE_REACHED, True)]
-    for call in (before, gone, up):
+    for call in (early, before, gone, up):
         assert len(recorder.terminal_transitions(call.uid)) == 1
     again = await Call.start(kubernetes, namespace, "again", shutdown_timeout="120s")
     await again.cancel()

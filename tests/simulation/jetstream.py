@@ -228,6 +228,7 @@ class JetStream:
         self.consumers: dict[str, Consumer] = {}
         self.on_wipe: list[Callable[[], None]] = []
         self.on_stored: list[Callable[[str, StoredMessage], None]] = []
+        self.on_unstored: list[Callable[[Message], None]] = []
         self._followers: list[_Follower] = []
 
     def consumer(self, stream: str, name: str, matches: Callable[[str], bool]) -> Consumer:
@@ -250,7 +251,7 @@ class JetStream:
         little = self.clock.little
 
         def answer(given: Answer, longest: float = 0.02) -> None:
-            self._tell(process, message.subject, given)
+            self._tell(process, message, given)
             process.later(little(0.001, longest), lambda: then(given))
 
         def serve(*, twice: bool = False, unanswered: bool = False) -> None:
@@ -277,10 +278,13 @@ class JetStream:
             case _:
                 self.clock.after(little(0.001, 0.03), serve)
 
-    def _tell(self, process: Process, subject: str, given: Answer) -> None:
+    def _tell(self, process: Process, message: Message, given: Answer) -> None:
         """As watchers and timeout-schedulers tell the terminators."""
         if process.name.startswith(("watcher", "scheduler")) and self.works_for(process):
-            self.unstored.hear(Word(subject, given.why if isinstance(given, Unavailable) else ""), self.clock.now)
+            word = Word(message, given.why if isinstance(given, Unavailable) else "")
+            self.unstored.hear(word, self.clock.now)
+            for told in self.on_unstored if word.why else ():
+                told(message)
 
     def read(
         self,

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from exeunt.events.event_types import EventType
+from exeunt.events.messages import Message
 from exeunt.events.subjects import DEADLINES, armed_subject
 from exeunt.kube.changes import Change
 from exeunt.kube.resources import Resource
@@ -61,6 +62,13 @@ class StandIn:
         for published in self._open:
             if not published.recorded:
                 self._done(published.handed_over())
+
+    def hear(self, message: Message) -> None:
+        """Of somebody who cannot store it."""
+        published = self._streams.take(message, self._process.now())
+        if published is not None:
+            self._process.clock.happened["an event that is not stored is acted on"] += 1
+            self._act_on(published)
 
     # What the watcher would do.
 

@@ -58,7 +58,8 @@ class TerminatorService:
             settings,
             events=self._events,
             remembered=remembered,
-            lost=lambda: bus.unavailable_reason or self._pull.lost or self._hearsay.unavailable_reason,
+            hearsay=self._hearsay,
+            lost=lambda: bus.unavailable_reason or self._pull.lost,
         )
 
     def health(self) -> tuple[dict[str, Callable[[], str | None]], dict[str, Pulse]]:

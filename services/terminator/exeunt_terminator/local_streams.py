@@ -12,6 +12,7 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
+from exeunt.errors import PoisonEvent
 from exeunt.events.codec import ReceivedEvent, event_message, read_event
 from exeunt.events.event_types import ANSWERED_EVENT_TYPES, EventType, Outcome, cancellation_of
 from exeunt.events.messages import Message
@@ -142,6 +143,21 @@ class LocalStreams:
             self._unsettled.add(stored.sequence)
             self._remembered.keep(stored.event)
         return stored
+
+    def take(self, message: Message, now: datetime) -> LocalEvent | None:
+        """The event that somebody else cannot store, to be acted on, if it is one and is new here.
+
+        Not one that stands on a signal: whether that was taken back only the bus knows.
+        """
+        try:
+            event = read_event(message.headers, message.payload)
+        except PoisonEvent:
+            return None
+        gone = event.snapshot.topology.gone
+        if gone is not None and gone.kind == "signal":
+            return None
+        stored = self.store(event.event_type, event.snapshot, now)
+        return stored if isinstance(stored, LocalEvent) else None
 
     def settle(self, event: LocalEvent) -> None:
         """It was acted on, and will not be again."""

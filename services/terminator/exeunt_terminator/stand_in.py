@@ -9,7 +9,7 @@ and its run ends at its deadline.
 """
 
 import asyncio
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ from exeunt.bus.turns import Turns
 from exeunt.cancelled import as_own_task
 from exeunt.events.codec import ReceivedEvent
 from exeunt.events.event_types import EventType
+from exeunt.events.messages import Message
 from exeunt.events.subjects import DEADLINES, armed_subject
 from exeunt.kube.client import KubeClient
 from exeunt.kube.errors import ApiError, ApiUnavailable, Rewound, Undecodable
@@ -49,6 +50,8 @@ CONSUMER: Final = "without-bus"
 """What stands for the consumer in spans."""
 _TICK: Final = 1.0
 """Seconds between looks at what only time changes."""
+_MOST_UNSTORED: Final = 1_000
+"""Messages that wait to be acted on; what finds no room comes again with the next try to store it."""
 _GRACE: Final = 10.0
 """Seconds that stops in progress have at the end. What is left of them the stream brings up again."""
 
@@ -84,6 +87,7 @@ class StandIn:
         self._armed: dict[str, asyncio.Task[None]] = {}
         self._turns = Turns(settings.max_in_flight)
         self._at_work: set[asyncio.Task[Any]] = set()
+        self._unstored: asyncio.Queue[Message] = asyncio.Queue(_MOST_UNSTORED)
         self._tasks = asyncio.TaskGroup()
         self._stopping = asyncio.Event()
         self._watches: list[ListWatch[Any]] = []
@@ -101,11 +105,17 @@ class StandIn:
         """Begin nothing more: the bus is back, or this process has to end. `run` ends soon."""
         self._stopping.set()
 
+    def hear(self, message: Message) -> None:
+        """Somebody has published this, and it is not stored (`exeunt.bus.hearsay`)."""
+        with suppress(asyncio.QueueFull):
+            self._unstored.put_nowait(message)
+
     async def run(self) -> None:
         """Until `stop`, and a little longer for the stops that are in progress."""
         try:
             async with self._tasks:
-                begins = [self._tasks.create_task(self._watch()), self._tasks.create_task(self._sweep.run())]
+                first = (self._act_on_unstored(), self._watch(), self._sweep.run())
+                begins = [self._tasks.create_task(each) for each in first]
                 await self._stopping.wait()
                 for each in begins:
                     each.cancel()
@@ -156,6 +166,12 @@ class StandIn:
 
     async def _read(self, asked: watch.GetRun) -> None:
         self._hear(await self._reads.answer(asked))
+
+    async def _act_on_unstored(self) -> None:
+        while True:
+            stored = self._streams.take(await self._unstored.get(), datetime.now(UTC))
+            if stored is not None:
+                self._act_on(stored)
 
     def _act_on(self, published: LocalEvent) -> None:
         """What the consumers of the stream would do."""

@@ -20,6 +20,7 @@ from exeunt.bus.connection import Bus
 from exeunt.bus.errors import BusError, BusUnavailable, NoResponders, PermissionDenied, PublishRefused
 from exeunt.bus.hearsay import tell
 from exeunt.bus.unanswered import asked_of
+from exeunt.bus.unstored import Word
 from exeunt.events.messages import Message
 from exeunt.telemetry.metrics import NATS_ERRORS
 
@@ -88,10 +89,10 @@ async def publish(bus: Bus, message: Message, *, deadline: float, tells: bool = 
         except BusUnavailable as unavailable:
             last = unavailable
             if tells:
-                await tell(bus, message.subject, str(unavailable))
+                await tell(bus, Word(message, str(unavailable), clock() - since))
         else:
             if tells and last is not None:
-                await tell(bus, message.subject)
+                await tell(bus, Word(message))
             return answer
         await asyncio.sleep(max(0.0, min(_BACK_OFF.wait(failures), until - clock())))
         failures += 1

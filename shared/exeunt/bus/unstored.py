@@ -9,36 +9,49 @@ from typing import Final
 
 from msgspec import Struct
 
+from exeunt.events.messages import Message
+
 HOLDS: Final = 8.0
 """Seconds for which a word counts: longer than lies between two tries (`publisher`), as whoever has died says no more.
 """
 _MOST: Final = 1_000
-"""Subjects that are remembered: one is enough."""
+"""Words that are remembered, some 5 KB each."""
 
 
 class Word(Struct, frozen=True):
-    """A message on `subject` is not stored, for that reason; without one it is stored after all."""
+    """The message is not stored, `why`, and has not been for so many seconds; without a reason it is after all."""
 
-    subject: str
+    message: Message
     why: str = ""
+    failing_for: float = 0.0
 
 
 class Unstored:
     """Keeps the words. Times are seconds of one clock, whichever."""
 
     def __init__(self) -> None:
-        self._words: dict[str, tuple[float, str]] = {}  # by subject; the latest is the last
+        self._words: dict[str, tuple[float, Word]] = {}  # by subject; the latest is the last
 
     def hear(self, word: Word, now: float) -> None:
-        self._words.pop(word.subject, None)
+        self._words.pop(word.message.subject, None)
         if word.why:
-            self._words[word.subject] = now, word.why
+            self._words[word.message.subject] = now, word
         if len(self._words) > _MOST:
             del self._words[next(iter(self._words))]
 
     def unavailable_reason(self, now: float) -> str | None:
         """Why something is not stored, if anything is not."""
-        for heard_at, why in list(self._words.values())[-1:]:  # metrics ask from a thread of their own
-            if now - heard_at <= HOLDS:
-                return f"events are not stored: {why}"
-        return None
+        standing = self._standing(now)
+        return f"events are not stored: {standing[-1][1].why}" if standing else None
+
+    def since(self, now: float) -> float | None:
+        """Since when, as far as it is known."""
+        return min((heard_at - word.failing_for for heard_at, word in self._standing(now)), default=None)
+
+    def messages(self, now: float) -> list[Message]:
+        """What is not stored."""
+        return [word.message for _, word in self._standing(now)]
+
+    def _standing(self, now: float) -> list[tuple[float, Word]]:
+        """Metrics ask from a thread of their own."""
+        return [(heard_at, word) for heard_at, word in list(self._words.values()) if now - heard_at <= HOLDS]
