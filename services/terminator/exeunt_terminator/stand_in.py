@@ -10,7 +10,7 @@ and its run ends at its deadline.
 
 import asyncio
 from contextlib import aclosing, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import structlog
@@ -18,7 +18,7 @@ import structlog
 from exeunt.bus.connection import Bus
 from exeunt.bus.delivery import back_off
 from exeunt.bus.shares import Share
-from exeunt.bus.turns import Turns
+from exeunt.bus.turns import Crowded, Turns
 from exeunt.cancelled import as_own_task
 from exeunt.events.codec import ReceivedEvent
 from exeunt.events.event_types import EventType
@@ -249,12 +249,7 @@ class StandIn:
         bind_run(run.cancellation)
         try:
             while not self._stopping.is_set():
-                async with self._turns.turn(Share(run.namespace, run.name)):
-                    work = self._tasks.create_task(self._try(published))
-                    self._at_work.add(work)
-                    work.add_done_callback(self._at_work.discard)
-                    end = await work
-                match end:
+                match await self._have_a_turn(published, Share(run.namespace, run.name)):
                     case SecondLook():
                         await asyncio.sleep(self._settings.second_look.total_seconds())
                     case GiveBack(_, after):
@@ -265,6 +260,18 @@ class StandIn:
         finally:
             if not published.recorded:
                 self._unpublished.add(published.handed_over())
+
+    async def _have_a_turn(self, published: LocalEvent, share: Share) -> End:
+        try:
+            async with self._turns.turn(share) as turn:
+                work = self._tasks.create_task(self._try(published))
+                self._at_work.add(work)
+                work.add_done_callback(self._at_work.discard)
+                end = await work
+                turn.failed = isinstance(end, GiveBack) and not end.not_yet
+                return end
+        except Crowded as crowded:
+            return GiveBack(str(crowded), timedelta(seconds=back_off(published.deliveries + 1)))
 
     async def _try(self, published: LocalEvent) -> End:
         settings, event = self._settings, published.event
