@@ -82,6 +82,8 @@ MAY_PUBLISH = {
         f"exeunt.runs.{RUN}.outcome.cancel-requested",
         "exeunt.deadletters.terminator",
         f"$JS.API.DIRECT.GET.RUNS.exeunt.runs.{RUN}.outcome.cancel-requested",
+        f"$JS.API.DIRECT.GET.RUNS.exeunt.runs.{RUN}.topology-established",
+        f"$JS.API.DIRECT.GET.RUNS.exeunt.runs.{RUN}.cancel-requested",
         "$JS.API.DIRECT.GET.SIGNALS.exeunt.signals.livekit-voice.call",
         f"$JS.API.DIRECT.GET.SIGNALS.exeunt.signals.{ROOM}",
         *(f"$JS.API.STREAM.{call}.{stream}" for call in ("INFO", "CREATE") for stream in STREAMS),
@@ -362,7 +364,7 @@ async def test_what_is_allowed_is_what_is_published(install: Install, kubernetes
         await early.delete()
         await set_aside_something(installation, admin.client)
         await stop_in_every_way(installation, kubernetes)
-        await stop_while_nothing_is_stored(kubernetes, admin.client)
+        await stop_while_nothing_is_stored(installation, kubernetes, admin.client)
         await stop_without_the_bus(installation, kubernetes, admin.client)
         unpublished = {service: allow_list(service) for service in SERVICES}
         deadline = asyncio.get_running_loop().time() + 20
@@ -458,10 +460,13 @@ async def stop_in_every_way(installation: Installation, kubernetes: Kubernetes) 
     await signaled.wait_cleaned_up(30)
 
 
-async def stop_while_nothing_is_stored(kubernetes: Kubernetes, admin: Client) -> None:
-    """Neither what the watcher publishes, nor what the timeout-scheduler does."""
-    armed, canceled = await asyncio.gather(
+async def stop_while_nothing_is_stored(installation: Installation, kubernetes: Kubernetes, admin: Client) -> None:
+    """Neither what the watcher publishes, nor what the timeout-scheduler does; and a new terminator has to read what
+    was.
+    """
+    armed, left, canceled = await asyncio.gather(
         Call.start(kubernetes, "livekit-voice", unique("armed"), shutdown_timeout="5s"),
+        Call.start(kubernetes, "livekit-voice", unique("left"), shutdown_timeout="60s"),
         Call.start(kubernetes, "livekit-voice", unique("canceled"), shutdown_timeout="1s"),
     )
     await armed.cancel()
@@ -474,11 +479,14 @@ async def stop_while_nothing_is_stored(kubernetes: Kubernetes, admin: Client) ->
         assert "error" not in decoded
         return decoded
 
+    await installation.start("terminator", 1, **QUICK)
     config = (await ask("INFO"))["config"]
     await ask("UPDATE", {**config, "discard": "new", "max_msgs": 1})
-    await canceled.cancel()
-    await asyncio.gather(armed.wait_finished(60), canceled.wait_finished(60))
+    await left.lose_bindings()
+    await asyncio.gather(left.cancel(), canceled.cancel())
+    await asyncio.gather(*(call.wait_finished(60) for call in (armed, left, canceled)))
     await ask("UPDATE", config)
+    await installation.mesh.stop("terminator", 1)
 
 
 async def stop_without_the_bus(installation: Installation, kubernetes: Kubernetes, admin: Client) -> None:

@@ -98,6 +98,8 @@ class StandIn:
             match asked:
                 case watch.GetRun():
                     self._read(asked)
+                case watch.Recall():
+                    self._hear(watch.Recalled(asked, self._streams.recall(asked)))
                 case LocalEvent():
                     self._act_on(asked)
 

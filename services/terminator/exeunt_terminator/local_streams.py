@@ -101,9 +101,11 @@ class LocalStreams:
         self._last: dict[str, LocalEvent] = {}  # by subject
         self._unsettled: set[int] = set()
 
-    def receive(self, heard: watch.Input, now: datetime) -> list[LocalEvent | watch.GetRun | watch.Covered]:
+    def receive(
+        self, heard: watch.Input, now: datetime
+    ) -> list[LocalEvent | watch.GetRun | watch.Recall | watch.Covered]:
         """What is to be done after the watcher's machine was told, in order."""
-        asked: list[LocalEvent | watch.GetRun | watch.Covered] = []
+        asked: list[LocalEvent | watch.GetRun | watch.Recall | watch.Covered] = []
         inputs = deque([heard])
         while inputs:
             for command in self._machine.receive(inputs.popleft(), now):
@@ -115,16 +117,13 @@ class LocalStreams:
                             inputs.append(watch.Stored(command, stored.sequence))
                         else:
                             inputs.append(watch.AlreadyStored(command, stored))
-                    case watch.Recall(event_type, snapshot):
-                        subject = event_subject(cancellation_of(event_type, snapshot.run), event_type)
-                        inputs.append(watch.Recalled(command, self._remembered.at(subject)))
                     case watch.MessageAt(sequence):
                         there = (each.event.snapshot for each in self._last.values() if each.sequence == sequence)
                         inputs.append(watch.MessageRead(command, next(there, None)))
                     case watch.GetStream():
                         first = min((each.sequence for each in self._last.values()), default=self._sequence + 1)
                         inputs.append(watch.StreamRead(command, StreamState("", first, self._sequence, deleted=0)))
-                    case watch.GetRun() | watch.Covered():
+                    case watch.GetRun() | watch.Recall() | watch.Covered():
                         asked.append(command)
         return asked
 
@@ -143,6 +142,11 @@ class LocalStreams:
             self._unsettled.add(stored.sequence)
             self._remembered.keep(stored.event)
         return stored
+
+    def recall(self, asked: watch.Recall) -> Snapshot | None:
+        """What this process has heard of it."""
+        event_type = asked.event_type
+        return self._remembered.at(event_subject(cancellation_of(event_type, asked.snapshot.run), event_type))
 
     def take(self, message: Message, now: datetime) -> LocalEvent | None:
         """The event that somebody else cannot store, to be acted on, if it is one and is new here.

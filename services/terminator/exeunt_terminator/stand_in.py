@@ -3,9 +3,9 @@ long as an outage of JetStream lasts (ADR 25).
 
 Nothing is decided here. What the watcher's machine wants published goes straight to a stop (`local_streams`); deadlines
 are held in memory; what a stop wants recorded is kept until there is somebody to take it. Whatever only the bus could
-know is answered with "nothing is known": no signal, and of what was published before only what this process has heard.
-So nothing is taken for gone earlier than with the bus. A topology that was gone before it was seen here is no evidence,
-and its run ends at its deadline.
+know is answered with "nothing is known": no signal, and of what was published before only what this process has heard,
+or can still read of RUNS. So nothing is taken for gone earlier than with the bus. A topology of which it is not known
+that it was there is no evidence, and its run ends at its deadline.
 """
 
 import asyncio
@@ -17,11 +17,13 @@ import structlog
 
 from exeunt.bus.connection import Bus
 from exeunt.bus.delivery import back_off
+from exeunt.bus.errors import BusUnavailable, PermissionDenied
+from exeunt.bus.recall import recalled
 from exeunt.bus.shares import Share
 from exeunt.bus.turns import Crowded, Turns
 from exeunt.cancelled import as_own_task
 from exeunt.events.codec import ReceivedEvent
-from exeunt.events.event_types import EventType
+from exeunt.events.event_types import EventType, cancellation_of
 from exeunt.events.messages import Message
 from exeunt.events.subjects import DEADLINES, armed_subject
 from exeunt.kube.client import KubeClient
@@ -52,6 +54,9 @@ _TICK: Final = 1.0
 """Seconds between looks at what only time changes."""
 _MOST_UNSTORED: Final = 1_000
 """Messages that wait to be acted on; what finds no room comes again with the next try to store it."""
+_RECALL_PATIENCE: Final = 1.0
+"""Seconds for an answer of a stream that may have none."""
+_RECALLS_AT_ONCE: Final = 256
 _GRACE: Final = 10.0
 """Seconds that stops in progress have at the end. What is left of them the stream brings up again."""
 
@@ -76,6 +81,7 @@ class StandIn:
         unpublished: Unpublished,
     ) -> None:
         self._kube = kube
+        self._bus = bus
         self._settings = settings
         self._kubernetes_events = events
         self._unpublished = unpublished
@@ -88,6 +94,7 @@ class StandIn:
         self._turns = Turns(settings.max_in_flight)
         self._at_work: set[asyncio.Task[Any]] = set()
         self._unstored: asyncio.Queue[Message] = asyncio.Queue(_MOST_UNSTORED)
+        self._recalls = asyncio.Semaphore(_RECALLS_AT_ONCE)
         self._tasks = asyncio.TaskGroup()
         self._stopping = asyncio.Event()
         self._watches: list[ListWatch[Any]] = []
@@ -159,6 +166,8 @@ class StandIn:
             match asked:
                 case watch.GetRun():
                     self._tasks.create_task(self._read(asked))
+                case watch.Recall():
+                    self._tasks.create_task(self._recall(asked))
                 case watch.Covered(namespace, unfinished_runs):
                     log.info("watching without the bus", namespace=namespace, unfinished_runs=unfinished_runs)
                 case LocalEvent():
@@ -172,6 +181,16 @@ class StandIn:
             stored = self._streams.take(await self._unstored.get(), datetime.now(UTC))
             if stored is not None:
                 self._act_on(stored)
+
+    async def _recall(self, asked: watch.Recall) -> None:
+        """Streams may be read although nothing is delivered, or stored."""
+        known = self._streams.recall(asked)
+        if known is None and self._bus.unavailable_reason is None:
+            of = cancellation_of(asked.event_type, asked.snapshot.run)
+            with suppress(BusUnavailable, PermissionDenied, TimeoutError):
+                async with self._recalls, asyncio.timeout(_RECALL_PATIENCE):
+                    known = await recalled(self._bus, of, asked.event_type)
+        self._hear(watch.Recalled(asked, known))
 
     def _act_on(self, published: LocalEvent) -> None:
         """What the consumers of the stream would do."""

@@ -72,7 +72,7 @@ class WithoutBus:
         """Until it is cancelled; at once, where this is switched off."""
         if not self._patience:
             return
-        self._hearsay.on_message = self._pass_on
+        self._hearsay.on_unstored = self._pass_on
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._unpublished.publish(lambda: self._since is None and self._lost() is None))
@@ -105,7 +105,7 @@ class WithoutBus:
                 self._since = datetime.now(UTC)
                 self._stand_in = self._new_stand_in()
                 log.warning("without the bus", trouble=lost)
-                for message in self._hearsay.messages:
+                for message in self._hearsay.unstored:
                     self._pass_on(message)
                 self._standing_in = tasks.create_task(self._stand_in.run())
             elif not away and self._stand_in is not None and self._standing_in is not None:

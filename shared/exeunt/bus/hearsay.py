@@ -46,10 +46,10 @@ async def tell(bus: Bus, word: Word) -> None:
 
 
 class Hearsay:
-    """What others say, for as long as `run` runs. `on_message` is given each message that is not stored."""
+    """What others say, for as long as `run` runs. `on_unstored` is given each message that is not stored."""
 
     def __init__(self, bus: Bus) -> None:
-        self.on_message: Callable[[Message], None] = lambda _: None
+        self.on_unstored: Callable[[Message], None] = lambda _: None
         self._bus = bus
         self._unstored = Unstored()
 
@@ -66,7 +66,7 @@ class Hearsay:
         return self._unstored.since(time.monotonic())
 
     @property
-    def messages(self) -> list[Message]:
+    def unstored(self) -> list[Message]:
         """What is not stored."""
         return self._unstored.messages(time.monotonic())
 
@@ -93,4 +93,4 @@ class Hearsay:
             return
         self._unstored.hear(word, time.monotonic())
         if why:
-            self.on_message(word.message)
+            self.on_unstored(word.message)
