@@ -25,10 +25,10 @@ def test_it_is_so_until_it_is_stored_after_all() -> None:
 def test_who_says_it_no_more_may_be_dead() -> None:
     unstored = Unstored()
     unstored.hear(word("a", "full"), 10)
-    assert unstored.unavailable_reason(16) is not None
-    unstored.hear(word("a", "full"), 16)
-    assert unstored.unavailable_reason(22) is not None
-    assert unstored.unavailable_reason(26) is None
+    assert unstored.unavailable_reason(20) is not None
+    unstored.hear(word("a", "full"), 20)
+    assert unstored.unavailable_reason(30) is not None
+    assert unstored.unavailable_reason(36) is None
 
 
 def test_what_is_remembered_is_bounded() -> None:

@@ -59,7 +59,7 @@ class TerminatorService:
             events=self._events,
             remembered=remembered,
             hearsay=self._hearsay,
-            lost=lambda: bus.unavailable_reason or self._pull.lost,
+            pull=self._pull,
         )
 
     def health(self) -> tuple[dict[str, Callable[[], str | None]], dict[str, Pulse]]:

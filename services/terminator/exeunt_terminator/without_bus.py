@@ -4,7 +4,6 @@
 """
 
 import asyncio
-from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from typing import Final, NoReturn
@@ -13,6 +12,7 @@ import structlog
 
 from exeunt.bus.connection import Bus
 from exeunt.bus.hearsay import Hearsay
+from exeunt.bus.pull import PullLoop
 from exeunt.clock import format_instant
 from exeunt.events.messages import Message
 from exeunt.kube.client import KubeClient
@@ -31,7 +31,7 @@ log = structlog.get_logger()
 
 
 class WithoutBus:
-    """Looks at `lost`, which says why nothing is heard of JetStream now, None when it works; and listens to others."""
+    """Looks at the connection, at what is heard of the consumer, and listens to others."""
 
     def __init__(
         self,
@@ -42,9 +42,10 @@ class WithoutBus:
         events: KubernetesEvents,
         remembered: Remembered,
         hearsay: Hearsay,
-        lost: Callable[[], str | None],
+        pull: PullLoop,
     ) -> None:
-        self._nothing_heard = lost
+        self._bus = bus
+        self._pull = pull
         self._hearsay = hearsay
         self._patience = settings.bus_patience.total_seconds()
         self._unpublished = unpublished = Unpublished(bus)
@@ -93,14 +94,19 @@ class WithoutBus:
             self._stand_in.hear(message)
 
     def _lost(self) -> str | None:
-        return self._nothing_heard() or self._hearsay.unavailable_reason
+        """Why JetStream does not work now."""
+        return self._bus.unavailable_reason or self._pull.lost or self._hearsay.unavailable_reason
+
+    def _lost_since(self) -> float | None:
+        """Since when, where that is known."""
+        return min((at for at in (self._pull.alone_since, self._hearsay.since) if at is not None), default=None)
 
     async def _look(self, tasks: asyncio.TaskGroup) -> NoReturn:
         now = asyncio.get_running_loop().time
         patience = Patience(self._patience)
         while True:
             lost = self._lost()
-            away = patience.look(works=lost is None, now=now(), since=self._hearsay.since)
+            away = patience.look(works=lost is None, now=now(), since=self._lost_since())
             if away and self._stand_in is None:
                 self._since = datetime.now(UTC)
                 self._stand_in = self._new_stand_in()

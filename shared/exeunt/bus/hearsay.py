@@ -24,6 +24,9 @@ _ABOUT, _WHY, _FOR = "Exeunt-Subject", "Exeunt-Reason", "Exeunt-Failing-For"
 _LONGEST_WHY: Final = 500
 """Characters."""
 
+_MOST_TOLD: Final = 10_000
+"""Subjects of which it is remembered that they were told not to be stored."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -32,6 +35,11 @@ async def tell(bus: Bus, word: Word) -> None:
     if bus.unavailable_reason is not None:
         return
     message = word.message
+    bus.unstored.pop(message.subject, None)
+    if word.why:
+        bus.unstored[message.subject] = None
+        if len(bus.unstored) > _MOST_TOLD:
+            del bus.unstored[next(iter(bus.unstored))]
     headers = {
         _ABOUT: message.subject,
         _WHY: " ".join(word.why[:_LONGEST_WHY].split()),

@@ -28,6 +28,7 @@ WRONG_LAST_SEQUENCE = 10071
 WRONG_LAST_SEQUENCE_UNKNOWN = 10164  # a rival's message is being replicated; its sequence is not known yet
 
 _BACK_OFF = BackOff(0.1, 2)
+_TELLING = 1.0  # seconds for a connection over which to tell of what is not stored
 _RECREATE_PATIENCE = 1.0  # seconds for looking after a missing stream between two tries
 
 log = structlog.get_logger(__name__)
@@ -82,16 +83,19 @@ async def publish(bus: Bus, message: Message, *, deadline: float, tells: bool = 
     until = since + deadline
     last: BusUnavailable | None = None
     while (left := until - clock()) > 0:
+        if tells and last is not None:
+            # Before the try, since nobody may answer that for seconds; over the connection that there is by now.
+            with contextlib.suppress(BusUnavailable):
+                await bus.wait_connected(min(_TELLING, left))
+            await tell(bus, Word(message, str(last), clock() - since))
         # Tries are short: what was asked of a leader that is no more is not worth waiting for.
         patience = 2.0 if failures else 1.0
         try:
             answer = await _publish_once(bus, message, min(patience, left))
         except BusUnavailable as unavailable:
             last = unavailable
-            if tells:
-                await tell(bus, Word(message, str(unavailable), clock() - since))
         else:
-            if tells and last is not None:
+            if tells and message.subject in bus.unstored:
                 await tell(bus, Word(message))
             return answer
         await asyncio.sleep(max(0.0, min(_BACK_OFF.wait(failures), until - clock())))

@@ -81,6 +81,8 @@ class PullLoop:
         self._unavailable_reason: str | None = "not started"
         self._standing: str | None = None  # what the server says of the consumer while its pulls look well
         self.last_progress = float("inf")
+        self.alone_since: float | None = None
+        """Since when (loop time) the consumer's leader does not hear the others; it may look well all the same."""
         self._bus = bus
         self._stream = stream
         self._durable = durable
@@ -128,9 +130,11 @@ class PullLoop:
 
     @property
     def lost(self) -> str | None:
-        """Why nothing is heard of the consumer; None while its server speaks, whatever else `unavailable_reason` says
-        of it.
+        """Why nothing is heard of the consumer; None while its server speaks for it, whatever else `unavailable_reason`
+        says of it.
         """
+        if self._unavailable_reason is None and self.alone_since is not None:
+            return f"the leader of consumer {self._durable} has no majority"
         return self._unavailable_reason
 
     async def run(self, handle: Handler) -> None:
@@ -149,7 +153,9 @@ class PullLoop:
                 lag = tasks.create_task(
                     report_lag(self._bus, self._stream, self._consumer, self._durable, self._stands)
                 )
-                majority = tasks.create_task(look_for_a_majority(self._bus, self._stream, self._consumer))
+                majority = tasks.create_task(
+                    look_for_a_majority(self._bus, self._stream, self._consumer, self._leads_nobody)
+                )
                 await self._stopping.wait()
                 puller.cancel()
                 await self._wind_down()
@@ -296,6 +302,9 @@ class PullLoop:
     def _all_is_well(self) -> None:
         self._heard, self._failures, self._unavailable_reason = self.last_progress, 0, None
         self._bus.change.answered(self._next_subject)
+
+    def _leads_nobody(self, since: float | None) -> None:
+        self.alone_since = since
 
     def _stands(self, unavailable_reason: str | None) -> None:
         self._standing = unavailable_reason

@@ -11,8 +11,9 @@ from msgspec import Struct
 
 from exeunt.events.messages import Message
 
-HOLDS: Final = 8.0
-"""Seconds for which a word counts: longer than lies between two tries (`publisher`), as whoever has died says no more.
+HOLDS: Final = 15.0
+"""Seconds for which a word counts: longer than lies between two tries (`publisher`, `insist`). Whoever has died says no
+more.
 """
 _MOST: Final = 1_000
 """Words that are remembered, some 5 KB each."""
