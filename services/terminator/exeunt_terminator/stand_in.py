@@ -9,7 +9,7 @@ that it was there is no evidence, and its run ends at its deadline.
 """
 
 import asyncio
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -21,13 +21,11 @@ from exeunt.bus.errors import BusUnavailable, PermissionDenied
 from exeunt.bus.recall import recalled
 from exeunt.bus.shares import Share
 from exeunt.bus.turns import Crowded, Turns
-from exeunt.cancelled import as_own_task
-from exeunt.events.codec import ReceivedEvent
 from exeunt.events.event_types import EventType, cancellation_of
 from exeunt.events.messages import Message
 from exeunt.events.subjects import DEADLINES, armed_subject
 from exeunt.kube.client import KubeClient
-from exeunt.kube.errors import ApiError, ApiUnavailable, Rewound, Undecodable
+from exeunt.kube.errors import ApiError, ApiUnavailable, Undecodable
 from exeunt.kube.list_watch import ListWatch
 from exeunt.settings import Settings
 from exeunt.telemetry.logs import bind_run
@@ -37,6 +35,7 @@ from exeunt_terminator.commands import AlreadyStored, End, GiveBack, Input, Reco
 from exeunt_terminator.kubernetes_events import KubernetesEvents
 from exeunt_terminator.local_streams import LocalEvent, LocalStreams
 from exeunt_terminator.machine import Stopping
+from exeunt_terminator.measures import report
 from exeunt_terminator.remembered import Remembered
 from exeunt_terminator.unpublished import Unpublished
 from exeunt_timeout_scheduler import calls as scheduler_calls
@@ -46,7 +45,7 @@ from exeunt_timeout_scheduler.machine import Scheduling
 from exeunt_timeout_scheduler.sweep import Sweep
 from exeunt_watcher import calls as watcher_calls
 from exeunt_watcher import commands as watch
-from exeunt_watcher.watches import watches, watching
+from exeunt_watcher.watcher import follow, watches, watching
 
 CONSUMER: Final = "without-bus"
 """What stands for the consumer in spans."""
@@ -135,33 +134,15 @@ class StandIn:
     # What the watcher would do.
 
     async def _watch(self) -> None:
-        self._hear(watch.AllSignalsHeard())
-        while True:
-            self._watches = list(watches(self._namespaces, self._kube))
-            try:
-                await as_own_task(self._follow_all())
-            except* Rewound as rewound:
-                log.warning("etcd was restored from a backup: starting over", found=str(rewound.exceptions[0]))
-            self._hear(watch.Restored())
+        await self._hear(watch.AllSignalsHeard())
+        await follow(self._begin, self._hear, tick=_TICK)
 
-    async def _follow_all(self) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            for each in self._watches:
-                tasks.create_task(self._follow(each))
-            tasks.create_task(self._tick())
+    def _begin(self) -> list[ListWatch[Any]]:
+        """New watches."""
+        self._watches = list(watches(self._namespaces, self._kube))
+        return self._watches
 
-    async def _follow(self, each: ListWatch[Any]) -> None:
-        async with aclosing(aiter(each)) as changes:
-            async for change in changes:
-                self._hear(watch.Seen(each.resource, each.namespace, change))
-                del change  # a page may be large, and the next change far away
-
-    async def _tick(self) -> None:
-        while True:
-            await asyncio.sleep(_TICK)
-            self._hear(watch.Tick())
-
-    def _hear(self, heard: watch.Input) -> None:
+    async def _hear(self, heard: watch.Input) -> None:
         for asked in self._streams.receive(heard, datetime.now(UTC)):
             match asked:
                 case watch.GetRun():
@@ -174,7 +155,7 @@ class StandIn:
                     self._act_on(asked)
 
     async def _read(self, asked: watch.GetRun) -> None:
-        self._hear(await self._reads.answer(asked))
+        await self._hear(await self._reads.answer(asked))
 
     async def _act_on_unstored(self) -> None:
         while True:
@@ -190,7 +171,7 @@ class StandIn:
             with suppress(BusUnavailable, PermissionDenied, TimeoutError):
                 async with self._recalls, asyncio.timeout(_RECALL_PATIENCE):
                     known = await recalled(self._bus, of, asked.event_type)
-        self._hear(watch.Recalled(asked, known))
+        await self._hear(watch.Recalled(asked, known))
 
     def _act_on(self, published: LocalEvent) -> None:
         """What the consumers of the stream would do."""
@@ -314,19 +295,7 @@ class StandIn:
                 return Stored()
 
             end = await calls.carry_out(stopping, event, delivered, record)
-            if not isinstance(end, GiveBack):
-                hop.decided(stopping.trail)
-            if stopping.failure is not None:
-                hop.failed(calls.error or stopping.failure)
-        self._report(event, stopping)
+            outcome = report(event, stopping, end, hop, error=calls.error, without_bus=True)
+        if outcome is not None:
+            self._kubernetes_events.publish(event.snapshot.run, outcome)
         return end
-
-    def _report(self, event: ReceivedEvent, stopping: Stopping) -> None:
-        if stopping.failure is not None:
-            log.warning("stop not done yet", fact=event.event_type, error=stopping.failure, next_at=stopping.next_at)
-        if not stopping.recorded:
-            return
-        outcome = stopping.outcome()
-        log.info(outcome.verdict, fact=event.event_type, rule=outcome.rule, why=outcome.why, without_bus=True,
-                 stop_latency_ms=outcome.stop_latency_ms, step_runs=outcome.deleted_step_runs)  # fmt: skip
-        self._kubernetes_events.publish(event.snapshot.run, outcome)
