@@ -21,6 +21,8 @@ from exeunt.events.messages import MAX_HEADERS, Message, header_size
 
 _SUBJECT: Final = "exeunt.unstored"
 _ABOUT, _WHY, _FOR = "Exeunt-Subject", "Exeunt-Reason", "Exeunt-Failing-For"
+_PAUSE: Final = 0.1
+"""Seconds between two tries to listen."""
 _LONGEST_WHY: Final = 500
 """Characters."""
 
@@ -80,11 +82,12 @@ class Hearsay:
 
     async def run(self) -> None:
         """From the first connection on, for ever."""
-        while True:
-            with suppress(BusUnavailable):
+        subscription = None
+        while subscription is None:
+            with suppress(BusUnavailable, nats.errors.Error):
                 await self._bus.wait_connected(1.0)
-                break
-        subscription = await self._bus.nc.subscribe(_SUBJECT, cb=self._hear)
+                subscription = await self._bus.nc.subscribe(_SUBJECT, cb=self._hear)
+            await asyncio.sleep(_PAUSE)
         try:
             await asyncio.get_running_loop().create_future()
         finally:

@@ -83,11 +83,6 @@ async def publish(bus: Bus, message: Message, *, deadline: float, tells: bool = 
     until = since + deadline
     last: BusUnavailable | None = None
     while (left := until - clock()) > 0:
-        if tells and last is not None:
-            # Before the try, since nobody may answer that for seconds; over the connection that there is by now.
-            with contextlib.suppress(BusUnavailable):
-                await bus.wait_connected(min(_TELLING, left))
-            await tell(bus, Word(message, str(last), clock() - since))
         # Tries are short: what was asked of a leader that is no more is not worth waiting for.
         patience = 2.0 if failures else 1.0
         try:
@@ -100,6 +95,11 @@ async def publish(bus: Bus, message: Message, *, deadline: float, tells: bool = 
             return answer
         await asyncio.sleep(max(0.0, min(_BACK_OFF.wait(failures), until - clock())))
         failures += 1
+        if tells:
+            # Before the next try, since nobody may answer that for seconds; over the connection that there is by now.
+            with contextlib.suppress(BusUnavailable):
+                await bus.wait_connected(min(_TELLING, until - clock()))
+            await tell(bus, Word(message, str(last), clock() - since))
     if bus.is_denied(message.subject, since=since):
         raise PermissionDenied(f"permission denied for subject {message.subject}") from last
     raise BusUnavailable(f"not stored on {message.subject} within {deadline:g} s: {last or 'no answer'}") from last
