@@ -465,7 +465,7 @@ async def stop_while_nothing_is_stored(installation: Installation, kubernetes: K
     was.
     """
     armed, left, canceled = await asyncio.gather(
-        Call.start(kubernetes, "livekit-voice", unique("armed"), shutdown_timeout="5s"),
+        Call.start(kubernetes, "livekit-voice", unique("armed"), shutdown_timeout="20s"),
         Call.start(kubernetes, "livekit-voice", unique("left"), shutdown_timeout="60s"),
         Call.start(kubernetes, "livekit-voice", unique("canceled"), shutdown_timeout="1s"),
     )
