@@ -139,7 +139,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     max_in_flight: Annotated[int, Meta(ge=1, le=10_000)] = 64
     """Messages that one process handles at once. Beyond what the kube-apiserver answers in parallel more only waits.
     In the terminator runs of one namespace have at most half of these places, or as many as are free, if others take
-    theirs: a namespace in trouble leaves room."""
+    theirs, and half as many after each failure: a namespace in trouble leaves room."""
 
     max_deliveries: Annotated[int, Meta(ge=2)] = 100
     """Deliveries after which a message is set aside as a dead letter, where the process that it is delivered to has not

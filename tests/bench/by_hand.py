@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from actors.admin import admin_client
 from actors.kubernetes import Kubernetes
+from actors.nats_cluster import NatsCluster
 from bench.api import Api
 from bench.observer import Observer
 from bench.world import World
@@ -24,7 +25,7 @@ def show(line: str) -> None:
 
 
 class Started(NamedTuple):
-    """Servers, and a mesh that has no service yet."""
+    """Servers, and a mesh that has no service yet. The nats-server is the first of `cluster`, where there is one."""
 
     control_plane: ControlPlane
     nats_server: NatsServer
@@ -32,18 +33,23 @@ class Started(NamedTuple):
     kubernetes: Kubernetes
     world: World
     observer: Observer
+    cluster: NatsCluster | None = None
 
 
 @asynccontextmanager
-async def started(*namespaces: str) -> AsyncIterator[Started]:
-    """With a Story in each namespace; nothing of it is left running."""
+async def started(*namespaces: str, three: bool = False) -> AsyncIterator[Started]:
+    """With a Story in each namespace, and `three` nats-servers or one; nothing of it is left running."""
     servers = await binaries.prepare()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         async with AsyncExitStack() as stack:
             enter = stack.enter_async_context
             control_plane = await enter(ControlPlane(folder / "kubernetes", binaries=servers))
-            nats_server = await enter(NatsServer(folder / "nats", binary=servers.nats_server))
+            cluster = await enter(NatsCluster(servers, folder / "nats")) if three else None
+            if cluster is None:
+                nats_servers = [await enter(NatsServer(folder / "nats", binary=servers.nats_server))]
+            else:
+                nats_servers = cluster.servers
             await control_plane.install_crds(CRDS)
             await control_plane.apply(BASE)
             kubernetes = Kubernetes(await enter(admin_client(control_plane.kubeconfig)))
@@ -52,5 +58,6 @@ async def started(*namespaces: str) -> AsyncIterator[Started]:
                 await control_plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
                 await world.add_story(namespace)
             observer = await enter(Observer(await enter(Api.connected(str(control_plane.kubeconfig)))))
-            mesh = await enter(Mesh(folder / "services", control_plane=control_plane, nats_url=nats_server.url))
-            yield Started(control_plane, nats_server, mesh, kubernetes, world, observer)
+            urls = ",".join(server.url for server in nats_servers)
+            mesh = await enter(Mesh(folder / "services", control_plane=control_plane, nats_url=urls))
+            yield Started(control_plane, nats_servers[0], mesh, kubernetes, world, observer, cluster)

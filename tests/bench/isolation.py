@@ -43,7 +43,7 @@ async def seconds_of(world: World, observer: Observer, runs: list[Run]) -> list[
 
 async def main(failing: int, stops: int) -> None:
     async with (
-        started(TROUBLED, WELL) as (control_plane, nats_server, mesh, _, world, observer),
+        started(TROUBLED, WELL) as (control_plane, nats_server, mesh, _, world, observer, _),
         Bystander(nats_server.url) as bystander,
     ):
         for service in SERVICES:

@@ -32,7 +32,7 @@ AFTER_THE_PATIENCE: Final = 8.0
 
 
 async def main(stops: int, minutes: float) -> None:
-    async with started(NAMESPACE) as (_, nats_server, mesh, kubernetes, world, observer):
+    async with started(NAMESPACE) as (_, nats_server, mesh, kubernetes, world, observer, _):
         for service in SERVICES:
             await mesh.start(service, 0, EXEUNT_LOG_LEVEL="warning")
         await mesh.start("terminator", 1, EXEUNT_LOG_LEVEL="warning")

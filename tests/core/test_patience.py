@@ -33,3 +33,13 @@ def test_it_may_be_away_again_at_once() -> None:
     patience = Patience(1.0)
     back = int(BACK_AFTER / LOOK) + 1
     assert looks(patience, "-----" + "+" * back + "-----").endswith("....W")
+
+
+def test_what_somebody_has_known_for_longer_counts_from_then() -> None:
+    patience = Patience(2.0)
+    assert not patience.look(works=False, now=10, since=9)
+    assert patience.look(works=False, now=11)
+    assert patience.look(works=False, now=11, since=3)  # how it came back is for nobody else to say
+    assert patience.look(works=True, now=12)
+    assert not patience.look(works=True, now=14)
+    assert patience.look(works=False, now=20, since=18)

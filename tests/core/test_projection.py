@@ -299,6 +299,16 @@ def test_a_late_edit_of_the_story_does_not_move_a_captured_timeout(known: Projec
     assert projected(known).deadline == captured.deadline
 
 
+def test_nor_does_it_when_a_cancel_that_was_published_unobserved_is_observed_after_all(known: Projection) -> None:
+    projected(known, story_run(canceled=True), now=NOW)
+    published = projected(known, now=NOW + FENCE_WAIT)
+    assert (published.run.observation_overdue, published.shutdown.timeout) == (True, "5s")
+    known.story(story(timeout="1s", resource_version="2"))
+    for _ in range(2):
+        observed = projected(known, story_run(cancel_observed_at=CANCEL_OBSERVED_AT), now=NOW + 2 * FENCE_WAIT)
+        assert observed.deadline == parse_instant(CANCEL_OBSERVED_AT) + timedelta(seconds=5)
+
+
 def test_a_restarted_watcher_keeps_to_what_was_published_at_the_cancel(known: Projection) -> None:
     run = story_run(cancel_observed_at=CANCEL_OBSERVED_AT)
     published = replace(projected(known, run), shutdown=ShutdownTimeout("7s", STORY_POLICY))

@@ -156,6 +156,15 @@ def test_a_run_that_was_listed_waits_for_all_that_is_remembered_of_it(watched: W
     assert not watched.machine.recalls({None})
 
 
+def test_a_run_that_ends_before_the_stream_has_answered_is_published_as_ended(watched: Watched) -> None:
+    """While NATS is away terminators end runs, and a watcher that has begun meanwhile recalls nothing."""
+    run = story_run(cancel_observed_at=CANCEL_OBSERVED_AT)
+    asked = watched.start(run)
+    assert watched.changes(STORY_RUNS, story_run(cancel_observed_at=CANCEL_OBSERVED_AT, phase="Finished")) == []
+    (event,) = [each for each in watched.recall(asked) if isinstance(each, Publish)]
+    assert (event.event_type, event.snapshot.run.phase) == (EventType.RUN_TERMINAL, "Finished")
+
+
 def test_a_run_does_not_take_the_answer_about_an_earlier_run_of_its_name_for_its_own(watched: Watched) -> None:
     of_the_first = watched.start(story_run(cancel_observed_at=CANCEL_OBSERVED_AT))
     asked = watched.lists(

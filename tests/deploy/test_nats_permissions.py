@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
+import msgspec
 import nats
 import pytest
 import yaml  # type: ignore[import-untyped]
@@ -61,6 +62,7 @@ MAY_PUBLISH = {
             "cancel-requested", "topology-established", "topology-terminated", "run-terminal", "run-deleted",
             "step-runs-left",
         )),
+        "exeunt.unstored",
         "exeunt.deadletters.watcher-signals",
         *(f"$JS.API.STREAM.{call}.{stream}" for call in ("INFO", "CREATE") for stream in STREAMS),
         "$JS.API.DIRECT.GET.RUNS",
@@ -80,6 +82,8 @@ MAY_PUBLISH = {
         f"exeunt.runs.{RUN}.outcome.cancel-requested",
         "exeunt.deadletters.terminator",
         f"$JS.API.DIRECT.GET.RUNS.exeunt.runs.{RUN}.outcome.cancel-requested",
+        f"$JS.API.DIRECT.GET.RUNS.exeunt.runs.{RUN}.topology-established",
+        f"$JS.API.DIRECT.GET.RUNS.exeunt.runs.{RUN}.cancel-requested",
         "$JS.API.DIRECT.GET.SIGNALS.exeunt.signals.livekit-voice.call",
         f"$JS.API.DIRECT.GET.SIGNALS.exeunt.signals.{ROOM}",
         *(f"$JS.API.STREAM.{call}.{stream}" for call in ("INFO", "CREATE") for stream in STREAMS),
@@ -91,6 +95,7 @@ MAY_PUBLISH = {
         f"exeunt.runs.{RUN}.deadline-reached",
         f"exeunt.deadlines.armed.{RUN}",
         f"exeunt.deadlines.due.{RUN}",
+        "exeunt.unstored",
         "exeunt.deadletters.timeout-scheduler",
         "exeunt.deadletters.timeout-scheduler-due",
         *(f"$JS.API.STREAM.{call}.{stream}" for call in ("INFO", "CREATE") for stream in STREAMS),
@@ -162,9 +167,10 @@ INBOXES = {
 }
 MAY_HEAR = {user: {inbox} for user, inbox in INBOXES.items()}
 MAY_HEAR["reader"] |= {"exeunt.runs.>"}
+MAY_HEAR["terminator"] |= {"exeunt.unstored"}
 EARS = {
-    *INBOXES.values(), "_INBOX.x.*", "exeunt.runs.>", "exeunt.signals.>", "exeunt.livekit.>", "exeunt.>", ">",
-    "$JS.EVENT.ADVISORY.>",
+    *INBOXES.values(), "_INBOX.x.*", "exeunt.runs.>", "exeunt.signals.>", "exeunt.livekit.>", "exeunt.unstored",
+    "exeunt.>", ">", "$JS.EVENT.ADVISORY.>",
 }  # fmt: skip
 
 
@@ -217,6 +223,7 @@ async def test_a_user_says_and_hears_its_own_and_no_more(installation: Installat
         for subject in EVERYTHING:
             await connection.client.publish(subject, b"")
         assert EVERYTHING - await connection.forbidden(EVERYTHING) == MAY_PUBLISH[user]
+    async with connected(installation, user) as connection:
         for subject in EARS:
             await connection.client.subscribe(subject)
         assert EARS - await connection.forbidden(EARS) == MAY_HEAR[user]
@@ -357,6 +364,7 @@ async def test_what_is_allowed_is_what_is_published(install: Install, kubernetes
         await early.delete()
         await set_aside_something(installation, admin.client)
         await stop_in_every_way(installation, kubernetes)
+        await stop_while_nothing_is_stored(installation, kubernetes, admin.client)
         await stop_without_the_bus(installation, kubernetes, admin.client)
         unpublished = {service: allow_list(service) for service in SERVICES}
         deadline = asyncio.get_running_loop().time() + 20
@@ -450,6 +458,35 @@ async def stop_in_every_way(installation: Installation, kubernetes: Kubernetes) 
         await call.wait_cleaned_up()
     await create_step_run(kubernetes, signaled.namespace, signaled.name, "late")
     await signaled.wait_cleaned_up(30)
+
+
+async def stop_while_nothing_is_stored(installation: Installation, kubernetes: Kubernetes, admin: Client) -> None:
+    """Neither what the watcher publishes, nor what the timeout-scheduler does; and a new terminator has to read what
+    was.
+    """
+    armed, left, canceled = await asyncio.gather(
+        Call.start(kubernetes, "livekit-voice", unique("armed"), shutdown_timeout="20s"),
+        Call.start(kubernetes, "livekit-voice", unique("left"), shutdown_timeout="60s"),
+        Call.start(kubernetes, "livekit-voice", unique("canceled"), shutdown_timeout="1s"),
+    )
+    await armed.cancel()
+    await armed.wait_observed()
+    await asyncio.sleep(2)  # its deadline is armed meanwhile
+
+    async def ask(call: str, body: object = None) -> Object:
+        answer = await admin.request(f"$JS.API.STREAM.{call}.RUNS", msgspec.json.encode(body or {}), timeout=5)
+        decoded: Object = msgspec.json.decode(answer.data)
+        assert "error" not in decoded
+        return decoded
+
+    await installation.start("terminator", 1, **QUICK)
+    config = (await ask("INFO"))["config"]
+    await ask("UPDATE", {**config, "discard": "new", "max_msgs": 1})
+    await left.lose_bindings()
+    await asyncio.gather(left.cancel(), canceled.cancel())
+    await asyncio.gather(*(call.wait_finished(60) for call in (armed, left, canceled)))
+    await ask("UPDATE", config)
+    await installation.mesh.stop("terminator", 1)
 
 
 async def stop_without_the_bus(installation: Installation, kubernetes: Kubernetes, admin: Client) -> None:

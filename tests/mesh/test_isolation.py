@@ -4,6 +4,7 @@ import asyncio
 import uuid
 
 import pytest
+from aiohttp import ClientSession
 
 from actors.broken_webhook import writes_fail
 from actors.bystander import Bystander
@@ -14,6 +15,7 @@ from actors.services import start_all
 from exeunt.events.event_types import EventType
 from exeunt_local.control_plane import ControlPlane
 from exeunt_local.mesh import Mesh
+from exeunt_local.nats_server import NatsServer
 
 pytestmark = pytest.mark.usefixtures("operator")
 
@@ -85,3 +87,37 @@ async def test_stops_do_not_wait_behind_those_of_a_team_whose_writes_fail(
             if event_type is EventType.TOPOLOGY_TERMINATED
         ]
         assert rules == ["topology-gone"]
+
+
+async def failing_writes(mesh: Mesh) -> int:
+    """Writes of the terminator that were answered with 500."""
+    async with ClientSession() as http, http.get(f"{mesh.url('terminator')}/metrics") as answer:
+        lines = (await answer.text()).splitlines()
+    of_writes = ("exeunt_kube_request_duration_seconds_count{", 'code="500"', 'verb="patch"')
+    return sum(int(float(line.rsplit(" ", 1)[1])) for line in lines if all(word in line for word in of_writes))
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.usefixtures("started")
+async def test_nor_do_they_without_the_bus(
+    kubernetes: Kubernetes,
+    namespace: str,
+    troubled: str,
+    control_plane: ControlPlane,
+    listener: Bystander,
+    own_nats: NatsServer,
+    own_mesh: Mesh,
+) -> None:
+    stuck = await canceled(kubernetes, listener, troubled, STUCK)
+    well = await canceled(kubernetes, listener, namespace, WELL)
+    async with writes_fail(control_plane, troubled, stuck[0].name, "terminator"):
+        await own_nats.kill()
+        await asyncio.gather(*(call.signal_topology_terminated() for call in stuck))
+        async with asyncio.timeout(60):
+            while await failing_writes(own_mesh) < 2 * PLACES:  # noqa: ASYNC110 - another process writes
+                await asyncio.sleep(0.05)
+        await asyncio.gather(*(call.signal_topology_terminated() for call in well))
+        await asyncio.gather(*(call.wait_finished(within=20) for call in well))
+        phases = {(await call.get())["status"]["phase"] for call in stuck}
+        assert phases == {"Running"}
+    await asyncio.gather(*(call.wait_finished(within=90) for call in stuck))

@@ -194,6 +194,31 @@ async def test_a_team_that_gets_nowhere_leaves_room_and_one_run_is_handled_once_
     await all_acknowledged(bus, stream)
 
 
+async def test_who_only_fails_is_tried_little_and_others_are_seen_behind_any_number_of_it(
+    bus: Bus, stream: Stream, until: Until
+) -> None:
+    tries, done, heals = 0, list[bytes](), asyncio.Event()
+
+    async def handle(delivery: Delivery) -> DeliveryAnswer:
+        nonlocal tries
+        if delivery.data.startswith(b"stuck") and not heals.is_set():
+            tries += 1
+            await asyncio.sleep(0.5)
+            return Retry(0.5, "in vain", failed=True)
+        done.append(delivery.data)
+        return Ack()
+
+    await ensure_stream(bus, stream)
+    await put(bus, stream, *(f"stuck-{number}" for number in range(500)), "well-1")
+    options: dict[str, Any] = {"share": team_and_run, "max_waiting": 150, "max_deliveries": 2}
+    async with running(pull_loop(bus, stream, **options), handle):
+        await until(lambda: done == [b"well-1"], within=60)
+        assert tries < 100
+        heals.set()
+        await until(lambda: len(done) == 501, within=90)  # none of them has become a dead letter
+    await all_acknowledged(bus, stream)
+
+
 async def test_what_waits_for_a_place_is_given_back_at_once_when_the_loop_ends(
     bus: Bus, stream: Stream, until: Until
 ) -> None:

@@ -8,6 +8,7 @@ from datetime import datetime
 from functools import partial
 from typing import Final, NamedTuple, TypeVar
 
+from exeunt.bus.unstored import Unstored, Word
 from exeunt.clock import parse_instant
 from exeunt.events.messages import Message
 from exeunt.events.subjects import DEADLETTERS, DEADLINES, LIVEKIT, RUNS, SIGNALS
@@ -221,6 +222,7 @@ class JetStream:
         self.troubles = troubles
         self.offset = 0.0
         self.away = self.dead = False
+        self.unstored = Unstored()
         self.wiped_at: list[float] = []
         self.refused: set[str] = set()
         """Subjects of which it has refused a message for good."""
@@ -228,6 +230,7 @@ class JetStream:
         self.consumers: dict[str, Consumer] = {}
         self.on_wipe: list[Callable[[], None]] = []
         self.on_stored: list[Callable[[str, StoredMessage], None]] = []
+        self.on_unstored: list[Callable[[Message], None]] = []
         self._followers: list[_Follower] = []
 
     def consumer(self, stream: str, name: str, matches: Callable[[str], bool]) -> Consumer:
@@ -250,6 +253,7 @@ class JetStream:
         little = self.clock.little
 
         def answer(given: Answer, longest: float = 0.02) -> None:
+            self._tell(process, message, given)
             process.later(little(0.001, longest), lambda: then(given))
 
         def serve(*, twice: bool = False, unanswered: bool = False) -> None:
@@ -276,6 +280,14 @@ class JetStream:
                 )
             case _:
                 self.clock.after(little(0.001, 0.03), serve)
+
+    def _tell(self, process: Process, message: Message, given: Answer) -> None:
+        """As watchers and timeout-schedulers tell the terminators."""
+        if process.name.startswith(("watcher", "scheduler")) and self.works_for(process):
+            word = Word(message, given.why if isinstance(given, Unavailable) else "")
+            self.unstored.hear(word, self.clock.now)
+            for told in self.on_unstored if word.why else ():
+                told(message)
 
     def publish_own(self, process: Process, stream: str, message: Message, then: Callable[[Answer], None]) -> None:
         """The same, but that an earlier try counts as stored, as `exeunt.bus.publisher.publish_own` has it."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from exeunt.events.event_types import EventType
+from exeunt.events.messages import Message
 from exeunt.events.subjects import DEADLINES, armed_subject
 from exeunt.run.snapshot import RunState
 from exeunt_terminator.commands import AlreadyStored, Command, GiveBack, Record, SecondLook, Stored
@@ -53,6 +54,13 @@ class StandIn:
             if not published.recorded:
                 self._done(published.handed_over())
 
+    def hear(self, message: Message) -> None:
+        """Of somebody who cannot store it."""
+        published = self._streams.take(message, self._process.now())
+        if published is not None:
+            self._process.clock.happened["an event that is not stored is acted on"] += 1
+            self._act_on(published)
+
     # What the watcher would do.
 
     def _tick(self) -> None:
@@ -66,6 +74,8 @@ class StandIn:
             match asked:
                 case watch.GetRun():
                     self.watches.get_run(asked)
+                case watch.Recall():
+                    self._hear(watch.Recalled(asked, self._streams.recall(asked)))
                 case LocalEvent():
                     self._act_on(asked)
 

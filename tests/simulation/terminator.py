@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from exeunt.errors import PoisonEvent
 from exeunt.events.codec import outcome_message, read_event
 from exeunt.events.event_types import ANSWERED_EVENT_TYPES
+from exeunt.events.messages import Message
 from exeunt.events.subjects import RUNS, TERMINATOR
 from exeunt_terminator import commands
 from exeunt_terminator.commands import Command, DeadLetter, Delivered, Failed, GiveBack, Record, SecondLook
@@ -51,6 +52,7 @@ class Terminator(Process):
         self.set_aside: set[str] = set()
         """By the uid of its run."""
         api.on_change.append(self._wake)
+        nats.on_unstored.append(self._hear)
 
     def on_command(self, told: Callable[[Command, str], float]) -> None:
         self._stops.on_command = self._without_bus.on_command = told
@@ -66,16 +68,22 @@ class Terminator(Process):
     # Whether there is a bus.
 
     def _look(self) -> None:
-        works = self._nats.works_for(self)
+        works = self._nats.works_for(self) and self._nats.unstored.unavailable_reason(self.clock.now) is None
         away = self._patience.look(works=works, now=self.clock.now)
         if away and self.stand_in is None:
             self.stand_in = StandIn(self, self._api, self._without_bus, self._remembered, self.unpublished.add)
+            for message in self._nats.unstored.messages(self.clock.now):
+                self._hear(message)
         elif not away and self.stand_in is not None:
             self.stand_in.stop()
             self.stand_in = None
         if works and not away:
             self.unpublished.publish()
         self.later(_LOOK, self._look)
+
+    def _hear(self, message: Message) -> None:
+        if self.alive and self.stand_in is not None and self._nats.works_for(self):
+            self.stand_in.hear(message)
 
     def _wake(self, change: Change) -> None:
         if self.alive and self.stand_in is not None:

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Final, NoReturn
 
 from exeunt.bus.delivery import Delivery
+from exeunt.bus.hearsay import Hearsay
 from exeunt.bus.mesh_streams import ensure_stream_and_consumer
 from exeunt.bus.pull import PullLoop
 from exeunt.bus.shares import Share
@@ -28,7 +29,7 @@ _SILENCE = 30.0
 
 
 class TerminatorService:
-    """One pull loop, answered by one `Terminator`; and `WithoutBus`, for when nothing can be pulled."""
+    """One pull loop, answered by one `Terminator`; and `WithoutBus`, for when nothing can be pulled, or is stored."""
 
     def __init__(self, connections: Connections) -> None:
         expect_stops()
@@ -50,19 +51,23 @@ class TerminatorService:
             share=_share,
             max_waiting=_MOST_WAITING,
         )
+        self._hearsay = Hearsay(bus)
         self._without_bus = WithoutBus(
             connections.kube,
             bus,
             settings,
             events=self._events,
             remembered=remembered,
-            lost=lambda: bus.unavailable_reason or self._pull.lost,
+            hearsay=self._hearsay,
+            pull=self._pull,
         )
 
     def health(self) -> tuple[dict[str, Callable[[], str | None]], dict[str, Pulse]]:
         return (
             {
-                "facts": lambda: self._without_bus.reported(self._pull.unavailable_reason),
+                "facts": lambda: self._without_bus.reported(
+                    self._pull.unavailable_reason or self._hearsay.unavailable_reason
+                ),
                 "clock": self._clock_trouble,
             },
             {"facts": Pulse(lambda: self._pull.last_progress, _SILENCE)},
@@ -75,7 +80,8 @@ class TerminatorService:
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
-            others = [tasks.create_task(self._events.run()), tasks.create_task(self._without_bus.run())]
+            beside = (self._events.run(), self._hearsay.run(), self._without_bus.run())
+            others = [tasks.create_task(each) for each in beside]
             await insist("make or check the streams and the consumer", self._ensure)
             await self._pull.run(self._terminator.handle)
             for other in others:

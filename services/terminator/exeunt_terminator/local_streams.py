@@ -12,6 +12,7 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
+from exeunt.errors import PoisonEvent
 from exeunt.events.codec import ReceivedEvent, event_message, read_event
 from exeunt.events.event_types import ANSWERED_EVENT_TYPES, EventType, Outcome, cancellation_of
 from exeunt.events.messages import Message
@@ -99,9 +100,11 @@ class LocalStreams:
         self._last: dict[str, LocalEvent] = {}  # by subject
         self._unsettled: set[int] = set()
 
-    def receive(self, heard: watch.Input, now: datetime) -> list[LocalEvent | watch.GetRun | watch.Covered]:
+    def receive(
+        self, heard: watch.Input, now: datetime
+    ) -> list[LocalEvent | watch.GetRun | watch.Recall | watch.Covered]:
         """What is to be done after the watcher's machine was told, in order."""
-        asked: list[LocalEvent | watch.GetRun | watch.Covered] = []
+        asked: list[LocalEvent | watch.GetRun | watch.Recall | watch.Covered] = []
         inputs = deque([heard])
         while inputs:
             for command in self._machine.receive(inputs.popleft(), now):
@@ -113,16 +116,13 @@ class LocalStreams:
                             inputs.append(watch.Stored(command, stored.sequence))
                         else:
                             inputs.append(watch.AlreadyStored(command, stored))
-                    case watch.Recall(event_type, snapshot):
-                        subject = event_subject(cancellation_of(event_type, snapshot.run), event_type)
-                        inputs.append(watch.Recalled(command, self._remembered.at(subject)))
                     case watch.MessageAt(sequence):
                         there = (each.event.snapshot for each in self._last.values() if each.sequence == sequence)
                         inputs.append(watch.MessageRead(command, next(there, None)))
                     case watch.GetStream():
                         first = min((each.sequence for each in self._last.values()), default=self._sequence + 1)
                         inputs.append(watch.StreamRead(command, StreamState("", first, self._sequence, deleted=0)))
-                    case watch.GetRun() | watch.Covered():
+                    case watch.GetRun() | watch.Recall() | watch.Covered():
                         asked.append(command)
         return asked
 
@@ -141,6 +141,26 @@ class LocalStreams:
             self._unsettled.add(stored.sequence)
             self._remembered.keep(stored.event)
         return stored
+
+    def recall(self, asked: watch.Recall) -> Snapshot | None:
+        """What this process has heard of it."""
+        event_type = asked.event_type
+        return self._remembered.at(event_subject(cancellation_of(event_type, asked.snapshot.run), event_type))
+
+    def take(self, message: Message, now: datetime) -> LocalEvent | None:
+        """The event that somebody else cannot store, to be acted on, if it is one and is new here.
+
+        Not one that stands on a signal: whether that was taken back only the bus knows.
+        """
+        try:
+            event = read_event(message.headers, message.payload)
+        except PoisonEvent:
+            return None
+        gone = event.snapshot.topology.gone
+        if gone is not None and gone.kind == "signal":
+            return None
+        stored = self.store(event.event_type, event.snapshot, now)
+        return stored if isinstance(stored, LocalEvent) else None
 
     def settle(self, event: LocalEvent) -> None:
         """It was acted on, and will not be again."""

@@ -14,12 +14,14 @@ class Patience:
         self._patience = patience
         self._since: float | None = None  # of what speaks against the state that it is in
 
-    def look(self, *, works: bool, now: float) -> bool:
-        """Whether JetStream is away, after it was seen to work, or not to, at `now`."""
+    def look(self, *, works: bool, now: float, since: float | None = None) -> bool:
+        """Whether JetStream is away, after it was seen to work, or not to, at `now`; not to `since` then, if somebody
+        knows.
+        """
         if works is not self.away:
             self._since = None
             return self.away
-        self._since = now if self._since is None else self._since
+        self._since = min(each for each in (now, since, self._since) if each is not None)
         if now - self._since >= (BACK_AFTER if self.away else self._patience):
             self.away, self._since = not self.away, None
         return self.away

@@ -3,20 +3,26 @@ long as an outage of JetStream lasts (ADR 25).
 
 Nothing is decided here. What the watcher's machine wants published goes straight to a stop (`local_streams`); deadlines
 are held in memory; what a stop wants recorded is kept until there is somebody to take it. Whatever only the bus could
-know is answered with "nothing is known": no signal, and of what was published before only what this process has heard.
-So nothing is taken for gone earlier than with the bus. A topology that was gone before it was seen here is no evidence,
-and its run ends at its deadline.
+know is answered with "nothing is known": no signal, and of what was published before only what this process has heard,
+or can still read of RUNS. So nothing is taken for gone earlier than with the bus. A topology of which it is not known
+that it was there is no evidence, and its run ends at its deadline.
 """
 
 import asyncio
-from datetime import UTC, datetime
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import structlog
 
 from exeunt.bus.connection import Bus
 from exeunt.bus.delivery import back_off
-from exeunt.events.event_types import EventType
+from exeunt.bus.errors import BusUnavailable, PermissionDenied
+from exeunt.bus.recall import recalled
+from exeunt.bus.shares import Share
+from exeunt.bus.turns import Crowded, Turns
+from exeunt.events.event_types import EventType, cancellation_of
+from exeunt.events.messages import Message
 from exeunt.events.subjects import DEADLINES, armed_subject
 from exeunt.kube.client import KubeClient
 from exeunt.kube.errors import ApiError, ApiUnavailable, Undecodable
@@ -45,6 +51,11 @@ CONSUMER: Final = "without-bus"
 """What stands for the consumer in spans."""
 _TICK: Final = 1.0
 """Seconds between looks at what only time changes."""
+_MOST_UNSTORED: Final = 1_000
+"""Messages that wait to be acted on; what finds no room comes again with the next try to store it."""
+_RECALL_PATIENCE: Final = 1.0
+"""Seconds for an answer of a stream that may have none."""
+_RECALLS_AT_ONCE: Final = 256
 _GRACE: Final = 10.0
 """Seconds that stops in progress have at the end. What is left of them the stream brings up again."""
 
@@ -69,6 +80,7 @@ class StandIn:
         unpublished: Unpublished,
     ) -> None:
         self._kube = kube
+        self._bus = bus
         self._settings = settings
         self._kubernetes_events = events
         self._unpublished = unpublished
@@ -78,8 +90,10 @@ class StandIn:
         self._namespaces = settings.namespaces or (None,)
         self._streams = LocalStreams(watching(self._namespaces, settings), remembered)
         self._armed: dict[str, asyncio.Task[None]] = {}
-        self._slots = asyncio.Semaphore(settings.max_in_flight)
+        self._turns = Turns(settings.max_in_flight)
         self._at_work: set[asyncio.Task[Any]] = set()
+        self._unstored: asyncio.Queue[Message] = asyncio.Queue(_MOST_UNSTORED)
+        self._recalls = asyncio.Semaphore(_RECALLS_AT_ONCE)
         self._tasks = asyncio.TaskGroup()
         self._stopping = asyncio.Event()
         self._watches: list[ListWatch[Any]] = []
@@ -97,11 +111,17 @@ class StandIn:
         """Begin nothing more: the bus is back, or this process has to end. `run` ends soon."""
         self._stopping.set()
 
+    def hear(self, message: Message) -> None:
+        """Somebody has published this, and it is not stored (`exeunt.bus.hearsay`)."""
+        with suppress(asyncio.QueueFull):
+            self._unstored.put_nowait(message)
+
     async def run(self) -> None:
         """Until `stop`, and a little longer for the stops that are in progress."""
         try:
             async with self._tasks:
-                begins = [self._tasks.create_task(self._watch()), self._tasks.create_task(self._sweep.run())]
+                first = (self._act_on_unstored(), self._watch(), self._sweep.run())
+                begins = [self._tasks.create_task(each) for each in first]
                 await self._stopping.wait()
                 for each in begins:
                     each.cancel()
@@ -127,6 +147,8 @@ class StandIn:
             match asked:
                 case watch.GetRun():
                     self._tasks.create_task(self._read(asked))
+                case watch.Recall():
+                    self._tasks.create_task(self._recall(asked))
                 case watch.Covered(namespace, unfinished_runs):
                     log.info("watching without the bus", namespace=namespace, unfinished_runs=unfinished_runs)
                 case LocalEvent():
@@ -134,6 +156,22 @@ class StandIn:
 
     async def _read(self, asked: watch.GetRun) -> None:
         await self._hear(await self._reads.answer(asked))
+
+    async def _act_on_unstored(self) -> None:
+        while True:
+            stored = self._streams.take(await self._unstored.get(), datetime.now(UTC))
+            if stored is not None:
+                self._act_on(stored)
+
+    async def _recall(self, asked: watch.Recall) -> None:
+        """Streams may be read although nothing is delivered, or stored."""
+        known = self._streams.recall(asked)
+        if known is None and self._bus.unavailable_reason is None:
+            of = cancellation_of(asked.event_type, asked.snapshot.run)
+            with suppress(BusUnavailable, PermissionDenied, TimeoutError):
+                async with self._recalls, asyncio.timeout(_RECALL_PATIENCE):
+                    known = await recalled(self._bus, of, asked.event_type)
+        await self._hear(watch.Recalled(asked, known))
 
     def _act_on(self, published: LocalEvent) -> None:
         """What the consumers of the stream would do."""
@@ -207,15 +245,11 @@ class StandIn:
 
     async def _stop(self, published: LocalEvent) -> None:
         """One stop, again for as long as it is given back, and once more for the second look."""
-        bind_run(published.event.snapshot.run.cancellation)
+        run = published.event.snapshot.run
+        bind_run(run.cancellation)
         try:
             while not self._stopping.is_set():
-                async with self._slots:
-                    work = self._tasks.create_task(self._try(published))
-                    self._at_work.add(work)
-                    work.add_done_callback(self._at_work.discard)
-                    end = await work
-                match end:
+                match await self._have_a_turn(published, Share(run.namespace, run.name)):
                     case SecondLook():
                         await asyncio.sleep(self._settings.second_look.total_seconds())
                     case GiveBack(_, after):
@@ -226,6 +260,18 @@ class StandIn:
         finally:
             if not published.recorded:
                 self._unpublished.add(published.handed_over())
+
+    async def _have_a_turn(self, published: LocalEvent, share: Share) -> End:
+        try:
+            async with self._turns.turn(share) as turn:
+                work = self._tasks.create_task(self._try(published))
+                self._at_work.add(work)
+                work.add_done_callback(self._at_work.discard)
+                end = await work
+                turn.failed = isinstance(end, GiveBack) and not end.not_yet
+                return end
+        except Crowded as crowded:
+            return GiveBack(str(crowded), timedelta(seconds=back_off(published.deliveries + 1)))
 
     async def _try(self, published: LocalEvent) -> End:
         settings, event = self._settings, published.event

@@ -65,8 +65,8 @@ class Terminator:
                 return Retry(self._settings.second_look.total_seconds(), "second look for late sub-stories")
             case commands.DeadLetter(why):
                 return DeadLetter(why)
-            case GiveBack(why, after):
-                return Retry(after.total_seconds(), why)
+            case GiveBack(why, after, not_yet):
+                return Retry(after.total_seconds(), why, failed=not not_yet)
 
     async def _stop(self, event: ReceivedEvent, delivery: Delivery, hop: Hop) -> End:
         """To the end of the stop, as far as this delivery brings it."""

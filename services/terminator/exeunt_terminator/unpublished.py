@@ -14,7 +14,7 @@ import structlog
 
 from exeunt.bus.connection import Bus
 from exeunt.bus.errors import BusUnavailable, PermissionDenied, PublishRefused
-from exeunt.bus.publisher import Stored, publish_own
+from exeunt.bus.publisher import Stored, publish, publish_own
 from exeunt.events.event_types import DRY_RUN
 from exeunt.events.messages import Message
 from exeunt.events.subjects import RUNS
@@ -69,7 +69,10 @@ class Unpublished:
         handing_over = HandingOver(done)
         command: Message | HandedOver = handing_over.begin()
         while isinstance(command, Message):
-            answer = await publish_own(self._bus, RUNS, command, deadline=_DEADLINE)
+            if command is done.message:  # whose it is that is stored there makes no difference, and may not be read
+                answer = await publish(self._bus, command, deadline=_DEADLINE)
+            else:
+                answer = await publish_own(self._bus, RUNS, command, deadline=_DEADLINE)
             command = handing_over.receive(answer.sequence, own=isinstance(answer, Stored))
         if command is HandedOver.OVERTAKEN:
             raise BusUnavailable("somebody else stores in its place")

@@ -4,7 +4,6 @@
 """
 
 import asyncio
-from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from typing import Final, NoReturn
@@ -12,7 +11,10 @@ from typing import Final, NoReturn
 import structlog
 
 from exeunt.bus.connection import Bus
+from exeunt.bus.hearsay import Hearsay
+from exeunt.bus.pull import PullLoop
 from exeunt.clock import format_instant
+from exeunt.events.messages import Message
 from exeunt.kube.client import KubeClient
 from exeunt.settings import Settings
 from exeunt.telemetry.metrics import UNPUBLISHED, UNPUBLISHED_LOST, WITHOUT_BUS
@@ -29,7 +31,7 @@ log = structlog.get_logger()
 
 
 class WithoutBus:
-    """Looks at `lost`, which says why nothing is heard of JetStream now, None when it works."""
+    """Looks at the connection, at what is heard of the consumer, and listens to others."""
 
     def __init__(
         self,
@@ -39,9 +41,12 @@ class WithoutBus:
         *,
         events: KubernetesEvents,
         remembered: Remembered,
-        lost: Callable[[], str | None],
+        hearsay: Hearsay,
+        pull: PullLoop,
     ) -> None:
-        self._lost = lost
+        self._bus = bus
+        self._pull = pull
+        self._hearsay = hearsay
         self._patience = settings.bus_patience.total_seconds()
         self._unpublished = unpublished = Unpublished(bus)
         self._new_stand_in = partial(
@@ -68,6 +73,7 @@ class WithoutBus:
         """Until it is cancelled; at once, where this is switched off."""
         if not self._patience:
             return
+        self._hearsay.on_unstored = self._pass_on
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._unpublished.publish(lambda: self._since is None and self._lost() is None))
@@ -82,16 +88,31 @@ class WithoutBus:
             self._stand_in.stop()
             await asyncio.wait({self._standing_in}, timeout=budget)
 
+    def _pass_on(self, message: Message) -> None:
+        """What is not stored is acted on by whoever stands in."""
+        if self._stand_in is not None:
+            self._stand_in.hear(message)
+
+    def _lost(self) -> str | None:
+        """Why JetStream does not work now."""
+        return self._bus.unavailable_reason or self._pull.lost or self._hearsay.unavailable_reason
+
+    def _lost_since(self) -> float | None:
+        """Since when, where that is known."""
+        return min((at for at in (self._pull.alone_since, self._hearsay.since) if at is not None), default=None)
+
     async def _look(self, tasks: asyncio.TaskGroup) -> NoReturn:
         now = asyncio.get_running_loop().time
         patience = Patience(self._patience)
         while True:
             lost = self._lost()
-            away = patience.look(works=lost is None, now=now())
+            away = patience.look(works=lost is None, now=now(), since=self._lost_since())
             if away and self._stand_in is None:
                 self._since = datetime.now(UTC)
                 self._stand_in = self._new_stand_in()
                 log.warning("without the bus", trouble=lost)
+                for message in self._hearsay.unstored:
+                    self._pass_on(message)
                 self._standing_in = tasks.create_task(self._stand_in.run())
             elif not away and self._stand_in is not None and self._standing_in is not None:
                 self._stand_in.stop()

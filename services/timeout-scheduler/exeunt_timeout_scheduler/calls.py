@@ -122,7 +122,7 @@ class Calls:
 
     async def _store(self, message: Message) -> Input:
         try:
-            answer = await publish(self._bus, message, deadline=_PUBLISH_DEADLINE)
+            answer = await publish(self._bus, message, deadline=_PUBLISH_DEADLINE, tells=True)
         except PublishRefused as error:
             return NotStored(str(error))
         return commands.Stored() if isinstance(answer, Stored) else commands.AlreadyStored()

@@ -123,7 +123,7 @@ class Calls:
             message = event_message(event_type, snapshot, source=SOURCE, now=now, context=hop.headers)
             message = replace(message, expected_last_subject_sequence=asked.after)
             try:
-                answer = await publish(self._bus, message, deadline=_PUBLISH_DEADLINE)
+                answer = await publish(self._bus, message, deadline=_PUBLISH_DEADLINE, tells=True)
             except BusUnavailable:
                 hop.drop()  # the try that succeeds is the hop
                 raise

@@ -56,7 +56,7 @@ from exeunt_watcher.commands import (
     StreamRead,
     Tick,
 )
-from exeunt_watcher.event_types import event_types_between, leaves_step_runs, standing
+from exeunt_watcher.event_types import event_types_between, holds, leaves_step_runs, standing
 from exeunt_watcher.known import Key, Left
 from exeunt_watcher.lateness import Lateness, Pending
 from exeunt_watcher.offers import AT_ONCE, Offers
@@ -366,6 +366,9 @@ class Watching:
             self._projection.remember(run.attempt_key, SEEN)
         if not waiting:
             del self._recalling[key]
+            ended = self._projection.peek(key, now)
+            if ended is not None and holds(EventType.RUN_TERMINAL, ended):  # it was unfinished when it was listed
+                yield Publish(EventType.RUN_TERMINAL, ended)
             yield from self._touched([key], now)
 
     # What is published.

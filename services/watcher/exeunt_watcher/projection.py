@@ -299,7 +299,7 @@ class Projection:
             known_story, shutdown = read_story(run, story), resolve_shutdown(run, story, self._default_timeout)
             if captured is not None and story is None and captured.run.attempt == state.attempt:
                 known_story = captured.story
-            if captured is not None and captured.run.cancellation == state.cancellation:
+            if captured is not None and _is_of_one_cancel(captured.run, state):
                 there_was_one = captured.story.resource_version is not None
                 shutdown = captured.shutdown if there_was_one or story is None else shutdown
         return Snapshot(
@@ -369,6 +369,13 @@ def _discard(index: dict[K, dict[Key, None]], at: K, key: Key) -> None:
     runs.pop(key, None)
     if not runs:
         index.pop(at, None)
+
+
+def _is_of_one_cancel(published: RunState, now: RunState) -> bool:
+    """Whether that cancel was published already, if only unobserved: then bobrapet observes no other one."""
+    if published.observation_overdue:
+        return published.attempt == now.attempt
+    return published.cancellation == now.cancellation
 
 
 _MOST_STEP_RUNS: Final = 500

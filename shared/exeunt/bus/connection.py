@@ -44,7 +44,8 @@ class Bus:
 
     `change` leads to another server when this one does not serve us.
     `session` grows with every (re)connection: whoever keeps state at the server compares it and starts over.
-    `recreate_streams` is what to run when a publish finds its stream missing; None leaves streams alone. `clock` is
+    `recreate_streams` is what to run when a publish finds its stream missing; None leaves streams alone. `unstored` are
+    the subjects of what the terminators were told not to be stored (`hearsay`), the oldest first. `clock` is
     that of the nats-servers, as they tell it when they are asked of streams and consumers.
     """
 
@@ -54,6 +55,7 @@ class Bus:
         self.change = ServerChange(self.nc)
         self.session = 0
         self.recreate_streams: Callable[[], Awaitable[None]] | None = None
+        self.unstored: dict[str, None] = {}
         self.clock = OtherClock("nats-server")
         self._servers = [server.url for server in servers]
         self._where = ", ".join(self._servers)

@@ -26,10 +26,13 @@ class Ack(msgspec.Struct, frozen=True):
 
 
 class Retry(msgspec.Struct, frozen=True):
-    """Not now: deliver it again after `delay` seconds, to whoever asks then."""
+    """Not now: deliver it again after `delay` seconds, to whoever asks then. `failed`: what was tried was in vain, and
+    so may be the same for others (`shares`).
+    """
 
     delay: float
     reason: str
+    failed: bool = False
 
 
 def again(num_delivered: int, reason: object) -> Retry:

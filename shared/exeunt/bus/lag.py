@@ -23,8 +23,9 @@ _NEARLY_FULL: Final = 0.8
 log = structlog.get_logger(__name__)
 
 
-async def look_for_a_majority(bus: Bus, stream: str, consumer: str) -> NoReturn:
-    """Ask for ever, where there are replicas, whether the consumer's leader hears the others.
+async def look_for_a_majority(bus: Bus, stream: str, consumer: str, report: Callable[[float | None], None]) -> NoReturn:
+    """Ask for ever, where there are replicas, whether the consumer's leader hears the others, and `report` since when
+    (loop time) it has not.
 
     One that is cut off from them answers, and sends heartbeats, for 17 s more, and meanwhile all that is new goes to
     another (measured, nats-server 2.15.1).
@@ -39,8 +40,10 @@ async def look_for_a_majority(bus: Bus, stream: str, consumer: str) -> NoReturn:
                 if silent < MISSED:
                     bus.change.proven()
                     bus.change.answered(what)
+                    report(None)
                 else:
                     since = asyncio.get_running_loop().time() - silent
+                    report(since)
                     bus.change.unanswered(what, f"no {what}", since=since)
         except BusError as error:
             log.debug("bus.majority_unknown", consumer=consumer, error=str(error))

@@ -18,7 +18,9 @@ import structlog
 from exeunt.back_off import BackOff
 from exeunt.bus.connection import Bus
 from exeunt.bus.errors import BusError, BusUnavailable, NoResponders, PermissionDenied, PublishRefused
+from exeunt.bus.hearsay import tell
 from exeunt.bus.unanswered import asked_of
+from exeunt.bus.unstored import Word
 from exeunt.events.messages import Message
 from exeunt.telemetry.metrics import NATS_ERRORS
 
@@ -26,6 +28,7 @@ WRONG_LAST_SEQUENCE = 10071
 WRONG_LAST_SEQUENCE_UNKNOWN = 10164  # a rival's message is being replicated; its sequence is not known yet
 
 _BACK_OFF = BackOff(0.1, 2)
+_TELLING = 1.0  # seconds for a connection over which to tell of what is not stored
 _RECREATE_PATIENCE = 1.0  # seconds for looking after a missing stream between two tries
 
 log = structlog.get_logger(__name__)
@@ -68,11 +71,12 @@ class _PubAck(msgspec.Struct, frozen=True):
 _pub_ack = msgspec.json.Decoder(_PubAck)
 
 
-async def publish(bus: Bus, message: Message, *, deadline: float) -> Stored | AlreadyStored:
+async def publish(bus: Bus, message: Message, *, deadline: float, tells: bool = False) -> Stored | AlreadyStored:
     """Store `message`, trying again with back-off and jitter until `deadline` seconds have passed.
 
-    When its stream is missing, `bus.recreate_streams` is called once per try. Raises BusUnavailable (whether
-    it was stored is not known), PublishRefused (it never will be), PermissionDenied, BusClosed.
+    When its stream is missing, `bus.recreate_streams` is called once per try. `tells`: stops wait for this, so while it
+    is not stored the terminators are told (`unstored`). Raises BusUnavailable (whether it was stored is not known),
+    PublishRefused (it never will be), PermissionDenied, BusClosed.
     """
     clock = asyncio.get_running_loop().time
     since, failures = clock(), 0
@@ -82,11 +86,20 @@ async def publish(bus: Bus, message: Message, *, deadline: float) -> Stored | Al
         # Tries are short: what was asked of a leader that is no more is not worth waiting for.
         patience = 2.0 if failures else 1.0
         try:
-            return await _publish_once(bus, message, min(patience, left))
+            answer = await _publish_once(bus, message, min(patience, left))
         except BusUnavailable as unavailable:
             last = unavailable
+        else:
+            if tells and message.subject in bus.unstored:
+                await tell(bus, Word(message))
+            return answer
         await asyncio.sleep(max(0.0, min(_BACK_OFF.wait(failures), until - clock())))
         failures += 1
+        if tells:
+            # Before the next try, since nobody may answer that for seconds; over the connection that there is by now.
+            with contextlib.suppress(BusUnavailable):
+                await bus.wait_connected(min(_TELLING, until - clock()))
+            await tell(bus, Word(message, str(last), clock() - since))
     if bus.is_denied(message.subject, since=since):
         raise PermissionDenied(f"permission denied for subject {message.subject}") from last
     raise BusUnavailable(f"not stored on {message.subject} within {deadline:g} s: {last or 'no answer'}") from last

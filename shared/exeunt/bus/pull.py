@@ -20,11 +20,11 @@ from nats.aio.subscription import Subscription
 from exeunt.back_off import BackOff
 from exeunt.bus.acknowledge import acknowledge
 from exeunt.bus.connection import Bus
-from exeunt.bus.delivery import DeadLetter, Delivery, DeliveryAnswer, Retry
+from exeunt.bus.delivery import DeadLetter, Delivery, DeliveryAnswer, Retry, again
 from exeunt.bus.errors import BusUnavailable, NoResponders, PublishRefused
 from exeunt.bus.lag import look_for_a_majority, report_lag
 from exeunt.bus.shares import Share
-from exeunt.bus.turns import Turns
+from exeunt.bus.turns import Crowded, Turns
 from exeunt.errors import PoisonEvent
 from exeunt.telemetry.metrics import expect_deliveries
 
@@ -44,9 +44,9 @@ class PullLoop:
     """Handles the messages of one durable consumer, at most `max_in_flight` at once. Run it once.
 
     `share` says to whom a delivery belongs and what it is about: places are shared fairly, and no two that are about
-    the same are handled at once (`shares`). So that one can be seen behind many of another's, up to `max_waiting` more
-    are taken than there are places; when the loop ends, those are given back unseen. Without `share` it is first come,
-    first served.
+    the same are handled at once; who fails has fewer (`shares`). So that one can be seen behind many of another's, up
+    to `max_waiting` more are taken than there are places; when the loop ends, those are given back unseen. Without
+    `share` it is first come, first served.
 
     `consumer` is its name at the server where that is not `durable`, as for one that each process has of its own:
     logs and metrics go by `durable`.
@@ -81,6 +81,8 @@ class PullLoop:
         self._unavailable_reason: str | None = "not started"
         self._standing: str | None = None  # what the server says of the consumer while its pulls look well
         self.last_progress = float("inf")
+        self.alone_since: float | None = None
+        """Since when (loop time) the consumer's leader does not hear the others; it may look well all the same."""
         self._bus = bus
         self._stream = stream
         self._durable = durable
@@ -101,6 +103,7 @@ class PullLoop:
         self._in_flight: dict[Delivery, asyncio.Task[None]] = {}
         # Not every message was counted: a pull that was taken for lost may deliver after all.
         self._turns = Turns(max_in_flight)
+        self._shares_places = share is not None
         self._share = share or (lambda delivery: Share(delivery.ack_subject, ""))
         self._begun: set[Delivery] = set()  # of those in flight
         self._given_back: dict[int, None] = {}  # sequences of messages that a handler has given back, oldest first
@@ -127,9 +130,11 @@ class PullLoop:
 
     @property
     def lost(self) -> str | None:
-        """Why nothing is heard of the consumer; None while its server speaks, whatever else `unavailable_reason` says
-        of it.
+        """Why nothing is heard of the consumer; None while its server speaks for it, whatever else `unavailable_reason`
+        says of it.
         """
+        if self._unavailable_reason is None and self.alone_since is not None:
+            return f"the leader of consumer {self._durable} has no majority"
         return self._unavailable_reason
 
     async def run(self, handle: Handler) -> None:
@@ -148,7 +153,9 @@ class PullLoop:
                 lag = tasks.create_task(
                     report_lag(self._bus, self._stream, self._consumer, self._durable, self._stands)
                 )
-                majority = tasks.create_task(look_for_a_majority(self._bus, self._stream, self._consumer))
+                majority = tasks.create_task(
+                    look_for_a_majority(self._bus, self._stream, self._consumer, self._leads_nobody)
+                )
                 await self._stopping.wait()
                 puller.cancel()
                 await self._wind_down()
@@ -296,6 +303,9 @@ class PullLoop:
         self._heard, self._failures, self._unavailable_reason = self.last_progress, 0, None
         self._bus.change.answered(self._next_subject)
 
+    def _leads_nobody(self, since: float | None) -> None:
+        self.alone_since = since
+
     def _stands(self, unavailable_reason: str | None) -> None:
         self._standing = unavailable_reason
 
@@ -306,10 +316,15 @@ class PullLoop:
 
     async def _handle_one(self, delivery: Delivery, handle: Handler) -> None:
         try:
-            async with self._turns.turn(self._share(delivery)):
+            async with self._turns.turn(self._share(delivery)) as turn:
                 self._begun.add(delivery)
-                verdict = await self._answer_of(delivery, handle)
-                await acknowledge(self._bus, delivery, verdict, durable=self._durable, sync=self._ack_sync)
+                answer = await self._answer_of(delivery, handle)
+                turn.failed = self._shares_places and isinstance(answer, Retry) and answer.failed
+                await acknowledge(self._bus, delivery, answer, durable=self._durable, sync=self._ack_sync)
+        except Crowded as crowded:
+            self._remember(delivery)
+            answer = again(delivery.num_delivered, crowded)
+            await acknowledge(self._bus, delivery, answer, durable=self._durable, sync=self._ack_sync)
         except asyncio.CancelledError:
             # The loop ends: give it back, for another instance. First unsubscribe, or it would come to us again.
             await self._unsubscribe()
@@ -339,10 +354,14 @@ class PullLoop:
         except (PoisonEvent, PublishRefused) as error:  # what follows from it can never be stored: poison, too
             return DeadLetter(str(error))
         if isinstance(answer, Retry):
-            self._given_back[sequence] = None
-            if len(self._given_back) > _MOST_GIVEN_BACK:
-                del self._given_back[next(iter(self._given_back))]
+            self._remember(delivery)
         return answer
+
+    def _remember(self, delivery: Delivery) -> None:
+        """That it is given back."""
+        self._given_back[delivery.stream_sequence] = None
+        if len(self._given_back) > _MOST_GIVEN_BACK:
+            del self._given_back[next(iter(self._given_back))]
 
     async def _keep(self) -> None:
         """Hold on to the messages that are being handled: answer the server thrice in each ack wait."""

@@ -7,6 +7,19 @@ from contextlib import asynccontextmanager
 from exeunt.bus.shares import Share, Shares
 
 
+class Crowded(Exception):
+    """Too many of a group wait whose work fails: come again later."""
+
+    def __init__(self) -> None:
+        super().__init__("what its namespace asks for fails, and enough of it waits")
+
+
+class Turn:
+    """A place, as long as it is had: whoever has it may say that it was for nothing (`failed`), or not."""
+
+    failed: bool | None = None
+
+
 class Turns:
     """So many `places`. A task that is cancelled while it waits, or while it has its place, leaves none taken."""
 
@@ -14,10 +27,11 @@ class Turns:
         self._shares: Shares[Future[None]] = Shares(places)
 
     @asynccontextmanager
-    async def turn(self, share: Share) -> AsyncIterator[None]:
-        """Wait for a place, however long that takes, and have it."""
+    async def turn(self, share: Share) -> AsyncIterator[Turn]:
+        """Wait for a place, however long that takes, and have it. Raises Crowded."""
         come: Future[None] = get_running_loop().create_future()
-        self._shares.wait(come, share)
+        if not self._shares.wait(come, share):
+            raise Crowded
         self._next()
         try:
             await come
@@ -25,13 +39,16 @@ class Turns:
             if not come.cancelled():  # it has come in the very moment
                 self._end(share)
             raise
+        turn = Turn()
         try:
-            yield
+            yield turn
         finally:
-            self._end(share)
+            self._end(share, failed=turn.failed)
 
-    def _end(self, share: Share) -> None:
-        self._shares.done(share)
+    def _end(self, share: Share, *, failed: bool | None = None) -> None:
+        for come in self._shares.done(share, failed=failed):
+            if not come.done():
+                come.set_exception(Crowded())
         self._next()
 
     def _next(self) -> None:

@@ -15,6 +15,7 @@ subject must be 0" makes an event exactly-once (ADR 3), and one run's history is
     exeunt.signals._trigger_token.<token>                the same, of the runs that were started for a token
     exeunt.livekit.rooms.<sid>                           a room that the LiveKit bridge has to look at
     exeunt.deadletters.<consumer>                        messages set aside, with their reason
+    exeunt.unstored                                      without a stream: what is not stored now (`exeunt.bus.hearsay`)
 
 Object names may hold dots, which separate subject tokens; they are written as "_", which no object name may hold. A
 trigger token may hold anything: what is not a letter, a digit, "_" or "-" is percent-encoded.
