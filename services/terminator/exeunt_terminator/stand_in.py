@@ -278,10 +278,11 @@ class StandIn:
 
     def _report(self, event: ReceivedEvent, stopping: Stopping) -> None:
         if stopping.failure is not None:
-            log.warning("stop not done yet", fact=event.event_type, error=stopping.failure, next_at=stopping.next_at)
+            failed = {"error": stopping.failure, "next_at": stopping.next_at}
+            log.warning("stop not done yet", event_type=event.event_type, **failed)
         if not stopping.recorded:
             return
         outcome = stopping.outcome()
-        log.info(outcome.verdict, fact=event.event_type, rule=outcome.rule, why=outcome.why, without_bus=True,
+        log.info(outcome.verdict, event_type=event.event_type, rule=outcome.rule, why=outcome.why, without_bus=True,
                  stop_latency_ms=outcome.stop_latency_ms, step_runs=outcome.deleted_step_runs)  # fmt: skip
         self._kubernetes_events.publish(event.snapshot.run, outcome)

@@ -101,7 +101,7 @@ class Terminator:
             calls.error = error
             return Failed(str(error))
         except PublishRefused as error:  # what was done is done, and the other runs' stops go on
-            log.error("outcome not recorded", fact=event.event_type, error=str(error))  # noqa: TRY400 - no bug of ours
+            log.error("outcome not recorded", event_type=event.event_type, error=str(error))  # noqa: TRY400 - no bug
             hop.failed(error)
             return commands.NotStored()
         if isinstance(answer, Stored) or (last is not None and last.data == message.payload):  # by an earlier try
@@ -111,16 +111,17 @@ class Terminator:
     def _report(self, event: ReceivedEvent, stopping: Stopping, end: End, calls: Calls, hop: Hop) -> None:
         """What came of it, in the log, the span and the metrics, and as a Kubernetes Event."""
         if stopping.failure is not None:
-            log.warning("stop not done yet", fact=event.event_type, error=stopping.failure, next_at=stopping.next_at)
+            failed = {"error": stopping.failure, "next_at": stopping.next_at}
+            log.warning("stop not done yet", event_type=event.event_type, **failed)
             hop.failed(calls.error or stopping.failure)
         if isinstance(end, GiveBack) and end.not_yet:
-            log.info("stop not due yet", fact=event.event_type, why=end.why)
+            log.info("stop not due yet", event_type=event.event_type, why=end.why)
             hop.drop()
         if isinstance(end, GiveBack) and not stopping.recorded:
             return
         outcome = stopping.outcome()
         hop.decided(outcome.trail)
-        log.info(outcome.verdict, fact=event.event_type, rule=outcome.rule, why=outcome.why,
+        log.info(outcome.verdict, event_type=event.event_type, rule=outcome.rule, why=outcome.why,
                  stop_latency_ms=outcome.stop_latency_ms, step_runs=outcome.deleted_step_runs)  # fmt: skip
         if stopping.recorded:
             OUTCOMES.add(cause=str(event.event_type), verdict=DRY_RUN if outcome.dry_run else str(outcome.verdict))
