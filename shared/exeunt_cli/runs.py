@@ -53,7 +53,7 @@ async def runs(
 
 
 _TABLE = ("NAMESPACE", "NAME", "ASKED", "LATENCY", "OUTCOME", "CAUSE")
-_WIDE = (*_TABLE, "UID", "EPISODE", "DEADLINE", "EVENTS")
+_WIDE = (*_TABLE, "UID", "CANCELLATION", "DEADLINE", "EVENTS")
 
 
 def _rows(found: Iterable[Stop], output: Format) -> list[tuple[str, ...]]:

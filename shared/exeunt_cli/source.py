@@ -87,7 +87,7 @@ async def find(bus: Bus, run: str, namespace: str | None) -> str:
         what = "nothing" if run == LATEST else f"nothing about a StoryRun {run}"
         raise NotFound(
             f"{what} in {place} is in the stream RUNS: it knows realtime runs, for as long as EXEUNT_HISTORY;"
-            " `exeunt runs --since 168h` lists them"
+            " `exeunt runs -A --since 7d` lists them"
         )
     _, _, found, name, *_ = last.subject.split(".")
     if namespace is None and run != LATEST:

@@ -127,7 +127,7 @@ def _field(name: str, value: str, style: str = "") -> Text:
 def timeline_columns(output: EventFormat) -> Columns:
     names = ("SEQ", "ELAPSED", "SERVICE", "EVENT", "WHY")
     if output == "wide":
-        names = ("SEQ", "AT", "ELAPSED", "SERVICE", "EPISODE", "EVENT", "WHY")  # type: ignore[assignment]  # longer
+        names = ("SEQ", "AT", "ELAPSED", "SERVICE", "CANCELLATION", "EVENT", "WHY")  # type: ignore[assignment]  # longer
     return Columns(names)
 
 

@@ -207,7 +207,7 @@ async def test_every_output_is_what_it_says(server: NatsServer) -> None:
     )
     assert "Stop latency:" in table.out
     assert "\x1b[" not in table.out  # a pipe gets no colours
-    assert "EPISODE" in wide.out
+    assert "CANCELLATION" in wide.out
     reported = [json.loads(line) for line in lines.out.splitlines()]
     assert [
         event["what"] for event in reported
