@@ -169,6 +169,9 @@ async def _walk(loaded: Loaded, pace: float, output: Output) -> None:
     people = output in ("table", "wide")
     for stop in loaded.stops:
         if people:
+            columns.lines(
+                event_row(render_event(stop, event), output, screen) for event in stop.events
+            )  # as wide as all
             screen.print(*heading(stop, loaded.looked_at), "", *columns.lines([]), sep="\n")
         before: datetime | None = None
         for event in stop.events:

@@ -86,8 +86,8 @@ async def find(bus: Bus, run: str, namespace: str | None) -> str:
         place = f"namespace {namespace}" if namespace else "any namespace"
         what = "nothing" if run == LATEST else f"nothing about a StoryRun {run}"
         raise NotFound(
-            f"{what} in {place} is in the stream RUNS: it knows realtime runs, for as long as EXEUNT_HISTORY;"
-            " `exeunt runs -A --since 7d` lists them"
+            f"{what} in {place} is in the stream RUNS: it has realtime runs whose topology was seen or that were"
+            " canceled, for as long as EXEUNT_HISTORY; `exeunt runs -A --since 7d` lists them"
         )
     _, _, found, name, *_ = last.subject.split(".")
     if namespace is None and run != LATEST:

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.text import Text
 
 from exeunt.clock import elapsed_in_words, in_words, parse_instant
+from exeunt.errors import UsageError
 from exeunt.history.event import Event
 from exeunt.history.lateness import ending_in_words, late_by
 from exeunt.history.reading import follow as follow_stream
@@ -44,6 +45,8 @@ async def timeline(
 ) -> None:
     """Show the stops of a run: what was asked, what was decided and why, and how long it took."""
     if is_file(run):
+        if follow:
+            raise UsageError(f"--follow: {run} is a file, to which nothing is added; name a run")
         show(read_file(run), window, output, trace_url)
         return
     async with connected(where) as bus:
