@@ -193,7 +193,7 @@ def _answer(asked: Question, stopping: Stopping, event: OutcomeEvent, at: dateti
             return _OF_WRITES.get(came)
         case GetRun(run) if came == Result.ANSWER_LOST:
             ours = {"ended_by_exeunt": True, "finished_at": format_status_time(at)}
-            return RunRead(replace(run, phase=bobrapet.FINISHED, **ours))
+            return RunRead(replace(run, phase=bobrapet.FINISHED, **ours), own=True)
         case GetRun():
             ahead = trail[1 if stopping.trail else 0 :]
             if not ahead or (ahead[0].reread is None and not _is_gone(ahead[0])):

@@ -24,7 +24,7 @@ from exeunt_cli.output import print_note
 from exeunt_cli.source import signals_about
 from exeunt_watcher.commands import AllSignalsHeard, Recall, Recalled, Seen, SignalHeard
 from exeunt_watcher.machine import selector
-from exeunt_watcher.watches import watching
+from exeunt_watcher.watcher import watching
 
 Listed = dict[Resource[Any], list[Any]]
 """Objects by their kind."""

@@ -35,11 +35,11 @@ class State:
 
     @property
     def written_by(self) -> str | None:
-        """The field manager that last wrote `status.phase`."""
+        """The field manager that last wrote `status.phase`; of a terminator's stop the terminator."""
         for entry in self.run["metadata"].get("managedFields", []):
             if "f:phase" in entry["fieldsV1"].get("f:status", {}):
                 manager: str = entry["manager"]
-                return manager
+                return manager.partition("/")[0]
         return None
 
 

@@ -21,7 +21,8 @@ import msgspec
 
 from bench.api import Api
 from exeunt.kube.resources import STEP_RUNS, STORY_RUNS, TRANSPORT_BINDINGS, Resource, T
-from exeunt.run.snapshot import FIELD_MANAGER, RunState, read_run
+from exeunt.run.managed_fields import FIELD_MANAGER
+from exeunt.run.snapshot import RunState, read_run
 from exeunt.settings import Settings
 from exeunt_terminator.finalize import finalizing_patch
 

@@ -23,7 +23,8 @@ from exeunt.events import cloudevents
 from exeunt.events.codec import ReceivedEvent
 from exeunt.events.event_types import EventType, Verdict
 from exeunt.run import bobrapet
-from exeunt.run.snapshot import FIELD_MANAGER, Evidence, RunState, StepRunRef, Topology
+from exeunt.run.managed_fields import FIELD_MANAGER
+from exeunt.run.snapshot import Evidence, RunState, StepRunRef, Topology
 from exeunt_terminator.commands import (
     Ack,
     AlreadyStored,
@@ -175,17 +176,26 @@ def test_a_signal_that_came_later_will_do_because_the_event_is_not_published_aga
 
 
 @pytest.mark.parametrize("lost", [ConditionLost("a test failed"), ConditionLost("a test failed", perhaps_done=True)])
-def test_a_write_whose_answer_was_lost_is_known_by_its_time(lost: ConditionLost) -> None:
+def test_a_write_whose_answer_was_lost_is_known_by_its_name(lost: ConditionLost) -> None:
     stop = stopping()
-    commands = asked(stop, FIRST, lost, RunRead(ended()), Listed() if lost.perhaps_done else Deleted(()), Stored())
+    read = RunRead(ended(), own=lost.perhaps_done)
+    commands = asked(stop, FIRST, lost, read, Listed() if lost.perhaps_done else Deleted(()), Stored())
     assert kinds(commands) == [Patch, GetRun, List if lost.perhaps_done else Delete, Record, Ack]
     assert (stop.outcome().verdict is Verdict.FINALIZE) == lost.perhaps_done
 
 
 def test_another_ones_write_is_not_taken_for_an_own_one() -> None:
     stop = stopping()
-    other = RunRead(ended(finished_at="2026-11-24T18:13:40Z"))
-    asked(stop, FIRST, ConditionLost("a test failed", perhaps_done=True), other)
+    same_second = RunRead(ended())
+    asked(stop, FIRST, ConditionLost("a test failed", perhaps_done=True), same_second, Deleted(()), Stored())
+    assert stop.written_at is None
+    assert (stop.outcome().verdict, stop.outcome().rule) == (Verdict.ALREADY_TERMINAL, "ended-by-exeunt")
+
+
+def test_of_several_own_writes_the_one_counts_whose_time_is_there() -> None:
+    stop = stopping()
+    earlier = RunRead(ended(finished_at="2026-11-24T18:13:30Z"), own=True)
+    asked(stop, FIRST, ConditionLost("a test failed", perhaps_done=True), earlier)
     assert stop.written_at is None
 
 

@@ -22,9 +22,10 @@ from core.objects import (
 from exeunt.clock import format_instant, format_status_time, parse_instant
 from exeunt.run import bobrapet
 from exeunt.run.cancellations import Cancellation
+from exeunt.run.managed_fields import FIELD_MANAGER
 from exeunt.run.models import StoryRef, StoryRun, StoryRunSpec
 from exeunt.run.shutdown_timeout import DEFAULT, STORY_POLICY, ShutdownTimeout
-from exeunt.run.snapshot import FIELD_MANAGER, Snapshot, StepRunRef, Topology
+from exeunt.run.snapshot import Snapshot, StepRunRef, Topology
 from exeunt_watcher.projection import Projection
 
 CALL = (NAMESPACE, "call")
@@ -394,7 +395,15 @@ def test_a_run_was_ended_by_exeunt_if_it_wrote_the_phase() -> None:
     passed_on = {**written("cancelRequested", "2026-11-24T18:13:20Z"), "manager": FIELD_MANAGER}
     ended = {**written("phase", "2026-11-24T18:13:21Z"), "manager": FIELD_MANAGER, "subresource": "status"}
     other = {**written("observedGeneration", "2026-11-24T18:13:21Z"), "manager": FIELD_MANAGER, "subresource": "status"}
-    for entries, by_exeunt in (([passed_on], False), ([passed_on, ended], True), ([passed_on, other], False)):
+    by_a_stop = ended | {"manager": f"{FIELD_MANAGER}/1a2b3c4d"}
+    by_another = ended | {"manager": f"{FIELD_MANAGER}s"}
+    for entries, by_exeunt in (
+        ([passed_on], False),
+        ([passed_on, ended], True),
+        ([passed_on, by_a_stop], True),
+        ([passed_on, by_another], False),
+        ([passed_on, other], False),
+    ):
         run = story_run(cancel_observed_at=CANCEL_OBSERVED_AT, phase="Finished", managed_fields=entries)
         assert projected(projection(), run).run.ended_by_exeunt is by_exeunt
 

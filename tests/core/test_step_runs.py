@@ -1,7 +1,7 @@
 from msgspec.structs import replace
 
 from core.objects import binding, step_run
-from exeunt.rules.step_runs import belongs_to, step_runs_to_delete
+from exeunt.rules.step_runs import belongs_to, owner_of, step_runs_to_delete
 from exeunt.run import bobrapet
 from exeunt.run.models import OwnerReference, StepRun, TransportBinding
 from exeunt.run.snapshot import StepRunRef
@@ -16,15 +16,15 @@ def to_delete(*objects: StepRun | TransportBinding) -> tuple[StepRunRef, ...]:
 
 
 def test_the_owner_decides_and_without_one_the_name() -> None:
-    assert belongs_to(step_run(owner="uid-call"), "uid-call")
-    assert belongs_to(step_run(owner=None), "uid-call")
-    assert not belongs_to(step_run(owner="uid-of-the-call-before"), "uid-call")
+    assert belongs_to(owner_of(step_run(owner="uid-call")), "uid-call")
+    assert belongs_to(owner_of(step_run(owner=None)), "uid-call")
+    assert not belongs_to(owner_of(step_run(owner="uid-of-the-call-before")), "uid-call")
 
 
 def test_owners_of_other_kinds_decide_nothing() -> None:
     made = step_run(owner=None)
     engram = OwnerReference(kind="Engram", name="stt", uid="uid-stt")
-    assert belongs_to(replace(made, metadata=replace(made.metadata, owner_references=[engram])), "uid-call")
+    assert owner_of(replace(made, metadata=replace(made.metadata, owner_references=[engram]))) is None
 
 
 def test_live_step_runs_of_the_run_have_to_go() -> None:

@@ -7,7 +7,7 @@ import pytest
 from core.objects import CANCEL_OBSERVED_AT, NOW, STARTED, condition, run_state, story_run, topology_terminated
 from exeunt.clock import format_instant
 from exeunt.run.snapshot import Evidence, Topology
-from exeunt_watcher.topology import EVIDENCE, LiveBinding, Seen, judge
+from exeunt_watcher.topology import EVIDENCE, LiveBinding, Situation, judge
 
 SEEN = Topology(established=True, step_runs_seen=True)
 UP = LiveBinding(None, None)
@@ -28,7 +28,7 @@ def look(
     run = story_run(
         cancel_observed_at=CANCEL_OBSERVED_AT if canceled else None, conditions=conditions, started_at=started_at
     )
-    return judge(Seen(run_state(run), before, bindings, step_runs, NOW, stale_after, signal))
+    return judge(Situation(run_state(run), before, bindings, step_runs, NOW, stale_after, signal))
 
 
 def beat(seconds_ago: float) -> LiveBinding:

@@ -67,6 +67,9 @@ ESTABLISHED, CANCEL, TERMINATED = (
 )
 
 
+STREAM = StreamState("today", 1, 9, 0)
+
+
 class Watched:
     """A machine, and what it is reported, all of it at the same moment where nothing else is said."""
 
@@ -94,7 +97,7 @@ class Watched:
 
     def start(self, *runs: StoryRun, bindings: Iterable[KubeObject] = ()) -> list[Command]:
         """List everything and hear every signal; what it then asks for."""
-        self.hear(AllSignalsHeard())
+        self.hear(AllSignalsHeard(STREAM))
         self.lists(STORIES, story())
         self.lists(TRANSPORT_BINDINGS, *bindings)
         self.lists(STEP_RUNS)
@@ -340,6 +343,25 @@ def test_the_news_of_an_older_run_of_the_name_is_none(watched: Watched) -> None:
     assert watched.machine.peek(CALL, NOW) is not None
 
 
+def test_of_many_that_stream_at_the_start_some_are_published_at_a_time(watched: Watched) -> None:
+    names = [f"call-{number}" for number in range(1200)]
+    runs = [story_run(name, uid=f"uid-{name}") for name in names]
+    bindings = [binding(f"{name}-listen-transport", run=name, run_uid=f"uid-{name}") for name in names]
+    at_once = watched.start(*runs, bindings=bindings)[1:]
+    (canceled,) = runs[-1:]
+    first, cancel = watched.changes(
+        STORY_RUNS, story_run(names[-1], uid=canceled.metadata.uid, cancel_observed_at=CANCEL_OBSERVED_AT)
+    )
+    assert isinstance(first, Publish)
+    assert (first.event_type, first.snapshot.run.cancel_requested) == (ESTABLISHED, False)  # as it was before
+    assert published([cancel]) == [CANCEL]
+    watched.removes(STORY_RUNS, runs[-2])
+    later = [watched.hear(Tick(), NOW + timedelta(seconds=second)) for second in range(4)]
+    assert [len(published(each)) for each in (at_once, *later)] == [500, 500, 198, 0, 0]
+    every = [each.snapshot.run.name for some in (at_once, *later) for each in some if isinstance(each, Publish)]
+    assert sorted(every) == sorted(names[:-2])
+
+
 # Several namespaces.
 
 
@@ -400,9 +422,6 @@ def test_whoever_published_the_cancel_of_a_topology_that_is_up_does_not_matter(w
     assert watched.hear(AlreadyStored(cancel, 7)) == []
 
 
-STREAM = StreamState("today", 1, 9, 0)
-
-
 def swept(watched: Watched, stream: StreamState | None = STREAM, *, number: int) -> list[Command]:
     """What is offered at that sweep, when the stream is like that."""
     (asked,) = watched.hear(Tick(), NOW + number * SWEEP)
@@ -420,6 +439,38 @@ def stopping(watched: Watched) -> Watched:
     assert offered.event_type is CANCEL
     watched.hear(AlreadyStored(offered, 7))
     return watched
+
+
+def test_a_stop_that_is_stored_as_it_begins_is_not_offered_at_all(watched: Watched) -> None:
+    watched.recall(watched.start(story_run()))
+    (cancel,) = watched.changes(STORY_RUNS, story_run(cancel_observed_at=CANCEL_OBSERVED_AT))
+    assert isinstance(cancel, Publish)
+    watched.hear(Stored(cancel, 10))
+    watched.hear(Tick())
+    later = replace(STREAM, last=20)
+    assert swept(watched, later, number=1) == []
+    gone = story_run(cancel_observed_at=CANCEL_OBSERVED_AT, conditions=[topology_terminated()], resource_version="2")
+    (terminated,) = watched.changes(STORY_RUNS, gone)
+    assert isinstance(terminated, Publish)
+    watched.hear(Stored(terminated, 21))
+    assert swept(watched, replace(later, last=21), number=2) == []
+    assert published(swept(watched, replace(later, first=11, last=30), number=3)) == [CANCEL, TERMINATED]
+
+
+def test_a_stop_of_which_something_is_not_known_to_be_stored_is_offered(watched: Watched) -> None:
+    watched.hear(Stored(gone(watched), 7))  # it says all, but whoever recalls "topology terminated" asks for that
+    watched.hear(Tick())
+    assert published(swept(watched, number=1)) == [CANCEL, TERMINATED]
+
+
+def test_a_stop_that_begins_while_the_stream_is_made_anew_is_offered(watched: Watched) -> None:
+    watched.recall(watched.start(story_run()))
+    (cancel,) = watched.changes(STORY_RUNS, story_run(cancel_observed_at=CANCEL_OBSERVED_AT))
+    assert isinstance(cancel, Publish)
+    watched.hear(Tick())
+    assert published(swept(watched, replace(STREAM, made="tomorrow"), number=1)) == [CANCEL]
+    watched.hear(Stored(cancel, 10))  # in which of the two is not known
+    assert published(swept(watched, replace(STREAM, made="tomorrow"), number=2)) == [CANCEL]
 
 
 def test_sweeps_follow_each_other_at_their_interval_also_when_the_clock_is_set_back(watched: Watched) -> None:
@@ -450,7 +501,7 @@ def test_a_stop_that_the_stream_may_have_lost_is_offered_again(stopping: Watched
     (again,) = swept(stopping, stream, number=2)
     assert isinstance(again, Publish)
     stopping.hear(Stored(again, 10))
-    assert swept(stopping, stream, number=3) == ([] if stream else [replace(again, sweep=3)])
+    assert swept(stopping, stream, number=3) == ([] if stream else [replace(again, sweep=4)])
 
 
 def test_a_stop_is_offered_until_all_of_it_is_stored(watched: Watched) -> None:

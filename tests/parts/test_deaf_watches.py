@@ -26,7 +26,7 @@ from exeunt.settings import Settings
 from exeunt_local.control_plane import ControlPlane
 from exeunt_watcher.commands import AllSignalsHeard
 from exeunt_watcher.coverage import Coverage
-from exeunt_watcher.watches import watching
+from exeunt_watcher.watcher import watching
 
 Until = Callable[..., Awaitable[None]]
 

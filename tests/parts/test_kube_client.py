@@ -24,6 +24,7 @@ from exeunt.kube.errors import (
     Conflict,
     Forbidden,
     NotFound,
+    ResourceVersionTooLarge,
     Unauthorized,
     Unprocessable,
 )
@@ -131,6 +132,20 @@ async def test_a_list_has_all_pages_and_only_what_is_selected(
     assert {run.metadata.key for run in whole.items} <= {
         run.metadata.key for run in (await client.list(STORY_RUNS, None)).items
     }
+
+
+async def test_a_list_may_be_as_old_as_something_that_is_known(
+    client: KubeClient, admin: CustomObjectsApi, namespace: str
+) -> None:
+    for number in range(3):
+        await create_run(admin, namespace, f"call-{number}")
+    known = await client.get(STORY_RUNS, namespace, "call-2")
+    version = known.metadata.resource_version
+    listing = await client.list(STORY_RUNS, namespace, limit=2, not_older_than=version)
+    assert [run.metadata.name for run in listing.items] == ["call-0", "call-1", "call-2"]
+    assert int(listing.resource_version) >= int(version)
+    with pytest.raises(ResourceVersionTooLarge):  # at once as far as we are concerned: no retry would change it
+        await client.list(STORY_RUNS, namespace, not_older_than=str(int(version) + 1_000_000))
 
 
 async def test_a_failed_test_and_a_refused_value_are_reported_apart(

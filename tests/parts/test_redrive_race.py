@@ -1,4 +1,6 @@
-"""What happens between two requests of a stop: a redrive, whose StepRuns are not those that have to go; an opt-out."""
+"""What happens between two requests of a stop: a redrive, whose StepRuns are not those that have to go; an opt-out; the
+write of another terminator.
+"""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
@@ -20,7 +22,20 @@ from exeunt.run.snapshot import Evidence, Topology
 from exeunt.settings import Settings
 from exeunt_local.control_plane import ControlPlane
 from exeunt_terminator.calls import Calls
-from exeunt_terminator.commands import Delivered, End, Input, List, Patch, Question, Record
+from exeunt_terminator.commands import (
+    ConditionLost,
+    Delivered,
+    End,
+    GetRun,
+    Input,
+    List,
+    Patch,
+    Question,
+    Record,
+    RunRead,
+    Written,
+)
+from exeunt_terminator.finalize import finalizing_patch
 from exeunt_terminator.machine import Stopping
 
 GONE = Topology(established=True, gone=Evidence("hub-condition", 1, "all streams have ended"))
@@ -112,3 +127,24 @@ async def test_an_opt_out_just_before_the_write_holds(
         outcome = await carry_out(stopping, Calls(kube, bus, Settings()), opt)
         run = await call.get()
     assert (outcome.rule, run["status"]["phase"] != FINISHED) == ("opted-out" if left else "topology-gone", left)
+
+
+async def test_of_two_that_write_the_same_in_the_same_second_each_knows_who_has_written(
+    admin: CustomObjectsApi, kube: KubeClient, bus: Bus, namespace: str
+) -> None:
+    kubernetes = Kubernetes(admin.api_client)  # type: ignore[attr-defined]  # the generated stubs leave it out
+    async with Operator(kubernetes, requeue=0.2):
+        call = await Call.start(kubernetes, namespace)
+        await call.cancel()
+        get = GetRun(published(call, await call.wait_observed()).snapshot.run, None)
+        first, second = Calls(kube, bus, Settings()), Calls(kube, bus, Settings())
+        read = await first.answer(get)
+        assert isinstance(read, RunRead)
+        assert not read.own
+        patch = Patch(read.run, finalizing_patch(read.run, datetime.now(UTC)))
+        assert await first.answer(patch) == Written()
+        assert isinstance(await second.answer(patch), ConditionLost)
+        for calls, own in ((first, True), (second, False)):
+            read = await calls.answer(get)
+            assert isinstance(read, RunRead)
+            assert (read.own, read.run.ended_by_exeunt) == (own, True)

@@ -24,7 +24,7 @@ from exeunt.run.shutdown_timeout import ShutdownTimeout
 from exeunt.run.snapshot import RunState, Snapshot, StoryState
 from exeunt.telemetry import exporting, spans, tracing
 from exeunt.telemetry.configured import configure_telemetry
-from exeunt.telemetry.spans import StopIds
+from exeunt.telemetry.stop_trace import StopIds
 from exeunt.telemetry.tracing import apart, calling, due, latency, processing, sending, sweeping
 
 CANCELED = Snapshot(
@@ -67,7 +67,7 @@ class Exported:
         )
         provider.add_span_processor(SimpleSpanProcessor(self._memory))
         self._monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
-        self._monkeypatch.setattr(tracing, "spans", spans, raising=False)
+        self._monkeypatch.setattr(tracing, "_spans", spans)
         self._monkeypatch.setattr(spans, "_tracer", provider.get_tracer("exeunt"))
 
     @property
@@ -264,9 +264,7 @@ def test_without_an_endpoint_context_is_passed_on_and_nothing_else_is_done(
     monkeypatch: pytest.MonkeyPatch, *, loaded: bool
 ) -> None:
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", None)
-    monkeypatch.setattr(tracing, "spans", spans, raising=False)
-    if not loaded:
-        monkeypatch.delattr(tracing, "spans")
+    monkeypatch.setattr(tracing, "_spans", spans if loaded else None)
     heard = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "ce-id": "1"}
     with processing(EventType.CANCEL_REQUESTED, CANCELED, heard, consumer="terminator", delivery=1) as hop:
         assert hop.headers == {"traceparent": heard["traceparent"]}

@@ -56,7 +56,7 @@ def done(uid: str, verdict: Verdict = Verdict.FINALIZE, version: str = "1") -> D
         finished_at="2026-11-24T18:13:33Z" if verdict is Verdict.FINALIZE else None,
         without_bus=True,
     )
-    return Done(message, event, outcome, "/exeunt/terminator", NOW)
+    return Done(message, event, outcome, NOW)
 
 
 async def published(unpublished: Unpublished) -> None:

@@ -43,9 +43,9 @@ class Change(NamedTuple):
 
 
 class ApiServer:
-    """`on_change` is told every write; `on_end` every finalizing write that is stored, and when the evidence that it
-    stands on was looked at last; `on_delete` every StepRun that a terminator deletes, and for which run; `on_restore`
-    the moment to which etcd went back.
+    """`on_change` is told every write; `on_end` every finalizing write that is stored, by which process, and when the
+    evidence that it stands on was looked at last; `on_delete` every StepRun that a terminator deletes, and for which
+    run; `on_restore` the moment to which etcd went back.
     """
 
     def __init__(self, clock: Clockwork, troubles: Troubles) -> None:
@@ -58,9 +58,11 @@ class ApiServer:
         self.canceled_at: dict[str, float] = {}
         """By uid: when the cancel of a run was asked for."""
         self.changes: dict[str, list[Change]] = {kind: [] for kind in KINDS}
+        self.undone: set[str] = set()
+        """By uid: runs that had ended, or were gone, and are not after a backup was restored."""
         self.on_change: list[Callable[[Change], None]] = []
         self.on_restore: list[Callable[[float], None]] = []
-        self.on_end: list[Callable[[Document, Document, float | None], None]] = []
+        self.on_end: list[Callable[[Document, Document, str, float | None], None]] = []
         self.on_delete: list[Callable[[StepRun, RunState], None]] = []
 
     # What there is.
@@ -160,6 +162,9 @@ class ApiServer:
     def restore(self, back: float) -> None:
         """etcd comes back from a backup that is `back` seconds old."""
         then = self.clock.now - back
+        for change in self.changes[STORY_RUN]:
+            if change.at > then and (change.document is None or is_terminal(change.document)):
+                self.undone.add(change.object.metadata.uid)
         for kind, changes in self.changes.items():
             kept = [change for change in changes if change.at <= then]
             self.changes[kind] = kept
@@ -194,15 +199,15 @@ class ApiServer:
             self.clock.after(delay, lambda: process.later(little(0.001, 0.03), partial(then, serve())))
 
     def finalize(
-        self, process: Process, asked: commands.Patch, looked_at: float | None, then: Callable[[Input], None]
+        self, process: Process, asked: commands.Patch, name: str, looked_at: float | None, then: Callable[[Input], None]
     ) -> None:
-        """The finalizing write; `looked_at`: when the evidence that it stands on was looked at last."""
+        """The finalizing write in that name; `looked_at`: when the evidence that it stands on was looked at last."""
         fault = self.troubles.strikes(
             process.name, Fault.NO_API, Fault.UNAVAILABLE, Fault.SLOW, Fault.GIVEN_UP, Fault.ANSWER_LOST,
             Fault.REQUEST_LOST, Fault.REFUSED, Fault.FORBIDDEN, Fault.CONFLICT,
         )  # fmt: skip
         little = self.clock.little
-        store = partial(self._finalize, asked, looked_at)
+        store = partial(self._finalize, asked, process.name, name, looked_at)
 
         def unseen() -> None:
             store()
@@ -231,7 +236,9 @@ class ApiServer:
                 delay = little(0.5, 4) if fault else little(0.001, 0.03)
                 self.clock.after(delay, lambda: answer(store()))
 
-    def _finalize(self, asked: commands.Patch, looked_at: float | None, *, perhaps_done: bool = False) -> Input:
+    def _finalize(
+        self, asked: commands.Patch, by: str, name: str, looked_at: float | None, *, perhaps_done: bool = False
+    ) -> Input:
         before = self.documents.get(asked.run.name)
         if before is None:
             return NotFound()
@@ -239,9 +246,10 @@ class ApiServer:
             after = patched(before, asked.body)
         except TestFailed as lost:
             return ConditionLost(str(lost), perhaps_done)
-        after["metadata"]["managedFields"] = [*after["metadata"].get("managedFields", ()), OURS]
+        written = {"manager": name, "subresource": "status", "fieldsV1": {"f:status": {"f:phase": {}}}}
+        after["metadata"]["managedFields"] = [*after["metadata"].get("managedFields", ()), written]
         for told in self.on_end:
-            told(before, after, looked_at)
+            told(before, after, by, looked_at)
         self.write_run(after)
         return Written()
 
@@ -260,14 +268,6 @@ class ApiServer:
         if found.metadata.deletion_timestamp is None:
             gone_at = self.clock.at.strftime("%Y-%m-%dT%H:%M:%SZ")
             self.put(kind, replace(found, metadata=replace(found.metadata, deletion_timestamp=gone_at)))
-
-
-OURS: Final = {
-    "manager": "exeunt-terminator",
-    "subresource": "status",
-    "fieldsV1": {"f:status": {"f:phase": {}}},
-}
-"""What `metadata.managedFields` says of a finalizing write."""
 
 
 def is_terminal(document: Document) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -11,7 +12,7 @@ from exeunt.rules.closed import Case
 from exeunt.run import bobrapet
 from exeunt.run.snapshot import RunState, Snapshot
 from exeunt_livekit_bridge import machine as bridge
-from exeunt_terminator import decision, evidence, machine
+from exeunt_terminator import decision, machine
 from exeunt_terminator.finalize import finalizing_patch
 from exeunt_terminator.patience import Patience
 from exeunt_terminator.stop import TRANSITIONS, Result
@@ -68,11 +69,16 @@ def deadlines(patch: Patch, state: way.DeadlineState, result: way.Result, target
 
 def without_late_signals(patch: Patch) -> None:
     def possible(topology: Any) -> Any:
-        kinds = evidence.possible_evidence(topology)
+        kinds = decision.possible_evidence(topology)
         late = topology.gone and topology.gone.kind != "signal"
         return [kind for kind in kinds if kind != "signal"] if late else kinds
 
     patch.setattr(machine, "possible_evidence", possible)
+
+
+def claiming(patch: Patch) -> None:
+    read = machine.Stopping._read
+    patch.setattr(machine.Stopping, "_read", lambda stop, run, **_: read(stop, run, own=run.ended_by_exeunt))
 
 
 def late_for_ever(_: datetime, said_at: datetime, __: timedelta) -> datetime:
@@ -156,9 +162,13 @@ BUGS: Final[dict[str, tuple[Bug, str]]] = {
         "topology gone and canceled is enough",
     ),
     "deadlines are not acted on": (lambda patch: without_rules(patch, "deadline"), "every stop ends"),
-    "another's write is taken for an own one": (
+    "a time is recorded at which nothing was written": (
         lambda patch: patch.setattr(machine, "format_status_time", lambda _: "2026-11-24T18:13:33Z"),
         "what is recorded as written was written",
+    ),
+    "another's write of the same second is taken for an own one": (
+        claiming,
+        "nobody claims what somebody else has written",
     ),
     "a deadline is not held": (
         lambda patch: patch.setattr(scheduler.Scheduling, "_hold", lambda *_: way.Result.INSTANT),
@@ -201,5 +211,9 @@ BUGS: Final[dict[str, tuple[Bug, str]]] = {
     "a call that is on again is not taken back": (
         deaf,
         "what is known of",
+    ),
+    "a room that is no more is looked at again": (
+        lambda patch: patch.setattr(bridge, "Done", partial(bridge.LookAgain, 1.0)),
+        "is looked at for ever",
     ),
 }

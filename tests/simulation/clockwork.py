@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from heapq import heappop, heappush
+from itertools import count
 from typing import Final
 
 EPOCH: Final = datetime(2026, 11, 24, 18, 13, 0, tzinfo=UTC)
@@ -24,13 +25,14 @@ def seconds(moment: datetime) -> float:
 
 
 class Clockwork:
-    """`chance` is the only source of randomness, `happened` counts what a search must have seen, `trace` is told what
-    happens when somebody reads it.
+    """`chance` is the only source of randomness, `numbers` are for names that nobody else has, `happened` counts what a
+    search must have seen, `trace` is told what happens when somebody reads it.
     """
 
     def __init__(self, seed: int | str, *, traced: bool = False) -> None:
         self.now = 0.0
         self.chance = random.Random(seed)
+        self.numbers = count(1)
         self.happened: Counter[str] = Counter()
         self.trace: list[str] | None = [] if traced else None
         self._ahead: list[tuple[float, int, Callable[[], None]]] = []

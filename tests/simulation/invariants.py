@@ -1,6 +1,6 @@
 """What must never happen, and what must have happened in the end. What is broken is an AssertionError at once."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable
 from typing import Final
 
@@ -14,6 +14,7 @@ from exeunt.run.models import StepRun
 from exeunt.run.snapshot import RunState
 from simulation.apiserver import ApiServer, Document, is_terminal
 from simulation.clockwork import Clockwork, seconds
+from simulation.faults import Fault
 from simulation.jetstream import JetStream, StoredMessage
 from simulation.livekit import LiveKit
 from simulation.operator import Operator
@@ -51,8 +52,11 @@ class Invariants:
         self.restored_at: list[float] = []
         self._ended_at: dict[tuple[str, int, str], float] = {}
         self._undone: set[str] = set()
-        """By uid: runs whose end is undone, which end at their deadline (ADR 16)."""
-        self._ended_as: set[tuple[str, str]] = set()
+        """By uid: runs whose end, by whomever, is undone: they end at their deadline (ADR 16)."""
+        self._written: Counter[tuple[str, str, str]] = Counter()
+        """By uid, finishedAt and process: how often, which is more than once only where etcd was restored."""
+        self._claims: defaultdict[tuple[str, str, str], set[tuple[str, int]]] = defaultdict(set)
+        """By the same: the outcomes that say so, each by its subject and the delivery that it answers."""
         api.on_end.append(self._ended)
         api.on_delete.append(self._deleted)
         api.on_restore.append(self._restored)
@@ -60,33 +64,36 @@ class Invariants:
 
     # What must never happen.
 
-    def _ended(self, before: Document, after: Document, looked_at: float | None) -> None:
+    def _ended(self, before: Document, after: Document, by: str, looked_at: float | None) -> None:
         annotations, uid, now = before["metadata"]["annotations"], before["metadata"]["uid"], self.clock.now
         pattern, _, is_enabled = STORIES[before["spec"]["storyRef"]["name"]]
-        truth = self.truths.of(before)
+        truth, stood_in = self.truths.of(before), self.clock.happened["without the bus"]
+        had_no_story = truth.had_no_story or (stood_in and truth.later_had_no_story)
         self.clock.note("kube-apiserver", f"{before['metadata']['name']} is ended")
         assert not is_terminal(before), "a run ends once"
         assert before["spec"].get("cancelRequested"), "a run that is not canceled is not ended"
         assert annotations.get(bobrapet.ENABLED) != "false", "a run that is opted out is not ended"
-        assert is_enabled or truth.had_no_story, "a run whose Story is opted out is not ended"
+        assert is_enabled or had_no_story, "a run whose Story is opted out is not ended"
         assert pattern == "realtime", "a run that is not realtime is not ended"
         cancel_observed_at = annotations.get(bobrapet.CANCEL_OBSERVED_AT)
         key = uid, before["metadata"].get("attempt", 0), cancel_observed_at or ""
         self.ends[key] += 1
         self._ended_at[key] = now
-        self._ended_as.add((uid, after["status"]["finishedAt"]))
+        self._written[uid, after["status"]["finishedAt"], by] += 1
         assert self.ends[key] == 1, "a run ends once in each cancellation"
         canceled_at = max(self.api.canceled_at.get(uid, now), truth.started_at if key[1] > 1 else 0.0)
         waited = now + self.most_ahead - canceled_at
         assert cancel_observed_at or waited >= FENCE_WAIT, "no run is ended before its cancel is observed"
         observed = seconds(parse_instant(cancel_observed_at)) if cancel_observed_at else canceled_at
-        stood_in = self.clock.happened["without the bus"]
         timeouts = truth.timeouts | truth.later_timeouts if stood_in else truth.timeouts
         is_late = now + self.most_ahead >= observed + min(timeouts)
         was_gone = truth.evident or truth.evident_until >= (looked_at or now)
-        # Known weakness: what takes a signal back is lost with NATS while the event that stands on it is at work.
-        lost = truth.was_signaled and any(now - at < _AT_WORK for at in self.nats.wiped_at)
-        assert is_late or was_gone or lost, "no run is ended early"
+        # Known weakness: what takes a signal back is lost with NATS while the event that stands on it is at work, or
+        # before those have heard it who were cut off.
+        unheard = self.clock.happened[Fault.NO_NATS]
+        lost = truth.was_signaled and any(unheard or now - at < _ON_ITS_WAY for at in self.nats.wiped_at)
+        undone = any(at >= (looked_at or now) for at in self.restored_at)
+        assert is_late or was_gone or lost or undone, "no run is ended early"
 
     def _deleted(self, step: StepRun, run: RunState) -> None:
         document = self.api.documents.get(run.name)
@@ -106,14 +113,18 @@ class Invariants:
         for key, at in list(self._ended_at.items()):
             if at > then:
                 del self._ended_at[key], self.ends[key]
-                self._undone.add(key[0])
+        self._undone |= self.api.undone
 
     def _stored(self, stream: str, message: StoredMessage) -> None:
         if stream == RUNS and ".outcome." in message.subject:
             outcome = _OUTCOME.decode(message.payload)
             if outcome.verdict is Verdict.FINALIZE and not outcome.dry_run:
                 uid = message.subject.split(".")[4]
-                assert (uid, outcome.finished_at) in self._ended_as, "what is recorded as written was written"
+                own = (uid, outcome.finished_at or "", message.by)
+                self._claims[own].add((message.subject, outcome.attempt))
+                assert any(own[:2] == each[:2] for each in self._written), "what is recorded as written was written"
+                claims = len(self._claims[own])
+                assert claims <= self._written[own], "nobody claims what somebody else has written"
 
     def said(self, sid: str, since: float, *, gone: bool) -> None:
         """The bridge publishes that a call is over, or not; it has looked since then."""
@@ -188,7 +199,8 @@ class Invariants:
             metadata["annotations"].get(bobrapet.CANCEL_OBSERVED_AT) or "",
         )
         ended_at = self._ended_at.get(key)
-        excused = metadata["uid"] in lost or metadata["annotations"].get(bobrapet.ENABLED) == "false"
+        is_enabled = metadata["annotations"].get(bobrapet.ENABLED) != "false"
+        excused = metadata["uid"] in lost or not (is_enabled and STORIES[document["spec"]["storyRef"]["name"]][2])
         last_disaster = max((*self.restored_at, *self.nats.wiped_at), default=float("-inf"))
         if ended_at is None or not is_terminal(document) or excused or last_disaster + _AT_WORK >= ended_at:
             return []  # what a lost volume makes us forget is left to bobrapet

@@ -11,6 +11,7 @@ from exeunt.errors import PoisonEvent
 from exeunt.events.codec import ReceivedEvent
 from exeunt.events.signals import Signal, read_signal
 from exeunt.events.subjects import SIGNALS, signal_subject, trigger_token_subject
+from exeunt.run.managed_fields import FIELD_MANAGER, ended_by
 from exeunt.run.snapshot import RunState, read_run
 from exeunt_terminator import commands
 from exeunt_terminator.commands import (
@@ -47,7 +48,7 @@ from simulation.processes import Process
 
 class Stop:
     """One event on its way through the machine. `record` and `end` are what becomes of its outcome and of its event;
-    `looked_at` is when the evidence was looked at last, in true time.
+    `name` is the one that it ends its run in, `looked_at` when the evidence was looked at last, in true time.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Stop:
         self.stopping = stopping
         self.record = record
         self.end = end
+        self.name = ""
         self.looked_at: float | None = None
 
 
@@ -77,6 +79,7 @@ class Stops:
 
     def begin(self, stop: Stop, delivered: Delivered) -> None:
         run = stop.event.snapshot.run
+        stop.name = f"{FIELD_MANAGER}/{next(self._process.clock.numbers)}"
         self._process.clock.note(
             self._process.name, f"takes {stop.event.event_type} of {run.cancellation} ({delivered.deliveries})"
         )
@@ -96,9 +99,9 @@ class Stops:
         self._process.clock.note(self._process.name, f"{_told(heard)} -> {_told(command)}")
         match command:
             case Patch():
-                self._api.finalize(self._process, command, stop.looked_at, partial(self.hear, stop))
+                self._api.finalize(self._process, command, stop.name, stop.looked_at, partial(self.hear, stop))
             case GetRun(run, first_seen):
-                self._ask(stop, partial(self._get, run.name, seconds(first_seen) if first_seen else None))
+                self._ask(stop, partial(self._get, stop, run.name, seconds(first_seen) if first_seen else None))
             case List():
                 self._ask(stop, partial(self._list, stop, command))
             case LastSignals(run):
@@ -115,13 +118,14 @@ class Stops:
     def _ask(self, stop: Stop, serve: "partial[Input]") -> None:
         self._api.ask(self._process, serve, partial(self.hear, stop), Failed)
 
-    def _get(self, name: str, first_seen: float | None) -> Input:
+    def _get(self, stop: Stop, name: str, first_seen: float | None) -> Input:
         run = self._api.run(name)
         if run is None:
             return NotFound()
         now = self._process.now()
         seen = now if first_seen is None else now + timedelta(seconds=first_seen - seconds(now))
-        return RunRead(read_run(run, first_seen=seen, now=now, fence_wait=settings.FENCE_WAIT))
+        state = read_run(run, first_seen=seen, now=now, fence_wait=settings.FENCE_WAIT)
+        return RunRead(state, own=ended_by(run.metadata.managed_fields) == stop.name)
 
     def _list(self, stop: Stop, asked: List) -> Input:
         stop.looked_at = self._process.clock.now

@@ -79,7 +79,7 @@ class Terminator(Process):
 
     def _wake(self, change: Change) -> None:
         if self.alive and self.stand_in is not None:
-            self.stand_in.watches[change.kind].wake()
+            self.stand_in.watches.wake(change)
 
     # What the stream delivers.
 
@@ -113,13 +113,11 @@ class Terminator(Process):
             context={},
         )
         message = replace(message, expected_last_subject_sequence=command.after)
-        self._nats.publish(self, message, partial(self._recorded, stop, message.payload))
+        self._nats.publish_own(self, RUNS, message, partial(self._recorded, stop))
 
-    def _recorded(self, stop: Stop, payload: bytes, answer: jetstream.Answer) -> None:
+    def _recorded(self, stop: Stop, answer: jetstream.Answer) -> None:
         match answer:
             case jetstream.Stored():
-                self._stops.hear(stop, commands.Stored())
-            case jetstream.AlreadyStored(sequence) if self._is(sequence, payload):
                 self._stops.hear(stop, commands.Stored())
             case jetstream.AlreadyStored(sequence):
                 self._stops.hear(stop, commands.AlreadyStored(sequence))
@@ -127,11 +125,6 @@ class Terminator(Process):
                 self._stops.hear(stop, commands.NotStored())
             case Unavailable(why):
                 self._stops.hear(stop, Failed(why))
-
-    def _is(self, sequence: int, payload: bytes) -> bool:
-        """Whether an earlier try has stored it."""
-        there = self._nats.streams[RUNS].messages.get(sequence)
-        return there is not None and there.payload == payload
 
     def _end(self, delivery: Delivery, end: Command) -> None:
         match end:

@@ -51,6 +51,8 @@ class Truth:
         (ADR 25).
         """
         self.had_no_story = False
+        self.later_had_no_story = False
+        """Known weakness: the same, of an opt-out that the Story had (ADR 25)."""
         self.was_signaled = False
         self.was_opted_out = False
         self.is_fixed = False
@@ -113,9 +115,11 @@ class Truths:
             return
         truth, now = self.of(document), self._clock.now
         truth.was_opted_out |= document["metadata"]["annotations"].get(bobrapet.ENABLED) == "false"
+        has_no_story = document["spec"]["storyRef"]["name"] not in self._api.objects[STORY]
         if not truth.is_fixed or self._nats.wiped_at:  # without RUNS nobody knows what it was at the cancel
             truth.timeouts.add(self._timeout(document))
-            truth.had_no_story |= document["spec"]["storyRef"]["name"] not in self._api.objects[STORY]
+            truth.had_no_story |= has_no_story
+        truth.later_had_no_story |= has_no_story
         truth.later_timeouts.add(self._timeout(document))
         uid = document["metadata"]["uid"]
         connected = any((ref := each.spec.story_run_ref) and ref.uid == uid for each in self._api.bindings(name))

@@ -3,15 +3,12 @@
 from collections import deque
 from functools import partial
 
-from msgspec.structs import replace
-
-from exeunt.events.codec import outcome_message
-from exeunt.events.event_types import Verdict
 from exeunt.events.messages import Message
 from exeunt.events.subjects import RUNS
+from exeunt_terminator.handing_over import HandedOver, HandingOver
 from exeunt_terminator.local_streams import Done
 from simulation import jetstream
-from simulation.jetstream import JetStream, StoredMessage, Unavailable
+from simulation.jetstream import JetStream, Unavailable
 from simulation.processes import Process
 
 
@@ -32,54 +29,26 @@ class Unpublished:
         """The oldest; what fails is tried at the next look."""
         if self._kept and not self._at_work:
             self._at_work = True
-            self._nats.publish(self._process, self._kept[0].message, partial(self._have_published, self._kept[0]))
+            handing_over = HandingOver(self._kept[0])
+            self._carry_out(handing_over, handing_over.begin())
 
-    def _have_published(self, done: Done, answer: jetstream.Answer) -> None:
+    def _carry_out(self, handing_over: HandingOver, command: Message | HandedOver) -> None:
+        if isinstance(command, Message):
+            self._nats.publish_own(self._process, RUNS, command, partial(self._hear, handing_over))
+        elif command is HandedOver.OVERTAKEN:
+            self._at_work = False
+        else:
+            self._next()
+
+    def _hear(self, handing_over: HandingOver, answer: jetstream.Answer) -> None:
         match answer:
             case jetstream.Stored(sequence) | jetstream.AlreadyStored(sequence):
-                event, outcome = done.event, done.outcome
-                if outcome is None:
-                    self._next()
-                    return
-                own = replace(event.snapshot, step_runs=None)
-                trail = tuple(replace(step, reread=step.reread or own) for step in outcome.trail)
-                outcome = replace(outcome, cause_sequence=sequence, trail=trail)
-                cancellation = event.snapshot.run.cancellation
-                message = outcome_message(
-                    outcome, cancellation, event.event_type, source=done.source, now=done.at, context={}
-                )
-                self._nats.publish(self._process, message, partial(self._have_recorded, done, message))
+                own = isinstance(answer, jetstream.Stored)
+                self._carry_out(handing_over, handing_over.receive(sequence, own=own))
             case jetstream.NotStored():
                 self._next()
             case Unavailable():
                 self._at_work = False
-
-    def _have_recorded(self, done: Done, message: Message, answer: jetstream.Answer) -> None:
-        outcome = done.outcome
-        anew = outcome is not None and (outcome.finished_at is not None or outcome.verdict is Verdict.FAILED)
-        match answer:
-            case jetstream.AlreadyStored(sequence) if anew:
-                after = replace(message, expected_last_subject_sequence=sequence)
-                then = partial(self._have_seen_another, after)
-                self._nats.read(self._process, RUNS, message.subject, then)
-            case Unavailable():
-                self._at_work = False
-            case _:
-                self._next()
-
-    def _have_seen_another(self, after: Message, found: StoredMessage | Unavailable | None) -> None:
-        if isinstance(found, Unavailable):
-            self._at_work = False
-        elif found is not None and found.payload == after.payload:
-            self._next()  # by an earlier try
-        else:
-            self._nats.publish(self._process, after, self._have_added)
-
-    def _have_added(self, answer: jetstream.Answer) -> None:
-        if isinstance(answer, Unavailable | jetstream.AlreadyStored):
-            self._at_work = False
-        else:
-            self._next()
 
     def _next(self) -> None:
         self._kept.popleft()

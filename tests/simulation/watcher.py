@@ -1,5 +1,6 @@
 """A process of the watcher: its real machine, with the simulated servers around it."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
@@ -10,9 +11,6 @@ from exeunt.events.codec import event_message, read_event
 from exeunt.events.event_types import cancellation_of
 from exeunt.events.signals import read_signal
 from exeunt.events.subjects import RUNS, event_subject
-from exeunt.kube.changes import Change
-from exeunt.kube.resources import STEP_RUNS, STORIES, STORY_RUNS, TRANSPORT_BINDINGS, Resource
-from exeunt.run.models import StoryRun
 from exeunt.run.snapshot import Snapshot
 from exeunt_watcher.commands import (
     AllSignalsHeard,
@@ -27,9 +25,6 @@ from exeunt_watcher.commands import (
     Recall,
     Recalled,
     Refused,
-    Restored,
-    RunRead,
-    Seen,
     SignalHeard,
     Stored,
     StreamRead,
@@ -38,21 +33,12 @@ from exeunt_watcher.commands import (
 from exeunt_watcher.machine import Watching
 from exeunt_watcher.offers import StreamState
 from simulation import jetstream, settings
-from simulation.apiserver import BINDING, STEP_RUN, STORY, STORY_RUN, ApiServer
-from simulation.apiserver import Change as Written
+from simulation.apiserver import ApiServer, Change
 from simulation.clockwork import Clockwork
-from simulation.faults import Fault, Troubles
+from simulation.faults import Troubles
 from simulation.jetstream import JetStream, StoredMessage, Unavailable
 from simulation.processes import Process
-from simulation.watches import Watch
-
-RESOURCES: dict[str, Resource[Any]] = {
-    STORY: STORIES,
-    BINDING: TRANSPORT_BINDINGS,
-    STEP_RUN: STEP_RUNS,
-    STORY_RUN: STORY_RUNS,
-}
-
+from simulation.watches import Watches
 
 _NAMING: Final = 2 / 3
 """Of the watchers so many name StepRuns in their events. Those of the others have them listed."""
@@ -75,34 +61,21 @@ class Watcher(Process):
         self._api = api
         self._nats = nats
         self._names_step_runs = clock.chance.random() < _NAMING
-        self.watches: dict[str, Watch] = {}
+        self.watches: Watches | None = None
         self.machine = new_machine()
         api.on_change.append(self._wake)
 
     def begin(self) -> None:
         self.machine = new_machine()
-        self._watch()
-        self._nats.follow(self, self._on_signal, lambda: self._hear(AllSignalsHeard()))
+        if self.watches is not None:
+            self.watches.end()
+        self.watches = Watches(self._api, self, self._hear)
+        self._nats.follow(self, self._on_signal, partial(self._look_at_stream, AllSignalsHeard))
         self.later(settings.TICK, self._tick)
 
-    def _watch(self) -> None:
-        for watch in self.watches.values():
-            watch.ended = True
-        self.watches = {
-            kind: Watch(self._api, self, kind, partial(self._seen, resource), self._restored)
-            for kind, resource in RESOURCES.items()
-        }
-
-    def _wake(self, change: Written) -> None:
-        if self.alive:
-            self.watches[change.kind].wake()
-
-    def _restored(self) -> None:
-        self._hear(Restored())
-        self._watch()
-
-    def _seen(self, resource: Resource[Any], change: Change[Any]) -> None:
-        self._hear(Seen(resource, None, change))
+    def _wake(self, change: Change) -> None:
+        if self.alive and self.watches is not None:
+            self.watches.wake(change)
 
     def _on_signal(self, message: StoredMessage) -> None:
         try:
@@ -138,9 +111,9 @@ class Watcher(Process):
                 case MessageAt(sequence):
                     self._read(command, sequence)
                 case GetStream():
-                    self._look_at_stream(command)
-                case GetRun():
-                    self._get(command)
+                    self._look_at_stream(partial(StreamRead, command))
+                case GetRun() if self.watches is not None:
+                    self.watches.get_run(command)
 
     def _published(self, command: Publish, message: Any, answer: jetstream.Answer) -> None:
         match answer:
@@ -154,14 +127,16 @@ class Watcher(Process):
                 publish = partial(self._nats.publish, self, message, partial(self._published, command, message))
                 self.later(self.clock.little(0.2, 2), publish)
 
-    def _look_at_stream(self, command: GetStream) -> None:
-        self._nats.ask(self, partial(self._nats.state, RUNS), partial(self._have_looked, command))
+    def _look_at_stream(self, heard: Callable[[StreamState | None], Input]) -> None:
+        self._nats.ask(self, partial(self._nats.state, RUNS), partial(self._have_looked, heard))
 
-    def _have_looked(self, command: GetStream, found: StreamState | Unavailable) -> None:
+    def _have_looked(
+        self, heard: Callable[[StreamState | None], Input], found: StreamState | Unavailable | None
+    ) -> None:
         if isinstance(found, Unavailable):
-            self.later(self.clock.little(0.2, 2), partial(self._look_at_stream, command))
+            self.later(self.clock.little(0.2, 2), partial(self._look_at_stream, heard))
         else:
-            self._hear(StreamRead(command, found))
+            self._hear(heard(found))
 
     def _read(self, command: Recall | MessageAt, where: str | int) -> None:
         self._nats.read(self, RUNS, where, partial(self._have_read, command, where))
@@ -175,16 +150,6 @@ class Watcher(Process):
             self._hear(Recalled(command, _snapshot(found)))
         else:
             self._hear(MessageRead(command, _snapshot(found)))
-
-    def _get(self, command: GetRun) -> None:
-        _, name = command.key
-        self._api.ask(self, lambda: self._api.run(name), partial(self._got, command), lambda _: Fault.UNAVAILABLE)
-
-    def _got(self, command: GetRun, run: StoryRun | Fault | None) -> None:
-        if isinstance(run, Fault):
-            self.later(self.clock.little(0.2, 2), partial(self._get, command))
-        else:
-            self._hear(RunRead(command, run))
 
 
 def _snapshot(message: StoredMessage | None) -> Snapshot | None:

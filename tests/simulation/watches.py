@@ -1,5 +1,5 @@
-"""A list and a watch of one kind, as `exeunt.kube.list_watch` follows it: at its own pace, broken and listed anew, and
-so behind the others and blind to what came and went in between (ADR 22).
+"""Lists and watches, as `exeunt.kube.list_watch` follows them: each at its own pace, broken and listed anew, and so
+behind the others and blind to what came and went in between (ADR 22).
 """
 
 from collections.abc import Callable
@@ -7,17 +7,76 @@ from functools import partial
 from typing import Any, Final
 
 from exeunt.kube.changes import Change, Changed, Missing, Page, Removed
+from exeunt.kube.resources import STEP_RUNS, STORIES, STORY_RUNS, TRANSPORT_BINDINGS, Resource
 from exeunt.run import bobrapet
 from exeunt.run.models import KubeObject, StepRun, StoryRun
-from simulation.apiserver import ApiServer
+from exeunt_watcher.commands import GetRun, Input, Restored, RunRead, Seen
+from simulation.apiserver import BINDING, STEP_RUN, STORY, STORY_RUN, ApiServer
+from simulation.apiserver import Change as Written
 from simulation.faults import Fault
 from simulation.processes import Process
 
+RESOURCES: Final[dict[str, Resource[Any]]] = {
+    STORY: STORIES,
+    BINDING: TRANSPORT_BINDINGS,
+    STEP_RUN: STEP_RUNS,
+    STORY_RUN: STORY_RUNS,
+}
 _SELDOM: Final = 0.3
 """How many of the events break a watch while watches break."""
 _PAGED: Final = 0.5
 """How many of the lists, and of what is left of one, come page by page."""
 _LONGEST_DELAY: Final = 10.0
+
+
+class Watches:
+    """All that a watcher sees of the cluster; `hear` is told."""
+
+    def __init__(self, api: ApiServer, process: Process, hear: Callable[[Input], None]) -> None:
+        self._api = api
+        self._process = process
+        self._hear = hear
+        self._watches: dict[str, Watch] = {}
+        self._begin()
+
+    def _begin(self) -> None:
+        self._watches = {
+            kind: Watch(self._api, self._process, kind, partial(self._seen, resource), self._restored)
+            for kind, resource in RESOURCES.items()
+        }
+
+    def _seen(self, resource: Resource[Any], change: Change[Any]) -> None:
+        self._hear(Seen(resource, None, change))
+
+    def _restored(self) -> None:
+        self.end()
+        self._hear(Restored())
+        self._begin()
+
+    def wake(self, change: Written) -> None:
+        """There is something new."""
+        self._watches[change.kind].wake()
+
+    def break_off(self) -> None:
+        for watch in self._watches.values():
+            watch.break_off()
+
+    def end(self) -> None:
+        for watch in self._watches.values():
+            watch.ended = True
+
+    def get_run(self, asked: GetRun) -> None:
+        """Read a run, until it is answered."""
+        _, name = asked.key
+        self._api.ask(
+            self._process, lambda: self._api.run(name), partial(self._got, asked), lambda _: Fault.UNAVAILABLE
+        )
+
+    def _got(self, asked: GetRun, run: StoryRun | Fault | None) -> None:
+        if isinstance(run, Fault):
+            self._process.later(self._api.clock.little(0.2, 2), partial(self.get_run, asked))
+        else:
+            self._hear(RunRead(asked, run))
 
 
 class Watch:

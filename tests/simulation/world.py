@@ -117,7 +117,7 @@ class World(Clockwork):
         while True:
             self.run(self.now + _STEP)
             set_aside = set[str]().union(*(terminator.set_aside for terminator in self.terminators))
-            held_back = set[str]().union(*(scheduler.held_back for scheduler in self.schedulers))
+            held_back = set[str]().union(*(scheduler.deadlines.held_back for scheduler in self.schedulers))
             self.invariants.check_stops(CALM, set_aside, held_back)
             if self.invariants.stops():
                 done_since = self.now
@@ -154,11 +154,10 @@ def _trouble(fault: Fault) -> Callable[[World, Action], None]:
 
 def _break_watches(world: World, _: Action) -> None:
     """The kube-apiserver starts anew."""
-    whose = [watcher.watches for watcher in world.watchers]
+    whose = [watcher.watches for watcher in world.watchers if watcher.watches]
     whose += [terminator.stand_in.watches for terminator in world.terminators if terminator.stand_in]
     for watches in whose:
-        for watch in watches.values():
-            watch.break_off()
+        watches.break_off()
 
 
 def _restore_etcd(world: World, action: Action) -> None:

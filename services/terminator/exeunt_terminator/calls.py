@@ -1,6 +1,7 @@
 """Carries out what a stop asks for, but for recording it: calls to the kube-apiserver, and reads of SIGNALS."""
 
 import asyncio
+import secrets
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -13,9 +14,19 @@ from exeunt.bus.recall import last_signals
 from exeunt.errors import ExeuntError
 from exeunt.events.codec import ReceivedEvent
 from exeunt.kube.client import KubeClient
-from exeunt.kube.errors import ApiError, ApiUnavailable, Conflict, Forbidden, NotFound, Undecodable, Unprocessable
+from exeunt.kube.errors import (
+    ApiError,
+    ApiUnavailable,
+    Conflict,
+    Forbidden,
+    NotFound,
+    ResourceVersionTooLarge,
+    Undecodable,
+    Unprocessable,
+)
 from exeunt.kube.resources import STEP_RUNS, STORY_RUNS, TRANSPORT_BINDINGS, Resource, T
-from exeunt.run.snapshot import FIELD_MANAGER, RunState, read_run
+from exeunt.run.managed_fields import FIELD_MANAGER, ended_by
+from exeunt.run.snapshot import RunState, read_run
 from exeunt.settings import Settings
 from exeunt_terminator import commands
 from exeunt_terminator.commands import (
@@ -50,8 +61,8 @@ log = structlog.get_logger()
 
 
 class Calls:
-    """The calls of one stop. Without a `bus` there are no signals. `error` is the last answer that was none, or not the
-    one that was hoped for.
+    """The calls of one stop, which ends its run in a name of its own (`managed_fields`). Without a `bus` there are no
+    signals. `error` is the last answer that was none, or not the one that was hoped for.
     """
 
     def __init__(self, kube: KubeClient, bus: Bus | None, settings: Settings) -> None:
@@ -59,6 +70,7 @@ class Calls:
         self._kube = kube
         self._bus = bus
         self._fence_wait = settings.fence_wait
+        self._name = f"{FIELD_MANAGER}/{secrets.token_hex(4)}"
 
     async def carry_out(
         self,
@@ -103,7 +115,7 @@ class Calls:
         run = asked.run
         try:
             await self._kube.patch(
-                STORY_RUNS, run.namespace, run.name, asked.body, field_manager=FIELD_MANAGER, subresource="status"
+                STORY_RUNS, run.namespace, run.name, asked.body, field_manager=self._name, subresource="status"
             )
         except NotFound:
             return commands.NotFound()
@@ -123,18 +135,26 @@ class Calls:
         except NotFound:
             return commands.NotFound()
         now = datetime.now(UTC)
-        return RunRead(read_run(found, first_seen=asked.first_seen or now, now=now, fence_wait=self._fence_wait))
+        run = read_run(found, first_seen=asked.first_seen or now, now=now, fence_wait=self._fence_wait)
+        return RunRead(run, own=ended_by(found.metadata.managed_fields) == self._name)
 
     async def _list(self, run: RunState, *, step_runs: bool, bindings: bool) -> Listed:
         if not bindings:
-            return Listed(step_runs=await self._list_of(STEP_RUNS, run))
+            return Listed(step_runs=await self._look_at(STEP_RUNS, run))
         if not step_runs:
-            return Listed(bindings=await self._list_of(TRANSPORT_BINDINGS, run))
+            return Listed(bindings=await self._look_at(TRANSPORT_BINDINGS, run))
         both = await asyncio.gather(self._list_of(STEP_RUNS, run), self._list_of(TRANSPORT_BINDINGS, run))
         return Listed(*both)
 
-    async def _list_of(self, resource: Resource[T], run: RunState) -> tuple[T, ...]:
-        found = await self._kube.list(resource, run.namespace, field_selector=_of(run))
+    async def _look_at(self, resource: Resource[T], run: RunState) -> tuple[T, ...]:
+        """As they were with the run as it is known, or later: what has seen that need not ask etcd (ADR 23)."""
+        try:
+            return await self._list_of(resource, run, not_older_than=run.resource_version)
+        except ResourceVersionTooLarge:
+            return await self._list_of(resource, run)
+
+    async def _list_of(self, resource: Resource[T], run: RunState, not_older_than: str | None = None) -> tuple[T, ...]:
+        found = await self._kube.list(resource, run.namespace, field_selector=_of(run), not_older_than=not_older_than)
         for error in found.undecodable:
             log.warning("object not usable", error=str(error))
         return tuple(found.items)

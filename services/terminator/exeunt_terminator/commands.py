@@ -58,9 +58,10 @@ class NotFound(Struct, frozen=True):
 
 
 class RunRead(Struct, frozen=True):
-    """The StoryRun as it is now."""
+    """The StoryRun as it is now. `own`: by this very stop it was ended, and by no other one in the same second."""
 
     run: RunState
+    own: bool = False
 
 
 class Listed(Struct, frozen=True):
@@ -146,7 +147,9 @@ class GetRun(Struct, frozen=True):
 
 
 class List(Struct, frozen=True):
-    """List what names the run: Listed."""
+    """List what names the run: Listed. One kind alone is looked at, and may be as old as the run that is known. Of both
+    something is to be deleted, so they are listed as they are now.
+    """
 
     run: RunState
     step_runs: bool = False

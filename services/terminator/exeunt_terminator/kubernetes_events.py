@@ -18,7 +18,8 @@ from exeunt.events.event_types import Outcome, Verdict
 from exeunt.kube.client import KubeClient
 from exeunt.kube.errors import ApiError, ApiUnavailable, Conflict, Undecodable
 from exeunt.kube.resources import EVENTS, STORY_RUNS
-from exeunt.run.snapshot import FIELD_MANAGER, RunState
+from exeunt.run.managed_fields import FIELD_MANAGER
+from exeunt.run.snapshot import RunState
 from exeunt.telemetry.metrics import KUBERNETES_EVENTS
 
 _ROOM: Final = 256

@@ -40,7 +40,6 @@ class Done(Struct, frozen=True):
     message: Message
     event: ReceivedEvent
     outcome: Outcome | None
-    source: str
     at: datetime
 
 
@@ -80,14 +79,14 @@ class LocalEvent:
 
     def handed_over(self) -> Done:
         """To be published without an outcome: perhaps its run is ended, and its StepRuns are not deleted."""
-        return Done(self.message, self.event, None, SOURCE, self.since)
+        return Done(self.message, self.event, None, self.since)
 
     def record(self, asked: Record, now: datetime) -> Done | commands.AlreadyStored:
         """Done: it is stored as far as the stop is concerned, and kept to be published when the bus is back."""
         if self._outcomes > asked.after:
             return commands.AlreadyStored(self._outcomes)
         self._outcomes += 1
-        return Done(self.message, self.event, replace(asked.outcome, without_bus=True), SOURCE, now)
+        return Done(self.message, self.event, replace(asked.outcome, without_bus=True), now)
 
 
 class LocalStreams:

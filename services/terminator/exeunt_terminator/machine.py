@@ -1,8 +1,8 @@
 """One stop, as a machine: what was heard in, what to ask or do next out. Pure.
 
-It goes by the table in `stop`; `decision`, `evidence` and `finalize` do the thinking. All that is known of the stop is
-here, its whole trail, too. On the fast path nothing is read of Kubernetes but what has to be seen anew: bindings or
-StepRuns, where the evidence is that there are none.
+It goes by the table in `stop`; `decision` and `finalize` do the thinking. All that is known of the stop is here, its
+whole trail, too. On the fast path nothing is read of Kubernetes but what has to be seen anew: bindings or StepRuns,
+where the evidence is that there are none.
 """
 
 from datetime import datetime, timedelta
@@ -45,8 +45,10 @@ from exeunt_terminator.commands import (
     Stored,
     Written,
 )
-from exeunt_terminator.decision import TOPOLOGY_UP, decide, leaves_leftovers
-from exeunt_terminator.evidence import (
+from exeunt_terminator.decision import (
+    TOPOLOGY_UP,
+    decide,
+    leaves_leftovers,
     possible_evidence,
     still_no_bindings,
     still_no_step_runs,
@@ -149,8 +151,8 @@ class Stopping:
                 return self._note(Result.NOT_FOUND, Verdict.GONE, "deleted", "the StoryRun is gone", now)
             case StopState.READING, NotFound():
                 return self._note(Result.NOT_FOUND, Verdict.GONE, "deleted", "the StoryRun is gone", now)
-            case StopState.READING, RunRead(run):
-                return self._read(run)
+            case StopState.READING, RunRead(run, own):
+                return self._read(run, own=own)
             case StopState.LISTING, Listed(step_runs, bindings):
                 self._to_delete = step_runs_to_delete(self.snapshot.run.uid, step_runs, bindings)
                 return Result.LISTED if self._to_delete else Result.NOTHING_LEFT
@@ -256,11 +258,11 @@ class Stopping:
                     return Result.STILL_GONE
         return Result.UP_AGAIN
 
-    def _read(self, run: RunState) -> Result:
+    def _read(self, run: RunState, *, own: bool) -> Result:
         self.snapshot = replace(self.snapshot, run=run)
         self._reread = replace(self.snapshot, step_runs=None)
-        # Told from another terminator's by the time that it wrote.
-        if self._unanswered and run.ended_by_exeunt and run.finished_at == format_status_time(self._unanswered):
+        # Of several writes it was the one whose time is there.
+        if own and self._unanswered and run.finished_at == format_status_time(self._unanswered):
             self.written_at = self._unanswered
             return self._came(Result.ANSWER_LOST)
         return Result.READ

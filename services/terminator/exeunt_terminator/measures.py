@@ -1,13 +1,44 @@
-"""What is measured when a run has ended by our write."""
+"""What is told of a stop, in the log, the span and the metrics."""
 
 from datetime import datetime, timedelta
 
+import structlog
+
 from exeunt.clock import parse_instant
+from exeunt.errors import ExeuntError
 from exeunt.events.codec import ReceivedEvent
-from exeunt.events.event_types import EventType
+from exeunt.events.event_types import EventType, Outcome
 from exeunt.run.snapshot import Snapshot
 from exeunt.telemetry.metrics import CAUSES, DRAIN_SAVED, STOP_DURATION, STOP_LATENCY
-from exeunt.telemetry.tracing import latency
+from exeunt.telemetry.tracing import Hop, latency
+from exeunt_terminator.commands import DeadLetter, End, GiveBack
+from exeunt_terminator.machine import Stopping
+
+log = structlog.get_logger()
+
+
+def report(
+    event: ReceivedEvent, stopping: Stopping, end: End, hop: Hop, *, error: ExeuntError | None, **also: object
+) -> Outcome | None:
+    """What came of a delivery; `error` is the last one, and `also` stands in the log. Returns the outcome if that is
+    news.
+    """
+    if stopping.failure is not None:
+        failed = {"error": stopping.failure, "next_at": stopping.next_at}
+        log.warning("stop not done yet", event_type=event.event_type, **failed)
+        hop.failed(error or stopping.failure)
+    if isinstance(end, GiveBack) and end.not_yet:
+        log.info("stop not due yet", event_type=event.event_type, why=end.why)
+        hop.drop()
+    if isinstance(end, GiveBack) and not stopping.recorded:
+        return None
+    outcome = stopping.outcome()
+    hop.decided(outcome.trail)
+    log.info(outcome.verdict, event_type=event.event_type, rule=outcome.rule, why=outcome.why,
+             stop_latency_ms=outcome.stop_latency_ms, step_runs=outcome.deleted_step_runs, **also)  # fmt: skip
+    if isinstance(end, DeadLetter):
+        hop.failed(outcome.rule)
+    return outcome if stopping.recorded else None
 
 
 def stop_ended(event: ReceivedEvent, stored_at: datetime, snapshot: Snapshot, *, at: datetime) -> None:

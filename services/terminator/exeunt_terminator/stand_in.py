@@ -9,7 +9,6 @@ and its run ends at its deadline.
 """
 
 import asyncio
-from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -17,12 +16,10 @@ import structlog
 
 from exeunt.bus.connection import Bus
 from exeunt.bus.delivery import back_off
-from exeunt.cancelled import as_own_task
-from exeunt.events.codec import ReceivedEvent
 from exeunt.events.event_types import EventType
 from exeunt.events.subjects import DEADLINES, armed_subject
 from exeunt.kube.client import KubeClient
-from exeunt.kube.errors import ApiError, ApiUnavailable, Rewound, Undecodable
+from exeunt.kube.errors import ApiError, ApiUnavailable, Undecodable
 from exeunt.kube.list_watch import ListWatch
 from exeunt.settings import Settings
 from exeunt.telemetry.logs import bind_run
@@ -32,6 +29,7 @@ from exeunt_terminator.commands import AlreadyStored, End, GiveBack, Input, Reco
 from exeunt_terminator.kubernetes_events import KubernetesEvents
 from exeunt_terminator.local_streams import LocalEvent, LocalStreams
 from exeunt_terminator.machine import Stopping
+from exeunt_terminator.measures import report
 from exeunt_terminator.remembered import Remembered
 from exeunt_terminator.unpublished import Unpublished
 from exeunt_timeout_scheduler import calls as scheduler_calls
@@ -41,7 +39,7 @@ from exeunt_timeout_scheduler.machine import Scheduling
 from exeunt_timeout_scheduler.sweep import Sweep
 from exeunt_watcher import calls as watcher_calls
 from exeunt_watcher import commands as watch
-from exeunt_watcher.watches import watches, watching
+from exeunt_watcher.watcher import follow, watches, watching
 
 CONSUMER: Final = "without-bus"
 """What stands for the consumer in spans."""
@@ -116,33 +114,15 @@ class StandIn:
     # What the watcher would do.
 
     async def _watch(self) -> None:
-        self._hear(watch.AllSignalsHeard())
-        while True:
-            self._watches = list(watches(self._namespaces, self._kube))
-            try:
-                await as_own_task(self._follow_all())
-            except* Rewound as rewound:
-                log.warning("etcd was restored from a backup: starting over", found=str(rewound.exceptions[0]))
-            self._hear(watch.Restored())
+        await self._hear(watch.AllSignalsHeard())
+        await follow(self._begin, self._hear, tick=_TICK)
 
-    async def _follow_all(self) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            for each in self._watches:
-                tasks.create_task(self._follow(each))
-            tasks.create_task(self._tick())
+    def _begin(self) -> list[ListWatch[Any]]:
+        """New watches."""
+        self._watches = list(watches(self._namespaces, self._kube))
+        return self._watches
 
-    async def _follow(self, each: ListWatch[Any]) -> None:
-        async with aclosing(aiter(each)) as changes:
-            async for change in changes:
-                self._hear(watch.Seen(each.resource, each.namespace, change))
-                del change  # a page may be large, and the next change far away
-
-    async def _tick(self) -> None:
-        while True:
-            await asyncio.sleep(_TICK)
-            self._hear(watch.Tick())
-
-    def _hear(self, heard: watch.Input) -> None:
+    async def _hear(self, heard: watch.Input) -> None:
         for asked in self._streams.receive(heard, datetime.now(UTC)):
             match asked:
                 case watch.GetRun():
@@ -153,7 +133,7 @@ class StandIn:
                     self._act_on(asked)
 
     async def _read(self, asked: watch.GetRun) -> None:
-        self._hear(await self._reads.answer(asked))
+        await self._hear(await self._reads.answer(asked))
 
     def _act_on(self, published: LocalEvent) -> None:
         """What the consumers of the stream would do."""
@@ -269,20 +249,7 @@ class StandIn:
                 return Stored()
 
             end = await calls.carry_out(stopping, event, delivered, record)
-            if not isinstance(end, GiveBack):
-                hop.decided(stopping.trail)
-            if stopping.failure is not None:
-                hop.failed(calls.error or stopping.failure)
-        self._report(event, stopping)
+            outcome = report(event, stopping, end, hop, error=calls.error, without_bus=True)
+        if outcome is not None:
+            self._kubernetes_events.publish(event.snapshot.run, outcome)
         return end
-
-    def _report(self, event: ReceivedEvent, stopping: Stopping) -> None:
-        if stopping.failure is not None:
-            failed = {"error": stopping.failure, "next_at": stopping.next_at}
-            log.warning("stop not done yet", event_type=event.event_type, **failed)
-        if not stopping.recorded:
-            return
-        outcome = stopping.outcome()
-        log.info(outcome.verdict, event_type=event.event_type, rule=outcome.rule, why=outcome.why, without_bus=True,
-                 stop_latency_ms=outcome.stop_latency_ms, step_runs=outcome.deleted_step_runs)  # fmt: skip
-        self._kubernetes_events.publish(event.snapshot.run, outcome)

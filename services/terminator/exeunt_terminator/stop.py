@@ -25,7 +25,8 @@ That a cancel is heard while the topology is up, and nothing is done, follows fr
 A write that is forbidden is recorded as failed, and its event comes again: the right may be granted meanwhile. One that
 is refused for what it says is set aside.
 
-A write whose answer is lost is sent again, and loses its condition to itself. What is read then tells so by its time.
+A write whose answer is lost is sent again, and loses its condition to itself. What is read then tells so by the name in
+which it was written, which is this stop's alone.
 
 Whatever fails gives the event back to the stream, to be tried again. Once the run is written its outcome is recorded
 first, and the next delivery does the rest. Where cancels are passed on, there is a second look after a stop: the event
@@ -45,7 +46,7 @@ class StopState(StrEnum):
     DECIDING = "deciding"
     """The rules are asked (`decision`)."""
     CHECKING = "checking"
-    """The evidence that the topology is gone is looked at once more (`evidence`)."""
+    """The evidence that the topology is gone is looked at once more (`decision`)."""
     PATCHING = "patching"
     """The finalizing write is sent (`finalize`)."""
     READING = "reading"

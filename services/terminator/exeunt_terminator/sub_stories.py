@@ -13,8 +13,9 @@ from exeunt.kube.client import KubeClient
 from exeunt.kube.errors import Conflict, NotFound, Unprocessable
 from exeunt.kube.resources import STORY_RUNS
 from exeunt.run import bobrapet
+from exeunt.run.managed_fields import FIELD_MANAGER
 from exeunt.run.models import StoryRun
-from exeunt.run.snapshot import FIELD_MANAGER, RunState
+from exeunt.run.snapshot import RunState
 
 _PARENT: Final = "bubustack.io/parent-storyrun"
 _LONGEST_LABEL: Final = 63

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from exeunt.bus.connection import Bus
 from exeunt.bus.delivery import Ack, DeadLetter, Delivery, DeliveryAnswer, Retry, back_off
 from exeunt.bus.errors import BusUnavailable, PublishRefused
-from exeunt.bus.publisher import Stored, last_message, publish
+from exeunt.bus.publisher import Stored, publish_own
 from exeunt.events.codec import ReceivedEvent, outcome_message, read_event
 from exeunt.events.event_types import DRY_RUN
 from exeunt.events.subjects import RUNS, TERMINATOR
@@ -24,6 +24,7 @@ from exeunt_terminator.calls import Calls
 from exeunt_terminator.commands import SOURCE, Delivered, End, Failed, GiveBack, Input, Record, SecondLook
 from exeunt_terminator.kubernetes_events import KubernetesEvents
 from exeunt_terminator.machine import Stopping
+from exeunt_terminator.measures import report
 from exeunt_terminator.remembered import Remembered
 
 _PUBLISH_DEADLINE: Final = 20.0
@@ -81,7 +82,10 @@ class Terminator:
             clock_trouble=self.clock_trouble(),
         )
         end = await calls.carry_out(stopping, event, delivered, partial(self._record, event, calls, hop))
-        self._report(event, stopping, end, calls, hop)
+        outcome = report(event, stopping, end, hop, error=calls.error)
+        if outcome is not None:
+            OUTCOMES.add(cause=str(event.event_type), verdict=DRY_RUN if outcome.dry_run else str(outcome.verdict))
+            self._events.publish(event.snapshot.run, outcome)
         return end
 
     async def _record(self, event: ReceivedEvent, calls: Calls, hop: Hop, command: Record) -> Input:
@@ -95,8 +99,7 @@ class Terminator:
         )
         message = replace(message, expected_last_subject_sequence=command.after)
         try:
-            answer = await publish(self._bus, message, deadline=_PUBLISH_DEADLINE)
-            last = None if isinstance(answer, Stored) else await last_message(self._bus, RUNS, message.subject)
+            answer = await publish_own(self._bus, RUNS, message, deadline=_PUBLISH_DEADLINE)
         except BusUnavailable as error:
             calls.error = error
             return Failed(str(error))
@@ -104,27 +107,4 @@ class Terminator:
             log.error("outcome not recorded", event_type=event.event_type, error=str(error))  # noqa: TRY400 - no bug
             hop.failed(error)
             return commands.NotStored()
-        if isinstance(answer, Stored) or (last is not None and last.data == message.payload):  # by an earlier try
-            return commands.Stored()
-        return commands.AlreadyStored(answer.sequence)
-
-    def _report(self, event: ReceivedEvent, stopping: Stopping, end: End, calls: Calls, hop: Hop) -> None:
-        """What came of it, in the log, the span and the metrics, and as a Kubernetes Event."""
-        if stopping.failure is not None:
-            failed = {"error": stopping.failure, "next_at": stopping.next_at}
-            log.warning("stop not done yet", event_type=event.event_type, **failed)
-            hop.failed(calls.error or stopping.failure)
-        if isinstance(end, GiveBack) and end.not_yet:
-            log.info("stop not due yet", event_type=event.event_type, why=end.why)
-            hop.drop()
-        if isinstance(end, GiveBack) and not stopping.recorded:
-            return
-        outcome = stopping.outcome()
-        hop.decided(outcome.trail)
-        log.info(outcome.verdict, event_type=event.event_type, rule=outcome.rule, why=outcome.why,
-                 stop_latency_ms=outcome.stop_latency_ms, step_runs=outcome.deleted_step_runs)  # fmt: skip
-        if stopping.recorded:
-            OUTCOMES.add(cause=str(event.event_type), verdict=DRY_RUN if outcome.dry_run else str(outcome.verdict))
-            self._events.publish(event.snapshot.run, outcome)
-        if isinstance(end, commands.DeadLetter):
-            hop.failed(outcome.rule)
+        return commands.Stored() if isinstance(answer, Stored) else commands.AlreadyStored(answer.sequence)

@@ -1,8 +1,7 @@
 """What was done without the bus, kept until it is back, and then published as if it had never been away.
 
-What others have published of the same meanwhile stands; only an outcome that has ended a run, or that was refused, is
-added to theirs, as `machine` does it. A process that ends before the bus is back takes with it what it has kept: then
-the history has the end of the run, which the watcher publishes, and not who decided it.
+`handing_over` says how. A process that ends before the bus is back takes with it what it has kept: then the history has
+the end of the run, which the watcher publishes, and not who decided it.
 """
 
 import asyncio
@@ -12,18 +11,17 @@ from functools import partial
 from typing import Final
 
 import structlog
-from msgspec.structs import replace
 
 from exeunt.bus.connection import Bus
 from exeunt.bus.errors import BusUnavailable, PermissionDenied, PublishRefused
-from exeunt.bus.publisher import Stored, last_message, publish
-from exeunt.events.codec import outcome_message
-from exeunt.events.event_types import DRY_RUN, Verdict
+from exeunt.bus.publisher import Stored, publish_own
+from exeunt.events.event_types import DRY_RUN
 from exeunt.events.messages import Message
 from exeunt.events.subjects import RUNS
 from exeunt.process.insist import insist
 from exeunt.telemetry.logs import bind_run
 from exeunt.telemetry.metrics import OUTCOMES, UNPUBLISHED_LOST
+from exeunt_terminator.handing_over import HandedOver, HandingOver
 from exeunt_terminator.local_streams import Done
 
 MOST: Final = 10_000
@@ -68,33 +66,16 @@ class Unpublished:
                 self._kept.popleft()
 
     async def _publish(self, done: Done) -> None:
-        event, outcome = done.event, done.outcome
-        answer = await publish(self._bus, done.message, deadline=_DEADLINE)
-        if outcome is None:
-            return
-        # Where the event is another's, it need not have the snapshot that was decided from.
-        own = replace(event.snapshot, step_runs=None)
-        trail = tuple(replace(step, reread=step.reread or own) for step in outcome.trail)
-        outcome = replace(outcome, cause_sequence=answer.sequence, trail=trail)
-        message = outcome_message(
-            outcome, event.snapshot.run.cancellation, event.event_type, source=done.source, now=done.at, context={}
-        )
-        anew = outcome.finished_at is not None or outcome.verdict is Verdict.FAILED
-        if await self._store(message, anew=anew):
-            OUTCOMES.add(cause=str(event.event_type), verdict=DRY_RUN if outcome.dry_run else str(outcome.verdict))
-
-    async def _store(self, message: Message, *, anew: bool) -> bool:
-        """Whether it is stored now: as the first one on its subject, or after that of somebody else if it is `anew`."""
-        answer = await publish(self._bus, message, deadline=_DEADLINE)
-        if isinstance(answer, Stored) or not anew:
-            return isinstance(answer, Stored)
-        last = await last_message(self._bus, RUNS, message.subject)
-        if last is not None and last.data == message.payload:
-            return False  # by an earlier try
-        after = replace(message, expected_last_subject_sequence=answer.sequence)
-        if not isinstance(await publish(self._bus, after, deadline=_DEADLINE), Stored):
-            raise BusUnavailable(f"somebody else stores on {message.subject}")  # or it was a try of ours: see again
-        return True
+        handing_over = HandingOver(done)
+        command: Message | HandedOver = handing_over.begin()
+        while isinstance(command, Message):
+            answer = await publish_own(self._bus, RUNS, command, deadline=_DEADLINE)
+            command = handing_over.receive(answer.sequence, own=isinstance(answer, Stored))
+        if command is HandedOver.OVERTAKEN:
+            raise BusUnavailable("somebody else stores in its place")
+        if command is HandedOver.RECORDED and (outcome := done.outcome) is not None:
+            cause = str(done.event.event_type)
+            OUTCOMES.add(cause=cause, verdict=DRY_RUN if outcome.dry_run else str(outcome.verdict))
 
     def _lose(self, done: Done, why: str) -> None:
         UNPUBLISHED_LOST.add()

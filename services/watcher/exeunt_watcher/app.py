@@ -15,8 +15,7 @@ from exeunt.process.health import Pulse
 from exeunt.process.insist import insist
 from exeunt.process.service import Connections, main
 from exeunt.telemetry.metrics import expect_events
-from exeunt_watcher.signal_check import check_signal
-from exeunt_watcher.watcher import Watcher
+from exeunt_watcher.watcher import Watcher, check_signal
 
 SIGNALS_FOLLOWER: Final = "watcher-signals-follower"
 """The consumers that give every signal to every watcher; each has one of its own, of this name and something more."""

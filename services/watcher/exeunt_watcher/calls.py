@@ -87,7 +87,11 @@ class Calls:
                 found = await self._insist("see what is stored in its place", message_at, self._bus, RUNS, sequence)
                 return MessageRead(asked, snapshot_of(found))
             case GetStream():
-                return StreamRead(asked, await self._insist("look at the stream", self._look_at_stream))
+                return StreamRead(asked, await self.look_at_stream())
+
+    async def look_at_stream(self) -> StreamState | None:
+        """None where there is none."""
+        return await self._insist("look at the stream", self._look_at_stream)
 
     async def _insist(self, what: str, call: Callable[..., Awaitable[T]], *arguments: object) -> T:
         return await insist(what, partial(call, *arguments), on_failure=self._on_failure)

@@ -22,7 +22,7 @@ from exeunt_watcher.offers import StreamState
 class Publish(Struct, frozen=True):
     """Store the event, unless one of its subject is stored later than at `after`: Stored, AlreadyStored or Refused.
 
-    `late` is measured by the watcher that is the first to publish it. `sweep` is the one at which it is offered again.
+    `late` is measured by the watcher that is the first to publish it. `sweep` is the last one before it.
     """
 
     event_type: EventType = field(name="fact")
@@ -91,7 +91,11 @@ class SignalHeard(Struct, frozen=True):
 
 
 class AllSignalsHeard(Struct, frozen=True):
-    """Every signal that was in the stream at the start has been heard."""
+    """Every signal that was in the stream at the start has been heard. `stream` is RUNS as it is now, where there is
+    one.
+    """
+
+    stream: StreamState | None = None
 
 
 class Tick(Struct, frozen=True):

@@ -7,6 +7,7 @@ from typing import NamedTuple, TypeVar
 
 from msgspec import Struct
 
+from exeunt.rules.step_runs import belongs_to
 from exeunt.run.bobrapet import FIRST_ATTEMPT
 from exeunt.run.cancellations import attempt_of
 from exeunt.run.models import Story, StoryRun
@@ -71,7 +72,7 @@ class Known(Struct, gc=False, eq=False):
 
     def step_runs_of(self, uid: str) -> list[StepRunRef]:
         """Those that refer to the run by name and are not owned by another uid (contract §3.1)."""
-        return [step_run.ref for step_run in self.step_runs if step_run.owner is None or step_run.owner == uid]
+        return [step_run.ref for step_run in self.step_runs if belongs_to(step_run.owner, uid)]
 
     def bindings_of(self, uid: str) -> list[KnownBinding]:
         """Those of the run with that uid (contract §3.2)."""

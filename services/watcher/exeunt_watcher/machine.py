@@ -19,7 +19,7 @@ What time alone changes is looked at when it is due (`agenda`).
 from collections.abc import Callable, Container, Iterable, Iterator
 from datetime import datetime, timedelta
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, Final
 
 from msgspec.structs import replace
@@ -59,7 +59,7 @@ from exeunt_watcher.commands import (
 from exeunt_watcher.event_types import event_types_between, leaves_step_runs, standing
 from exeunt_watcher.known import Key, Left
 from exeunt_watcher.lateness import Lateness, Pending
-from exeunt_watcher.offers import Offers
+from exeunt_watcher.offers import AT_ONCE, Offers
 from exeunt_watcher.projection import SEEN, Projection
 from exeunt_watcher.signals_heard import SignalsHeard
 from exeunt_watcher.strays import Strays
@@ -112,6 +112,7 @@ class Watching:
         self._strays = Strays(self._second_look)
         self._agenda = Agenda()
         self._offers = Offers()
+        self._unpublished: dict[Key, None] = {}  # runs whose topology was up when they were listed
         self._looking = False  # how the stream is has been asked, and not been answered yet
         self._held_back = {
             (namespace, kind): dict[Key, Any]()
@@ -141,14 +142,17 @@ class Watching:
                 self._start_over()
             case SignalHeard(signal):
                 yield from self._touched(self._projection.signal(signal), now)
-            case AllSignalsHeard():
+            case AllSignalsHeard(stream):
                 self.signals_heard = True
+                self._offers.look(stream)
                 for namespace in self._namespaces:
                     yield from self._cover(namespace, now)
             case Tick():
                 yield from self._tick(now)
             case _:
                 yield from self._answered(heard, now)
+
+    # What is answered.
 
     def _answered(self, heard: Answer, now: datetime) -> Iterator[Command]:
         match heard:
@@ -184,6 +188,17 @@ class Watching:
         else:
             self._forget(key)  # redriven since then, which the watch is about to show
 
+    def _look_after(self, key: Key, left: Iterable[Left], run: StoryRun | None, now: datetime) -> Iterator[Command]:
+        """What was left before the run was read, and is still, belongs to the attempt that was read, or to one before
+        it.
+        """
+        if run is None or self._projection.uid(key) is not None:
+            return
+        still = self._projection.left(key, run.metadata.uid)
+        ended = self._projection.ended(run, [each for each in left if each in still], now)
+        if leaves_step_runs(ended) and ended.step_runs != ():
+            yield Publish(EventType.STEP_RUNS_LEFT, ended)
+
     def _stored(self, heard: Stored | AlreadyStored) -> Iterator[Command]:
         """What is stored in the place of an event need not say all that it would have said."""
         asked, run = heard.asked, heard.asked.snapshot.run
@@ -203,6 +218,8 @@ class Watching:
                 yield replace(asked, after=sequence)
         elif stored is None or stored.topology.gone is None:  # whoever was first did not know that
             yield Publish(EventType.TOPOLOGY_TERMINATED, asked.snapshot)
+
+    # What is seen.
 
     def _see(
         self, resource: Resource[Any], namespace: str | None, change: Change[Any], now: datetime
@@ -283,8 +300,11 @@ class Watching:
         self._recalling.pop(key, None)
         self._lateness.forget(key)
         self._offers.forget(key)
+        self._unpublished.pop(key, None)
         self._agenda.set(key, None)
         return self._projection.run_gone(key)
+
+    # Whether what is known is all there is: every kind is listed, and what the stream remembers is recalled.
 
     def _covers(self, *namespaces: str) -> bool:
         """Whether what is known of all of these is all there is; of one that is not watched nothing ever will be."""
@@ -302,7 +322,8 @@ class Watching:
         # Runs elsewhere may have waited for Stories that are here.
         touched = [key for key in known.known_runs() if namespace in (None, *known.namespaces(key))]
         touched += [key for key in known.named() if namespace in (None, key[0]) and known.uid(key) is None]
-        yield from self._touched(touched, now)
+        yield from self._touched(touched, now, listed=True)
+        yield from self._publish_some()
 
     def _recall(self, runs: Iterable[Key], now: datetime) -> Iterator[Command]:
         """Ask what the stream remembers of these runs, which are new to this process."""
@@ -347,8 +368,12 @@ class Watching:
             del self._recalling[key]
             yield from self._touched([key], now)
 
-    def _touched(self, runs: Iterable[Key], now: datetime) -> Iterator[Command]:
-        """Project these runs, and publish what begins to hold; of those that are not there see what is left."""
+    # What is published.
+
+    def _touched(self, runs: Iterable[Key], now: datetime, *, listed: bool = False) -> Iterator[Command]:
+        """Project these runs, and publish what begins to hold; of those that are not there see what is left. What is
+        `listed` at a start need not all be published at once.
+        """
         for key in runs:
             if key in self._recalling or not self._covers(*self._projection.namespaces(key)):
                 continue
@@ -364,12 +389,19 @@ class Watching:
                 late = self._lateness.see(previous, current, now)
                 self._agenda.set(key, self._projection.changes_at(current, now))
                 begun = event_types_between(previous, current)
+                if listed and begun == [EventType.TOPOLOGY_ESTABLISHED] and not current.run.cancel_requested:
+                    self._unpublished[key] = None
+                    continue
+                if previous is not None and key in self._unpublished:
+                    del self._unpublished[key]
+                    yield Publish(EventType.TOPOLOGY_ESTABLISHED, previous)
                 if current.run.terminal:
                     self._offers.forget(key)
                 elif begun and current.run.cancel_requested:
-                    self._offers.begun(key)
+                    self._offers.begun(key, begun, standing(current))
+                sweep = self._offers.sweep
                 for event_type in begun:
-                    yield Publish(event_type, current, late if event_type is EventType.RUN_TERMINAL else None)
+                    yield Publish(event_type, current, late if event_type is EventType.RUN_TERMINAL else None, 0, sweep)
 
     def _tick(self, now: datetime) -> Iterator[Command]:
         """Look again at what time alone changes, and at every sweep see whether the stream has what holds."""
@@ -377,6 +409,7 @@ class Watching:
         for key in self._strays.due(now):
             yield GetRun(key, None, self._projection.left(key, self._strays.run_uid(key)))
         yield from self._offer()
+        yield from self._publish_some()
         if self._swept_at is not None and timedelta(0) <= now - self._swept_at < self._sweep_interval:
             return
         if self._swept_at is not None:
@@ -386,16 +419,15 @@ class Watching:
                 yield GetStream()
         self._swept_at = now
 
-    def _look_after(self, key: Key, left: Iterable[Left], run: StoryRun | None, now: datetime) -> Iterator[Command]:
-        """What was left before the run was read, and is still, belongs to the attempt that was read, or to one before
-        it.
+    def _publish_some(self) -> Iterator[Command]:
+        """That topologies are up, a share at a time: of most of them the stream knows, and a stop that comes at the
+        start of a watcher with ten thousand calls shall not wait for all of them.
         """
-        if run is None or self._projection.uid(key) is not None:
-            return
-        still = self._projection.left(key, run.metadata.uid)
-        ended = self._projection.ended(run, [each for each in left if each in still], now)
-        if leaves_step_runs(ended) and ended.step_runs != ():
-            yield Publish(EventType.STEP_RUNS_LEFT, ended)
+        for key in list(islice(self._unpublished, AT_ONCE)):
+            del self._unpublished[key]
+            snapshot = self._projection.snapshot(key)
+            if snapshot is not None:
+                yield Publish(EventType.TOPOLOGY_ESTABLISHED, snapshot)
 
     def _offer(self) -> Iterator[Command]:
         """Offer all that holds of stops of which the stream may lack something."""

@@ -1,7 +1,7 @@
 """Which stops have to be offered to the stream again, because it is not known that it has all of their events. Pure.
 
 A stop whose events are in the stream stays settled for as long as the stream is the same and nothing of it is lost. So
-that is asked once at each sweep, whatever the number of stops, and only what is new or lost is offered.
+that is asked once at each sweep, whatever the number of stops, and only what is not settled, or lost, is offered.
 """
 
 from collections import deque
@@ -14,7 +14,8 @@ from msgspec import Struct
 from exeunt.events.event_types import EventType
 from exeunt_watcher.known import Key
 
-_AT_ONCE: Final = 500
+AT_ONCE: Final = 500
+"""Events that are published in one step: more would keep what is urgent waiting."""
 
 
 class StreamState(Struct, frozen=True):
@@ -30,7 +31,9 @@ class StreamState(Struct, frozen=True):
 
 
 class _Round(NamedTuple):
-    """What was offered at this sweep of one stop, and is not answered yet; the lowest sequence of what is."""
+    """What of a stop was published since the last sweep, or offered at it, and is not answered yet; the lowest sequence
+    of what is.
+    """
 
     open: frozenset[EventType]
     lowest: float = inf
@@ -41,7 +44,9 @@ class Offers:
 
     def __init__(self) -> None:
         self.sweep = 0
-        """The number of the present sweep: answers to an earlier one may be about a stream that is no more."""
+        """The number of the last sweep: answers from before it may be about a stream that is no more. The first is that
+        of the start.
+        """
         self._stream: StreamState | None = None
         self._unsettled: dict[Key, None] = {}
         self._settled: dict[Key, float] = {}  # the lowest sequence of its events
@@ -52,8 +57,17 @@ class Offers:
         """Whether there is any stop."""
         return bool(self._unsettled or self._settled)
 
-    def begun(self, run: Key) -> None:
-        """Something of the stop has begun to hold."""
+    def begun(self, run: Key, begun: Iterable[EventType], standing: Iterable[EventType]) -> None:
+        """`begun` has begun to hold of the stop, and is published; `standing` is all that holds of it. When the stream
+        has all of that, the stop is settled: a topology that was up was published before the cancel.
+        """
+        lowest = self._settled.get(run)
+        self._unsettle(run)
+        published = {*begun, EventType.TOPOLOGY_ESTABLISHED}
+        if lowest is not None or published.issuperset(standing):
+            self._rounds[run] = _Round(frozenset(begun), inf if lowest is None else lowest)
+
+    def _unsettle(self, run: Key) -> None:
         self.forget(run)
         self._unsettled[run] = None
 
@@ -73,12 +87,12 @@ class Offers:
         else:
             lost = [run for run, lowest in self._settled.items() if lowest < stream.first]
         for run in lost:
-            self.begun(run)
+            self._unsettle(run)
         self._waiting = deque(self._unsettled)
 
     def some(self) -> list[Key]:
         """The next stops to be offered at this sweep: not so many that others wait for them."""
-        return [self._waiting.popleft() for _ in range(min(_AT_ONCE, len(self._waiting)))]
+        return [self._waiting.popleft() for _ in range(min(AT_ONCE, len(self._waiting)))]
 
     def offered(self, run: Key, events: Iterable[EventType]) -> None:
         """These were offered of it at this sweep: all that holds. None of a stop that is over, or not begun yet."""

@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 
 from exeunt.clock import parse_instant
 from exeunt.events.signals import Signal
+from exeunt.rules.step_runs import belongs_to, is_finished, owner_of
 from exeunt.run import bobrapet
 from exeunt.run.cancellations import Cancellation, attempt_of
 from exeunt.run.equal import same
@@ -30,7 +31,7 @@ from exeunt.run.snapshot import (
 )
 from exeunt_watcher.known import Key, Known, KnownBinding, KnownStepRun, Left, without
 from exeunt_watcher.signals_heard import SignalsHeard
-from exeunt_watcher.topology import Seen, judge, stale_at
+from exeunt_watcher.topology import Situation, judge, stale_at
 
 SEEN: Final = Topology(established=True, step_runs_seen=True)
 """What is known of an attempt in which a TransportBinding was seen."""
@@ -95,8 +96,8 @@ class Projection:
         if not _is_live(step_run):
             return before
         known = self._of((meta.namespace, step_run.spec.story_run_ref.name))
-        owner = next((owner.uid for owner in meta.owner_references if owner.kind == "StoryRun"), None)
-        self._step_runs[same(meta.namespace), meta.name] = known.add_step_run(StepRunRef(meta.name, meta.uid), owner)
+        ref = StepRunRef(meta.name, meta.uid)
+        self._step_runs[same(meta.namespace), meta.name] = known.add_step_run(ref, owner_of(step_run))
         return [known.key, *(other for other in before if other != known.key)]
 
     def step_run_gone(self, key: Key) -> list[Key]:
@@ -166,7 +167,7 @@ class Projection:
         """A run that is known no more, with what is left of it. That Exeunt ended it shows that it streamed."""
         state = read_run(run, first_seen=now, now=now, fence_wait=self._fence_wait)
         story = self._stories.get(story_key(run))
-        refs = tuple(ref for ref, owner in left if owner in (None, state.uid))
+        refs = tuple(ref for ref, owner in left if belongs_to(owner, state.uid))
         return Snapshot(
             run=state,
             story=read_story(run, story),
@@ -307,7 +308,7 @@ class Projection:
             shutdown=same(shutdown),
             topology=same(
                 judge(
-                    Seen(
+                    Situation(
                         run=state,
                         before=before,
                         bindings=bindings,
@@ -360,8 +361,7 @@ class Projection:
 
 
 def _is_live(step_run: StepRun) -> bool:
-    phase = step_run.status.phase if step_run.status else None
-    return not bobrapet.is_terminal(phase) and not step_run.metadata.deletion_timestamp
+    return not is_finished(step_run) and not step_run.metadata.deletion_timestamp
 
 
 def _discard(index: dict[K, dict[Key, None]], at: K, key: Key) -> None:

@@ -25,7 +25,7 @@ class LiveBinding(Struct, frozen=True, gc=False):
     heartbeat: str | None
 
 
-class Seen(NamedTuple):
+class Situation(NamedTuple):
     """What is known of a run at one moment."""
 
     run: RunState
@@ -37,20 +37,20 @@ class Seen(NamedTuple):
     signal: Evidence | None = None
 
 
-def _hub_condition(seen: Seen) -> Evidence | None:
+def _hub_condition(seen: Situation) -> Evidence | None:
     """The hub has set the run's condition Degraded with reason TopologyTerminated, in this attempt."""
     message = topology_terminated(seen.run)
     return None if message is None else Evidence("hub-condition", 1, message)
 
 
-def _bindings_gone(seen: Seen) -> Evidence | None:
+def _bindings_gone(seen: Situation) -> Evidence | None:
     """No live TransportBinding of the run is left, after at least one was seen."""
     if seen.bindings or not seen.before.established:
         return None
     return Evidence("bindings-gone", 2, "no TransportBinding is left after at least one was seen")
 
 
-def _step_runs_done(seen: Seen) -> Evidence | None:
+def _step_runs_done(seen: Situation) -> Evidence | None:
     """The run is canceled and no live StepRun is left, after at least one was seen."""
     # Before a cancel the next step's StepRun may merely not exist yet.
     if seen.live_step_runs or not seen.before.step_runs_seen or not seen.run.cancel_requested:
@@ -65,7 +65,7 @@ def stale_at(bindings: Collection[LiveBinding], stale_after: timedelta) -> datet
     return max(readable) + stale_after if readable and len(readable) == len(heartbeats) else None
 
 
-def _heartbeats_stale(seen: Seen) -> Evidence | None:
+def _heartbeats_stale(seen: Situation) -> Evidence | None:
     """Every TransportBinding has been silent for longer than EXEUNT_HEARTBEAT_STALE_AFTER (off by default)."""
     if seen.heartbeats_stale_after is None:
         return None
@@ -76,7 +76,7 @@ def _heartbeats_stale(seen: Seen) -> Evidence | None:
     return Evidence("heartbeats-stale", 5, f"every TransportBinding has been silent for more than {silence}")
 
 
-def _signal(seen: Seen) -> Evidence | None:
+def _signal(seen: Situation) -> Evidence | None:
     """The newest word of somebody who may publish on `exeunt.signals.>` (docs/signals.md), about this attempt."""
     return seen.signal
 
@@ -85,7 +85,7 @@ EVIDENCE = (_hub_condition, _bindings_gone, _step_runs_done, _heartbeats_stale, 
 """From the strongest to the weakest. Rank 4, pods, is not looked at: they outlive their topology (contract §3.3)."""
 
 
-def judge(seen: Seen) -> Topology:
+def judge(seen: Situation) -> Topology:
     """The topology as it is now. What was established before is remembered, but never evidence by itself."""
     evidence = (found for look in EVIDENCE if (found := look(seen)))
     return Topology(

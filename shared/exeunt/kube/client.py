@@ -22,7 +22,16 @@ import structlog
 from exeunt.back_off import BackOff, spread
 from exeunt.kube.connection import Call, Connection
 from exeunt.kube.credentials import Credentials
-from exeunt.kube.errors import ApiError, ApiUnavailable, Forbidden, Gone, NotFound, Silent, Undecodable
+from exeunt.kube.errors import (
+    ApiError,
+    ApiUnavailable,
+    Forbidden,
+    Gone,
+    NotFound,
+    ResourceVersionTooLarge,
+    Silent,
+    Undecodable,
+)
 from exeunt.kube.observed import observed
 from exeunt.kube.resources import STORY_RUNS, Resource, T
 from exeunt.net.other_clock import OtherClock
@@ -122,6 +131,7 @@ class KubeClient:
         *,
         field_selector: str | None = None,
         label_selector: str | None = None,
+        not_older_than: str | None = None,
         limit: int = 500,
         retry: bool = True,
         optional: bool = False,
@@ -136,6 +146,7 @@ class KubeClient:
             namespace,
             field_selector=field_selector,
             label_selector=label_selector,
+            not_older_than=not_older_than,
             limit=limit,
             retry=retry,
             optional=optional,
@@ -152,6 +163,7 @@ class KubeClient:
         *,
         field_selector: str | None = None,
         label_selector: str | None = None,
+        not_older_than: str | None = None,
         limit: int = 500,
         retry: bool = True,
         optional: bool = False,
@@ -159,14 +171,17 @@ class KubeClient:
         """All objects of a namespace, or of all namespaces, `limit` at a time; to be closed (`aclosing`).
 
         Without `retry` every page is tried once, for callers that have a back-off of their own. `optional`: being
-        refused it is no trouble, for one namespace of several. Raises Gone between two pages when the snapshot that the
-        list began with is compacted away.
+        refused it is no trouble, for one namespace of several. `not_older_than`: the list may be as old as this
+        resourceVersion, so that a server that has seen it need not ask etcd how things are now. Raises Gone between two
+        pages when the snapshot that the list began with is compacted away, and ResourceVersionTooLarge.
         """
         query = {"limit": str(limit)}
         if field_selector is not None:
             query["fieldSelector"] = field_selector
         if label_selector is not None:
             query["labelSelector"] = label_selector
+        if not_older_than is not None:
+            query |= {"resourceVersion": not_older_than, "resourceVersionMatch": "NotOlderThan"}
         while True:
             call = Call("list", resource, namespace, query=urlencode(query), optional=optional)
             page = _decode_page(call, await self._request(call, retry=retry))
@@ -176,6 +191,7 @@ class KubeClient:
                     listing.items.append(resource.decode(item))
                 except Undecodable as error:
                     listing.undecodable.append(error)
+            query = {key: value for key, value in query.items() if not key.startswith("resourceVersion")}
             query["continue"] = page.metadata.continue_
             del page  # the whole of its text
             yield listing
@@ -200,14 +216,14 @@ class KubeClient:
         *,
         field_manager: str,
         subresource: str | None = None,
-        content_type: str = JSON_PATCH,
     ) -> None:
-        """Patch the object, or a subresource of it. What comes back is not looked at: the write is done.
+        """Send a JSON Patch to the object, or to a subresource of it. What comes back is not looked at: the write is
+        done.
 
         The patch must be conditional: after a broken connection it is sent again. Unknown fields are refused.
         """
         query = urlencode({"fieldManager": field_manager, "fieldValidation": "Strict"})
-        call = Call("patch", resource, namespace, name, subresource, query, body, content_type)
+        call = Call("patch", resource, namespace, name, subresource, query, body, JSON_PATCH)
         await self._request(call)
 
     async def delete(self, resource: Resource[T], namespace: str, name: str, *, uid: str, where: str) -> bool:
@@ -334,4 +350,6 @@ def _perhaps_done(error: Exception) -> bool:
 
 def _is_transient(error: ApiError | ApiUnavailable) -> bool:
     """Whether another try may help."""
+    if isinstance(error, ResourceVersionTooLarge):
+        return False
     return isinstance(error, ApiUnavailable) or error.status == 429 or error.status >= 500

@@ -11,7 +11,8 @@
     │   ├── NotFound            404
     │   ├── Conflict            409: a delete found another uid of that name, a create a taken name, a patch a rival
     │   ├── Gone                410: a resourceVersion or continue token that expired
-    │   └── Unprocessable       422: a failed `test` of a JSON Patch, or a refusal by schema or CEL rule
+    │   ├── Unprocessable       422: a failed `test` of a JSON Patch, or a refusal by schema or CEL rule
+    │   └── ResourceVersionTooLarge  504: a list that may not be so old as what this server knows
     ├── Undecodable             an object that does not have its kind's shape
     └── Rewound                 the cluster is as it was before: etcd was restored from a backup
 
@@ -113,6 +114,10 @@ class Unprocessable(ApiError):
         return not self.causes
 
 
+class ResourceVersionTooLarge(ApiError):
+    """504: this server has not seen that resourceVersion in the 3 s of its waiting: it lags, or etcd was restored."""
+
+
 _BY_STATUS: dict[int, type[ApiError]] = {
     401: Unauthorized,
     403: Forbidden,
@@ -124,6 +129,7 @@ _BY_STATUS: dict[int, type[ApiError]] = {
 
 
 class _Cause(msgspec.Struct):
+    reason: str = ""
     message: str = ""
     field: str = ""
 
@@ -159,7 +165,10 @@ def api_error(
     status = status or answer.code
     details = answer.details or _Details()
     seconds = float(retry_after) if retry_after and retry_after.isdecimal() else details.retry_after_seconds
-    return _BY_STATUS.get(status, ApiError)(
+    kind = _BY_STATUS.get(status, ApiError)
+    if any(cause.reason == ResourceVersionTooLarge.__name__ for cause in details.causes or []):
+        kind = ResourceVersionTooLarge
+    return kind(
         f"{action}: {status} {answer.reason}: {answer.message}".rstrip(": ") + hint,
         status=status,
         reason=answer.reason,

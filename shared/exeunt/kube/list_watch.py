@@ -3,8 +3,8 @@
 The list may be narrowed by a field selector, the watch never is. So finished history is not read at the
 start, yet the transition of an object out of the selection arrives as an ordinary change with its full new
 state, and a removal always means a deletion. `client` makes the requests; the caller's projection keeps the
-objects: here only their names, uids and versions are kept, to tell from a new list what is no longer there. A list is
-handed over page by page, so that a large one never is in memory as a whole.
+objects: here only what has been `shown` of them is kept. A list is handed over page by page, so that a large one never
+is in memory as a whole.
 
 A watch goes on where the one before it was only when that one had brought something and ended at the time that was
 asked for. Whatever else ends a watch may have been a restart, and behind a restart may be another history, in which
@@ -15,7 +15,6 @@ went before (ADR 22). So everything is listed anew.
 import asyncio
 import random
 import time
-from collections import defaultdict
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from math import ceil, inf
@@ -33,12 +32,12 @@ from exeunt.kube.errors import (
     Forbidden,
     Gone,
     NotFound,
-    Rewound,
     Silent,
     Undecodable,
     api_error,
 )
 from exeunt.kube.resources import Resource, T
+from exeunt.kube.shown import Shown
 
 _BACK_OFF: Final = BackOff(0.25, 30)
 _HEALTHY: Final = 10.0  # seconds that a watch must live for the next failure to count as the first
@@ -79,7 +78,6 @@ class ListWatch(Generic[T]):
         list_field_selector: str | None = None,
         idle_timeout: float = 68,
         watch_timeout: float = 300,
-        name: str | None = None,
         turns: asyncio.Semaphore | None = None,
     ) -> None:
         self.synced = False
@@ -96,11 +94,9 @@ class ListWatch(Generic[T]):
         self._idle_timeout = idle_timeout
         self._watch_timeout = watch_timeout
         self._turns = turns or asyncio.Semaphore()
-        self._log = log.bind(list_watch=name or str(resource), namespace=namespace)
+        self._log = log.bind(list_watch=str(resource), namespace=namespace)
         self._resource_version = ""  # where the watch goes on from; empty: list first
-        self._latest = ""  # the resourceVersion that was heard last
-        self._known: defaultdict[str, dict[str, _Seen]] = defaultdict(dict)  # by namespace and name
-        self._lists = 0  # the number of the present list
+        self._shown = Shown(str(self))
         self._replaced: list[Missing] = []  # by what cannot be decoded, since the last complete list
         self._shows_more = False  # the present list, than what was known before it
         self._reported: dict[str, str] = {}  # uid: resourceVersion of undecodable objects that were logged
@@ -199,7 +195,7 @@ class ListWatch(Generic[T]):
                     yield page
 
     async def _pages(self) -> AsyncGenerator[Page[T], None]:
-        self._lists += 1
+        self._shown.begin_list()
         pages = self._client.pages(
             self.resource,
             self.namespace,
@@ -215,61 +211,30 @@ class ListWatch(Generic[T]):
 
     def _take(self, listing: Listing[T]) -> Page[T]:
         """What of a page is news, and at the end what was not on any. Raises Rewound."""
-        if _is_older(_version(listing.resource_version), _version(self._latest)):
-            raise Rewound(f"{self}: listed at version {listing.resource_version} after {self._latest} was seen")
+        self._shown.page(listing.resource_version)
         items, replaced = [], []
         for item in listing.items:
             meta = item.metadata
-            news, missing = self._show(meta.namespace, meta.name, meta.uid, meta.resource_version)
+            news, missing = self._shown.show(meta.namespace, meta.name, meta.uid, meta.resource_version)
+            self._shows_more |= news
             if news:
                 items.append(item)
             if missing:
                 replaced.append(missing)
         for error in listing.undecodable:
-            _, missing = self._show(error.namespace, error.name, error.uid, error.resource_version)
+            news, missing = self._shown.show(error.namespace, error.name, error.uid, error.resource_version)
+            self._shows_more |= news
             if missing:
                 self._replaced.append(missing)
             self._report(error)
         if not listing.last:
             return Page(items, tuple(replaced), complete=False)
-        replaced += self._replaced + self._forget_unlisted()
+        replaced += self._replaced + self._shown.end_list(listing.resource_version)
         self._replaced.clear()
-        self._resource_version = self._latest = listing.resource_version
-        return Page(items, tuple(replaced))
-
-    def _show(self, namespace: str, name: str, uid: str, resource_version: str) -> tuple[bool, Missing | None]:
-        """Whether this listed object is news, and the one of that name that it has replaced. Raises Rewound."""
-        known, version = self._known[namespace].get(name), _version(resource_version)
-        if known is None or known.uid != uid:
-            self._known[namespace][name] = _Seen(uid, version, self._lists)
-            self._shows_more = True
-            return True, None if known is None else Missing((namespace, name), known.uid)
-        if _is_older(version, known.version):
-            raise Rewound(f"{self}: {namespace}/{name} is at version {version} after {known.version} was seen")
-        news, known.version, known.listed = known.version != version, version, self._lists
-        self._shows_more |= news
-        return news, None
-
-    def _forget_unlisted(self) -> list[Missing]:
-        """What the list that has just ended did not show."""
-        missing = [
-            Missing((namespace, name), known.uid)
-            for namespace, names in self._known.items()
-            for name, known in names.items()
-            if known.listed != self._lists
-        ]
-        for gone in missing:
-            self._drop(*gone.key)
-        there = {known.uid for names in self._known.values() for known in names.values()} if self._reported else ()
+        self._resource_version = listing.resource_version
+        there = self._shown.uids() if self._reported else ()
         self._reported = {uid: version for uid, version in self._reported.items() if uid in there}
-        return missing
-
-    def _drop(self, namespace: str, name: str) -> "_Seen | None":
-        names = self._known[namespace]
-        known = names.pop(name, None)
-        if not names:
-            del self._known[namespace]
-        return known
+        return Page(items, tuple(replaced))
 
     def _read(self, line: bytes) -> Change[T] | None:
         """What a line of a watch says, if it says anything; raises the error that an ERROR event carries."""
@@ -290,33 +255,26 @@ class ListWatch(Generic[T]):
         meta = item.metadata
         self._go_on_from(meta.resource_version)
         if deleted:
-            self._drop(*meta.key)
+            self._shown.drop(*meta.key)
             return Removed(item)
-        self._keep(meta.namespace, meta.name, meta.uid, meta.resource_version)
+        self._shown.keep(meta.namespace, meta.name, meta.uid, meta.resource_version)
         return Changed(item)
-
-    def _keep(self, namespace: str, name: str, uid: str, resource_version: str) -> None:
-        known, version = self._known[namespace].get(name), _version(resource_version)
-        if known is not None and known.uid == uid:
-            known.version = version
-        else:
-            self._known[namespace][name] = _Seen(uid, version, self._lists)
 
     def _skip(self, error: Undecodable, *, deleted: bool) -> Missing | None:
         """Go on after an undecodable object; its deletion can still be reported, though not its last state."""
         self._go_on_from(error.resource_version)
         if deleted:
             self._reported.pop(error.uid, None)
-            known = self._drop(error.namespace, error.name)
-            return Missing((error.namespace, error.name), known.uid if known else error.uid)
-        self._keep(error.namespace, error.name, error.uid, error.resource_version)
+            known = self._shown.drop(error.namespace, error.name)
+            return Missing((error.namespace, error.name), known or error.uid)
+        self._shown.keep(error.namespace, error.name, error.uid, error.resource_version)
         self._report(error)
         return None
 
     def _go_on_from(self, version: str) -> None:
         """A line of a watch has told us where we are: that is what shows that it brings something."""
         if version:
-            self._resource_version = self._latest = version
+            self._resource_version = self._shown.latest = version
             self.last_heard = asyncio.get_running_loop().time()
             self._well()
 
@@ -330,28 +288,6 @@ class ListWatch(Generic[T]):
                 resource_version=error.resource_version,
                 error=str(error),
             )
-
-
-class _Seen(msgspec.Struct, gc=False):
-    """An object as it was last, and the list that it was in last."""
-
-    uid: str
-    version: int | str
-    listed: int
-
-
-def _version(resource_version: str) -> int | str:
-    """A number, which is smaller, where it is one."""
-    return int(resource_version) if resource_version.isdecimal() else resource_version
-
-
-def _is_older(version: int | str, than: int | str) -> bool:
-    """Whether a resourceVersion is older than another one of the same collection.
-
-    Kubernetes lets its clients compare them as numbers since 1.35 (KEP-5504), and on etcd they always were. What is not
-    such a number is not compared: then only what is missing from a list tells.
-    """
-    return isinstance(version, int) and isinstance(than, int) and version < than
 
 
 def _spread(least: float, most: float) -> float:

@@ -7,13 +7,14 @@ from exeunt.run.models import StepRun, TransportBinding
 from exeunt.run.snapshot import StepRunRef
 
 
-def belongs_to(step_run: StepRun, run_uid: str) -> bool:
-    """Whether a StepRun that names the run is really this run's.
+def owner_of(step_run: StepRun) -> str | None:
+    """The uid of the StoryRun that owns it; hub-created StepRuns have no owner (contract §3.1)."""
+    return next((owner.uid for owner in step_run.metadata.owner_references if owner.kind == "StoryRun"), None)
 
-    The owner's uid decides; hub-created StepRuns have no owner and belong by name (contract §3.1).
-    """
-    owners = [owner.uid for owner in step_run.metadata.owner_references if owner.kind == "StoryRun"]
-    return not owners or run_uid in owners
+
+def belongs_to(owner: str | None, run_uid: str) -> bool:
+    """Whether a StepRun of this owner that names the run is really this run's: without an owner the name decides."""
+    return owner is None or owner == run_uid
 
 
 def undeleted(step_runs: Iterable[StepRun], run_uid: str) -> list[StepRun]:
@@ -21,7 +22,7 @@ def undeleted(step_runs: Iterable[StepRun], run_uid: str) -> list[StepRun]:
     return [
         step_run
         for step_run in step_runs
-        if belongs_to(step_run, run_uid) and step_run.metadata.deletion_timestamp is None
+        if belongs_to(owner_of(step_run), run_uid) and step_run.metadata.deletion_timestamp is None
     ]
 
 

@@ -12,19 +12,15 @@ import msgspec
 from msgspec import Raw, Struct, field
 from msgspec.structs import replace
 
-from exeunt.clock import format_instant, parse_duration, parse_instant, readable_instant
+from exeunt.clock import format_instant, parse_duration, parse_instant
 from exeunt.run import bobrapet
 from exeunt.run.cancellations import Cancellation, attempt_of, cancel_observed_at_of, token_of
 from exeunt.run.drain import drain_of
 from exeunt.run.equal import same
+from exeunt.run.managed_fields import cancel_written_by, ended_by, tells_something
 from exeunt.run.models import Condition, ObjectMeta, OwnerReference, Story, StoryRun, TraceInfo
 from exeunt.run.opt_out import is_enabled, unclear
 from exeunt.run.shutdown_timeout import ShutdownTimeout, resolve
-
-FIELD_MANAGER: Final = "exeunt-terminator"
-"""Who wrote the end of a run, as `metadata.managedFields` tells it."""
-
-_STATUS_MANAGER: Final = f'"{FIELD_MANAGER}"'.encode()
 
 LONGEST_TRIGGER_TOKEN: Final = 256
 """Characters of a trigger token that a signal can name. NATS ends a connection over a subject that is much longer."""
@@ -89,7 +85,7 @@ class RunState(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     has_status: bool = True
     message: str | None = None
     ended_by_exeunt: bool = False
-    """The phase was last written by the terminator's field manager."""
+    """The phase was last written by a terminator (`managed_fields`)."""
     started_at: str | None = None
     finished_at: str | None = None
     """Both exactly as read. Kubernetes takes times that nobody can read: whoever uses one asks `readable_instant`."""
@@ -178,20 +174,13 @@ class Snapshot(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
         msgspec.convert(msgspec.json.decode(run.conditions), list[Condition] | None)
 
 
-class _FieldsWritten(Struct, rename="camel"):
-    manager: str | None = None
-    subresource: str | None = None
-    time: str | None = None
-    fields_v1: Raw = Raw(b"{}")
-
-
 def read_run(run: StoryRun, *, first_seen: datetime, now: datetime, fence_wait: timedelta) -> RunState:
     """Project a StoryRun. `first_seen`, when it was first seen canceled, serves when nothing better is known."""
     meta, status = run.metadata, run.status
     cancel_observed_at = cancel_observed_at_of(meta.annotations)
     canceled_at = cancel_observed_at
     if run.spec.cancel_requested and cancel_observed_at is None:
-        canceled_at = format_instant(min(first_seen, _cancel_written_by(meta.managed_fields, first_seen)))
+        canceled_at = format_instant(min(first_seen, cancel_written_by(meta.managed_fields, first_seen)))
     return RunState(
         namespace=meta.namespace,
         name=meta.name,
@@ -202,7 +191,7 @@ def read_run(run: StoryRun, *, first_seen: datetime, now: datetime, fence_wait: 
         phase=status.phase if status else None,
         has_status=status is not None,
         message=status.message if status else None,
-        ended_by_exeunt=_status_is_ours(meta.managed_fields),
+        ended_by_exeunt=ended_by(meta.managed_fields) is not None,
         started_at=status.started_at if status else None,
         finished_at=status.finished_at if status else None,
         conditions=status.conditions if status else Raw(b"null"),
@@ -229,40 +218,9 @@ def _trigger_token(annotations: Mapping[str, str]) -> str | None:
     return token if token and len(token) <= LONGEST_TRIGGER_TOKEN else None
 
 
-def _status_is_ours(managed_fields: Raw) -> bool:
-    """Whether the terminator wrote the phase. It may own other fields of a run that somebody else has ended since."""
-    return _STATUS_MANAGER in bytes(managed_fields) and any(
-        written.manager == FIELD_MANAGER and written.subresource == "status" and _PHASE in bytes(written.fields_v1)
-        for written in msgspec.json.decode(managed_fields, type=list[_FieldsWritten])
-    )
-
-
-_PHASE: Final = b'"f:phase"'
-_CANCEL: Final = b'"f:cancelRequested"'
-_CANCEL_OR_REDRIVE: Final = (_CANCEL, *(f'"f:{observed}"'.encode() for _, observed in bobrapet.REDRIVE))
-
-
-def _cancel_written_by(managed_fields: Raw, otherwise: datetime) -> datetime:
-    """By when the cancel was written; in an attempt that a redrive began, not before that redrive was carried out.
-
-    A redriven run is still canceled by the old write (contract §4.5), and bobrapet needs its time for the new
-    cancel_observed_at. Kubernetes cuts these times to whole seconds, so a second is added: nothing that waits for it
-    may be early. That is also why a time that cannot be read counts as `otherwise`.
-    """
-    if _CANCEL not in bytes(managed_fields):
-        return otherwise
-    times = (
-        readable_instant(written.time)
-        for written in msgspec.json.decode(managed_fields, type=list[_FieldsWritten])
-        if written.time and any(field in bytes(written.fields_v1) for field in _CANCEL_OR_REDRIVE)
-    )
-    return max((time + timedelta(seconds=1) if time else otherwise for time in times), default=otherwise)
-
-
 def essence(run: StoryRun) -> StoryRun:
     """The run without what nobody here looks at: for whoever keeps thousands of them."""
     meta = run.metadata
-    written = bytes(meta.managed_fields)
     return StoryRun(
         metadata=ObjectMeta(
             name=meta.name,
@@ -273,7 +231,7 @@ def essence(run: StoryRun) -> StoryRun:
             deletion_timestamp=meta.deletion_timestamp,
             annotations={name: value for name, value in meta.annotations.items() if name in _ANNOTATIONS},
             owner_references=_NO_OWNERS,
-            managed_fields=meta.managed_fields if _CANCEL in written or _STATUS_MANAGER in written else _NOT_WRITTEN,
+            managed_fields=meta.managed_fields if tells_something(meta.managed_fields) else _NOT_WRITTEN,
         ),
         spec=same(run.spec),
         status=run.status and replace(run.status, phase=same(run.status.phase)),

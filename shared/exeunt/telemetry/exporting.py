@@ -22,7 +22,7 @@ from exeunt.errors import UsageError
 from exeunt.net.proxies import proxy_for
 from exeunt.telemetry.configured import disabled
 from exeunt.telemetry.instruments import Instrument
-from exeunt.telemetry.spans import StopIds
+from exeunt.telemetry.stop_trace import StopIds
 from exeunt.telemetry.tracing import start_tracing
 
 _EXPORTERS: Final = {"traces": ("otlp", "none"), "metrics": ("otlp", "none", "prometheus")}

@@ -1,9 +1,7 @@
 """The spans of `tracing`, made with OpenTelemetry.
 
-The ids of a stop's first span, which says "cancel requested", are derived from the run's identity. So whoever has
-something to say of the stop later on (another watcher, a service started anew, the sweep) finds the same trace without
-having heard of it, and W3C trace context in the message headers joins the hops between. The operator records its own
-trace in `StoryRun.status.trace` (contract §6); where it does, the first span is a child of that.
+The first span of a stop says "cancel requested"; `stop_trace` tells its trace, which anybody finds again, and W3C trace
+context in the message headers joins the hops between.
 
 Where a wait lies between hops, as between the arming of a deadline and its instant, the later hop is a child of the
 first span and links to the earlier one. `semconv` has the names, `exporting` decides where they go.
@@ -11,24 +9,17 @@ first span and links to the earlier one. `semconv` has the names, `exporting` de
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from datetime import timedelta
-from hashlib import sha256
-from typing import Final, NamedTuple
+from typing import Final
 
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
-from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.trace import (
     Link,
-    NonRecordingSpan,
     Span,
-    SpanContext,
     SpanKind,
     StatusCode,
-    TraceFlags,
 )
 
 from exeunt import __version__
@@ -36,6 +27,7 @@ from exeunt.clock import format_instant, parse_instant
 from exeunt.events.event_types import Decided, EventType
 from exeunt.run.snapshot import Snapshot
 from exeunt.telemetry import semconv
+from exeunt.telemetry.stop_trace import begin, stop_context
 from exeunt.telemetry.tracing import Hop
 
 LATE_AFTER: Final = timedelta(seconds=1)
@@ -89,9 +81,7 @@ def sending(event_type: EventType, snapshot: Snapshot) -> Iterator[Hop]:
         attributes[semconv.EVIDENCE] = snapshot.topology.gone.kind
     if first and snapshot.deadline is not None:
         attributes[semconv.DEADLINE] = format_instant(snapshot.deadline)
-    if first:
-        _next_ids.set(_ids(snapshot))
-    context = _run_context(snapshot) if first else _stop_context(snapshot)
+    context = begin(snapshot) if first else stop_context(snapshot)
     with _hop(f"send {event_type}", context, SpanKind.PRODUCER, attributes, _signaled_by(snapshot)) as hop:
         yield hop
 
@@ -113,7 +103,7 @@ def processing(
     attributes[semconv.DELIVERY] = delivery
     if message_id := headers.get("ce-id"):
         attributes[semconv.MESSAGING_MESSAGE_ID] = message_id
-    context = heard if traced else _stop_context(snapshot)
+    context = heard if traced else stop_context(snapshot)
     with _hop(f"process {event_type}", context, SpanKind.CONSUMER, attributes) as hop:
         yield hop
 
@@ -131,7 +121,7 @@ def due(snapshot: Snapshot, headers: Mapping[str, str], *, consumer: str, delive
         semconv.DELIVERY: delivery,
     }
     links = [Link(armed)] if armed.is_valid else []
-    with _hop("process deadline", _stop_context(snapshot), SpanKind.CONSUMER, attributes, links) as hop:
+    with _hop("process deadline", stop_context(snapshot), SpanKind.CONSUMER, attributes, links) as hop:
         yield hop
 
 
@@ -140,7 +130,7 @@ def sweeping(snapshot: Snapshot) -> Iterator[Hop]:
     if not _is_tracing():
         yield _UNTRACED
         return
-    with _hop("sweep", _stop_context(snapshot), SpanKind.INTERNAL, _attributes(snapshot)) as hop:
+    with _hop("sweep", stop_context(snapshot), SpanKind.INTERNAL, _attributes(snapshot)) as hop:
         yield hop
 
 
@@ -218,73 +208,6 @@ def _hop(
 
 def _is_tracing() -> bool:
     return isinstance(trace.get_tracer_provider(), TracerProvider)
-
-
-class _Ids(NamedTuple):
-    trace_id: int
-    span_id: int
-
-
-_next_ids: Final[ContextVar[_Ids | None]] = ContextVar("next-ids", default=None)
-
-
-class StopIds(RandomIdGenerator):
-    """Ids by chance, except for the first span of a stop."""
-
-    def generate_trace_id(self) -> int:
-        ids = _next_ids.get()
-        return ids.trace_id if ids else super().generate_trace_id()
-
-    def generate_span_id(self) -> int:
-        ids = _next_ids.get()
-        _next_ids.set(None)
-        return ids.span_id if ids else super().generate_span_id()
-
-
-def _ids(snapshot: Snapshot) -> _Ids:
-    """The trace of the stop and its first span. Of the run's attempt, because a stop begins before bobrapet has
-    observed the cancel.
-    """
-    digest = sha256(str(snapshot.run.attempt_key).encode()).digest()
-    return _Ids(int.from_bytes(digest[:16]), int.from_bytes(digest[16:24]))
-
-
-def _run_context(snapshot: Snapshot) -> Context:
-    """The run's own trace as a remote parent, or no parent."""
-    recorded = snapshot.run.trace
-    if recorded is None:
-        return Context()
-    try:
-        trace_id, span_id = int(recorded.trace_id, 16), int(recorded.span_id, 16)
-    except ValueError:
-        return Context()
-    parent = _remote(trace_id, span_id, sampled=recorded.sampled)
-    return trace.set_span_in_context(parent, Context()) if parent.get_span_context().is_valid else Context()
-
-
-def _stop_context(snapshot: Snapshot) -> Context:
-    """The first span of the stop as a remote parent, whoever made it."""
-    ids = _ids(snapshot)
-    run = trace.get_current_span(_run_context(snapshot)).get_span_context()
-    if run.is_valid:
-        first = _remote(run.trace_id, ids.span_id, sampled=run.trace_flags.sampled)
-    else:
-        first = _remote(*ids, sampled=_samples(ids.trace_id))
-    return trace.set_span_in_context(first, Context())
-
-
-def _samples(trace_id: int) -> bool:
-    """What the sampler says of the first span of this trace, whoever made that: it goes by the id."""
-    provider = trace.get_tracer_provider()
-    if not isinstance(provider, TracerProvider):
-        return False
-    asked = provider.sampler.should_sample(None, trace_id, f"send {EventType.CANCEL_REQUESTED}")
-    return asked.decision is Decision.RECORD_AND_SAMPLE
-
-
-def _remote(trace_id: int, span_id: int, *, sampled: bool) -> Span:
-    flags = TraceFlags(TraceFlags.SAMPLED if sampled else TraceFlags.DEFAULT)
-    return NonRecordingSpan(SpanContext(trace_id, span_id, is_remote=True, trace_flags=flags))
 
 
 def _messaging(event_type: EventType, operation: str, snapshot: Snapshot) -> dict[str, str | int]:
