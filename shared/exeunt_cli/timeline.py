@@ -49,7 +49,7 @@ async def timeline(
             raise UsageError(f"--follow: {run} is a file, to which nothing is added; name a run")
         show(read_file(run), window, output, trace_url)
         return
-    async with connected(where) as bus:
+    async with connected(where, follow=follow) as bus:
         subjects = await find(bus, run, where.namespace)
         loaded = understood([record async for record in read(bus, subjects)])
         columns = show(loaded, window, output, trace_url)
