@@ -1,5 +1,5 @@
-"""Plays a storm of stops with a bad half minute in it, and draws what the dashboard shows of it: docs/dashboard.png has
-its first rows, docs/dashboard-all.png all of it.
+"""Plays a storm of stops with a bad half minute in it, and draws what the dashboard shows of it, in docs/dashboard: its
+first rows in windows of three widths, in light and in dark, and all of it in one.
 
 `make picture` runs it. Everything is real but the calls: a Prometheus scrapes the three services, and the panels' own
 queries are asked of it. Meanwhile the terminator hangs for a while, a few calls are left by nobody, and a message is
@@ -25,6 +25,7 @@ from actors.admin import admin_client
 from actors.dashboard_drawing import draw, record
 from actors.grafana import panels, time_range
 from actors.kubernetes import Kubernetes
+from actors.pictures import WINDOWS, keep
 from bench.world import NO_DEADLINE, World
 from exeunt.errors import ExeuntError
 from exeunt_local import BASE, CRDS, binaries
@@ -35,8 +36,7 @@ from exeunt_local.prometheus import Prometheus, rules_file
 
 ROOT: Final = Path(__file__).parents[1]
 DASHBOARD: Final = ROOT / "deploy" / "grafana" / "stops.json"
-PICTURE: Final = ROOT / "docs" / "dashboard.png"
-WHOLE: Final = ROOT / "docs" / "dashboard-all.png"
+FOLDER: Final = ROOT / "docs" / "dashboard"
 
 SECONDS: Final = 150.0
 STOPS: Final = 150
@@ -112,11 +112,17 @@ async def main() -> None:
         end = time.time()
         variables = time_range(end - start, scraped_every=1)
         recorded = await record(prometheus, panels(DASHBOARD), variables, start=start, end=end)
-        draw(recorded, PICTURE, rows=2)
-        draw(recorded, WHOLE)
-        for picture in (PICTURE, WHOLE):
-            Image.open(picture).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(picture, optimize=True)
-        console.print(f"Drawn: {PICTURE.relative_to(ROOT)}, {WHOLE.relative_to(ROOT)}")
+        for width, scheme in WINDOWS:
+            draw(recorded, FOLDER / f"{width}-{scheme}.png", rows=2, width=width, scheme=scheme)
+        draw(recorded, FOLDER / "all.png")
+        for picture in FOLDER.glob("*.png"):
+            keep(Image.open(picture), picture, source=shown())
+        console.print(f"Drawn: {FOLDER.relative_to(ROOT)}")
+
+
+def shown() -> str:
+    """What is drawn: the panels, as far as they are not the storm's."""
+    return repr(panels(DASHBOARD))
 
 
 if __name__ == "__main__":

@@ -15,37 +15,37 @@ from PIL import Image
 
 import exeunt
 from actors.browser import BINARY, Browser
+from actors.pictures import WINDOWS, keep
 from exeunt_cli.page import page
 from exeunt_cli.source import read_file
 
 ROOT: Final = Path(__file__).parents[1]
 FOLDER: Final = ROOT / "docs" / "report"
-WIDTHS: Final = (390, 800, 1280)
-SCHEMES: Final = ("light", "dark")
 
 
 def main() -> None:
     if BINARY is None:
         sys.exit("picture: no chromium on this machine: the pictures of the report stay as they are")
-    loaded = read_file(str(ROOT / "docs" / "debugging.jsonl"))
     with tempfile.TemporaryDirectory(prefix="exeunt-picture-") as folder:
         file = Path(folder, "stop.html")
-        file.write_text(page(loaded.stops, loaded.problems, version=exeunt.__version__, now=loaded.looked_at))
-        for name, shot in asyncio.run(shots(file)):
-            small = Image.open(io.BytesIO(shot)).convert("RGB").quantize(160, dither=Image.Dither.NONE)
-            small.save(FOLDER / name, optimize=True)
+        file.write_text(report(exeunt.__version__))
+        asyncio.run(photograph(file))
 
 
-async def shots(file: Path) -> list[tuple[str, bytes]]:
-    """The page whole, as PNG, in each window."""
-    taken: list[tuple[str, bytes]] = []
+def report(version: str = "") -> str:
+    """What is photographed; without the version, what the pictures have to be of."""
+    loaded = read_file(str(ROOT / "docs" / "debugging.jsonl"))
+    return page(loaded.stops, loaded.problems, version=version, now=loaded.looked_at)
+
+
+async def photograph(file: Path) -> None:
+    """The page whole, in each window."""
     async with Browser() as browser:
-        for width in WIDTHS:
-            for scheme in SCHEMES:
-                await browser.show(file, width=width, scheme=scheme)
-                shot = await browser.call("Page.captureScreenshot", captureBeyondViewport=True)
-                taken.append((f"{width}-{scheme}.png", base64.b64decode(shot["data"])))
-    return taken
+        for width, scheme in WINDOWS:
+            await browser.show(file, width=width, scheme=scheme)
+            shot = await browser.call("Page.captureScreenshot", captureBeyondViewport=True)
+            picture = Image.open(io.BytesIO(base64.b64decode(shot["data"])))
+            keep(picture, FOLDER / f"{width}-{scheme}.png", source=report())
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from exeunt_cli.settings import documented
 app = App(
     name="exeunt",
     help="Ends canceled realtime StoryRuns of bobrapet as soon as their topology is gone.",
+    help_epilogue=examples("exeunt up", "exeunt runs -A --since 1d", "exeunt explain livekit-voice/call-7"),
     version=exeunt.__version__,
 )
 for _where, _help, _first, *_others in (
@@ -111,7 +112,8 @@ def nats_credentials(folder: Path, /, *, namespace: str | None = None, name: tup
     try:
         write_credentials(folder, namespace=namespace, names=name)
     except (OSError, ValueError) as error:
-        raise UsageError(f"cannot write credentials to {folder}: {error}") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"cannot write credentials to {folder}: {why}") from error
     sys.stdout.write(f"Written to {folder}. Next: kubectl apply -k {folder}\n")
 
 

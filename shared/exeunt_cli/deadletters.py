@@ -23,7 +23,11 @@ from exeunt_cli.options import Output, Where, Window, examples
 from exeunt_cli.output import Columns, console, print_all, print_json, print_note, print_one
 from exeunt_cli.source import connected
 
-deadletters = App(name="deadletters", help="Look at messages that were set aside, republish them, or drop them.")
+deadletters = App(
+    name="deadletters",
+    help="Look at messages that were set aside, republish them, or drop them.",
+    help_epilogue=examples("exeunt deadletters list -A --since 7d", "exeunt deadletters republish 1"),
+)
 
 _EVERYWHERE, _ALWAYS = Where(), Window()
 _DEADLINE = 10.0

@@ -17,6 +17,7 @@ from exeunt.history.stops import Ending, Stop
 from exeunt.run.bobrapet import TOPOLOGY_TERMINATED_REASON
 from exeunt.run.snapshot import Snapshot
 from exeunt.settings import Settings
+from exeunt_cli.errors import NotFound
 from exeunt_cli.hanging import hangs_on
 from exeunt_cli.live import look, services_settings
 from exeunt_cli.options import Cluster, Run, Where
@@ -41,6 +42,8 @@ async def explain(
     """Explain in sentences what happened in the latest stop of a run, and which rule won at each step."""
     loaded = await load(run, where)
     print_problems(loaded.problems)
+    if not loaded.stops:
+        raise NotFound(f"nothing of {run} can be understood, so nothing can be explained")
     stop = loaded.stops[-1]
     settings = services_settings()
     now = await _look(stop, settings, where, cluster) if live and not is_file(run) else None
@@ -155,7 +158,7 @@ def _waiting(stop: Stop, snapshot: Snapshot, settings: Settings, now: datetime, 
         yield "The cancel came first: whoever opted it out did so after that."
     if decision.rule == "topology-up":
         names = ", ".join(ref.name for ref in snapshot.step_runs or ())
-        yield f"It waits for its topology to go{f'; the StepRuns {names} are still there' if names else ''}."
+        yield f"It waits for its topology to go{f'; of its StepRuns these are still there: {names}' if names else ''}."
     if decision.rule == "unfenced" and snapshot.run.canceled_at is not None:
         until = format_instant(parse_instant(snapshot.run.canceled_at) + settings.fence_wait)
         wait = f"EXEUNT_FENCE_WAIT ({in_words(settings.fence_wait)}) after the cancel"

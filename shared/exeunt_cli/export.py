@@ -12,7 +12,7 @@ from exeunt.history.file import write_history
 from exeunt.history.redaction import redacted
 from exeunt_cli.errors import NotFound
 from exeunt_cli.options import Run, Where
-from exeunt_cli.output import print_note, print_problems
+from exeunt_cli.output import counted, print_note, print_problems
 from exeunt_cli.source import load
 
 _EVERYWHERE = Where()
@@ -43,4 +43,4 @@ async def export(
             to.write_bytes(b"".join(lines))
         except OSError as error:
             raise UsageError(f"cannot write {to}: {error.strerror}") from error
-        print_note(f"{len(records)} events of {namespace}/{name} in {to}")
+        print_note(f"{counted(len(records), 'event')} of {namespace}/{name} in {to}")

@@ -174,6 +174,10 @@ def print_cloud_events(records: Iterable[Record]) -> None:
             print_problems([Problem(record.place, str(error))])
 
 
+def counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 def print_note(text: str) -> None:
     """Something about the answer rather than of it: on stderr."""
     sys.stderr.write(f"exeunt: {text}\n")

@@ -78,7 +78,7 @@ def _stop(
     return element(
         "section",
         element("h2", title, id=name),
-        element("p", element("strong", _headline(stop)), *_late(stop, now), f" {_beneath(stop)}", class_="headline"),
+        element("p", element("strong", _headline(stop)), *_beneath(stop, now), class_="headline"),
         element(
             "dl",
             *(pair for term, value in known for pair in (element("dt", term), value)),
@@ -96,18 +96,16 @@ def _headline(stop: Stop) -> str:
     return str(stop.ending)
 
 
-def _late(stop: Stop, now: datetime | None) -> Iterator[Element]:
-    late = late_by(stop, now)
+def _beneath(stop: Stop, now: datetime | None) -> Iterator[Element | str]:
+    rendered, late, ended = render(stop), late_by(stop, now), stop.latency is not None
+    if ended:
+        yield " from the cancel to the end"
     if late is not None:
+        yield ", " if ended else " "
         yield element("b", f"late by {in_words(late)}", class_="late")
-
-
-def _beneath(stop: Stop) -> str:
-    rendered = render(stop)
     how = f"{rendered.ending}{f': {rendered.cause}' if rendered.cause else ''}"
-    if stop.latency is not None:
-        return f"from the cancel to the end \u2013 {how}"
-    return how if rendered.cause else ""
+    if ended or rendered.cause:
+        yield f" \u2013 {how}" if ended else f" {how}"
 
 
 def _known(
@@ -127,7 +125,7 @@ def _known(
         drain = f"{in_words(stop.drain)}, by its Story" if stop.drain is not None else "unknown: no event shows it"
         yield "Drain window", element("dd", drain)
     yield "Uid", element("dd", rendered.uid)
-    yield "Episode", element("dd", rendered.cancellation)
+    yield "Cancellation", element("dd", rendered.cancellation)
     if rendered.trace_id is not None:
         url = trace_url.replace("{trace_id}", rendered.trace_id) if trace_url else None
         yield "Trace", element("dd", element("a", rendered.trace_id, href=url) if url else rendered.trace_id)
@@ -200,7 +198,7 @@ figcaption { margin-top: .5rem; } footer { margin-top: 2rem; border-top: 1px sol
 svg { display: block; max-width: 100%; height: auto; overflow: visible; }
 svg text { font: 12px system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; fill: var(--ink);
   paint-order: stroke; stroke: var(--card); stroke-width: 4px; stroke-linejoin: round; }
-svg .strong { font-weight: 600; } svg .tick { fill: var(--quiet); font-size: 11px; }
+svg .strong { font-weight: 600; } svg .tick { fill: var(--quiet); }
 svg .axis, svg .lane { stroke: var(--quiet); fill: none; } svg .lane { stroke: var(--line); stroke-width: 2; }
 svg .mark { stroke: var(--ink); stroke-dasharray: 2 3; } svg .leader { stroke: var(--quiet); }
 svg .cause { stroke: var(--quiet); fill: none; stroke-width: 1.5; } svg .instant { fill: var(--ink); }
@@ -214,7 +212,7 @@ svg .badge text, svg .on-up, svg .on-not-seen { stroke: none; }
 .badge { --hue: var(--fact); } .badge.outcome { --hue: var(--wait); } .badge.finalize { --hue: var(--good); }
 .badge.failed { --hue: var(--bad); } .badge.deadline-reached { --hue: var(--due); }
 svg .badge circle, svg .badge rect { fill: var(--card); stroke: var(--hue); stroke-width: 1.5; }
-svg .badge text { font-size: 11px; font-weight: 600; }
+svg .badge text { font-weight: 600; }
 svg .badge.finalize rect, svg .badge.failed rect { fill: var(--hue); }
 svg .badge.finalize text, svg .badge.failed text { fill: var(--card); }
 .events, .events ol { list-style: none; margin: 0; padding: 0; }
@@ -227,7 +225,7 @@ svg .badge.finalize text, svg .badge.failed text { fill: var(--card); }
 .events time { font-variant-numeric: tabular-nums; color: var(--quiet); } .service { color: var(--quiet); }
 .why { grid-column: 2; overflow-wrap: anywhere; }
 .narrow { display: none; }
-@media (max-width: 52rem) { .wide { display: none; } .narrow { display: block; } figure { padding: .75rem .4rem; }
+@media (max-width: 48rem) { .wide { display: none; } .narrow { display: block; } figure { padding: .75rem .4rem; }
   .narrow svg { width: 100%; max-width: 30rem; margin: 0 auto; } .headline strong { display: block; } }
 @media (max-width: 30rem) { dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: .4rem; } }
 @media print { body { max-width: none; padding: 0; } figure, li { break-inside: avoid; } }

@@ -215,7 +215,7 @@ def _axis(scale: Scale, y: float) -> Iterator[Element]:
     yield element("line", x1=scale.left, x2=scale.right, y1=y, y2=y, class_="axis")
     for tick in scale.ticks(max(2, int((scale.right - scale.left) / _TICK_ROOM))):
         x, label = scale.x(tick), format_duration(timedelta(milliseconds=tick))
-        half = text_width(label) / 2
+        half = text_width(label) / 2 + 3  # digits and units are wide
         middle = max(scale.left + half - _EDGE, min(x, scale.right - half + _EDGE))
         yield element("line", x1=x, x2=x, y1=y, y2=y + 5, class_="axis")
         yield element("text", label, x=round(middle, 2), y=y + 19, text_anchor="middle", class_="tick")

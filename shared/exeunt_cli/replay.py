@@ -18,7 +18,7 @@ from exeunt.history.stops import Stop
 from exeunt_cli.check import Checked, check
 from exeunt_cli.errors import NotFound
 from exeunt_cli.options import Output, Run, Where
-from exeunt_cli.output import Columns, console, print_all, print_note, print_one, print_problems
+from exeunt_cli.output import Columns, console, counted, print_all, print_note, print_one, print_problems
 from exeunt_cli.source import Loaded, load
 from exeunt_cli.timeline import event_row, heading, timeline_columns
 from exeunt_cli.what_if import Otherwise, otherwise, read_setting
@@ -76,7 +76,8 @@ def _check(loaded: Loaded, output: Output) -> int:
 def _show_checked(checked: Checked) -> None:
     screen = console()
     if not checked.differences:
-        screen.print(f"{checked.run_events} events and {checked.outcomes} decisions come out as they were recorded.")
+        events, decisions = counted(checked.run_events, "event"), counted(checked.outcomes, "decision")
+        screen.print(f"{events} and {decisions} come out as they were recorded.")
         return
     first, *others = checked.differences
     screen.print(
@@ -168,6 +169,9 @@ async def _walk(loaded: Loaded, pace: float, output: Output) -> None:
     people = output in ("table", "wide")
     for stop in loaded.stops:
         if people:
+            columns.lines(
+                event_row(render_event(stop, event), output, screen) for event in stop.events
+            )  # as wide as all
             screen.print(*heading(stop, loaded.looked_at), "", *columns.lines([]), sep="\n")
         before: datetime | None = None
         for event in stop.events:

@@ -13,7 +13,7 @@ from exeunt.history.redaction import redacted
 from exeunt_cli.errors import NotFound
 from exeunt_cli.live import services_settings
 from exeunt_cli.options import Run, TraceUrl, Where
-from exeunt_cli.output import print_note, print_problems
+from exeunt_cli.output import counted, print_note, print_problems
 from exeunt_cli.page import page
 from exeunt_cli.source import load, understood
 
@@ -53,4 +53,4 @@ async def report(
         to.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UsageError(f"cannot write {to}: {error.strerror}") from error
-    print_note(f"{len(stops)} {'stop' if len(stops) == 1 else 'stops'} in {to}")
+    print_note(f"{counted(len(stops), 'stop')} in {to}")

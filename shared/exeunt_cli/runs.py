@@ -29,7 +29,7 @@ async def runs(
 ) -> None:
     """List recent stops with their latency, outcome and cause."""
     since = window.since or datetime.now(UTC) - _HORIZON
-    async with connected(where) as bus:
+    async with connected(where, follow=follow) as bus:
         records = [
             record async for record in read(bus, namespace_filter(where.namespace), since=since, until=window.until)
         ]
@@ -53,7 +53,7 @@ async def runs(
 
 
 _TABLE = ("NAMESPACE", "NAME", "ASKED", "LATENCY", "OUTCOME", "CAUSE")
-_WIDE = (*_TABLE, "UID", "EPISODE", "DEADLINE", "EVENTS")
+_WIDE = (*_TABLE, "UID", "CANCELLATION", "DEADLINE", "EVENTS")
 
 
 def _rows(found: Iterable[Stop], output: Format) -> list[tuple[str, ...]]:

@@ -50,23 +50,39 @@ class Loaded(NamedTuple):
 
 
 @asynccontextmanager
-async def connected(where: Where) -> AsyncIterator[Bus]:
-    """A connection for reading. Raises BusUnavailable when there is none soon, UsageError for wrong settings."""
-    _log_from(logging.ERROR)  # that there is no connection, the error tells
+async def connected(where: Where, *, follow: bool = False) -> AsyncIterator[Bus]:
+    """A connection for reading; whoever goes on to `follow` is told of interruptions. Raises BusUnavailable when there
+    is none soon, UsageError for wrong settings.
+    """
+    _log_from(logging.ERROR)  # what is refused, and that there is no connection, the error tells
     ours = (f"{PREFIX}NATS_", f"{PREFIX}TLS_")
     settings = read_settings({name: os.environ[name] for name in os.environ if name.startswith(ours)})
     bus = await connect_as("exeunt", replace(settings, nats_url=where.nats_url), connect_timeout=_CONNECT_TIMEOUT)
     try:
         if bus.unavailable_reason is not None:
-            raise BusUnavailable(f"{bus.unavailable_reason}; --nats-url or EXEUNT_NATS_URL says where it is")
-        _log_from(logging.WARNING)
+            raise BusUnavailable(f"{bus.unavailable_reason}{_remedy(bus.unavailable_reason)}")
+        if follow:
+            _log_from(logging.WARNING)
         yield bus
     finally:
         await bus.close(1.0)
 
 
+def _remedy(reason: str) -> str:
+    """What to look at, where the reason does not say it."""
+    if "EXEUNT_" in reason or "CERTIFICATE_" in reason:
+        return ""
+    if "Authorization Violation" in reason:
+        return "; EXEUNT_NATS_CREDENTIALS names the file by which NATS knows who asks"
+    return "; --nats-url or EXEUNT_NATS_URL says where it is"
+
+
 def _log_from(level: int) -> None:
-    """What the connection logs goes to stderr, beside what was asked for."""
+    """What the connection logs goes to stderr, beside what was asked for.
+
+    asyncio itself has a warning for each connection with TLS that is over, of which nobody has anything.
+    """
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
@@ -86,8 +102,8 @@ async def find(bus: Bus, run: str, namespace: str | None) -> str:
         place = f"namespace {namespace}" if namespace else "any namespace"
         what = "nothing" if run == LATEST else f"nothing about a StoryRun {run}"
         raise NotFound(
-            f"{what} in {place} is in the stream RUNS: it knows realtime runs, for as long as EXEUNT_HISTORY;"
-            " `exeunt runs --since 168h` lists them"
+            f"{what} in {place} is in the stream RUNS: it has realtime runs whose topology was seen or that were"
+            " canceled, for as long as EXEUNT_HISTORY; `exeunt runs -A --since 7d` lists them"
         )
     _, _, found, name, *_ = last.subject.split(".")
     if namespace is None and run != LATEST:

@@ -53,7 +53,7 @@ async def tail(
 ) -> None:
     """Show what is published about all runs, or about one, as it is published."""
     screen = console()
-    async with connected(where) as bus:
+    async with connected(where, follow=window.until is None) as bus:
         subjects = await find(bus, run, where.namespace) if run else namespace_filter(where.namespace)
         columns = Columns(("AT", "RUN", "SERVICE", "EVENT", "WHY"), least=(24, 24, 17, 20))
         if output in ("table", "wide"):

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.text import Text
 
 from exeunt.clock import elapsed_in_words, in_words, parse_instant
+from exeunt.errors import UsageError
 from exeunt.history.event import Event
 from exeunt.history.lateness import ending_in_words, late_by
 from exeunt.history.reading import follow as follow_stream
@@ -44,9 +45,11 @@ async def timeline(
 ) -> None:
     """Show the stops of a run: what was asked, what was decided and why, and how long it took."""
     if is_file(run):
+        if follow:
+            raise UsageError(f"--follow: {run} is a file, to which nothing is added; name a run")
         show(read_file(run), window, output, trace_url)
         return
-    async with connected(where) as bus:
+    async with connected(where, follow=follow) as bus:
         subjects = await find(bus, run, where.namespace)
         loaded = understood([record async for record in read(bus, subjects)])
         columns = show(loaded, window, output, trace_url)
@@ -127,7 +130,7 @@ def _field(name: str, value: str, style: str = "") -> Text:
 def timeline_columns(output: EventFormat) -> Columns:
     names = ("SEQ", "ELAPSED", "SERVICE", "EVENT", "WHY")
     if output == "wide":
-        names = ("SEQ", "AT", "ELAPSED", "SERVICE", "EPISODE", "EVENT", "WHY")  # type: ignore[assignment]  # longer
+        names = ("SEQ", "AT", "ELAPSED", "SERVICE", "CANCELLATION", "EVENT", "WHY")  # type: ignore[assignment]  # longer
     return Columns(names)
 
 

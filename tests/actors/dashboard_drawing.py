@@ -1,15 +1,18 @@
 """Draws a dashboard as Grafana would show it, for docs/: its grid, and the answers to its queries.
 
 Grafana itself cannot run where the project is built; what counts are the queries' answers, and these are real. Colours
-are those of thresholds, mappings and overrides, and otherwise by the order of the series, as in Grafana's palette. Left
-out are exemplars, the figures in legends, and log lines, which are not Prometheus', with their row.
+are those of thresholds, mappings and overrides, and otherwise by the order of the series, as in Grafana's palette. As
+there, the 24 columns share the width of the window, and on a phone panels stand below each other. Left out are
+exemplars, the figures in legends, and log lines, which are not Prometheus', with their row.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -22,12 +25,35 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from actors.grafana import Panel, Query, formatted
 from exeunt_local.prometheus import Prometheus, Series
 
-_COLUMN, _LINE = 0.5, 0.34
-"""Inches: one of the 24 columns, and one line of the grid. At 100 dots an inch, letters can be read at 850."""
-_PAPER, _CARD, _INK, _FAINT = "#111217", "#181b1f", "#ccccdc", "#3a3d45"
+_COLUMNS, _LINE, _DOTS = 24, 0.34, 100
+"""Columns of the grid, inches of one of its lines, and pixels of an inch."""
+_PHONE = 769
+"""Pixels below which Grafana puts panels below each other."""
 _COLORS = {"green": "#73bf69", "red": "#f2495c", "orange": "#ff9830", "yellow": "#fade2a", "blue": "#5794f2"}
 _SERIES = ("#73bf69", "#f2cc0c", "#5794f2", "#ff780a", "#f2495c", "#b877d9", "#8ab8ff", "#96d98d", "#ffcb7d", "#c4162a")
 _LEGEND_LINES = 3
+
+
+class _Scheme(NamedTuple):
+    paper: str
+    card: str
+    ink: str
+    faint: str
+
+
+_SCHEMES = {
+    "dark": _Scheme("#111217", "#181b1f", "#ccccdc", "#3a3d45"),
+    "light": _Scheme("#f4f5f5", "#ffffff", "#24292e", "#d4d6d9"),
+}
+
+
+class _Card(NamedTuple):
+    """Where a panel is drawn: `width` in inches, with its edges."""
+
+    axes: Axes
+    width: float
+    scheme: _Scheme
+
 
 Answers = list[tuple[Query, list[Series]]]
 """What Prometheus said to each query of a panel."""
@@ -60,75 +86,107 @@ def _drawn(panels: list[Panel]) -> list[Panel]:
     ]
 
 
-def draw(recorded: list[tuple[Panel, Answers]], path: Path, *, rows: int | None = None) -> None:
-    """Writes the picture, in the format that the name says: of the whole board, or of its first rows."""
+def draw(
+    recorded: list[tuple[Panel, Answers]],
+    path: Path,
+    *,
+    rows: int | None = None,
+    width: int = 1280,
+    scheme: str = "dark",
+) -> None:
+    """Writes the picture, in the format that the name says: of the whole board, or of its first rows; for a window of
+    `width` pixels, in Grafana's `light` or `dark`.
+    """
     starts = [number for number, (panel, _) in enumerate(recorded) if panel.kind == "row"]
     if rows is not None and rows < len(starts):
         recorded = recorded[: starts[rows]]
+    if width < _PHONE:
+        recorded = list(_below_each_other(recorded))
     lines = max(panel.y + panel.height for panel, _ in recorded)
-    figure = Figure(figsize=(24 * _COLUMN, lines * _LINE), facecolor=_PAPER)
+    figure = Figure(figsize=(width / _DOTS, lines * _LINE), facecolor=_SCHEMES[scheme].paper)
     for panel, answers in recorded:
-        _KINDS[panel.kind](_card(figure, panel, lines), panel, answers)
-    figure.savefig(path, dpi=100, facecolor=_PAPER)
+        _KINDS[panel.kind](_card(figure, panel, _SCHEMES[scheme]), panel, answers)
+    figure.savefig(path, dpi=_DOTS, facecolor=_SCHEMES[scheme].paper)
 
 
-def _card(figure: Figure, panel: Panel, lines: int) -> Axes:
+def _below_each_other(recorded: list[tuple[Panel, Answers]]) -> Iterator[tuple[Panel, Answers]]:
+    line = 0
+    for panel, answers in recorded:
+        yield replace(panel, x=0, y=line, width=_COLUMNS), answers
+        line += panel.height
+
+
+def _card(figure: Figure, panel: Panel, scheme: _Scheme) -> _Card:
     """The panel's place: its card and title, and the axes inside."""
-    width, height = 24 * _COLUMN, lines * _LINE
-    left, bottom = panel.x * _COLUMN, height - (panel.y + panel.height) * _LINE
+    width, height = figure.get_figwidth(), figure.get_figheight()
+    column = width / _COLUMNS
+    left, bottom, across = panel.x * column, height - (panel.y + panel.height) * _LINE, panel.width * column
     gap = 0.05
     if panel.kind != "row":
         figure.add_artist(
             Rectangle(
                 ((left + gap) / width, (bottom + gap) / height),
-                (panel.width * _COLUMN - 2 * gap) / width,
+                (across - 2 * gap) / width,
                 (panel.height * _LINE - 2 * gap) / height,
-                facecolor=_CARD,
-                edgecolor=_FAINT,
+                facecolor=scheme.card,
+                edgecolor=scheme.faint,
                 linewidth=0.5,
                 zorder=-1,
             )
         )
     top = bottom + panel.height * _LINE
     size = 12 if panel.kind == "row" else 10
+    title = _cut(panel.title, int((across - 0.3) * _TITLE / size))
     figure.text(
-        (left + 0.15) / width, (top - 0.12) / height, panel.title, color=_INK, size=size, va="top", weight="bold"
+        (left + 0.15) / width, (top - 0.12) / height, title, color=scheme.ink, size=size, va="top", weight="bold"
     )
     margins = (0.75, 0.78, 0.2, 0.42) if panel.kind not in ("row", "stat") else (0.1, 0.1, 0.1, 0.35)
-    inner_width = panel.width * _COLUMN - margins[0] - margins[2]
+    inner_width = across - margins[0] - margins[2]
     inner_height = max(panel.height * _LINE - margins[1] - margins[3], 0.1)
     axes = figure.add_axes(
         ((left + margins[0]) / width, (bottom + margins[1]) / height, inner_width / width, inner_height / height),
-        facecolor=_CARD,
+        facecolor=scheme.card,
     )
-    axes.tick_params(colors=_INK, labelsize=8, length=0)
+    axes.tick_params(colors=scheme.ink, labelsize=8, length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    return axes
+    return _Card(axes, across, scheme)
 
 
-def _row(axes: Axes, _panel: Panel, _answers: Answers) -> None:
-    axes.set_axis_off()
+_TITLE = 115
+"""Characters of a bold title that an inch holds, at a size of one point."""
 
 
-def _stat(axes: Axes, panel: Panel, answers: Answers) -> None:
+def _cut(title: str, most: int) -> str:
+    """As Grafana shows a title for which there is no room."""
+    return title if len(title) <= most else f"{title[: most - 1].rstrip()}\N{HORIZONTAL ELLIPSIS}"
+
+
+def _row(card: _Card, _panel: Panel, _answers: Answers) -> None:
+    card.axes.set_axis_off()
+
+
+def _stat(card: _Card, panel: Panel, answers: Answers) -> None:
+    axes, ink, room = card.axes, card.scheme.ink, card.width / max(1, len(answers))
     axes.set_axis_off()
     for number, (query, found) in enumerate(answers):
         value = float(found[0]["values"][-1][1]) if found else math.nan
         field = panel.field(query.legend)
-        text, color = field.text(value), _COLORS.get(field.color(value) or "", _INK)
+        text, color = field.text(value), _COLORS.get(field.color(value) or "", ink)
         across = (number + 0.5) / len(answers)
-        size = min(20.0, panel.width * 34 / len(answers) / len(text))
+        size = min(20.0, room * 68 / len(text))
         axes.text(across, 0.55, text, color=color, size=size, ha="center", va="center", weight="bold")
         if len(answers) > 1:
-            axes.text(across, 0.1, query.legend, color=_INK, size=8, ha="center", va="center")
+            size = min(8.0, room * 115 / len(query.legend))
+            axes.text(across, 0.1, query.legend, color=ink, size=size, ha="center", va="center")
 
 
-def _timeseries(axes: Axes, panel: Panel, answers: Answers) -> None:
+def _timeseries(card: _Card, panel: Panel, answers: Answers) -> None:
+    axes, scheme = card.axes, card.scheme
     times, rows, names = _table(answers)
     custom = panel.field().options.get("custom", {})
     if not names:
-        axes.text(0.5, 0.5, panel.field().text(math.nan), color=_INK, transform=axes.transAxes, ha="center")
+        axes.text(0.5, 0.5, panel.field().text(math.nan), color=scheme.ink, transform=axes.transAxes, ha="center")
     elif custom.get("stacking", {}).get("mode") == "normal":
         colors = [_color(panel, name, number) for number, name in enumerate(names)]
         axes.stackplot(times, np.nan_to_num(rows), labels=names, colors=colors, step="mid", linewidth=0)  # type: ignore[arg-type]
@@ -145,9 +203,9 @@ def _timeseries(axes: Axes, panel: Panel, answers: Answers) -> None:
         _limits(axes, panel)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: formatted(value, panel.field().unit)))
     axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.grid(color=_FAINT, linewidth=0.4)
+    axes.grid(color=scheme.faint, linewidth=0.4)
     _time_axis(axes)
-    _legend(axes, panel, names)
+    _legend(card, names)
 
 
 def _color(panel: Panel, name: str, number: int) -> str:
@@ -164,20 +222,21 @@ def _limits(axes: Axes, panel: Panel) -> None:
     axes.set_ylim(shown)
 
 
-def _legend(axes: Axes, panel: Panel, names: list[str]) -> None:
+def _legend(card: _Card, names: list[str]) -> None:
     if not names:
         return
-    handles, labels = axes.get_legend_handles_labels()
-    columns = max(1, int(panel.width * _COLUMN * 11 / (max(map(len, labels)) + 5)))
+    handles, labels = card.axes.get_legend_handles_labels()
+    columns = max(1, int(card.width * 11 / (max(map(len, labels)) + 5)))
     room = columns * _LEGEND_LINES
-    axes.legend(
+    card.axes.legend(
         handles[:room], labels[:room], loc="upper left", bbox_to_anchor=(-0.02, -0.14), ncols=columns, fontsize=8,
-        frameon=False, labelcolor=_INK, borderaxespad=0, columnspacing=1, handlelength=1, labelspacing=0.2,
+        frameon=False, labelcolor=card.scheme.ink, borderaxespad=0, columnspacing=1, handlelength=1, labelspacing=0.2,
     )  # fmt: skip
 
 
-def _heatmap(axes: Axes, _panel: Panel, answers: Answers) -> None:
+def _heatmap(card: _Card, _panel: Panel, answers: Answers) -> None:
     """Buckets by their upper limit, as Prometheus has them: each holds those below it, too."""
+    axes = card.axes
     times, rows, names = _table(answers)
     if not names:
         return
@@ -189,14 +248,23 @@ def _heatmap(axes: Axes, _panel: Panel, answers: Answers) -> None:
     _time_axis(axes)
 
 
-def _state_timeline(axes: Axes, _panel: Panel, answers: Answers) -> None:
+def _state_timeline(card: _Card, _panel: Panel, answers: Answers) -> None:
     """A band for each series: green while it is 1, red while it is 0."""
+    axes = card.axes
     times, rows, names = _table(answers)
     there = ListedColormap([_COLORS["red"], _COLORS["green"]])
     axes.pcolormesh(times, np.arange(len(names)), rows, cmap=there, vmin=0, vmax=1, shading="nearest", alpha=0.6)  # type: ignore[arg-type]
     axes.set_yticks([])
     for number, name in enumerate(names):
-        axes.text(0.01, (number + 0.5) / len(names), name, color="white", size=7, va="center", transform=axes.transAxes)
+        axes.text(
+            0.01,
+            (number + 0.5) / len(names),
+            name,
+            color=card.scheme.ink,
+            size=7,
+            va="center",
+            transform=axes.transAxes,
+        )
     _time_axis(axes)
 
 

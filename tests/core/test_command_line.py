@@ -22,6 +22,7 @@ from exeunt_cli.output import Columns
 
 FILE: Final = Path(__file__).parents[1] / "histories" / "dead-letter.jsonl"
 COMMANDS: Final = [
+    *([], ["deadletters"]),
     *(["runs"], ["timeline"], ["tail"], ["explain"], ["export"], ["replay"], ["report"], ["plan"]),
     *(["up"], ["settings"], ["nats-credentials"], ["completion"]),
     *(["deadletters", name] for name in ("list", "show", "republish", "drop")),
@@ -104,6 +105,24 @@ async def test_a_file_that_cannot_be_written_is_published_in_a_line() -> None:
         assert (code, out) == (2, "")
         assert message.splitlines()[-1] == "exeunt: cannot write /nowhere/x: No such file or directory"
         assert "Traceback" not in message
+
+
+async def test_a_file_is_not_followed() -> None:
+    code, out, message = await exeunt("timeline", str(FILE), "--follow")
+    assert (code, out, message) == (
+        2,
+        "",
+        f"exeunt: --follow: {FILE} is a file, to which nothing is added; name a run\n",
+    )
+
+
+async def test_a_walk_through_a_history_keeps_its_columns() -> None:
+    _, out, _ = await exeunt("replay", str(FILE))
+    header, *rows = out[out.index("SEQ ") :].splitlines()
+    assert len(rows) > 4
+    for name in ("SERVICE", "EVENT", "WHY"):
+        at = header.index(name)
+        assert all(row[at - 1] == " " and row[at] != " " for row in rows), name
 
 
 @pytest.mark.parametrize("width", [60, 80, 120, 200])

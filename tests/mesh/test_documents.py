@@ -3,9 +3,12 @@
 What cannot run on a machine without a cluster's nodes, a registry or other people's tools is marked and counted.
 """
 
+import ast
 import re
+import shlex
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -41,6 +44,15 @@ ELSEWHERE: Final = {
     r"^exeunt explain livekit-voice/call-42$": "a history that is told of a real LiveKit",
 }
 """Commands that are not run, by what they need."""
+
+OF_OTHERS: Final = {
+    "failed to send webhook": "LiveKit",
+    "resource limits exceeded": "nats-server",
+    "insufficient": "nats-server",
+    "Timeout on reading": "aiohttp",
+    "cannot patch resource": "kube-apiserver",
+}
+"""Words that pages tell to look for and that Exeunt only passes on, or does not log at all."""
 
 
 class Command(NamedTuple):
@@ -86,6 +98,43 @@ def test_what_is_not_run_is_counted() -> None:
     assert sum(command.needs is None for command in COMMANDS) > 50
 
 
+def test_nothing_in_a_console_block_is_left_out() -> None:
+    for page in PAGES:
+        blocks = re.findall(r"^```console\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+        count = sum(len(re.findall(r"^\$ ", block, re.MULTILINE)) for block in blocks)
+        assert all(block.startswith("$ ") for block in blocks), page
+        assert count == sum(command.page == str(page.relative_to(ROOT)) for command in COMMANDS), page
+
+
+def searched_for(page: str) -> Iterator[str]:
+    """What a page tells to look for in logs, and what it quotes of what the commands and `/readyz` say."""
+    for arguments in re.findall(r"^\$ .* logs .*\| grep (.*)$", page, re.MULTILINE):
+        words = shlex.split(arguments)
+        several = [word for option, word in pairwise(words) if option == "-e"]
+        yield from several or [word for word in words if not word.startswith("-")]
+    yield from re.findall(r"\blogs?(?: line| says| has)?:? `([^`]+)`", page)
+    yield from re.findall(r"\blog: `[^`]+` with `([^`]+)`", page)
+    yield from re.findall(r"`/readyz` says `([^`]+)`", page)
+    yield from (quoted for line in re.findall(r"^\| (.*?) \|", page, re.MULTILINE) for quoted in _quoted(line))
+
+
+def _quoted(cell: str) -> list[str]:
+    return re.findall(r'(?<![=\w])"([a-z][^"]+)"', re.sub(r"`[^`]*`", "", cell))
+
+
+@pytest.mark.parametrize(
+    "page", sorted(path for path in PAGES if "decisions" not in path.parts), ids=lambda at: at.stem
+)
+def test_words_that_a_page_tells_to_look_for_are_ours(page: Path) -> None:
+    sources = [path for part in ("shared", "services") for path in (ROOT / part).rglob("*.py")]
+    nodes = [node for path in sources for node in ast.walk(ast.parse(path.read_text()))]
+    ours = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    ours |= {node.arg for node in nodes if isinstance(node, ast.keyword) and node.arg}
+    for words in searched_for(page.read_text()):
+        others = any(words.startswith(known) for known in OF_OTHERS)
+        assert others or any(words in text for text in ours), f"{page}: nothing of ours says {words!r}"
+
+
 @pytest.fixture(scope="module")
 async def installed(servers: Binaries, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ControlPlane]:
     """A cluster of the documents' own: Exeunt is installed, although no node runs it, and there is a call, call-7."""
@@ -124,7 +173,7 @@ async def fill(server: NatsServer, *, call_7: bool) -> None:
     for stream in (runs_stream(), deadletters_stream()):
         await ensure_stream(bus, stream)
     ended = (ROOT / "tests" / "histories" / "cancel-then-gone.jsonl").read_text()
-    await render(bus, ended)
+    await render(bus, ended.replace("2026-11-24T09:26", "2026-11-30T23:06"))  # before the other, as on the page
     await render(bus, (ROOT / "docs" / "debugging.jsonl").read_text())
     if call_7:
         await render(bus, ended.replace("cancel-then-gone", "call-7"))

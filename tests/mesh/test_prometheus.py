@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from actors.bystander import Bystander
 from actors.call import Call
@@ -15,6 +16,7 @@ from actors.grafana import Panel, ask, panels, time_range
 from actors.kubernetes import Kubernetes
 from actors.livekit_room import LiveKitRoom
 from actors.names import CANCEL_OBSERVED_AT
+from actors.pictures import WINDOWS
 from actors.prometheus_rules import rules
 from actors.promql import selectors
 from actors.services import start_all, without
@@ -139,8 +141,11 @@ async def test_the_picture_shows_every_panel(observed: Observed, tmp_path: Path)
     assert [panel.title for panel, answers in recorded if any(series for _, series in answers)] == [
         panel.title for panel in shown
     ]
-    draw(recorded, path)
-    assert path.stat().st_size > 10_000
+    for width, scheme in WINDOWS:
+        draw(recorded, path, width=width, scheme=scheme)
+        with Image.open(path) as picture:
+            assert picture.width == width
+        assert path.stat().st_size > 10_000
 
 
 async def test_every_rule_is_evaluated_on_series_that_are_there(observed: Observed) -> None:

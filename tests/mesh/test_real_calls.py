@@ -5,13 +5,16 @@ room was told to be over.
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 
 from actors.bystander import Bystander
 from actors.call import Call, create_story
+from actors.command import exeunt
 from actors.history import last_signal
 from actors.impulse import Impulse
 from actors.kubernetes import Kubernetes
@@ -81,6 +84,33 @@ async def test_everybody_leaves_and_the_bot_stays(impulse: Impulse, room: LiveKi
     left = await alice.leave()
     await ended_after(left, stopped(call, within=30))
     assert list(await room.listed()) == [BOT]
+
+
+def documented() -> list[str]:
+    """What docs/livekit.md shows of `exeunt explain`, a pattern for each sentence: times, ids and names are its own."""
+    page = (Path(__file__).parents[2] / "docs" / "livekit.md").read_text()
+    block = re.search(r"^\$ exeunt explain .*\n\.\.\.\n((?:.+\n)+?)```$", page, re.MULTILINE)
+    assert block is not None
+    sentences = re.split(r"\s(?=\+\d|It was )", " ".join(block[1].split()))
+    other = r"(?<!\w)(20s \(default\)|\d[\d.]*m?s|RM_\w+|support-7|\w+ alice|bubu-agent-\S+(?=\.)|call-42-\w+)"
+    return [re.escape(re.sub(other, "@", sentence)).replace("@", ".+?") for sentence in sentences]
+
+
+async def test_the_page_about_livekit_shows_what_explain_says(
+    impulse: Impulse, room: LiveKitRoom, nats_server: NatsServer, stopped: Stopped
+) -> None:
+    alice = await room.join("alice")
+    call = await impulse.call(alice.room_sid)
+    await room.join(BOT)
+    await alice.publish_microphone()
+    await alice.leave()
+    await stopped(call, within=30)
+    run, ended = f"{call.namespace}/{call.name}", "It was finalized"
+    async with asyncio.timeout(30):
+        while ended not in (explained := (await exeunt(nats_server, "explain", run, "--no-live")).out):  # noqa: ASYNC110 - polled
+            await asyncio.sleep(0.2)
+    said = " ".join(explained.split())
+    assert [sentence for sentence in documented() if re.search(sentence, said) is None] == []
 
 
 async def test_of_two_callers_the_second_ends_it(

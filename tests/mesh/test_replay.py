@@ -93,7 +93,7 @@ async def test_a_stop_is_reported_explained_and_decided_again_and_nothing_change
     assert re.search(window, explained)
     assert re.search(rf"Outcome: finalized{late}: topology-gone \(signal\)", timeline)
     assert re.search(rf"finalized{late} topology-gone \(signal\)", listed)
-    assert checked == "4 events and 1 decisions come out as they were recorded."
+    assert checked == "4 events and 1 decision come out as they were recorded."
     assert await exeunt("replay", str(file), "--check") == checked
     assert await state_of(kubernetes, namespace, bystander) == before
 

@@ -109,9 +109,9 @@ async def test_a_lost_server_is_reported_and_forgotten_when_it_is_back(
     assert bus.session == session + 1
     refused = [entry for entry in logs if "Connection refused" in str(entry.get("error"))]
     assert len(refused) == 1, "an error that repeats itself is logged once"
-    assert [entry["event"] for entry in logs if entry["event"] != "nats.error"] == [
-        "nats.disconnected",
-        "nats.reconnected",
+    assert [entry["event"] for entry in logs if entry["event"] != "NATS error"] == [
+        "NATS disconnected",
+        "NATS reconnected",
     ]
 
 

@@ -97,7 +97,7 @@ async def test_whoever_is_at_a_server_that_serves_nobody_goes_to_another(
             async with asyncio.timeout(SECONDS):
                 await client.publish("s.meanwhile")
             await until(lambda: "s.meanwhile" in client.taken, within=SECONDS)
-        left = [entry["server"].partition(" ")[0] for entry in logs if entry["event"] == "nats.left"]
+        left = [entry["server"].partition(" ")[0] for entry in logs if entry["event"] == "nats-server left"]
         assert left[0] == f"n{number}"
         assert not client.bus.server.startswith(f"n{number} ")
         await until(

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from nats.aio.client import Client
 from nats.aio.transport import TcpTransport
 
+from actors.command import exeunt
 from actors.nats_cluster import nats_cluster
 from actors.plain_authority import issue_plainly
 from actors.plain_nats import PlainNats
@@ -195,7 +196,7 @@ async def test_a_server_whose_handshake_comes_first(
 @pytest.mark.parametrize(
     ("ca", "host", "words"),
     [
-        ("ca.pem", "127.0.0.1", "IP address mismatch, certificate is not valid for '127.0.0.1'.; use a name"),
+        ("ca.pem", "127.0.0.1", "IP address mismatch, certificate is not valid for '127.0.0.1'; use a name"),
         ("", "localhost", "EXEUNT_NATS_TLS_CA must hold the authority"),
     ],
 )
@@ -271,3 +272,18 @@ def test_files_that_are_of_no_use_are_reported_with_their_setting(folder: Path, 
         with pytest.raises(UsageError, match=words):
             tls.context()
     assert isinstance(Tls(cert=client, key=key).context(), ssl.SSLContext)
+
+
+async def test_a_command_over_tls_says_nothing_but_its_own(server: NatsServer, folder: Path) -> None:
+    url, ca = f"tls://localhost:{port_of(server)}", str(folder / "ca.pem")
+    ran = await exeunt(server, "runs", EXEUNT_NATS_URL=url, EXEUNT_NATS_TLS_CA=ca)
+    assert (ran.code, ran.out) == (4, "")
+    assert ran.err == "exeunt: nobody serves the stream RUNS: has Exeunt ever run on this NATS?\n"
+
+
+async def test_who_is_not_known_is_told_where_that_is_set(servers: Binaries, tmp_path: Path) -> None:
+    users = "authorization: {users: [{user: somebody, password: secret}]}\n"
+    async with NatsServer(tmp_path / "nats", binary=servers.nats_server, config=users) as server:
+        ran = await exeunt(server, "runs")
+    assert ran.code == 4
+    assert ran.err.endswith("; EXEUNT_NATS_CREDENTIALS names the file by which NATS knows who asks\n")

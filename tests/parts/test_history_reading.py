@@ -207,7 +207,7 @@ async def test_every_output_is_what_it_says(server: NatsServer) -> None:
     )
     assert "Stop latency:" in table.out
     assert "\x1b[" not in table.out  # a pipe gets no colours
-    assert "EPISODE" in wide.out
+    assert "CANCELLATION" in wide.out
     reported = [json.loads(line) for line in lines.out.splitlines()]
     assert [
         event["what"] for event in reported
@@ -315,3 +315,14 @@ async def test_tail_shows_what_is_published_as_it_is_published(bus: Bus, server:
     assert json.loads(await reading)["what"] == "topology-established"
     process.terminate()
     await process.wait()
+
+
+async def test_a_run_of_which_nothing_can_be_understood_ends_no_command_with_a_traceback(
+    bus: Bus, server: NatsServer
+) -> None:
+    await store(bus, "exeunt.runs.elsewhere.garbled.uid.first.run-deleted", b"{}", {})
+    commands = ("explain", "report", "timeline", "replay", "replay --check", "export", "tail --since 1d --until 0s")
+    ran = [await exeunt(server, *command.split(), "garbled") for command in commands]
+    assert [each.code for each in ran] == [3, 3, 0, 0, 1, 0, 0]
+    assert all("not shown: sequence" in each.err for each in ran)
+    assert not any("Traceback" in each.err for each in ran)

@@ -374,7 +374,7 @@ async def test_overload_ends_with_the_retry_budget(control_plane: ControlPlane, 
         connected(kubeconfig, retry_budget=1) as client,
     ):
         started = time.monotonic()
-        with pytest.raises(ApiUnavailable, match=r"no success within 1 s; last: .* 503.*gone fishing") as given_up:
+        with pytest.raises(ApiUnavailable, match=r"no success within 1 s; last: 503.*gone fishing") as given_up:
             await client.get(STORY_RUNS, namespace, "call")
         assert time.monotonic() - started < 5
         assert 60 <= (given_up.value.retry_after or 0) <= 72
@@ -397,7 +397,9 @@ async def test_a_server_that_comes_back_in_time_is_not_noticed(
         async with asyncio.timeout(10):
             while client.unavailable_reason() is None:  # noqa: ASYNC110 - the world is polled
                 await asyncio.sleep(0.01)
-        assert "no answer from" in (client.unavailable_reason() or "")
+        why = client.unavailable_reason() or ""
+        assert "no answer from" in why
+        assert "(" not in why  # in words, and not as Python writes its errors
         proxy.restore()
         assert (await listing).items == []
         assert client.unavailable_reason() is None

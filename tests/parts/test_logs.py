@@ -1,11 +1,14 @@
 """What a process writes: one JSON object a line, with who and what it is about, and no flood of warnings."""
 
+import ast
 import io
 import json
 import logging
+import re
 import threading
 from collections.abc import Iterator, MutableMapping
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import pytest
 import structlog
@@ -15,6 +18,8 @@ from exeunt.run.cancellations import Cancellation
 from exeunt.settings import Settings
 from exeunt.telemetry.logs import RateLimit, bind_run, configure_logs
 from exeunt.telemetry.tracing import start_tracing
+
+ROOT: Final = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -67,6 +72,25 @@ def through(limit: RateLimit, method: str, event: dict[str, Any]) -> MutableMapp
         return None
 
 
+def events_of(path: Path) -> Iterator[str]:
+    """The constant texts that a module logs."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        match node:
+            case ast.Call(
+                func=ast.Attribute(attr=method, value=ast.Name(id=name)), args=[ast.Constant(value=text), *_]
+            ):
+                if name.endswith("log") and method in ("debug", "info", "warning", "error", "exception"):
+                    yield str(text)
+
+
+def test_what_happened_is_said_in_words() -> None:
+    events = [
+        event for part in ("shared", "services") for path in (ROOT / part).rglob("*.py") for event in events_of(path)
+    ]
+    assert len(events) > 60
+    assert [event for event in events if re.search(r"\w\.\w", event)] == []
+
+
 def test_warnings_of_a_kind_are_limited_and_the_next_one_tells_how_many_there_were() -> None:
     time = 100.0
     limit = RateLimit(lambda: time)
@@ -80,7 +104,7 @@ def test_warnings_of_a_kind_are_limited_and_the_next_one_tells_how_many_there_we
 
 def test_decisions_and_errors_are_never_suppressed_but_those_of_libraries_are() -> None:
     limit = RateLimit(lambda: 100.0)
-    for method, event in (("info", "finalize"), ("error", "bus.dead_letter")):
+    for method, event in (("info", "finalize"), ("error", "dead letter")):
         reported = [through(limit, method, {"event": event}) for _ in range(limit.BURST * 2)]
         assert None not in reported
     library = [through(limit, "error", {"event": f"failed {n}", "logger": "otlp"}) for n in range(limit.BURST * 2)]

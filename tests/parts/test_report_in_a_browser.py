@@ -61,7 +61,7 @@ def covers(one: list[float], other: list[float]) -> bool:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 800, 1100])
+@pytest.mark.parametrize("width", [360, 390, 800, 1280])
 @pytest.mark.parametrize("history", HISTORIES)
 async def test_a_page_can_be_read(browser: Browser, tmp_path: Path, history: str, width: int, scheme: str) -> None:
     loaded = read_file(str(FOLDER / f"{history}.jsonl"))

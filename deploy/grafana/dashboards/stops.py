@@ -226,7 +226,7 @@ LOGS: Final = (
     log_lines(
         "Stops in trouble",
         "Warnings and errors of the services, newest first. `stop not done yet`: a stop is retried until its error"
-        " goes away. `overdue`: the sweep published it again. `bus.dead_letter`: it was dead-lettered. `exeunt"
+        " goes away. `overdue`: the sweep published it again. `dead letter`: it was dead-lettered. `exeunt"
         " explain` takes the run that a line names. Only this panel needs Loki.",
         f"{LINES} | json | level =~ `warning|error|critical`",
         order=LogsSortOrder.DESCENDING,

@@ -24,16 +24,17 @@ def report(
     news.
     """
     if stopping.failure is not None:
-        log.warning("stop not done yet", fact=event.event_type, error=stopping.failure, next_at=stopping.next_at)
+        failed = {"error": stopping.failure, "next_at": stopping.next_at}
+        log.warning("stop not done yet", event_type=event.event_type, **failed)
         hop.failed(error or stopping.failure)
     if isinstance(end, GiveBack) and end.not_yet:
-        log.info("stop not due yet", fact=event.event_type, why=end.why)
+        log.info("stop not due yet", event_type=event.event_type, why=end.why)
         hop.drop()
     if isinstance(end, GiveBack) and not stopping.recorded:
         return None
     outcome = stopping.outcome()
     hop.decided(outcome.trail)
-    log.info(outcome.verdict, fact=event.event_type, rule=outcome.rule, why=outcome.why,
+    log.info(outcome.verdict, event_type=event.event_type, rule=outcome.rule, why=outcome.why,
              stop_latency_ms=outcome.stop_latency_ms, step_runs=outcome.deleted_step_runs, **also)  # fmt: skip
     if isinstance(end, DeadLetter):
         hop.failed(outcome.rule)

@@ -104,7 +104,7 @@ class Terminator:
             calls.error = error
             return Failed(str(error))
         except PublishRefused as error:  # what was done is done, and the other runs' stops go on
-            log.error("outcome not recorded", fact=event.event_type, error=str(error))  # noqa: TRY400 - no bug of ours
+            log.error("outcome not recorded", event_type=event.event_type, error=str(error))  # noqa: TRY400 - no bug
             hop.failed(error)
             return commands.NotStored()
         return commands.Stored() if isinstance(answer, Stored) else commands.AlreadyStored(answer.sequence)

@@ -83,4 +83,4 @@ class Unpublished:
     def _lose(self, done: Done, why: str) -> None:
         UNPUBLISHED_LOST.add()
         verdict = done.outcome.verdict if done.outcome else None
-        log.error("outcome not recorded", fact=done.event.event_type, verdict=verdict, error=why)
+        log.error("outcome not recorded", event_type=done.event.event_type, verdict=verdict, error=why)

@@ -76,7 +76,7 @@ class Calls:
                 try:
                     return await self._insist(f"publish {event_type}", self._publish, asked, datetime.now(UTC))
                 except PublishRefused as error:  # one run's object that is too large must not end the watcher of all
-                    log.error("event refused", fact=event_type, error=str(error))  # noqa: TRY400 - no bug of ours
+                    log.error("event refused", event_type=event_type, error=str(error))  # noqa: TRY400 - no bug of ours
                     return Refused(asked)
             case Recall(event_type, snapshot):
                 bind_run(snapshot.run.cancellation)

@@ -40,22 +40,22 @@ async def acknowledge(bus: Bus, delivery: Delivery, answer: DeliveryAnswer, *, d
                 await bus.request(delivery.ack_subject, b"+ACK", timeout=DEADLINE)
                 bus.change.answered(asked_of(delivery.ack_subject))
             except (BusUnavailable, PermissionDenied) as error:
-                message_log.warning("bus.ack_unconfirmed", error=str(error))
+                message_log.warning("ack unconfirmed", error=str(error))
         case Ack():
             await delivery.send(b"+ACK")
         case Retry(delay, reason):
-            message_log.debug("bus.retry", delay_s=delay, reason=reason)  # handlers tell what went wrong
+            message_log.debug("given back", delay_s=delay, reason=reason)  # handlers tell what went wrong
             await delivery.nak(delay)
         case DeadLetter(reason):
             letter = dead_letter(delivery, durable=durable, reason=reason, max_payload=bus.nc.max_payload)
             try:
                 await publish(bus, letter, deadline=DEADLINE)
             except (BusUnavailable, PublishRefused, PermissionDenied) as error:
-                message_log.error("bus.dead_letter_failed", reason=reason, error=str(error))
+                message_log.error("dead letter not stored", reason=reason, error=str(error))
                 await delivery.nak(RETRY_AFTER)
                 return
             DEAD_LETTERS.add(consumer=durable)
-            message_log.error("bus.dead_letter", reason=reason, copied_to=letter.subject)
+            message_log.error("dead letter", reason=reason, copied_to=letter.subject)
             await delivery.send(b"+TERM " + _one_line(reason).encode())
 
 

@@ -52,11 +52,11 @@ async def report_backlogs(bus: Bus) -> NoReturn:
             try:
                 measure_lag(await bus.api(call), consumer)
             except PermissionDenied as error:
-                log.warning("bus.backlog_not_measured", consumer=consumer, error=str(error))
+                log.warning("backlog not measured", consumer=consumer, error=str(error))
                 del asked[consumer]
             except ApiRefused as error:  # not installed, or not yet
-                log.debug("bus.backlog_unknown", consumer=consumer, error=str(error))
+                log.debug("backlog unknown", consumer=consumer, error=str(error))
             except BusError as error:  # nor will the next one be answered
-                log.debug("bus.backlog_unknown", consumer=consumer, error=str(error))
+                log.debug("backlog unknown", consumer=consumer, error=str(error))
                 break
         await asyncio.sleep(spread(_INTERVAL))

@@ -119,7 +119,7 @@ class NatsClient(Client):
         except UsageError as error:
             if self._last_context is None:
                 raise nats.errors.Error(str(error)) from error
-            log.warning("nats.tls_reload_failed", error=str(error))
+            log.warning("TLS files not read again", error=str(error))
         return self._last_context
 
     async def _connect_to_server(self, s: Srv) -> None:

@@ -213,7 +213,7 @@ class Bus:
                 if self.nc.is_connected:
                     await self.nc.flush()
         except (TimeoutError, nats.errors.Error) as error:
-            log.warning("nats.close_unflushed", error=str(error) or "timed out", server=self._where)
+            log.warning("NATS closed before all was sent", error=str(error) or "timed out", server=self._where)
         await self.nc.close()
         self._connected.clear()
 
@@ -246,7 +246,7 @@ class Bus:
         except Exception as error:
             self._last_error = str(error)  # for /readyz, until whoever needs the connection raises it
             raise
-        self._up("nats.connected")
+        self._up("NATS connected")
 
     def _up(self, event: str) -> None:
         self.session += 1
@@ -262,7 +262,7 @@ class Bus:
 
     async def _on_reconnected(self) -> None:
         NATS_RECONNECTS.add()
-        self._up("nats.reconnected")
+        self._up("NATS reconnected")
         for callback in self._on_session:
             callback()
 
@@ -274,12 +274,12 @@ class Bus:
                 waiting.reschedule(0)
         self._open.clear()
         if not self._closing:
-            log.warning("nats.disconnected", server=self.server, error=self._last_error)
+            log.warning("NATS disconnected", server=self.server, error=self._last_error)
 
     async def _on_closed(self) -> None:
         if not self._closing:
             self._last_error = str(self.nc.last_error or self._last_error)
-            log.error("nats.closed", server=self._where, error=self._last_error)
+            log.error("NATS closed", server=self._where, error=self._last_error)
 
     async def _on_error(self, error: Exception) -> None:
         NATS_ERRORS.add(error_type=type(error).__name__)
@@ -289,7 +289,7 @@ class Bus:
         if text == self._last_error and now - self._last_logged < REPEAT_SILENCE:
             self._repeated += 1
             return
-        log.warning("nats.error", error=text, kind=type(error).__name__, server=self._where, repeated=self._repeated)
+        log.warning("NATS error", error=text, kind=type(error).__name__, server=self._where, repeated=self._repeated)
         self._last_error, self._last_logged, self._repeated = text, now, 0
 
 
@@ -335,6 +335,6 @@ def _check_user(credentials: str) -> None:
     try:
         read_user(credentials)
     except FileNotFoundError:
-        log.warning("nats.credentials_awaited", file=credentials)
+        log.warning("NATS credentials awaited", file=credentials)
     except OSError as error:
         raise UsageError(f"EXEUNT_NATS_CREDENTIALS={credentials!r} cannot be used: {error}") from error

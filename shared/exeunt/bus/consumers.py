@@ -96,9 +96,9 @@ async def ensure_consumer(
         config |= {"max_ack_pending": int(most.group())}
         if config == unchanged:
             return
-        log.warning("bus.max_ack_pending_capped", stream=stream, consumer=durable, may=int(most.group()))
+        log.warning("max_ack_pending capped", stream=stream, consumer=durable, may=int(most.group()))
         await _set(bus, stream, durable, config)
-    log.info("bus.consumer_set", stream=stream, consumer=durable, **{name: config[name] for name in wanted})
+    log.info("consumer set", stream=stream, consumer=durable, **{name: config[name] for name in wanted})
 
 
 async def _set(bus: Bus, stream: str, durable: str, config: dict[str, Any]) -> None:

@@ -99,4 +99,4 @@ class Delivery:
         try:
             await self._nc.publish(self.ack_subject, word)
         except nats.errors.Error as error:
-            log.warning("bus.settle_lost", subject=self.subject, sequence=self.stream_sequence, error=str(error))
+            log.warning("answer lost", subject=self.subject, sequence=self.stream_sequence, error=str(error))

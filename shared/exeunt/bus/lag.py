@@ -46,7 +46,7 @@ async def look_for_a_majority(bus: Bus, stream: str, consumer: str, report: Call
                     report(since)
                     bus.change.unanswered(what, f"no {what}", since=since)
         except BusError as error:
-            log.debug("bus.majority_unknown", consumer=consumer, error=str(error))
+            log.debug("majority unknown", consumer=consumer, error=str(error))
             interval = _LOOK_AT_MAJORITY
         await asyncio.sleep(spread(interval))
 
@@ -71,11 +71,11 @@ async def report_lag(
             unavailable_reason = _paused(info, stream, consumer) or _at_its_limit(info, stream, consumer)
             unavailable_reason = unavailable_reason or _full(await bus.api(f"STREAM.INFO.{stream}"), stream)
         except BusError as error:
-            log.debug("bus.lag_unknown", consumer=label, error=str(error))
+            log.debug("lag unknown", consumer=label, error=str(error))
         else:
             report(unavailable_reason)
             if unavailable_reason != reported:
-                log.warning("bus.consumer_stands", consumer=label, trouble=unavailable_reason)
+                log.warning("consumer stands", consumer=label, trouble=unavailable_reason)
             reported = unavailable_reason
         await asyncio.sleep(spread(_INTERVAL))
 

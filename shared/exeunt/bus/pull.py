@@ -189,7 +189,7 @@ class PullLoop:
             except BusUnavailable as unavailable_reason:
                 self._beat()
                 if str(unavailable_reason) != self._unavailable_reason:
-                    log.warning("bus.pull_interrupted", consumer=self._durable, trouble=str(unavailable_reason))
+                    log.warning("pull interrupted", consumer=self._durable, trouble=str(unavailable_reason))
                 self._unavailable_reason = str(unavailable_reason)
                 self._failures += 1
                 await asyncio.sleep(BACK_OFF.wait(self._failures - 1))

@@ -105,7 +105,7 @@ class ServerChange:
         if self._unanswered.leave_at(now, servers=self._nc.known) > now:
             self._look_at_it(now)
         elif self.since < now and self._nc.has_others:
-            log.warning("nats.left", server=self._nc.server, trouble=self._unanswered.unavailable_reason(now))
+            log.warning("nats-server left", server=self._nc.server, trouble=self._unanswered.unavailable_reason(now))
             self._unanswered.leave(now)
             self._own("leave", asyncio.create_task(self._nc.leave(), name="nats-leave"))
 

@@ -96,7 +96,7 @@ async def ensure_stream(bus: Bus, stream: Stream) -> None:
                 f"stream {stream.name} lacks {_difference(grown, found)}, and this user may not change it:"
                 f" set that with an admin's credentials (`nats stream edit {stream.name}`) and start again"
             ) from denied
-        log.info("bus.stream_updated", stream=stream.name)
+        log.info("stream updated", stream=stream.name)
     if lacking := _difference(_grown(stream, found), found):
         raise StreamMisconfigured(f"the server ignored {lacking} on stream {stream.name}: 2.14 or later is needed")
 
@@ -121,7 +121,7 @@ async def _found_or_created(bus: Bus, stream: Stream) -> dict[str, Any]:
             f"stream {stream.name} is missing and cannot be made: {refused.description}{_remedy(stream, refused)}"
         ) from refused
     STREAMS_CREATED.add(stream=stream.name)
-    log.info("bus.stream_created", stream=stream.name)
+    log.info("stream created", stream=stream.name)
     return _config(created)
 
 

@@ -299,7 +299,8 @@ class KubeClient:
                 asked = error.retry_after if isinstance(error, ApiError) else None
                 wait = _BACK_OFF.wait(failures, asked=asked)
                 if clock() + wait > until:
-                    why = f"{call}: no success within {self._retry_budget:g} s; last: {error}"
+                    last = str(error).removeprefix(f"{call}: ")
+                    why = f"{call}: no success within {self._retry_budget:g} s; last: {last}"
                     raise ApiUnavailable(why, retry_after=wait if asked else None) from error
                 perhaps_done = perhaps_done or _perhaps_done(error)
             await asyncio.sleep(wait)

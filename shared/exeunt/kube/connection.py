@@ -5,13 +5,16 @@ makes everything be read anew. `credentials` does the reading; `client` makes ca
 """
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from errno import errorcode
 from functools import cache
 from importlib.metadata import version
+from ssl import SSLError
 from time import monotonic
 from typing import Any, Final
 from urllib.parse import unquote
@@ -264,5 +267,9 @@ def _why(error: Exception) -> str:
             return f"the proxy answered {error.status} {error.message}"
         case aiohttp.ClientConnectorCertificateError(certificate_error=OSError() as flaw):
             return explain(flaw, ca="certificate-authority")
+        case aiohttp.ClientConnectorError(os_error=OSError(errno=int(number)) as flaw) if not isinstance(
+            flaw, SSLError
+        ):
+            return os.strerror(number) if number in errorcode else str(flaw.strerror)
         case _:
-            return repr(error)
+            return str(error) or type(error).__name__

@@ -38,7 +38,7 @@ def explain(error: OSError, *, ca: str = "the CA certificates") -> str:
     """Why a handshake failed, and what to do; `ca` is what the reader calls the file or setting of CA certificates."""
     if not isinstance(error, ssl.SSLCertVerificationError):
         return str(error) or type(error).__name__
-    flaw = error.verify_message
+    flaw = error.verify_message.rstrip(".")
     if any(words in flaw for words in _STRICTNESS):
         remedy = "issue it anew with that, or verify as kubectl and nats do (EXEUNT_TLS_STRICT=false)"
     elif "ostname mismatch" in flaw or "IP address mismatch" in flaw:
