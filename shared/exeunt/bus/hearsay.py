@@ -100,7 +100,7 @@ class Hearsay:
             subject, why, failing_for = (headers.pop(name.lower()) for name in (_ABOUT, _WHY, _FOR))
             word = Word(Message(subject=subject, payload=heard.data, headers=headers), why, float(failing_for))
         except (KeyError, ValueError) as error:
-            log.warning("bus.hearsay_not_understood", error=repr(error))
+            log.warning("word of what is not stored not understood", error=repr(error))
             return
         self._unstored.hear(word, time.monotonic())
         if why:
