@@ -66,7 +66,7 @@ class ApiServer:
         self._cancels: list[tuple[float, str]] = []
         self.changes: dict[str, list[Change]] = {kind: [] for kind in KINDS}
         self.undone: set[str] = set()
-        """By uid: runs that had ended, or were gone, and are not after a backup was restored."""
+        """By uid: runs that had ended, or were deleted, and are not after a backup was restored."""
         self.on_change: list[Callable[[Change], None]] = []
         self.on_restore: list[Callable[[float], None]] = []
         self.on_end: list[Callable[[Document, Document, str, float | None], None]] = []
@@ -171,7 +171,8 @@ class ApiServer:
         """etcd comes back from a backup that is `back` seconds old."""
         then = self.clock.now - back
         for change in self.changes[STORY_RUN]:
-            if change.at > then and (change.document is None or is_terminal(change.document)):
+            over = change.document is None or is_terminal(change.document) or is_deleting(change.document)
+            if change.at > then and over:
                 self.undone.add(change.object.metadata.uid)
         for kind, changes in self.changes.items():
             kept = [change for change in changes if change.at <= then]
@@ -284,3 +285,7 @@ class ApiServer:
 
 def is_terminal(document: Document) -> bool:
     return bobrapet.is_terminal((document.get("status") or {}).get("phase"))
+
+
+def is_deleting(document: Document) -> bool:
+    return "deletionTimestamp" in document["metadata"]

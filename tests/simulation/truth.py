@@ -26,11 +26,12 @@ _STARTING_OVER: Final = 20.0
 
 
 class Signaled(NamedTuple):
-    """`at` by the clock of whoever said it, `stored_at` in truth."""
+    """`at` by the clock of whoever said it, `stored_at` in truth; `hidden` by what is no signal on its subject."""
 
     at: float
     stored_at: float
     gone: bool
+    hidden: bool = False
 
 
 class Truth:
@@ -157,8 +158,10 @@ class Truths:
 
     def _is_known(self, truth: Truth, document: Document, *, connected: bool) -> bool:
         sure = self._sure_signals(truth, document)
-        # Known weakness: a signal that is lost with NATS before a watcher has heard it is not known to anybody.
-        lost = [each for each in sure if any(0 <= at - each.stored_at < _UNHEARD for at in self._nats.wiped_at)]
+        # Known weakness: a signal that is lost with NATS before a watcher has heard it is not known to anybody, and one
+        # that is hidden not to a terminator whose event stands on something else.
+        wiped_at = self._nats.wiped_at
+        lost = [each for each in sure if each.hidden or any(0 <= at - each.stored_at < _UNHEARD for at in wiped_at)]
         if _newest([each for each in sure if each not in lost]):
             return True
         return truth.established_published and not connected and not truth.terminated_unestablished
@@ -208,7 +211,7 @@ class Truths:
     def _signaled(self, message: StoredMessage) -> None:
         if message.headers.get("ce-type") not in (TOPOLOGY_GONE, TOPOLOGY_UP):
             known = self._signals[message.subject]  # known weakness: poison hides what was said there before
-            known[:] = [each for each in known if each.gone]
+            known[:] = [each._replace(hidden=True) for each in known if each.gone]
         else:
             gone = message.headers["ce-type"] == TOPOLOGY_GONE
             at = seconds(parse_instant(message.headers["ce-time"]))
