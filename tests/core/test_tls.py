@@ -16,7 +16,7 @@ def test_every_python_is_as_strict_as_it_is_reported(*, strict: bool) -> None:
     ("flaw", "remedy"),
     [
         ("Missing Authority Key Identifier", "EXEUNT_TLS_STRICT=false"),
-        ("Hostname mismatch, certificate is not valid for 'nats'.", "a name that the certificate has"),
+        ("Hostname mismatch, certificate is not valid for 'nats'", "a name that the certificate has"),
         ("certificate has expired", "renew it"),
         ("unable to get local issuer certificate", "EXEUNT_NATS_TLS_CA must hold the authority"),
     ],
