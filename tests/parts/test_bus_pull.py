@@ -691,3 +691,12 @@ async def test_confirmed_acks_of_a_workqueue_survive_a_killed_server(
         await put(bus, stream, "last")
         await until(lambda: log.bodies[-1] == b"last")
     assert len(log) == 201
+
+
+async def test_a_consumer_without_replicas_lacks_no_majority_whatever_it_had_before(bus: Bus, stream: Stream) -> None:
+    loop = pull_loop(bus, stream)
+    loop.alone_since = 1.0  # as with replicas of which none was heard, before the stream was made anew with one
+    async with running(loop, Log()):
+        async with asyncio.timeout(30):
+            while loop.lost is not None:  # noqa: ASYNC110 - the server is asked now and then
+                await asyncio.sleep(0.01)

@@ -148,7 +148,8 @@ class LocalStreams:
         return self._remembered.at(event_subject(cancellation_of(event_type, asked.snapshot.run), event_type))
 
     def take(self, message: Message, now: datetime) -> LocalEvent | None:
-        """The event that somebody else cannot store, to be acted on, if it is one and is new here.
+        """The event that somebody else cannot store, to be acted on, if it is one and is new here. Of a cancel that is
+        known here it may be news that it found the topology gone.
 
         Not one that stands on a signal: whether that was taken back only the bus knows.
         """
@@ -159,7 +160,12 @@ class LocalStreams:
         gone = event.snapshot.topology.gone
         if gone is not None and gone.kind == "signal":
             return None
-        stored = self.store(event.event_type, event.snapshot, now)
+        event_type = event.event_type
+        if event_type is EventType.CANCEL_REQUESTED and gone is not None:
+            there = self._last.get(event_subject(cancellation_of(event_type, event.snapshot.run), event_type))
+            if there is not None and there.event.snapshot.topology.gone is None:
+                event_type = EventType.TOPOLOGY_TERMINATED
+        stored = self.store(event_type, event.snapshot, now)
         return stored if isinstance(stored, LocalEvent) else None
 
     def settle(self, event: LocalEvent) -> None:

@@ -45,6 +45,8 @@ async def look_for_a_majority(bus: Bus, stream: str, consumer: str, report: Call
                     since = asyncio.get_running_loop().time() - silent
                     report(since)
                     bus.change.unanswered(what, f"no {what}", since=since)
+            else:
+                report(None)
         except BusError as error:
             log.debug("majority unknown", consumer=consumer, error=str(error))
             interval = _LOOK_AT_MAJORITY

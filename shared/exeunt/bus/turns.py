@@ -36,7 +36,7 @@ class Turns:
         try:
             await come
         except CancelledError:
-            if not come.cancelled():  # it has come in the very moment
+            if come.done() and not come.cancelled() and come.exception() is None:  # it has come in the very moment
                 self._end(share)
             raise
         turn = Turn()
