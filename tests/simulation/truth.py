@@ -55,7 +55,9 @@ class Truth:
         self.had_no_story = False
         self.later_had_no_story = False
         """Known weakness: the same, of an opt-out that the Story had (ADR 25)."""
-        self.was_signaled = False
+        self.is_signaled = False
+        self.taken_back_at = float("inf")
+        """When a signal that its topology is gone was taken back first."""
         self.was_opted_out = False
         self.is_fixed = False
         self.established_published = False
@@ -71,6 +73,8 @@ class Truths:
         self._nats = nats
         self._restored_at = float("-inf")
         self._signals: defaultdict[str, list[Signaled]] = defaultdict(list)
+        self._hidden: set[Signaled] = set()
+        """Known weakness: what poison hides on its subject from those who read the last message there."""
         self._unowned: set[str] = set()
         """Runs that had a StepRun which nobody owns: to a watcher that is behind, the next one of the name had it."""
         api.on_change.append(self._see)
@@ -142,7 +146,9 @@ class Truths:
         truth.had_steps |= live or name in self._unowned
         by_hub = hub_says_gone(document)
         signaled = self._is_signaled(truth, document)
-        truth.was_signaled |= signaled
+        if truth.is_signaled and not signaled:
+            truth.taken_back_at = min(truth.taken_back_at, now)
+        truth.is_signaled = signaled
         evident = (
             by_hub
             or (truth.established and not connected)
@@ -165,10 +171,11 @@ class Truths:
 
     def _is_signaled(self, truth: Truth, document: Document) -> bool:
         """By signals that are sure to be about this attempt, or by those that may be."""
-        by_name, by_token = self._named(document)
+        by_name, by_token = ([each for each in said if each not in self._hidden] for said in self._named(document))
         started_at = truth.started_at - 5 if truth.attempt > 1 else float("-inf")
         perhaps = [each for each in (*by_name, *by_token) if each.stored_at >= max(started_at, truth.created_at)]
-        return _newest(self._sure_signals(truth, document)) or _newest(perhaps)
+        sure = self._sure_signals(truth, document)
+        return _newest(sure) or _newest([each for each in sure if each not in self._hidden]) or _newest(perhaps)
 
     def _sure_signals(self, truth: Truth, document: Document) -> list[Signaled]:
         by_name, by_token = self._named(document)
@@ -207,8 +214,7 @@ class Truths:
 
     def _signaled(self, message: StoredMessage) -> None:
         if message.headers.get("ce-type") not in (TOPOLOGY_GONE, TOPOLOGY_UP):
-            known = self._signals[message.subject]  # known weakness: poison hides what was said there before
-            known[:] = [each for each in known if each.gone]
+            self._hidden |= {each for each in self._signals[message.subject] if not each.gone}
         else:
             gone = message.headers["ce-type"] == TOPOLOGY_GONE
             at = seconds(parse_instant(message.headers["ce-time"]))
