@@ -135,6 +135,14 @@ def fire(snapshot: Snapshot, at: datetime) -> tuple[Scheduling, timeout_schedule
     return scheduling, command
 
 
+def first_decision(event_type: EventType, snapshot: Snapshot, at: datetime) -> Decided:
+    """What the terminator would decide first, if the event came at `at`, and the run were as it is."""
+    attributes = cloudevents.Attributes(id="", source="", type=event_type, subject="", time=format_instant(at))
+    stopping = Stopping(ReceivedEvent(attributes, event_type, snapshot), dry_run=False, propagate_cancel=False)
+    stopping.receive(Delivered(0, 1, at), at)
+    return stopping.trail[0]
+
+
 def check_outcome(event: OutcomeEvent, cause: RunEvent) -> Iterator[Difference]:
     """Go through the stop again; the first difference ends it, because what follows stands on it."""
     recorded, again = event.outcome.trail, _again(event, cause)

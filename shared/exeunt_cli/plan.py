@@ -14,11 +14,11 @@ from exeunt.clock import format_instant, in_words, parse_instant
 from exeunt.events.event_types import EventType, Verdict
 from exeunt.kube.resources import STORY_RUNS
 from exeunt.run.snapshot import Snapshot
+from exeunt_cli.check import first_decision
 from exeunt_cli.live import list_canceled, services_settings, watched
 from exeunt_cli.options import Cluster, Output, Where
 from exeunt_cli.output import Columns, console, print_all, print_note
 from exeunt_cli.source import connected
-from exeunt_terminator.decision import decide
 
 _EVERYWHERE, _CURRENT = Where(), Cluster()
 
@@ -60,10 +60,10 @@ async def plan(*, where: Where = _EVERYWHERE, cluster: Cluster = _CURRENT, outpu
 
 
 def plan_for(snapshot: Snapshot, now: datetime) -> Planned:
-    """Decide as the terminator would on the cancel, or on the deadline once that has passed."""
+    """As the terminator would decide on the cancel, or on the deadline once that has passed."""
     run, shutdown, deadline, gone = snapshot.run, snapshot.shutdown, snapshot.deadline, snapshot.topology.gone
     event_type = EventType.DEADLINE_REACHED if deadline is not None and deadline <= now else EventType.CANCEL_REQUESTED
-    verdict, rule, why = decide(event_type, run.cancellation, snapshot)
+    decided = first_decision(event_type, snapshot, now)
     step_runs = snapshot.step_runs or ()
     return Planned(
         namespace=run.namespace,
@@ -75,10 +75,10 @@ def plan_for(snapshot: Snapshot, now: datetime) -> Planned:
         shutdown_timeout=shutdown.timeout,
         shutdown_rule=str(shutdown.rule),
         evidence=f"{gone.kind}: {gone.detail}" if gone else None,
-        verdict=verdict,
-        rule=rule,
-        why=why,
-        step_runs=tuple(ref.name for ref in step_runs) if verdict is Verdict.FINALIZE else (),
+        verdict=decided.verdict,
+        rule=decided.rule,
+        why=decided.why,
+        step_runs=tuple(ref.name for ref in step_runs) if decided.verdict is Verdict.FINALIZE else (),
     )
 
 

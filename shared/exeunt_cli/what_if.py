@@ -14,8 +14,7 @@ from exeunt.history.rendering import cause_in_words, milliseconds
 from exeunt.history.stops import Step, Stop
 from exeunt.run.shutdown_timeout import RUN_ANNOTATION, ShutdownTimeout
 from exeunt.run.snapshot import Snapshot
-from exeunt_cli.check import fire
-from exeunt_terminator.decision import decide
+from exeunt_cli.check import fire, first_decision
 from exeunt_timeout_scheduler.commands import Publish
 
 SHUTDOWN_TIMEOUT: Final = "shutdown-timeout"
@@ -83,7 +82,7 @@ def otherwise(stop: Stop, shutdown: ShutdownTimeout) -> Otherwise | None:
         if known.run.terminal:
             return ends(recorded.at, f"{known.run.phase}: {known.run.message}")
         if recorded.event_type in STOPPING_EVENT_TYPES:
-            decision = decide(recorded.event_type, known.run.cancellation, known)
+            decision = first_decision(recorded.event_type, known, recorded.at)
             if decision.verdict is Verdict.FINALIZE and recorded.record.sequence not in fruitless:
                 return ends(recorded.at, decision.rule)
     if known is None or not known.run.cancel_requested:
@@ -91,7 +90,7 @@ def otherwise(stop: Stop, shutdown: ShutdownTimeout) -> Otherwise | None:
     why_not = fire(known, deadline)[0].decision
     if why_not is not None:
         return ends(None, f"{why_not.rule}: {why_not.why}")
-    decision = decide(EventType.DEADLINE_REACHED, known.run.cancellation, known)
+    decision = first_decision(EventType.DEADLINE_REACHED, known, deadline)
     over = stop.ended_at is not None and stop.ended_at < deadline
     return ends(deadline, decision.rule, at_the_latest=over or stop.ended_at is None)
 

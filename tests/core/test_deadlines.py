@@ -134,7 +134,7 @@ def test_a_deadline_is_held_until_its_very_instant_then_the_run_is_read_and_only
     early = DEADLINE - timedelta(microseconds=1)
     assert asked(scheduling, fired(), HeldUntil(), now=early) == [Hold(DEADLINE)] * 2
     (get,) = asked(scheduling, HeldUntil(), now=DEADLINE)
-    assert get == GetRun(RUN, parse_instant(CANCEL_OBSERVED_AT))
+    assert get == GetRun(RUN, parse_instant(CANCEL_OBSERVED_AT), story=True)
     late = DEADLINE + timedelta(milliseconds=3)
     read = replace(RUN, resource_version="2")
     assert asked(scheduling, RunRead(read), now=late) == [Publish(replace(CANCELED, run=read), late)]
@@ -149,6 +149,7 @@ def test_a_deadline_is_held_until_its_very_instant_then_the_run_is_read_and_only
         (RunRead(run_state(story_run(cancel_observed_at=OBSERVED_LATER))), "new-episode"),
         (RunRead(run_state(story_run(cancel_observed_at=CANCEL_OBSERVED_AT, uid="another"))), "recreated"),
         (NotFound(), "deleted"),
+        (RunRead(RUN, replace(CANCELED.story, enabled=False)), "opted-out"),
     ],
 )
 def test_a_deadline_is_dropped_when_the_stop_it_was_set_for_is_closed(read: Input, rule: str) -> None:
@@ -161,7 +162,7 @@ def test_a_deadline_is_dropped_when_the_stop_it_was_set_for_is_closed(read: Inpu
 def test_a_run_without_cancel_observed_at_is_still_the_one_that_was_canceled_then() -> None:
     unobserved = snapshot(story_run(canceled=True))
     (get,) = asked(Scheduling(), fired(unobserved), now=DEADLINE)
-    assert get == GetRun(unobserved.run, NOW)
+    assert get == GetRun(unobserved.run, NOW, story=True)
 
 
 MISSING: Final = (found(), StoryRead(story()), NoMessage(), NoMessage(), NoMessage(), RunRead(RUN))

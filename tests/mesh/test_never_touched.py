@@ -152,3 +152,14 @@ async def test_a_call_that_opted_out(
     await everyone_leaves(bystander.streams, call)
     await bystander.wait_for_outcome(call.uid, EventType.TOPOLOGY_TERMINATED)
     await untouched(call)
+
+
+async def test_a_call_whose_story_is_opted_out_before_its_deadline(
+    kubernetes: Kubernetes, namespace: str, bystander: Bystander, untouched: Untouched
+) -> None:
+    deadline = "5s"
+    call = await Call.start(kubernetes, namespace, shutdown_timeout=deadline)
+    await call.cancel()
+    await bystander.wait_for_event(call.uid, EventType.CANCEL_REQUESTED)
+    await kubernetes.patch(STORY, namespace, call.story, {"metadata": {"annotations": OPTED_OUT}})
+    await untouched(call, deadline)

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Protocol
 
 from exeunt.run.models import StoryRun
-from exeunt.run.snapshot import RunState, read_run
+from exeunt.run.snapshot import RunState, read_run, read_story
 from exeunt_timeout_scheduler import way
 from exeunt_timeout_scheduler.commands import (
     Ack,
@@ -135,4 +135,6 @@ class Deadlines:
         if run is None:
             return NotFound()
         now = self._process.now()
-        return RunRead(read_run(run, first_seen=asked.first_seen, now=now, fence_wait=settings.FENCE_WAIT))
+        state = read_run(run, first_seen=asked.first_seen, now=now, fence_wait=settings.FENCE_WAIT)
+        story = self._api.story(run.spec.story_ref.name) if asked.story else None
+        return RunRead(state, read_story(run, story) if story else None)

@@ -50,6 +50,8 @@ class Troubles:
     def __init__(self, clock: Clockwork) -> None:
         self._clock = clock
         self.now: list[Trouble] = []
+        self.struck_at: dict[Fault, float] = {}
+        """When each has struck last."""
 
     def begin(self, trouble: Trouble, lasting: float) -> None:
         self.now.append(trouble)
@@ -63,5 +65,6 @@ class Troubles:
         for fault, likelihood, whom in self.now:
             if fault in among and whom in (None, process) and self._clock.chance.random() < likelihood:
                 self._clock.happened[fault] += 1
+                self.struck_at[fault] = self._clock.now
                 return fault
         return None

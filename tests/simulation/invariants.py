@@ -14,7 +14,6 @@ from exeunt.run.models import StepRun
 from exeunt.run.snapshot import RunState
 from simulation.apiserver import ApiServer, Document, is_terminal
 from simulation.clockwork import Clockwork, seconds
-from simulation.faults import Fault
 from simulation.jetstream import JetStream, StoredMessage
 from simulation.livekit import LiveKit
 from simulation.operator import Operator
@@ -89,9 +88,11 @@ class Invariants:
         is_late = now + self.most_ahead >= observed + min(timeouts)
         was_gone = truth.evident or truth.evident_until >= (looked_at or now)
         # Known weakness: what takes a signal back is lost with NATS while the event that stands on it is at work, or
-        # before those have heard it who were cut off.
-        unheard = self.clock.happened[Fault.NO_NATS]
-        lost = truth.was_signaled and any(unheard or now - at < _ON_ITS_WAY for at in self.nats.wiped_at)
+        # before those have heard it who are cut off just then.
+        lost = any(
+            truth.taken_back_at <= at and (now - at < _ON_ITS_WAY or at in self.nats.wiped_unheard)
+            for at in self.nats.wiped_at
+        )
         undone = any(at >= (looked_at or now) for at in self.restored_at)
         assert is_late or was_gone or lost or undone, "no run is ended early"
 
@@ -204,8 +205,10 @@ class Invariants:
         # Known weakness: what the stream refuses is not said again.
         unsaid = {each for each in self.nats.refused if each.endswith(EventType.STEP_RUNS_LEFT)}
         excused |= metadata["uid"] in {each.split(".")[4] for each in unsaid - self.nats.streams[RUNS].last.keys()}
-        last_disaster = max((*self.restored_at, *self.nats.wiped_at), default=float("-inf"))
-        if ended_at is None or not is_terminal(document) or excused or last_disaster + _AT_WORK >= ended_at:
+        disasters = (*self.restored_at, *self.nats.wiped_at)
+        if ended_at is None or not is_terminal(document) or excused:
+            return []
+        if any(-_AT_WORK <= at - ended_at < _ON_ITS_WAY for at in disasters):
             return []  # what a lost volume makes us forget is left to bobrapet
         streaming = {binding.spec.engram_name for binding in self.api.bindings(name)}
         return [

@@ -19,6 +19,8 @@ from simulation.processes import Process
 
 ACK_WAIT: Final = 10.0
 MOST_DELIVERIES: Final = 100
+_CUT_OFF: Final = 2.0
+"""Seconds in which whoever is cut off has noticed it: it asks every second."""
 _WORKQUEUES: Final = frozenset({DEADLINES, LIVEKIT})
 T = TypeVar("T")
 _PREFIXES: Final = {
@@ -224,6 +226,8 @@ class JetStream:
         self.away = self.dead = False
         self.unstored = Unstored()
         self.wiped_at: list[float] = []
+        self.wiped_unheard: set[float] = set()
+        """Those of these moments at which somebody was cut off."""
         self.refused: set[str] = set()
         """Subjects of which it has refused a message for good."""
         self.streams = {name: Stream() for name in (*_WORKQUEUES, RUNS, SIGNALS, DEADLETTERS)}
@@ -410,6 +414,8 @@ class JetStream:
         """The volume is lost; streams and consumers are made anew."""
         self.clock.note("nats", "is wiped")
         self.wiped_at.append(self.clock.now)
+        if self.clock.now - self.troubles.struck_at.get(Fault.NO_NATS, float("-inf")) < _CUT_OFF:
+            self.wiped_unheard.add(self.clock.now)
         self.streams = {name: Stream() for name in self.streams}
         for consumer in self.consumers.values():
             consumer.reset()

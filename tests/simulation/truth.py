@@ -3,6 +3,7 @@ when it is evident that a topology is gone, and which timeouts a stop may have.
 """
 
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from exeunt.clock import parse_instant
@@ -26,12 +27,11 @@ _STARTING_OVER: Final = 20.0
 
 
 class Signaled(NamedTuple):
-    """`at` by the clock of whoever said it, `stored_at` in truth; `hidden` by what is no signal on its subject."""
+    """`at` by the clock of whoever said it, `stored_at` in truth."""
 
     at: float
     stored_at: float
     gone: bool
-    hidden: bool = False
 
 
 class Truth:
@@ -56,7 +56,9 @@ class Truth:
         self.had_no_story = False
         self.later_had_no_story = False
         """Known weakness: the same, of an opt-out that the Story had (ADR 25)."""
-        self.was_signaled = False
+        self.is_signaled = False
+        self.taken_back_at = float("inf")
+        """When a signal that its topology is gone was taken back first."""
         self.was_opted_out = False
         self.is_fixed = False
         self.established_published = False
@@ -72,6 +74,8 @@ class Truths:
         self._nats = nats
         self._restored_at = float("-inf")
         self._signals: defaultdict[str, list[Signaled]] = defaultdict(list)
+        self._hidden: set[Signaled] = set()
+        """Known weakness: what poison hides on its subject from those who read the last message there."""
         self._unowned: set[str] = set()
         """Runs that had a StepRun which nobody owns: to a watcher that is behind, the next one of the name had it."""
         api.on_change.append(self._see)
@@ -143,7 +147,9 @@ class Truths:
         truth.had_steps |= live or name in self._unowned
         by_hub = hub_says_gone(document)
         signaled = self._is_signaled(truth, document)
-        truth.was_signaled |= signaled
+        if truth.is_signaled and not signaled:
+            truth.taken_back_at = min(truth.taken_back_at, now)
+        truth.is_signaled = signaled
         evident = (
             by_hub
             or (truth.established and not connected)
@@ -160,18 +166,23 @@ class Truths:
         sure = self._sure_signals(truth, document)
         # Known weakness: a signal that is lost with NATS before a watcher has heard it is not known to anybody, and one
         # that is hidden not to a terminator whose event stands on something else.
-        wiped_at = self._nats.wiped_at
-        lost = [each for each in sure if each.hidden or any(0 <= at - each.stored_at < _UNHEARD for at in wiped_at)]
+        wiped_at, hidden = self._nats.wiped_at, self._hidden
+        lost = [each for each in sure if each in hidden or any(0 <= at - each.stored_at < _UNHEARD for at in wiped_at)]
         if _newest([each for each in sure if each not in lost]):
             return True
         return truth.established_published and not connected and not truth.terminated_unestablished
 
     def _is_signaled(self, truth: Truth, document: Document) -> bool:
         """By signals that are sure to be about this attempt, or by those that may be."""
-        by_name, by_token = self._named(document)
+        by_name, by_token = map(self._unhidden, self._named(document))
         started_at = truth.started_at - 5 if truth.attempt > 1 else float("-inf")
         perhaps = [each for each in (*by_name, *by_token) if each.stored_at >= max(started_at, truth.created_at)]
-        return _newest(self._sure_signals(truth, document)) or _newest(perhaps)
+        sure = self._sure_signals(truth, document)
+        return _newest(sure) or _newest(self._unhidden(sure)) or _newest(perhaps)
+
+    def _unhidden(self, said: Iterable[Signaled]) -> list[Signaled]:
+        """Without those of "up again" that nobody reads any more."""
+        return [each for each in said if each.gone or each not in self._hidden]
 
     def _sure_signals(self, truth: Truth, document: Document) -> list[Signaled]:
         by_name, by_token = self._named(document)
@@ -210,8 +221,7 @@ class Truths:
 
     def _signaled(self, message: StoredMessage) -> None:
         if message.headers.get("ce-type") not in (TOPOLOGY_GONE, TOPOLOGY_UP):
-            known = self._signals[message.subject]  # known weakness: poison hides what was said there before
-            known[:] = [each._replace(hidden=True) for each in known if each.gone]
+            self._hidden.update(self._signals[message.subject])
         else:
             gone = message.headers["ce-type"] == TOPOLOGY_GONE
             at = seconds(parse_instant(message.headers["ce-time"]))

@@ -18,7 +18,7 @@ from exeunt.events.subjects import DEADLINES, RUNS, TERMINATOR, armed_subject
 from exeunt.kube.client import KubeClient
 from exeunt.kube.errors import ApiError, ApiUnavailable, NotFound, Undecodable
 from exeunt.kube.resources import STORIES, STORY_RUNS
-from exeunt.run.snapshot import read_run
+from exeunt.run.snapshot import read_run, read_story, story_key
 from exeunt.settings import Settings
 from exeunt.telemetry.tracing import Hop
 from exeunt_timeout_scheduler import commands
@@ -108,7 +108,9 @@ class Calls:
         except NotFound:
             return commands.NotFound()
         now = datetime.now(UTC)
-        return RunRead(read_run(found, first_seen=asked.first_seen, now=now, fence_wait=self._fence_wait))
+        run = read_run(found, first_seen=asked.first_seen, now=now, fence_wait=self._fence_wait)
+        story = (await self.get_story(GetStory(*story_key(found)))).story if asked.story else None
+        return RunRead(run, read_story(found, story) if story else None)
 
     async def get_story(self, asked: GetStory) -> StoryRead:
         """Raises ApiUnavailable."""

@@ -11,7 +11,7 @@ from msgspec import Struct
 from exeunt.events.codec import ReceivedEvent
 from exeunt.events.subjects import RUNS
 from exeunt.run.models import Story, StoryRun
-from exeunt.run.snapshot import RunState, Snapshot
+from exeunt.run.snapshot import RunState, Snapshot, StoryState
 from exeunt_timeout_scheduler.deadlines import Deadline
 
 
@@ -41,9 +41,10 @@ class HeldUntil(Struct, frozen=True):
 
 
 class RunRead(Struct, frozen=True):
-    """The StoryRun as it is now."""
+    """The StoryRun as it is now, and its Story; None if that was not asked for, or there is none that can be read."""
 
     run: RunState
+    story: StoryState | None = None
 
 
 class NotFound(Struct, frozen=True):
@@ -149,10 +150,13 @@ class Hold(Struct, frozen=True):
 
 
 class GetRun(Struct, frozen=True):
-    """Read the StoryRun: RunRead or NotFound. `first_seen` is since when it is known to be canceled."""
+    """Read the StoryRun, and its Story if that is asked for: RunRead or NotFound. `first_seen` is since when the run is
+    known to be canceled.
+    """
 
     run: RunState
     first_seen: datetime
+    story: bool = False
 
 
 class GetStory(Struct, frozen=True):

@@ -124,8 +124,9 @@ class Scheduling:
                 return Result.ARMED_BY_SWEEP if self._found else Result.ARMED
             case DeadlineState.ARMING, AlreadyStored():
                 return Result.ALREADY_ARMED
-            case DeadlineState.VERIFYING | DeadlineState.CONFIRMING | DeadlineState.CHECKING, RunRead(run):
-                self._armed, self.snapshot = self._armed or self.snapshot, replace(self.snapshot, run=run)
+            case DeadlineState.VERIFYING | DeadlineState.CONFIRMING | DeadlineState.CHECKING, RunRead(run, story):
+                self._armed = self._armed or self.snapshot
+                self.snapshot = replace(self.snapshot, run=run, story=story or self.snapshot.story)
                 return self._still_open(Result.OPEN)
             case DeadlineState.VERIFYING | DeadlineState.CONFIRMING | DeadlineState.CHECKING, NotFound():
                 self.decision = Decision(Verdict.GONE, "deleted", "the StoryRun is gone")
@@ -163,7 +164,8 @@ class Scheduling:
             case DeadlineState.VERIFYING | DeadlineState.CONFIRMING | DeadlineState.CHECKING:
                 # Without cancel_observed_at a cancel counts from when it was seen; seen anew it would not be overdue,
                 # and closed.
-                return GetRun(run, parse_instant(run.canceled_at) if run.canceled_at else now)
+                first_seen = parse_instant(run.canceled_at) if run.canceled_at else now
+                return GetRun(run, first_seen, story=self._state is DeadlineState.CHECKING)
             case DeadlineState.DISARMING:
                 return Disarm(self.snapshot.run)
             case DeadlineState.HOLDING:

@@ -2,7 +2,7 @@
 
 A deadline is a JetStream message schedule (ADR 5): durable, never early, up to 250 ms late. So it is armed a little
 ahead, its delivery is held until the very instant, the run is read again (a schedule that was purged late may still
-fire), and only then is the deadline published as reached (ADR 13).
+fire), and its Story (which may be opted out by now), and only then is the deadline published as reached (ADR 13).
 
 The sweep begins with a run that it has found canceled and unfinished. Where no schedule is pending it reads the run,
 which may have ended since it was listed, arms what is missing, and reads the run once more: what has ended meanwhile is
@@ -45,7 +45,7 @@ class DeadlineState(StrEnum):
     HOLDING = "holding"
     """The schedule has fired, a little ahead: its delivery is held in process until the instant."""
     CHECKING = "checking"
-    """The run is read again."""
+    """The run is read again, and its Story."""
     PUBLISHING = "publishing"
     """deadline-reached is published, for the terminator to finalize the run."""
     DONE = "done"
