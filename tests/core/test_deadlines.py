@@ -60,6 +60,7 @@ LATE: Final = DEADLINE + timedelta(hours=2)
 OVERDUE_AFTER: Final = timedelta(seconds=30)
 CANCELED: Final = snapshot()
 RUN: Final = CANCELED.run
+GET_STORY: Final = GetStory(CANCELED.story.namespace, CANCELED.story.name)
 ENDED: Final = run_state(story_run(cancel_observed_at=CANCEL_OBSERVED_AT, phase=bobrapet.FINISHED))
 
 
@@ -134,7 +135,7 @@ def test_a_deadline_is_held_until_its_very_instant_then_the_run_is_read_and_only
     early = DEADLINE - timedelta(microseconds=1)
     assert asked(scheduling, fired(), HeldUntil(), now=early) == [Hold(DEADLINE)] * 2
     (get,) = asked(scheduling, HeldUntil(), now=DEADLINE)
-    assert get == GetRun(RUN, parse_instant(CANCEL_OBSERVED_AT), story=True)
+    assert get == GetRun(RUN, parse_instant(CANCEL_OBSERVED_AT), GET_STORY)
     late = DEADLINE + timedelta(milliseconds=3)
     read = replace(RUN, resource_version="2")
     assert asked(scheduling, RunRead(read), now=late) == [Publish(replace(CANCELED, run=read), late)]
@@ -162,7 +163,7 @@ def test_a_deadline_is_dropped_when_the_stop_it_was_set_for_is_closed(read: Inpu
 def test_a_run_without_cancel_observed_at_is_still_the_one_that_was_canceled_then() -> None:
     unobserved = snapshot(story_run(canceled=True))
     (get,) = asked(Scheduling(), fired(unobserved), now=DEADLINE)
-    assert get == GetRun(unobserved.run, NOW, story=True)
+    assert get == GetRun(unobserved.run, NOW, GET_STORY)
 
 
 MISSING: Final = (found(), StoryRead(story()), NoMessage(), NoMessage(), NoMessage(), RunRead(RUN))

@@ -57,12 +57,13 @@ WAYS: Final = {
     ),
     "its deadline comes": Way(
         None,
-        {REQUESTS: 4, PUBLISHED: 6, ANSWERED: 5, ASKED: 1, RECORDS: 5, STORED: 5256, SENT: 5481},
+        {REQUESTS: 5, PUBLISHED: 6, ANSWERED: 5, ASKED: 1, RECORDS: 5, STORED: 5256, SENT: 5481},
     ),
 }
 """The requests are the write and the deletion of two StepRuns; bindings are listed again before the write, and at its
-deadline the run is read. A signal is answered by the watcher that shares it and by the one that hears it, and asked for
-again before the write, by the run's name and its trigger token. The other call purges the deadline's schedule.
+deadline the run and its Story are read. A signal is answered by the watcher that shares it and by the one that hears
+it, and asked for again before the write, by the run's name and its trigger token. The other call purges the deadline's
+schedule.
 """
 
 

@@ -18,7 +18,7 @@ from exeunt.events.subjects import DEADLINES, RUNS, TERMINATOR, armed_subject
 from exeunt.kube.client import KubeClient
 from exeunt.kube.errors import ApiError, ApiUnavailable, NotFound, Undecodable
 from exeunt.kube.resources import STORIES, STORY_RUNS
-from exeunt.run.snapshot import read_run, read_story, story_key
+from exeunt.run.snapshot import read_run, read_story
 from exeunt.settings import Settings
 from exeunt.telemetry.tracing import Hop
 from exeunt_timeout_scheduler import commands
@@ -103,17 +103,23 @@ class Calls:
 
     async def get_run(self, asked: GetRun) -> Input:
         """Raises ApiUnavailable, ApiError, Undecodable."""
-        try:
-            found = await self._kube.get(STORY_RUNS, asked.run.namespace, asked.run.name)
-        except NotFound:
+        get = self._kube.get(STORY_RUNS, asked.run.namespace, asked.run.name)
+        # At once: its deadline has come.
+        found, read = await asyncio.gather(get, self.get_story(asked.story), return_exceptions=True)
+        if isinstance(found, NotFound):
             return commands.NotFound()
+        if isinstance(found, BaseException):
+            raise found
+        if isinstance(read, BaseException):
+            raise read
         now = datetime.now(UTC)
         run = read_run(found, first_seen=asked.first_seen, now=now, fence_wait=self._fence_wait)
-        story = (await self.get_story(GetStory(*story_key(found)))).story if asked.story else None
-        return RunRead(run, read_story(found, story) if story else None)
+        return RunRead(run, read_story(found, read.story) if read.story else None)
 
-    async def get_story(self, asked: GetStory) -> StoryRead:
+    async def get_story(self, asked: GetStory | None) -> StoryRead:
         """Raises ApiUnavailable."""
+        if asked is None:
+            return StoryRead(None)
         try:
             return StoryRead(await self._kube.get(STORIES, asked.namespace, asked.name, optional=True))
         except NotFound:

@@ -149,21 +149,21 @@ class Hold(Struct, frozen=True):
     until: datetime
 
 
-class GetRun(Struct, frozen=True):
-    """Read the StoryRun, and its Story if that is asked for: RunRead or NotFound. `first_seen` is since when the run is
-    known to be canceled.
-    """
-
-    run: RunState
-    first_seen: datetime
-    story: bool = False
-
-
 class GetStory(Struct, frozen=True):
     """Read the Story: StoryRead."""
 
     namespace: str
     name: str
+
+
+class GetRun(Struct, frozen=True):
+    """Read the StoryRun, and the `story` that it is known to be of, if that is asked for: RunRead or NotFound.
+    `first_seen` is since when the run is known to be canceled.
+    """
+
+    run: RunState
+    first_seen: datetime
+    story: GetStory | None = None
 
 
 class LastMessage(Struct, frozen=True):

@@ -146,10 +146,10 @@ class Scheduling:
 
     def _go_on(self, now: datetime) -> Command | Result:
         """What the new state is for: a question, or at once what came of it."""
-        run, deadline = self.snapshot.run, self.snapshot.deadline
+        run, story, deadline = self.snapshot.run, self.snapshot.story, self.snapshot.deadline
         match self._state:
             case DeadlineState.READING_STORY:
-                return GetStory(self.snapshot.story.namespace, self.snapshot.story.name)
+                return GetStory(story.namespace, story.name)
             case DeadlineState.RECALLING:
                 return LastMessage(event_subject(run.cancellation, EventType.CANCEL_REQUESTED))
             case DeadlineState.LOOKING_BACK:
@@ -165,7 +165,8 @@ class Scheduling:
                 # Without cancel_observed_at a cancel counts from when it was seen; seen anew it would not be overdue,
                 # and closed.
                 first_seen = parse_instant(run.canceled_at) if run.canceled_at else now
-                return GetRun(run, first_seen, story=self._state is DeadlineState.CHECKING)
+                checking = self._state is DeadlineState.CHECKING
+                return GetRun(run, first_seen, GetStory(story.namespace, story.name) if checking else None)
             case DeadlineState.DISARMING:
                 return Disarm(self.snapshot.run)
             case DeadlineState.HOLDING:
