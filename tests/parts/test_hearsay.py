@@ -12,10 +12,11 @@ from actors.kubernetes import Kubernetes
 from core.objects import FENCE_WAIT, snapshot
 from exeunt.bus.connection import Bus
 from exeunt.bus.errors import BusUnavailable
-from exeunt.bus.hearsay import Hearsay
+from exeunt.bus.hearsay import Hearsay, tell
 from exeunt.bus.mesh_streams import runs_stream
 from exeunt.bus.publisher import publish
 from exeunt.bus.streams import ensure_stream
+from exeunt.bus.unstored import Word
 from exeunt.events.codec import event_message
 from exeunt.events.event_types import EventType
 from exeunt.events.messages import Message
@@ -127,3 +128,15 @@ async def test_an_event_that_is_not_stored_is_acted_on_unless_only_the_bus_knows
         assert (await call.get())["status"]["phase"] == "Running"
     stand_in.stop()
     await running
+
+
+async def test_what_is_no_word_is_nothing_and_what_is_large_goes_without_its_body(
+    bus: Bus, hearsay: Hearsay, until: Until
+) -> None:
+    understood = {"Exeunt-Subject": "small", "Exeunt-Reason": "full", "Exeunt-Failing-For": "1.5"}
+    for wrong in ("-1", "nan", "inf", "long"):
+        await bus.nc.publish("exeunt.unstored", b"", headers=understood | {"Exeunt-Failing-For": wrong})
+    await bus.nc.publish("exeunt.unstored", b"", headers={"Exeunt-Subject": "small"})
+    await bus.nc.publish("exeunt.unstored", bytes(100_000), headers=understood)
+    await tell(bus, Word(Message(subject="large", payload=bytes(100_000), headers={}), "full", 1.5))
+    await until(lambda: [(each.subject, each.payload) for each in hearsay.unstored] == [("large", b"")])

@@ -1,7 +1,7 @@
 """Word of what is not stored, from whoever publishes it to the terminators: over NATS without JetStream (`unstored`).
 
-It is the message itself, with three headers more; without its body where that would be too large. A word that is lost
-costs little: the next try brings another.
+It is the message itself, with three headers more; without its body where that is large, which nobody can act on then. A
+word that is lost costs little: the next try brings another.
 """
 
 import asyncio
@@ -26,6 +26,10 @@ _PAUSE: Final = 0.1
 _LONGEST_WHY: Final = 500
 """Characters."""
 
+_LARGEST: Final = 32 * 1024
+"""Bytes of a body, of which a terminator may have 1,000 at a time. Most have one or two thousand."""
+_LONGEST: Final = 7 * 24 * 3600.0
+"""Seconds: longer has nobody tried."""
 _MOST_TOLD: Final = 10_000
 """Subjects of which it is remembered that they were told not to be stored."""
 
@@ -49,7 +53,8 @@ async def tell(bus: Bus, word: Word) -> None:
     }
     payload = b""
     size = header_size(whole := message.headers | headers)
-    if word.why and size <= MAX_HEADERS and size + len(message.payload) <= bus.nc.max_payload:
+    fits = len(message.payload) <= min(_LARGEST, bus.nc.max_payload - size)
+    if word.why and size <= MAX_HEADERS and fits:
         headers, payload = whole, message.payload
     with suppress(nats.errors.Error):
         await bus.nc.publish(_SUBJECT, payload, headers=headers)
@@ -95,13 +100,21 @@ class Hearsay:
                 await subscription.unsubscribe()
 
     async def _hear(self, heard: Msg) -> None:
-        headers = {key.lower(): value for key, value in (heard.headers or {}).items()}
         try:
-            subject, why, failing_for = (headers.pop(name.lower()) for name in (_ABOUT, _WHY, _FOR))
-            word = Word(Message(subject=subject, payload=heard.data, headers=headers), why, float(failing_for))
+            word = _read(heard)
         except (KeyError, ValueError) as error:
             log.warning("word of what is not stored not understood", error=repr(error))
             return
         self._unstored.hear(word, time.monotonic())
-        if why:
+        if word.why:
             self.on_unstored(word.message)
+
+
+def _read(heard: Msg) -> Word:
+    """Raises KeyError and ValueError."""
+    headers = {key.lower(): value for key, value in (heard.headers or {}).items()}
+    subject, why, failing_for = (headers.pop(name.lower()) for name in (_ABOUT, _WHY, _FOR))
+    seconds = float(failing_for)
+    if len(heard.data) > _LARGEST or not 0 <= seconds <= _LONGEST:
+        raise ValueError(f"{len(heard.data)} bytes, for {failing_for} s")
+    return Word(Message(subject=subject, payload=heard.data, headers=headers), why, seconds)

@@ -16,7 +16,7 @@ HOLDS: Final = 15.0
 more.
 """
 _MOST: Final = 1_000
-"""Words that are remembered, some 5 KB each."""
+"""Words that are remembered: of some 2 KB each, and 32 KB at the most (`hearsay`)."""
 
 
 class Word(Struct, frozen=True):
