@@ -151,6 +151,7 @@ async def test_a_deadline_is_in_the_trace_and_no_span_stays_open_over_the_wait(
             f"      {DELETE}",
             f"      {DELETE}",
             f"      {PATCH}",
+            "    timeout-scheduler: GET /apis/bubustack.io/v1alpha1/namespaces/{namespace}/stories/{name}",
             f"    {READ.replace('terminator', 'timeout-scheduler')}",
             "  watcher: send run-terminal",
             "    timeout-scheduler: process run-terminal",
