@@ -24,10 +24,10 @@ from exeunt.kube.errors import (
     Undecodable,
     Unprocessable,
 )
-from exeunt.kube.resources import STEP_RUNS, STORIES, STORY_RUNS, TRANSPORT_BINDINGS, Resource, T
+from exeunt.kube.resources import STEP_RUNS, STORY_RUNS, TRANSPORT_BINDINGS, Resource, T
+from exeunt.kube.stories import find_story
 from exeunt.run.managed_fields import FIELD_MANAGER, ended_by
-from exeunt.run.models import StoryRun
-from exeunt.run.snapshot import RunState, StoryState, read_run, read_story, story_key
+from exeunt.run.snapshot import RunState, read_run, read_story, story_key
 from exeunt.settings import Settings
 from exeunt_terminator import commands
 from exeunt_terminator.commands import (
@@ -137,18 +137,12 @@ class Calls:
             return commands.NotFound()
         now = datetime.now(UTC)
         run = read_run(found, first_seen=asked.first_seen or now, now=now, fence_wait=self._fence_wait)
-        story = await self._story_of(found) if asked.story else None
-        return RunRead(run, own=ended_by(found.metadata.managed_fields) == self._name, story=story)
-
-    async def _story_of(self, run: StoryRun) -> StoryState | None:
-        """None where there is none that can be read. Raises ApiUnavailable."""
-        try:
-            return read_story(run, await self._kube.get(STORIES, *story_key(run), optional=True))
-        except NotFound:
-            return None
-        except (ApiError, Undecodable) as error:
-            log.warning("Story not usable", error=str(error))
-            return None
+        story = await find_story(self._kube, *story_key(found)) if asked.story else None
+        return RunRead(
+            run,
+            own=ended_by(found.metadata.managed_fields) == self._name,
+            story=read_story(found, story) if story else None,
+        )
 
     async def _list(self, run: RunState, *, step_runs: bool, bindings: bool) -> Listed:
         if not bindings:

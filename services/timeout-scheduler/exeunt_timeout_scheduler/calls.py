@@ -17,7 +17,8 @@ from exeunt.events.messages import Message
 from exeunt.events.subjects import DEADLINES, RUNS, TERMINATOR, armed_subject
 from exeunt.kube.client import KubeClient
 from exeunt.kube.errors import ApiError, ApiUnavailable, NotFound, Undecodable
-from exeunt.kube.resources import STORIES, STORY_RUNS
+from exeunt.kube.resources import STORY_RUNS
+from exeunt.kube.stories import find_story
 from exeunt.run.snapshot import read_run, read_story
 from exeunt.settings import Settings
 from exeunt.telemetry.tracing import Hop
@@ -118,15 +119,7 @@ class Calls:
 
     async def get_story(self, asked: GetStory | None) -> StoryRead:
         """Raises ApiUnavailable."""
-        if asked is None:
-            return StoryRead(None)
-        try:
-            return StoryRead(await self._kube.get(STORIES, asked.namespace, asked.name, optional=True))
-        except NotFound:
-            return StoryRead(None)
-        except (ApiError, Undecodable) as error:
-            log.warning("Story not usable", story=f"{asked.namespace}/{asked.name}", error=str(error))
-            return StoryRead(None)
+        return StoryRead(await find_story(self._kube, asked.namespace, asked.name) if asked else None)
 
     async def _store(self, message: Message) -> Input:
         try:
