@@ -1,5 +1,6 @@
 """What the measurements that are run by hand start with: they take minutes, and are no part of `make bench`."""
 
+import asyncio
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -12,7 +13,7 @@ from actors.kubernetes import Kubernetes
 from actors.nats_cluster import NatsCluster
 from bench.api import Api
 from bench.observer import Observer
-from bench.world import World
+from bench.world import Run, World
 from exeunt_local import BASE, CRDS, binaries
 from exeunt_local.control_plane import ControlPlane
 from exeunt_local.mesh import Mesh
@@ -22,6 +23,17 @@ from exeunt_local.nats_server import NatsServer
 def show(line: str) -> None:
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
+
+
+async def stopped(world: World, observer: Observer, run: Run) -> float:
+    """Cancel a run and have everybody leave: seconds from its last binding until it is Finished."""
+    await world.cancel(run)
+    await asyncio.sleep(0.05)
+    await world.leave(run)
+    sighting = observer.of(run.key)
+    async with asyncio.timeout(120):
+        gone, ended = await asyncio.gather(sighting.gone, sighting.ended)
+    return ended.clock - gone.clock
 
 
 class Started(NamedTuple):

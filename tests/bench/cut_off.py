@@ -22,7 +22,7 @@ from nats.js.errors import Error as JetStreamError
 
 from actors.bystander import Bystander
 from actors.nats_cluster import NatsCluster
-from bench.by_hand import show, started
+from bench.by_hand import show, started, stopped
 from bench.observer import Observer
 from bench.report import percentile
 from bench.world import NO_DEADLINE, Run, World
@@ -77,21 +77,11 @@ async def round_of(
         async with asyncio.TaskGroup() as tasks:
             stopping = []
             for run in runs:
-                stopping.append(tasks.create_task(stop(world, observer, run)))
+                stopping.append(tasks.create_task(stopped(world, observer, run)))
                 await asyncio.sleep(BETWEEN)
         return [each.result() for each in stopping]
     finally:
         end()
-
-
-async def stop(world: World, observer: Observer, run: Run) -> float:
-    await world.cancel(run)
-    await asyncio.sleep(0.05)
-    await world.leave(run)
-    sighting = observer.of(run.key)
-    async with asyncio.timeout(120):
-        gone, ended = await asyncio.gather(sighting.gone, sighting.ended)
-    return ended.clock - gone.clock
 
 
 async def leader_of(cluster: NatsCluster, *, consumer: bool) -> int:

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # started as a file, it does
 
 from actors.broken_webhook import writes_fail
 from actors.bystander import Bystander
-from bench.by_hand import show, started
+from bench.by_hand import show, started, stopped
 from bench.observer import Observer
 from bench.report import percentile
 from bench.world import NO_DEADLINE, Run, World, each
@@ -28,17 +28,8 @@ T = TypeVar("T")
 
 
 async def seconds_of(world: World, observer: Observer, runs: list[Run]) -> list[float]:
-    """From the moment that the last binding is gone until the run is Finished, one after another."""
-    taken = []
-    for run in runs:
-        await world.cancel(run)
-        await asyncio.sleep(0.05)
-        await world.leave(run)
-        sighting = observer.of(run.key)
-        async with asyncio.timeout(120):
-            gone, ended = await asyncio.gather(sighting.gone, sighting.ended)
-        taken.append(ended.clock - gone.clock)
-    return taken
+    """Of stops one after another."""
+    return [await stopped(world, observer, run) for run in runs]
 
 
 async def main(failing: int, stops: int) -> None:
