@@ -156,13 +156,63 @@ def test_a_run_that_was_listed_waits_for_all_that_is_remembered_of_it(watched: W
     assert not watched.machine.recalls({None})
 
 
-def test_a_run_that_ends_before_the_stream_has_answered_is_published_as_ended(watched: Watched) -> None:
-    """While NATS is away terminators end runs, and a watcher that has begun meanwhile recalls nothing."""
+@pytest.mark.parametrize("waits_for", ["what is remembered", "signals"])
+@pytest.mark.parametrize("then", ["nothing", "redriven", "made anew", "deleted"])
+def test_a_run_that_ends_while_nats_is_away_is_published_as_ended(watched: Watched, waits_for: str, then: str) -> None:
+    """Terminators end it meanwhile, and a watcher that has begun, or listed it, in the outage is told nothing. What
+    comes of the run before it is told is another attempt, or another run.
+    """
     run = story_run(cancel_observed_at=CANCEL_OBSERVED_AT)
-    asked = watched.start(run)
-    assert watched.changes(STORY_RUNS, story_run(cancel_observed_at=CANCEL_OBSERVED_AT, phase="Finished")) == []
-    (event,) = [each for each in watched.recall(asked) if isinstance(each, Publish)]
-    assert (event.event_type, event.snapshot.run.phase) == (EventType.RUN_TERMINAL, "Finished")
+    if waits_for == "signals":
+        for resource, items in ((STORIES, [story()]), (TRANSPORT_BINDINGS, []), (STEP_RUNS, []), (STORY_RUNS, [run])):
+            watched.lists(resource, *items)
+        asked: list[Command] = []
+    else:
+        asked = watched.start(run)
+    told = watched.changes(STORY_RUNS, story_run(cancel_observed_at=CANCEL_OBSERVED_AT, phase="Finished"))
+    match then:
+        case "redriven":  # as people do it, and then bobrapet
+            told += watched.changes(
+                STORY_RUNS, story_run(phase="Finished", annotations={bobrapet.REDRIVE[0][0]: "again"})
+            )
+            told += watched.changes(STORY_RUNS, story_run(annotations=REDRIVEN))
+        case "made anew":
+            told += watched.lists(STORY_RUNS, story_run(uid="another"), missing=[Missing(CALL, "uid-call")])
+        case "deleted":
+            told += watched.removes(STORY_RUNS, story_run(cancel_observed_at=CANCEL_OBSERVED_AT, phase="Finished"))
+    told += watched.hear(AllSignalsHeard())
+    told += watched.recall([*asked, *told])
+    ((ended, state),) = [(each.event_type, each.snapshot.run) for each in told if isinstance(each, Publish)]
+    assert (ended, state.uid, state.phase) == (EventType.RUN_TERMINAL, "uid-call", "Finished")
+    assert state.cancel_observed_at == CANCEL_OBSERVED_AT
+    known = watched.machine.peek(CALL, NOW)
+    assert (known is not None) == (then in ("redriven", "made anew"))
+    assert not watched.machine.recalls({None})
+
+
+@pytest.mark.parametrize("then", ["redriven", "deleted"])
+def test_a_run_that_is_read_as_ended_while_it_waits_is_published_as_ended(watched: Watched, then: str) -> None:
+    asked = watched.start(story_run(cancel_observed_at=CANCEL_OBSERVED_AT))
+    (left_out,) = watched.lists(STORY_RUNS, missing=[Missing(CALL, "uid-call")])
+    assert isinstance(left_out, GetRun)
+    ended = story_run(cancel_observed_at=CANCEL_OBSERVED_AT, phase="Finished")
+    assert published(watched.hear(RunRead(left_out, ended))) == [EventType.RUN_TERMINAL]
+    told = (
+        watched.changes(STORY_RUNS, story_run(annotations=REDRIVEN))
+        if then == "redriven"
+        else watched.removes(STORY_RUNS, ended)
+    )
+    assert published([*told, *watched.recall(asked)]) == []
+
+
+def test_a_run_that_was_deleted_before_anything_is_known_of_its_namespace_was_deleted_all_the_same(
+    watched: Watched,
+) -> None:
+    for resource, items in ((STORIES, [story()]), (TRANSPORT_BINDINGS, []), (STEP_RUNS, [])):
+        watched.lists(resource, *items)
+    watched.lists(STORY_RUNS, story_run(cancel_observed_at=CANCEL_OBSERVED_AT))
+    removed = watched.removes(STORY_RUNS, story_run(cancel_observed_at=CANCEL_OBSERVED_AT))
+    assert published(removed) == [EventType.RUN_DELETED]
 
 
 def test_a_run_does_not_take_the_answer_about_an_earlier_run_of_its_name_for_its_own(watched: Watched) -> None:

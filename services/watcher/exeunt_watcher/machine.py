@@ -8,6 +8,9 @@ to hold is published; and what holds of unfinished stops is offered again at a s
 has it, and whenever it may have lost it, which refuses what it has (`offers`). So a lost event, a lost stream or a lost
 process costs time, never a stop.
 
+Only that a run has ended, or is deleted, is published whatever else it waits for: NATS may be away for minutes, and the
+next that is seen of the run may be another attempt, or another run of its name.
+
 StepRuns that are left of a run that is not known as unfinished are looked after as well: where Exeunt turns out to have
 ended the run, that is published, too (`strays`, ADR 15). When the cluster is found to be as it was before, because etcd
 was restored from a backup, the watcher starts over, as a new process would.
@@ -184,7 +187,8 @@ class Watching:
         elif heard.run is None or heard.run.metadata.uid != uid:
             yield from self._deleted(key, uid, now)
         elif heard.run.status is not None and is_terminal(heard.run.status.phase):
-            yield from self._touched(self._projection.story_run(heard.run), now)
+            yield from self._take(heard.run, now)
+            yield from self._touched([key], now)
         else:
             self._forget(key)  # redriven since then, which the watch is about to show
 
@@ -285,14 +289,31 @@ class Watching:
         if known not in (None, run.metadata.uid):
             yield from self._deleted(key, known, now)
         self._projection.story_run(run)
+        if known == run.metadata.uid:
+            yield from self._end_of_waiting(key, now)
+
+    def _end_of_waiting(self, key: Key, now: datetime) -> Iterator[Command]:
+        """The run need not be projected yet: it waits for what the stream remembers, which takes as long as NATS is
+        away, or its namespace is not spoken for. If it has ended, that is published at once, since the next that is
+        seen of it may be another attempt; and nothing that is remembered changes it.
+        """
+        covered = self._covers(*self._projection.namespaces(key))
+        if covered and key not in self._recalling:
+            return
+        ended = self._projection.peek(key, now)
+        if ended is not None and holds(EventType.RUN_TERMINAL, ended):
+            yield Publish(EventType.RUN_TERMINAL, ended)
+            self._recalling.pop(key, None)
+            if not covered:
+                self._forget(key)
 
     def _deleted(self, key: Key, uid: str, now: datetime) -> Iterator[Command]:
         if self._projection.uid(key) not in (None, uid):
             return  # the news of an older run of this name
-        waiting = self._projection.peek(key, now) if key in self._recalling else None
+        waiting = self._projection.peek(key, now)
         last = self._forget(key) or waiting
         if last is not None and last.realtime:
-            yield Publish(EventType.RUN_DELETED, last)
+            yield Publish(EventType.RUN_TERMINAL if last.run.terminal else EventType.RUN_DELETED, last)
 
     def _forget(self, key: Key) -> Snapshot | None:
         """Know the run no more; its last snapshot, if it had one."""
@@ -367,7 +388,7 @@ class Watching:
         if not waiting:
             del self._recalling[key]
             ended = self._projection.peek(key, now)
-            if ended is not None and holds(EventType.RUN_TERMINAL, ended):  # it was unfinished when it was listed
+            if ended is not None and holds(EventType.RUN_TERMINAL, ended):  # which was not known of it before
                 yield Publish(EventType.RUN_TERMINAL, ended)
             yield from self._touched([key], now)
 
