@@ -192,6 +192,34 @@ def test_who_ends_before_nats_is_back_takes_along_what_is_not_published(
     assert judged(run, Window("service killed", after(30), after(31), service))
 
 
+API_AWAY = Window("kube-apiserver killed", after(2), after(9))
+NATS_AWAY = Window("all nats-servers killed", after(1), after(60))
+
+
+@pytest.mark.parametrize(
+    ("made_at", "redriven_at", "faults", "excused"),
+    [
+        (after(8), None, [API_AWAY, NATS_AWAY], True),
+        (after(8), None, [API_AWAY], False),  # there was a watcher to tell of its cancel
+        (BEGAN, None, [API_AWAY, NATS_AWAY], False),
+        (BEGAN, after(22), [API_AWAY], True),
+        (BEGAN, after(40), [API_AWAY], False),
+        (BEGAN, after(22), [API_AWAY._replace(began=after(21), ceased=after(22))], False),
+        (BEGAN, after(22), [NATS_AWAY], False),
+    ],
+)
+def test_an_end_that_no_watcher_was_shown_is_in_no_history(
+    made_at: datetime, redriven_at: datetime | None, faults: list[Window], *, excused: bool
+) -> None:
+    run = stopped()
+    without_its_end(run)
+    run.made_at, run.redriven_at = made_at, redriven_at
+    if redriven_at is not None:
+        run.ends.append(ENDED._replace(at=after(90), cancel_observed_at=after(85), written_at=None))
+        run.histories[after(85)] = COMPLETE
+    assert (judged(run, *faults) == []) is excused
+
+
 def test_a_seed_decides_a_round() -> None:
     assert plan(1, 0, 120) == plan(1, 0, 120)
     assert len({plan(seed, number, 120) for seed in range(5) for number in range(5)}) == 25

@@ -193,6 +193,10 @@ BUGS: Final[dict[str, tuple[Bug, str]]] = {
         lambda patch: patch.setattr(watcher, "standing", lambda _: []),
         "topology gone and canceled is enough",
     ),
+    "the end of a run waits for what is remembered of it": (
+        lambda patch: patch.setattr(watcher.Watching, "_end_of_waiting", lambda *_: ()),
+        "what a watcher saw end is not in the history",
+    ),
     "runs that are no more are remembered": (
         lambda patch: patch.setattr(Projection, "run_gone", lambda *_: None),
         "a watcher knows runs that are no more",

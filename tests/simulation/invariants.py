@@ -12,7 +12,7 @@ from exeunt.events.subjects import DEADLINES, LIVEKIT, RUNS, SIGNALS
 from exeunt.run import bobrapet
 from exeunt.run.models import StepRun
 from exeunt.run.snapshot import RunState
-from simulation.apiserver import ApiServer, Document, is_terminal
+from simulation.apiserver import STORY, ApiServer, Document, is_terminal
 from simulation.clockwork import Clockwork, seconds
 from simulation.jetstream import JetStream, StoredMessage
 from simulation.livekit import LiveKit
@@ -181,6 +181,8 @@ class Invariants:
                 return f"a watcher knows runs that are no more: {known - unfinished}"
             if watcher.machine._recalling or watcher.machine._reading:
                 return "a watcher waits for ever"
+            if lost := self._ends_lost(watcher):
+                return f"what a watcher saw end is not in the history: {lost}"
         for subject, sequence in self.nats.streams[DEADLINES].last.items():
             message = self.nats.streams[DEADLINES].messages[sequence]
             due = message.headers.get("nats-schedule")
@@ -191,6 +193,12 @@ class Invariants:
             if left := self._left_over(name, document, lost):
                 return f"nothing is left of a run that is ended: {left}"
         return self._wrong_signal()
+
+    def _ends_lost(self, watcher: Watcher) -> set[str]:
+        """Where it has known what is realtime all along: a Story that is deleted does not tell."""
+        if self.nats.wiped_at or any(change.gone for change in self.api.changes[STORY]):
+            return set()
+        return watcher.ends.subjects - self.nats.streams[RUNS].last.keys() - self.nats.refused
 
     def _left_over(self, name: str, document: Document, lost: set[str]) -> list[str]:
         metadata = document["metadata"]

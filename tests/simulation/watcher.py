@@ -35,6 +35,7 @@ from exeunt_watcher.offers import StreamState
 from simulation import jetstream, settings
 from simulation.apiserver import ApiServer, Change
 from simulation.clockwork import Clockwork
+from simulation.ends import Ends
 from simulation.faults import Troubles
 from simulation.jetstream import JetStream, StoredMessage, Unavailable
 from simulation.processes import Process
@@ -63,10 +64,12 @@ class Watcher(Process):
         self._names_step_runs = clock.chance.random() < _NAMING
         self.watches: Watches | None = None
         self.machine = new_machine()
+        self.ends = Ends()
         api.on_change.append(self._wake)
 
     def begin(self) -> None:
         self.machine = new_machine()
+        self.ends = Ends()
         if self.watches is not None:
             self.watches.end()
         self.watches = Watches(self._api, self, self._hear)
@@ -91,6 +94,7 @@ class Watcher(Process):
 
     def _hear(self, heard: Input) -> None:
         self.clock.happened[f"watcher hears: {type(heard).__name__}"] += 1
+        self.ends.hear(heard)
         for command in self.machine.receive(heard, self.now()):
             self.clock.happened[f"watcher: {type(command).__name__}"] += 1
             match command:

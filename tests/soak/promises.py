@@ -19,6 +19,11 @@ _AROUND: Final = timedelta(seconds=15)
 _UNPUBLISHED: Final = timedelta(seconds=45)
 """After an outage of NATS: until what was done without it is published."""
 _NATS: Final = ("nats-server", "leader", "all nats-servers", "store full", "streams lost")
+_UNWATCHED: Final = ("kube-apiserver killed", "kube-apiserver restarted")
+_LISTED: Final = timedelta(seconds=20)
+"""After the kube-apiserver is back: until watchers have backed off and listed all there is."""
+_BACK: Final = timedelta(seconds=15)
+"""After NATS is back: until nobody stands in for it."""
 NEEDED: Final = frozenset({"cancel-requested", "run-terminal"})
 """Events that the history of an ended stop has."""
 
@@ -98,7 +103,7 @@ def _complete(run: Played, faults: Sequence[Window]) -> Iterator[str]:
         history = run.histories.get(end.cancel_observed_at)
         events = history.events if history else frozenset()
         missing = NEEDED - events
-        if _taken_along("watcher", end.at, faults):
+        if _taken_along("watcher", end.at, faults) or _unseen(run, end.at, faults):
             missing -= {"run-terminal"}
         if missing:
             yield f"the history lacks {', '.join(sorted(missing))}"
@@ -109,6 +114,19 @@ def _complete(run: Played, faults: Sequence[Window]) -> Iterator[str]:
 def _history_lost(run: Played, ended_at: datetime, faults: Sequence[Window]) -> bool:
     since = (run.asked_at or ended_at) - _AROUND
     return any(fault.ceased > since for fault in faults if fault.kind in ("streams lost", "etcd restored"))
+
+
+def _unseen(run: Played, ended_at: datetime, faults: Sequence[Window]) -> bool:
+    """No watcher was shown the end: watches were broken off, the list that comes next leaves out what has ended, and
+    before it the run was redriven; or made, and ended by who stands in for NATS (ADR 25).
+    """
+    if run.redriven_at is not None and ended_at < run.redriven_at:
+        first, last = ended_at, run.redriven_at
+    elif any(fault.kind.startswith(_NATS) and fault.began <= ended_at < fault.ceased + _BACK for fault in faults):
+        first, last = run.made_at, ended_at
+    else:
+        return False
+    return any(fault.began < first and last < fault.ceased + _LISTED for fault in faults if fault.kind in _UNWATCHED)
 
 
 def _taken_along(service: str, ended_at: datetime, faults: Sequence[Window]) -> bool:
