@@ -20,10 +20,8 @@ _UNPUBLISHED: Final = timedelta(seconds=45)
 """After an outage of NATS: until what was done without it is published."""
 _NATS: Final = ("nats-server", "leader", "all nats-servers", "store full", "streams lost")
 _UNWATCHED: Final = ("kube-apiserver killed", "kube-apiserver restarted")
-_LISTED: Final = timedelta(seconds=20)
-"""After the kube-apiserver is back: until watchers have backed off and listed all there is."""
-_BACK: Final = timedelta(seconds=15)
-"""After NATS is back: until nobody stands in for it."""
+_LISTED: Final = timedelta(seconds=30)
+"""After the kube-apiserver is back: until watchers, which have backed off, have listed all there is."""
 NEEDED: Final = frozenset({"cancel-requested", "run-terminal"})
 """Events that the history of an ended stop has."""
 
@@ -122,7 +120,7 @@ def _unseen(run: Played, ended_at: datetime, faults: Sequence[Window]) -> bool:
     """
     if run.redriven_at is not None and ended_at < run.redriven_at:
         first, last = ended_at, run.redriven_at
-    elif any(fault.kind.startswith(_NATS) and fault.began <= ended_at < fault.ceased + _BACK for fault in faults):
+    elif any(_is_away(fault, ended_at) for fault in faults):
         first, last = run.made_at, ended_at
     else:
         return False
@@ -134,10 +132,14 @@ def _taken_along(service: str, ended_at: datetime, faults: Sequence[Window]) -> 
     watcher which runs it saw end (ADR 25).
     """
     for outage in faults:
-        away = outage.kind.startswith(_NATS) and outage.began <= ended_at < outage.ceased + _UNPUBLISHED
-        if away and any(
+        if _is_away(outage, ended_at) and any(
             fault.killed == service and ended_at - _AROUND < fault.began < outage.ceased + _UNPUBLISHED
             for fault in faults
         ):
             return True
     return False
+
+
+def _is_away(outage: Window, at: datetime) -> bool:
+    """Whether NATS is, or was until just now, because of that fault."""
+    return outage.kind.startswith(_NATS) and outage.began <= at < outage.ceased + _UNPUBLISHED
