@@ -190,6 +190,18 @@ def test_a_run_that_ends_while_nats_is_away_is_published_as_ended(watched: Watch
     assert not watched.machine.recalls({None})
 
 
+@pytest.mark.parametrize("then", ["changed", "removed"])
+def test_a_run_that_had_ended_before_it_was_listed_is_not_published_as_ended(watched: Watched, then: str) -> None:
+    """Its retention ends, say, just when a watcher begins."""
+    for resource, items in ((STORIES, [story()]), (TRANSPORT_BINDINGS, []), (STEP_RUNS, []), (STORY_RUNS, [])):
+        watched.lists(resource, *items)
+    ended = story_run(cancel_observed_at=CANCEL_OBSERVED_AT, phase="Finished")
+    told = watched.changes(STORY_RUNS, ended)
+    told += watched.changes(STORY_RUNS, ended) if then == "changed" else watched.removes(STORY_RUNS, ended)
+    told += watched.hear(AllSignalsHeard())
+    assert (recalled(told), published(told)) == ([], [])
+
+
 @pytest.mark.parametrize("then", ["redriven", "deleted"])
 def test_a_run_that_is_read_as_ended_while_it_waits_is_published_as_ended(watched: Watched, then: str) -> None:
     asked = watched.start(story_run(cancel_observed_at=CANCEL_OBSERVED_AT))

@@ -288,6 +288,8 @@ class Watching:
         known = self._projection.uid(key)
         if known not in (None, run.metadata.uid):
             yield from self._deleted(key, known, now)
+        elif known is None and not self._covers(key[0]) and run.status is not None and is_terminal(run.status.phase):
+            return  # it had ended before it was listed
         self._projection.story_run(run)
         if known == run.metadata.uid:
             yield from self._end_of_waiting(key, now)
@@ -389,7 +391,7 @@ class Watching:
         if not waiting:
             del self._recalling[key]
             ended = self._projection.peek(key, now)
-            if ended is not None and holds(EventType.RUN_TERMINAL, ended):  # which was not known of it before
+            if ended is not None and holds(EventType.RUN_TERMINAL, ended):  # it was unfinished when it was listed
                 yield Publish(EventType.RUN_TERMINAL, ended)
             yield from self._touched([key], now)
 
