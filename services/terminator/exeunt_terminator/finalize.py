@@ -78,9 +78,9 @@ def _cancel_conditions(run: RunState, now: str) -> list[dict[str, object]]:
     """
     conditions: list[dict[str, Any]] | None = msgspec.json.decode(run.conditions)
     if conditions is None:
-        written = [_canceled(kind, run, now) for kind in _KINDS]
-        return [_test(_CONDITIONS, None), _add(_CONDITIONS, written)]
-    tests, writes = [], []
+        return [_test(_CONDITIONS, None), _add(_CONDITIONS, [_canceled(kind, run, now) for kind in _KINDS])]
+    tests: list[dict[str, object]] = []
+    writes: list[dict[str, object]] = []
     for place, read in enumerate(conditions):
         at, kind = f"{_CONDITIONS}/{place}", read["type"]
         tests += [_test(f"{at}/type", kind)]
