@@ -74,6 +74,10 @@ class Invariants:
         assert annotations.get(bobrapet.ENABLED) != "false", "a run that is opted out is not ended"
         assert is_enabled or had_no_story, "a run whose Story is opted out is not ended"
         assert pattern == "realtime", "a run that is not realtime is not ended"
+        kinds, had = [
+            [each["type"] for each in (of.get("status") or {}).get("conditions") or []] for of in (after, before)
+        ]
+        assert len({*kinds, *had}) == len(kinds), "no condition is lost or doubled"
         cancel_observed_at = annotations.get(bobrapet.CANCEL_OBSERVED_AT)
         key = uid, before["metadata"].get("attempt", 0), cancel_observed_at or ""
         self.ends[key] += 1
