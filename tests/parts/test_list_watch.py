@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 from actors.tcp_proxy import TcpProxy
 from exeunt.kube.changes import Change, Changed, Missing, Page, Removed
 from exeunt.kube.client import KubeClient
+from exeunt.kube.errors import api_error
 from exeunt.kube.list_watch import ListWatch
 from exeunt.kube.resources import STORY_RUNS, Resource, T
 from exeunt.run.models import KubeObject
@@ -375,3 +376,23 @@ async def test_a_burst_comes_in_order_however_slowly_it_is_taken(client: KubeCli
         await it.until(lambda: "99" in takes)
         task.cancel()
     assert takes == [str(take) for take in range(100)]
+
+
+async def test_a_server_that_is_away_is_asked_every_few_seconds_and_one_that_refuses_ever_less_often(
+    client: KubeClient, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that has just begun may refuse what it soon allows."""
+
+    async def at_once(_: float) -> None:
+        """Nobody waits here."""
+
+    watch = ListWatch(client, STORY_RUNS, namespace=cluster.namespace)
+    monkeypatch.setattr(asyncio, "sleep", at_once)
+    failures = 0
+    with capture_logs() as logs:
+        for status in (500,) * 9 + (403,) * 9:
+            failures = await watch._wait(api_error(b"{}", action="list storyruns", status=status), failures)
+    waits = [log["retry_in"] for log in logs]
+    assert 2.5 <= max(waits[:9]) <= 5
+    assert waits[9] <= 0.25
+    assert 15 <= max(waits) <= 30

@@ -20,7 +20,7 @@ _UNPUBLISHED: Final = timedelta(seconds=45)
 """After an outage of NATS: until what was done without it is published."""
 _NATS: Final = ("nats-server", "leader", "all nats-servers", "store full", "streams lost")
 _UNWATCHED: Final = ("kube-apiserver killed", "kube-apiserver restarted")
-_LISTED: Final = timedelta(seconds=30)
+_LISTED: Final = timedelta(seconds=15)
 """After the kube-apiserver is back: until watchers, which have backed off, have listed all there is."""
 NEEDED: Final = frozenset({"cancel-requested", "run-terminal"})
 """Events that the history of an ended stop has."""

@@ -39,7 +39,9 @@ from exeunt.kube.errors import (
 from exeunt.kube.resources import Resource, T
 from exeunt.kube.shown import Shown
 
-_BACK_OFF: Final = BackOff(0.25, 30)
+_BACK_OFF: Final = BackOff(0.25, 5)
+_BACK_OFF_REFUSED: Final = BackOff(0.25, 30)  # what is forbidden, or has no CRD, waits for people
+_LONGEST_ASKED: Final = 30.0  # seconds that a server may ask us to wait (Retry-After)
 _HEALTHY: Final = 10.0  # seconds that a watch must live for the next failure to count as the first
 _PUNCTUAL: Final = 1.0  # seconds that a watch may end before we think it was to: the server began to count first
 _BETWEEN: Final = 4.0  # seconds from the last bookmark of a watch, two before its end, until the next is opened
@@ -60,7 +62,7 @@ class ListWatch(Generic[T]):
     For health checks:
     `synced`: the first list has been handed over.
     `last_progress`: loop time of the last line, list or attempt; it stands still for at most `idle_timeout`
-    or the longest back-off (30 s), unless nobody asks for more. Infinite while it waits for its turn.
+    or the longest back-off (30 s, where it is refused), unless nobody asks for more. Infinite while it waits for its turn.
     `last_heard`: loop time of the last event, bookmark or list, at first that of the construction. That a watch was
     accepted does not count.
     `relists`: how often a new list caught up on what a watch may have missed.
@@ -169,11 +171,15 @@ class ListWatch(Generic[T]):
     async def _wait(self, failure: ApiError | ApiUnavailable | None, failures: int) -> int:
         """Back off, visibly; returns how many failures there were in a row."""
         asked = failure.retry_after if isinstance(failure, ApiError) else None
-        delay = _BACK_OFF.wait(failures, asked=min(asked or 0, _BACK_OFF.longest))
+        refused = isinstance(failure, (Forbidden, NotFound))
+        if refused and not self.refused:
+            failures = 0  # a server that has just begun refuses what it soon allows
+        back_off = _BACK_OFF_REFUSED if refused else _BACK_OFF
+        delay = back_off.wait(failures, asked=min(asked or 0, _LONGEST_ASKED))
         if failure is not None:
             self.interruptions += 1
             self.error = str(failure)
-            self.refused = isinstance(failure, (Forbidden, NotFound))
+            self.refused = refused
             self._log.warning("watch interrupted", error=self.error, retry_in=round(delay, 3))
         await asyncio.sleep(delay)
         return failures + 1
