@@ -163,8 +163,8 @@ class Invariants:
         ]
 
     def check_stops(self, calm_since: float, set_aside: Collection[str], held_back: Collection[str]) -> None:
-        """Every stop ends in time, once nothing fails any more; one whose event was `set_aside`, or that was
-        opted out for a while, at its deadline.
+        """Every stop ends in time, once nothing fails any more; one whose event was `set_aside`, or that was opted out
+        for a while since its cancel, at its deadline.
         """
         now = self.clock.now
         for name in self.stops():
@@ -181,9 +181,10 @@ class Invariants:
                 continue
             if truth.known_since is None or uid in {*set_aside, *self._undone}:
                 continue
-            begun = max(truth.known_since, observed, canceled_at if not cancel_observed_at else 0.0)
-            if not self.opt_outs.was_out(uid, begun - _LONGEST_LAG):
-                assert now <= max(calm_since, begun) + PROMPT, f"topology gone and canceled is enough: {name}"
+            # What is said of a stop while it is opted out is said once.
+            if not self.opt_outs.was_out(uid, observed - _LONGEST_LAG):
+                begun = max(calm_since, truth.known_since, observed)
+                assert now <= begun + PROMPT, f"topology gone and canceled is enough: {name}"
 
     def leaks(self, watchers: Iterable[Watcher], terminators: Iterable[Terminator]) -> str | None:
         """What is left that should not be, if anything."""
