@@ -68,12 +68,9 @@ def _plot(chance: random.Random, run: str) -> list[Action]:
     kind, at = chance.randrange(8), chance.uniform(8, 24)
     if kind == 0:  # nobody arms what was opted out at its cancel, and what is armed may be opted out before it is due
         whose = chance.choice(("", "Story "))
-        opted_out, opted_in = (
-            Action(at, f"opt {whose}out", run),
-            Action(at + chance.uniform(6, 14), f"opt {whose}in", run),
-        )
-        canceled = Action(at + chance.choice((-4, 5)), "cancel", run)
-        return [opted_out, canceled, opted_in] if chance.random() < 0.6 else [opted_out, canceled]
+        left = [Action(at + chance.choice((-4, 5)), "cancel", run), Action(at, f"opt {whose}out", run)]
+        opted_in = Action(at + chance.uniform(6, 14), f"opt {whose}in", run)
+        return [*left, opted_in] if chance.random() < 0.6 else left
     if kind == 1:  # the stream refuses what is published at the cancel
         gone = Action(at - 1, chance.choice(("signal gone", "stop engrams", "leave room")), run)
         refused = Action(at, f"fault: {Fault.PUBLISH_REFUSED}", "", 2, chance.uniform(2, 6))
