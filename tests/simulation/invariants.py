@@ -71,12 +71,14 @@ class Invariants:
         annotations, uid, now = before["metadata"]["annotations"], before["metadata"]["uid"], self.clock.now
         story, looked_at = before["spec"]["storyRef"]["name"], basis.looked_at or now
         truth, stood_in = self.truths.of(before), self.clock.happened["without the bus"]
-        knows_story = basis.story_version is not None or truth.had_no_story or (stood_in and truth.later_had_no_story)
+        had_no_story = truth.had_no_story or (stood_in and truth.later_had_no_story)
         self.clock.note("kube-apiserver", f"{before['metadata']['name']} is ended")
         assert not is_terminal(before), "a run ends once"
         assert before["spec"].get("cancelRequested"), "a run that is not canceled is not ended"
         assert annotations.get(bobrapet.ENABLED) != "false", "a run that is opted out is not ended"
-        is_left = self.opt_outs.version_is_out(basis.story_version) or not knows_story
+        is_unknown = basis.story_version is None and not had_no_story
+        is_left = self.opt_outs.version_is_out(basis.story_version)
+        is_left |= is_unknown and self.opt_outs.was_out(uid, truth.started_at)
         assert not is_left, "a run whose Story is opted out is not ended"
         assert STORIES[story][0] == "realtime", "a run that is not realtime is not ended"
         cancel_observed_at = annotations.get(bobrapet.CANCEL_OBSERVED_AT)
