@@ -78,6 +78,7 @@ def _trimmed(value: int, unit: int) -> str:
     return f"{whole}.{fraction:0{len(str(unit)) - 1}d}".rstrip("0").rstrip(".")
 
 
+@lru_cache(256)  # that of a cancel is read a dozen times in each of its events
 def parse_instant(text: str) -> datetime:
     """Read RFC 3339 with up to nanoseconds, rounded up to a microsecond so that no deadline is early.
 

@@ -152,8 +152,8 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     bus_patience: timedelta = timedelta(seconds=2)
     """How long JetStream may fail before a terminator ends runs without it, from what it lists and watches itself
-    (ADR 25). 0s is off: then a stop waits for NATS. An election of a leader is over in less, mostly; a lost connection
-    counts at once, silence after 2 s."""
+    (ADR 25). 0s is off: then a stop waits for NATS. Two seconds, because that is how long it takes to tell silence
+    from a quiet moment: both count from the last word. Where a leader steps down, the next one is there before."""
 
     retry_budget: timedelta = timedelta(seconds=2)
     """How long one call to the kube-apiserver is retried through throttling (429) and faults before the message goes

@@ -74,7 +74,7 @@ def plan_for(snapshot: Snapshot, now: datetime) -> Planned:
         deadline=format_instant(deadline) if deadline else None,
         shutdown_timeout=shutdown.timeout,
         shutdown_rule=str(shutdown.rule),
-        evidence=f"{gone.kind}: {gone.detail}" if gone else None,
+        evidence=str(gone) if gone else None,
         verdict=decided.verdict,
         rule=decided.rule,
         why=decided.why,

@@ -37,9 +37,9 @@ class Api(NamedTuple):
         async with aiohttp.ClientSession(connector=connector, read_bufsize=_LONGEST_LINE) as session:
             yield cls(session, cluster["server"], {"Authorization": f"Bearer {user['token']}"})
 
-    async def send(self, method: str, path: str, body: bytes, content_type: str) -> None:
+    async def send(self, method: str, path: str, body: bytes | None = None, content_type: str = "") -> None:
         """One attempt; raises aiohttp.ClientError on anything but success."""
-        headers = {**self.headers, "Content-Type": content_type}
+        headers = self.headers if body is None else {**self.headers, "Content-Type": content_type}
         url = f"{self.host}{path}"
         async with self.session.request(method, url, data=body, headers=headers, raise_for_status=True) as response:
             await response.read()

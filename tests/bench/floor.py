@@ -85,7 +85,7 @@ class Floor:
     """What a loop must know, and the writes of one that knows it."""
 
     def __init__(self, api: Api, namespace: str) -> None:
-        self._api = api
+        self.api = api
         self._namespace = namespace
         self._runs: dict[str, RunState] = {}
         self._bindings: defaultdict[str, set[str]] = defaultdict(set)
@@ -110,13 +110,13 @@ class Floor:
             sys.stdout.flush()
 
     async def _follow_story_runs(self, tasks: asyncio.TaskGroup) -> None:
-        async for run, _ in follow(self._api, STORY_RUNS, self._namespace, self._watching):
+        async for run, _ in follow(self.api, STORY_RUNS, self._namespace, self._watching):
             now, name = datetime.now(UTC), run.metadata.name
             self._runs[name] = read_run(run, first_seen=now, now=now, fence_wait=timedelta(0))
             self._consider(name, tasks)
 
     async def _follow_step_runs(self) -> None:
-        async for step_run, deleted in follow(self._api, STEP_RUNS, self._namespace, self._watching):
+        async for step_run, deleted in follow(self.api, STEP_RUNS, self._namespace, self._watching):
             known, meta = self._step_runs[step_run.spec.story_run_ref.name], step_run.metadata
             if deleted:
                 known.pop(meta.name, None)
@@ -124,7 +124,7 @@ class Floor:
                 known[meta.name] = meta.uid
 
     async def _follow_bindings(self, tasks: asyncio.TaskGroup) -> None:
-        async for binding, deleted in follow(self._api, TRANSPORT_BINDINGS, self._namespace, self._watching):
+        async for binding, deleted in follow(self.api, TRANSPORT_BINDINGS, self._namespace, self._watching):
             reference = binding.spec.story_run_ref
             if reference is None or reference.name is None:
                 continue
@@ -146,15 +146,17 @@ class Floor:
     async def _stop(self, run: RunState) -> None:
         await self._released.wait()
         async with self._slots:
-            await finalize(self._api, run)
+            await self.look(run)
+            await finalize(self.api, run)
             step_runs = list(self._step_runs[run.name].items())
             await asyncio.gather(*(self._delete(run.namespace, name, uid) for name, uid in step_runs))
 
+    async def look(self, run: RunState) -> None:
+        """Whether the topology is still gone: the floor takes it for granted (`looking_floor` does not)."""
+
     async def _delete(self, namespace: str, name: str, uid: str) -> None:
         options: dict[str, Any] = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
-        await self._api.send(
-            "DELETE", STEP_RUNS.path(namespace, name), msgspec.json.encode(options), "application/json"
-        )
+        await self.api.send("DELETE", STEP_RUNS.path(namespace, name), msgspec.json.encode(options), "application/json")
 
 
 async def main(namespace: str) -> None:

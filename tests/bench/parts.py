@@ -98,6 +98,7 @@ def on_stage(on: Stage, livekit_server: Path | None, size: Size) -> Measured:
     """What takes turns there. `rooms` is left out without LiveKit."""
     stops, starts = size.storm // 2, min(size.rounds, 3)
     turns = partial(on.turns, peer_rounds=size.peer_rounds)
+    stops_in_turn = partial(turns, looking=True)
     found: Measured = {
         "idle": (
             f"Idle: {starts} starts",
@@ -105,11 +106,11 @@ def on_stage(on: Stage, livekit_server: Path | None, size: Size) -> Measured:
         ),
         "latency": (
             f"Latency: {size.rounds} times {size.latency} runs a side, in both orders",
-            partial(latency.measure, on, turns, runs=size.latency, warm_up=size.warm_up, rounds=size.rounds),
+            partial(latency.measure, on, stops_in_turn, runs=size.latency, warm_up=size.warm_up, rounds=size.rounds),
         ),
         "storm": (
             f"Storms: {size.rounds} times {size.storm} stops a side, and as many cancels",
-            partial(storm.measure, on, turns, runs=size.storm, rounds=size.rounds),
+            partial(storm.measure, on, stops_in_turn, runs=size.storm, rounds=size.rounds),
         ),
         "deadlines": (
             f"Deadlines: {size.rounds} times {size.deadlines} a side",

@@ -11,7 +11,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from bench.sides import AGAINST, EXEUNT, FLOOR, KOPF, WATCH
+from bench.sides import AGAINST, EXEUNT, FLOOR, KOPF, LOOKING, WATCH
 
 _PEERS: Final = {KOPF: "kopf", WATCH: "Watch"}
 
@@ -128,9 +128,9 @@ def machine(load: float) -> str:
 
 def _cells(rows: Sequence[Row], against: str | None) -> list[list[str]]:
     """The table's head and lines; only sides that have figures have columns."""
-    named = {FLOOR: "floor", AGAINST: against or AGAINST, EXEUNT: "Exeunt", **_PEERS}
+    named = {FLOOR: "floor", LOOKING: "floor, looking", AGAINST: against or AGAINST, EXEUNT: "Exeunt", **_PEERS}
     sides = [side for side in named if any(row.figure(side) is not None for row in rows)]
-    held = [side for side in (FLOOR, AGAINST) if side in sides]
+    held = [side for side in (FLOOR, LOOKING, AGAINST) if side in sides]
     table = [["", *(named[side] for side in sides), *(f"to {named[side]}" for side in held), "target"]]
     for row in rows:
         figures = (row.figure(side) for side in sides)

@@ -22,6 +22,7 @@ from exeunt.settings import Settings
 from exeunt_local.mesh import SERVICES, Mesh
 
 FLOOR: Final = "floor"
+LOOKING: Final = "looking"
 EXEUNT: Final = "exeunt"
 AGAINST: Final = "against"
 KOPF: Final = "kopf"

@@ -19,7 +19,7 @@ from bench.api import Api
 from bench.builds import THIS, Build
 from bench.copies import Etcd, Template
 from bench.observer import Moment, Observer
-from bench.sides import AGAINST, EXEUNT, FLOOR, KOPF, PATIENCE, WATCH, Services, Side, running, within
+from bench.sides import AGAINST, EXEUNT, FLOOR, KOPF, LOOKING, PATIENCE, WATCH, Services, Side, running, within
 from bench.world import NO_DEADLINE, Run, World
 from exeunt.errors import ExeuntError
 from exeunt_local import CRDS, binaries
@@ -44,6 +44,7 @@ class Stage:
         self.api = api
         self.observer = observer
         self.floor: Side
+        self.looking: Side
         self.exeunt: Services
         self.against: Services | None = None
         self.peers: tuple[Side, ...] = ()
@@ -58,9 +59,17 @@ class Stage:
     def builds(self) -> tuple[Services, ...]:
         return (self.exeunt,) if self.against is None else (self.exeunt, self.against)
 
-    def turns(self, number: int, *, peer_rounds: int) -> list[Side]:
-        """Who comes in round `number`, in that order: another one first in each round; peers in the first rounds."""
-        sides = [self.floor, *self.builds, *(self.peers if number < peer_rounds else ())]
+    def turns(self, number: int, *, peer_rounds: int, looking: bool = False) -> list[Side]:
+        """Who comes in round `number`, in that order: another one first in each round; peers in the first rounds.
+
+        `looking`: the floor that looks, too.
+        """
+        sides = [
+            self.floor,
+            *([self.looking] if looking else []),
+            *self.builds,
+            *(self.peers if number < peer_rounds else ()),
+        ]
         first = number % len(sides)
         return sides[first:] + sides[:first]
 
@@ -169,6 +178,7 @@ async def stage(
             return Side(name, await enter(run(name)), run)
 
         found.floor = await loop(FLOOR, "floor")
+        found.looking = await loop(LOOKING, "looking_floor")
         found.exeunt = await services(EXEUNT, THIS)
         if against:
             found.against = await services(AGAINST, against)

@@ -17,7 +17,7 @@ from typing import Final
 from bench.accounts import MIB, Account, forget_peak, peak
 from bench.observer import Moment
 from bench.report import Row, compared
-from bench.sides import AGAINST, FLOOR, Services, Side
+from bench.sides import AGAINST, FLOOR, LOOKING, Services, Side
 from bench.stage import Stage
 from bench.world import STEPS, Run, each
 from exeunt_local.mesh import SERVICES
@@ -117,7 +117,7 @@ async def _rate(stage: Stage, runs: list[Run], since: Moment) -> float:
 
 def _rows(figures: Figures, runs: int) -> list[Row]:
     """A loop does alone what the services share."""
-    peaks = {side: found for side, found in figures["peak"].items() if side != FLOOR}
+    peaks = {side: found for side, found in figures["peak"].items() if side not in (FLOOR, LOOKING)}
     return [
         compared(f"{runs} stops due at once", "/s", figures["due"], of=FLOOR, at_least=0.95),
         compared(f"{runs} cancels at once, gone before", "/s", figures["canceled"], of=FLOOR, at_least=0.85),

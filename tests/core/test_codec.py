@@ -93,6 +93,21 @@ def test_a_cancel_that_was_observed_says_its_time_once() -> None:
     assert read_event(message.headers, message.payload).snapshot.run.canceled_at == recorded.run.canceled_at
 
 
+def test_a_story_beside_its_run_goes_without_its_namespace() -> None:
+    recorded = full()
+    assert recorded.story.namespace == recorded.run.namespace
+    message = event_message(EventType.CANCEL_REQUESTED, recorded, source="/s", now=NOW, context={})
+    assert b"namespace" not in message.payload.partition(b'"story":')[2]
+    assert read_event(message.headers, message.payload).snapshot.story == recorded.story
+
+
+def test_a_story_elsewhere_is_told_with_its_namespace() -> None:
+    recorded = full()
+    recorded = replace(recorded, story=replace(recorded.story, namespace="stories"))
+    message = event_message(EventType.CANCEL_REQUESTED, recorded, source="/s", now=NOW, context={})
+    assert read_event(message.headers, message.payload).snapshot.story == recorded.story
+
+
 def test_an_event_is_published_once_on_the_subject_of_its_cancellation() -> None:
     recorded = full()
     cancel = event_message(EventType.CANCEL_REQUESTED, recorded, source="/s", now=NOW, context={})

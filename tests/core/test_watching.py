@@ -204,6 +204,21 @@ def test_what_is_remembered_is_that_its_topology_was_established(watched: Watche
     assert [each and each.kind for each in gone] == ["bindings-gone"] * 3
 
 
+def test_a_stream_that_could_not_answer_at_first_may_still_tell_of_a_topology(watched: Watched) -> None:
+    asked = watched.start(story_run(cancel_observed_at=CANCEL_OBSERVED_AT))
+    assert published(watched.recall(asked)) == [CANCEL]
+    commands = watched.recall(asked, topology_established=snapshot())
+    assert published(commands) == [ESTABLISHED, TERMINATED]
+    assert watched.recall(asked, topology_established=snapshot()) == []
+
+
+def test_what_a_stream_tells_late_of_a_run_that_was_made_anew_counts_for_nothing(watched: Watched) -> None:
+    asked = watched.start(story_run(cancel_observed_at=CANCEL_OBSERVED_AT))
+    watched.recall(asked)
+    watched.changes(STORY_RUNS, story_run(uid="another", cancel_observed_at=CANCEL_OBSERVED_AT))
+    assert watched.recall(asked, topology_established=snapshot()) == []
+
+
 def test_the_shutdown_timeout_is_the_one_of_the_cancel_though_the_story_was_edited_since(watched: Watched) -> None:
     asked = watched.start(
         story_run(cancel_observed_at=CANCEL_OBSERVED_AT, annotations={bobrapet.SHUTDOWN_TIMEOUT: "1ms"})

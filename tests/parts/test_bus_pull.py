@@ -17,7 +17,7 @@ from exeunt.bus.delivery import Ack, DeadLetter, Delivery, DeliveryAnswer, Retry
 from exeunt.bus.errors import PublishRefused
 from exeunt.bus.mesh_streams import deadletters_stream
 from exeunt.bus.publisher import last_message, publish
-from exeunt.bus.pull import Handler, PullLoop
+from exeunt.bus.pull import SILENCE, Handler, PullLoop
 from exeunt.bus.shares import Share
 from exeunt.bus.streams import Stream, ensure_stream
 from exeunt.errors import PoisonEvent
@@ -298,12 +298,15 @@ async def test_a_server_that_hung_is_asked_again_and_max_in_flight_holds(
         os.kill(server, signal.SIGSTOP)
         try:
             await until(lambda: "no heartbeat" in str(loop.unavailable_reason))
+            assert loop.silent_since is not None  # of its last word, not of when that was noticed
+            assert loop.silent_since < asyncio.get_running_loop().time() - SILENCE
         finally:
             os.kill(server, signal.SIGCONT)
         async with asyncio.timeout(10):
             while (await bus.api(f"CONSUMER.INFO.{stream.name}.{stream.name}"))["num_waiting"] < 2:
                 pass
         await until(lambda: loop.unavailable_reason is None)
+        assert loop.silent_since is None
         await put(bus, stream, *range(20))
         await until(lambda: len(loop._in_flight) == 8)
         release.set()

@@ -94,6 +94,7 @@ class StandIn:
         self._at_work: set[asyncio.Task[Any]] = set()
         self._unstored: asyncio.Queue[Message] = asyncio.Queue(_MOST_UNSTORED)
         self._recalls = asyncio.Semaphore(_RECALLS_AT_ONCE)
+        self._next_session = asyncio.Event()
         self._tasks = asyncio.TaskGroup()
         self._stopping = asyncio.Event()
         self._watches: list[ListWatch[Any]] = []
@@ -118,6 +119,7 @@ class StandIn:
 
     async def run(self) -> None:
         """Until `stop`, and a little longer for the stops that are in progress."""
+        unhook = self._bus.on_session(self._on_session)
         try:
             async with self._tasks:
                 first = (self._act_on_unstored(), self._watch(), self._sweep.run())
@@ -130,6 +132,8 @@ class StandIn:
                 raise _Stopped  # noqa: TRY301 - so that the group cancels what waits for anything
         except* _Stopped:
             pass
+        finally:
+            unhook()
 
     # What the watcher would do.
 
@@ -164,14 +168,21 @@ class StandIn:
                 self._act_on(stored)
 
     async def _recall(self, asked: watch.Recall) -> None:
-        """Streams may be read although nothing is delivered, or stored."""
-        known = self._streams.recall(asked)
-        if known is None and self._bus.unavailable_reason is None:
-            of = cancellation_of(asked.event_type, asked.snapshot.run)
+        """Streams may be read although nothing is delivered, or stored: over this connection, or over the next one."""
+        known, of = self._streams.recall(asked), cancellation_of(asked.event_type, asked.snapshot.run)
+        while known is None:
+            next_session = self._next_session
             with suppress(BusUnavailable, PermissionDenied, TimeoutError):
                 async with self._recalls, asyncio.timeout(_RECALL_PATIENCE):
                     known = await recalled(self._bus, of, asked.event_type)
+                    break
+            await self._hear(watch.Recalled(asked, None))
+            await next_session.wait()
         await self._hear(watch.Recalled(asked, known))
+
+    def _on_session(self) -> None:
+        self._next_session.set()
+        self._next_session = asyncio.Event()
 
     def _act_on(self, published: LocalEvent) -> None:
         """What the consumers of the stream would do."""

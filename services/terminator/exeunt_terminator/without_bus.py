@@ -99,7 +99,8 @@ class WithoutBus:
 
     def _lost_since(self) -> float | None:
         """Since when, where that is known."""
-        return min((at for at in (self._pull.alone_since, self._hearsay.since) if at is not None), default=None)
+        known = (self._pull.alone_since, self._pull.silent_since, self._hearsay.since)
+        return min((at for at in known if at is not None), default=None)
 
     async def _look(self, tasks: asyncio.TaskGroup) -> NoReturn:
         now = asyncio.get_running_loop().time

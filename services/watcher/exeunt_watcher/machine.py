@@ -357,6 +357,7 @@ class Watching:
         asked, run = answer.asked, answer.asked.snapshot.run
         uid, waiting = self._recalling.get(key := (run.namespace, run.name), ("", set()))
         if uid != run.uid or asked.event_type not in waiting:
+            yield from self._recalled_late(answer, now)
             return
         waiting.discard(asked.event_type)
         if (stored := answer.snapshot) is not None and asked.event_type is EventType.CANCEL_REQUESTED:
@@ -369,6 +370,15 @@ class Watching:
             ended = self._projection.peek(key, now)
             if ended is not None and holds(EventType.RUN_TERMINAL, ended):  # it was unfinished when it was listed
                 yield Publish(EventType.RUN_TERMINAL, ended)
+            yield from self._touched([key], now)
+
+    def _recalled_late(self, answer: Recalled, now: datetime) -> Iterator[Command]:
+        """What a stream tells that could not answer at first: that there was a topology, and not with which timeout."""
+        run = answer.asked.snapshot.run
+        key = (run.namespace, run.name)
+        if answer.snapshot is not None and self._projection.uid(key) == run.uid:
+            established = answer.asked.event_type is EventType.TOPOLOGY_ESTABLISHED
+            self._projection.remember(run.attempt_key, SEEN if established else answer.snapshot.topology)
             yield from self._touched([key], now)
 
     # What is published.

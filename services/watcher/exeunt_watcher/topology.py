@@ -47,7 +47,7 @@ def _bindings_gone(seen: Situation) -> Evidence | None:
     """No live TransportBinding of the run is left, after at least one was seen."""
     if seen.bindings or not seen.before.established:
         return None
-    return Evidence("bindings-gone", 2, "no TransportBinding is left after at least one was seen")
+    return Evidence("bindings-gone", 2)
 
 
 def _step_runs_done(seen: Situation) -> Evidence | None:
@@ -55,7 +55,7 @@ def _step_runs_done(seen: Situation) -> Evidence | None:
     # Before a cancel the next step's StepRun may merely not exist yet.
     if seen.live_step_runs or not seen.before.step_runs_seen or not seen.run.cancel_requested:
         return None
-    return Evidence("step-runs-done", 3, "no live StepRun is left after at least one was seen")
+    return Evidence("step-runs-done", 3)
 
 
 def stale_at(bindings: Collection[LiveBinding], stale_after: timedelta) -> datetime | None:

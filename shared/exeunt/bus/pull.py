@@ -30,6 +30,7 @@ from exeunt.telemetry.metrics import expect_deliveries
 
 HEARTBEAT = 0.8  # seconds between the server's signs of life on an idle pull
 SILENCE = 2.5 * HEARTBEAT  # without any of them, the pull is taken for lost
+_GRACE = 0.01  # seconds more, so that whoever wakes when it is over finds that it is
 PULL_EXPIRES = 3.0  # seconds a pull waits at the server, which may deliver on it to where we cannot be reached any more
 BACK_OFF = BackOff(0.05, 1)  # between two tries to get the consumer back
 _RECREATE_PATIENCE = 1.0  # seconds for looking after a missing stream or consumer between two of them
@@ -83,6 +84,8 @@ class PullLoop:
         self.last_progress = float("inf")
         self.alone_since: float | None = None
         """Since when (loop time) the consumer's leader does not hear the others; it may look well all the same."""
+        self.silent_since: float | None = None
+        """The loop time of the consumer's last word, once it has said nothing for too long."""
         self._bus = bus
         self._stream = stream
         self._durable = durable
@@ -247,12 +250,13 @@ class PullLoop:
                 raise self._ended_pull
             await self._ask()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(HEARTBEAT):
+                async with asyncio.timeout_at(min(loop.time() + HEARTBEAT, self._heard + SILENCE + _GRACE)):
                     await self._wake.wait()
             if self._asked_for == 0:  # all slots are taken, so the server owes us no sign of life
                 self._heard = loop.time()
                 self._beat()
             elif loop.time() - self._heard > SILENCE:
+                self.silent_since = self.silent_since or self._heard
                 silent = f"consumer {self._durable} is silent at {self._bus.server}"
                 if self._bus.is_denied(self._next_subject, since=started):
                     raise BusUnavailable(f"{silent}: permission denied for subject {self._next_subject}")
@@ -300,7 +304,7 @@ class PullLoop:
                 self._wake.set()
 
     def _all_is_well(self) -> None:
-        self._heard, self._failures, self._unavailable_reason = self.last_progress, 0, None
+        self._heard, self._failures, self._unavailable_reason, self.silent_since = self.last_progress, 0, None, None
         self._bus.change.answered(self._next_subject)
 
     def _leads_nobody(self, since: float | None) -> None:

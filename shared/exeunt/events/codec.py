@@ -71,19 +71,25 @@ def carried(event_type: EventType, snapshot: Snapshot) -> Snapshot:
 
 
 def _shortened(snapshot: Snapshot) -> Snapshot:
-    """Without the time of the cancel where it is that at which bobrapet has observed it."""
-    run = snapshot.run
-    return (
-        replace(snapshot, run=replace(run, canceled_at=None)) if run.canceled_at == run.cancel_observed_at else snapshot
-    )
+    """Without what another part of it says: the time of the cancel where it is that at which bobrapet has observed it,
+    and the Story's namespace where it is the run's.
+    """
+    run, story = snapshot.run, snapshot.story
+    if run.canceled_at == run.cancel_observed_at:
+        run = replace(run, canceled_at=None)
+    if story.namespace == run.namespace:
+        story = replace(story, namespace="")
+    return replace(snapshot, run=run, story=story)
 
 
 def _whole(snapshot: Snapshot) -> Snapshot:
     """With it again."""
-    run = snapshot.run
-    return (
-        replace(snapshot, run=replace(run, canceled_at=run.cancel_observed_at)) if run.canceled_at is None else snapshot
-    )
+    run, story = snapshot.run, snapshot.story
+    if run.canceled_at is None:
+        run = replace(run, canceled_at=run.cancel_observed_at)
+    if not story.namespace:
+        story = replace(story, namespace=run.namespace)
+    return replace(snapshot, run=run, story=story)
 
 
 def outcome_message(

@@ -190,7 +190,7 @@ def _event_in_words(event_type: EventType, snapshot: Snapshot) -> str:
         case EventType.TOPOLOGY_ESTABLISHED:
             return "a live TransportBinding was seen"
         case EventType.TOPOLOGY_TERMINATED:
-            return f"{gone.kind}: {gone.detail}{opted_out}" if gone else ""
+            return f"{gone}{opted_out}" if gone else ""
         case EventType.DEADLINE_REACHED:
             return f"{shutdown.timeout} ({shutdown.rule}) after the cancel the run was unfinished"
         case EventType.RUN_TERMINAL:

@@ -10,9 +10,8 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from math import ceil
-from typing import Final, Generic
+from typing import Final, Generic, TypedDict, Unpack
 from urllib.parse import urlencode
 
 import aiohttp
@@ -52,6 +51,22 @@ class Listing(Generic[T]):
     resource_version: str
     undecodable: list[Undecodable]
     last: bool = True
+
+
+class ListOptions(TypedDict, total=False):
+    """What a list is to have, `limit` objects (500) at a time.
+
+    `not_older_than`: it may be as old as this resourceVersion, so that a server that has seen it need not ask etcd how
+    things are now. Without `retry` every page is tried once, for callers that have a back-off of their own. `optional`:
+    being refused it is no trouble, for one namespace of several.
+    """
+
+    field_selector: str | None
+    label_selector: str | None
+    not_older_than: str | None
+    limit: int
+    retry: bool
+    optional: bool
 
 
 class KubeClient:
@@ -128,63 +143,38 @@ class KubeClient:
         self,
         resource: Resource[T],
         namespace: str | None,
-        *,
-        field_selector: str | None = None,
-        label_selector: str | None = None,
-        not_older_than: str | None = None,
-        limit: int = 500,
-        retry: bool = True,
-        optional: bool = False,
+        **options: Unpack[ListOptions],
     ) -> Listing[T]:
         """All objects of a namespace, or of all namespaces: of the `pages` of that list.
 
         When the snapshot that it began with is compacted away, it begins once more.
         """
-        pages = partial(
-            self.pages,
-            resource,
-            namespace,
-            field_selector=field_selector,
-            label_selector=label_selector,
-            not_older_than=not_older_than,
-            limit=limit,
-            retry=retry,
-            optional=optional,
-        )
         try:
-            return await _joined(pages())
+            return await _joined(self.pages(resource, namespace, **options))
         except Gone:
-            return await _joined(pages())
+            return await _joined(self.pages(resource, namespace, **options))
 
     async def pages(
         self,
         resource: Resource[T],
         namespace: str | None,
-        *,
-        field_selector: str | None = None,
-        label_selector: str | None = None,
-        not_older_than: str | None = None,
-        limit: int = 500,
-        retry: bool = True,
-        optional: bool = False,
+        **options: Unpack[ListOptions],
     ) -> AsyncGenerator[Listing[T], None]:
-        """All objects of a namespace, or of all namespaces, `limit` at a time; to be closed (`aclosing`).
+        """All objects of a namespace, or of all namespaces; to be closed (`aclosing`).
 
-        Without `retry` every page is tried once, for callers that have a back-off of their own. `optional`: being
-        refused it is no trouble, for one namespace of several. `not_older_than`: the list may be as old as this
-        resourceVersion, so that a server that has seen it need not ask etcd how things are now. Raises Gone between two
-        pages when the snapshot that the list began with is compacted away, and ResourceVersionTooLarge.
+        Raises Gone between two pages when the snapshot that the list began with is compacted away, and
+        ResourceVersionTooLarge.
         """
-        query = {"limit": str(limit)}
-        if field_selector is not None:
-            query["fieldSelector"] = field_selector
-        if label_selector is not None:
-            query["labelSelector"] = label_selector
-        if not_older_than is not None:
-            query |= {"resourceVersion": not_older_than, "resourceVersionMatch": "NotOlderThan"}
+        query = {"limit": str(options.get("limit", 500))}
+        if (selector := options.get("field_selector")) is not None:
+            query["fieldSelector"] = selector
+        if (selector := options.get("label_selector")) is not None:
+            query["labelSelector"] = selector
+        if (version := options.get("not_older_than")) is not None:
+            query |= {"resourceVersion": version, "resourceVersionMatch": "NotOlderThan"}
         while True:
-            call = Call("list", resource, namespace, query=urlencode(query), optional=optional)
-            page = _decode_page(call, await self._request(call, retry=retry))
+            call = Call("list", resource, namespace, query=urlencode(query), optional=options.get("optional", False))
+            page = _decode_page(call, await self._request(call, retry=options.get("retry", True)))
             listing: Listing[T] = Listing([], page.metadata.resource_version, [], last=not page.metadata.continue_)
             for item in page.items or []:
                 try:

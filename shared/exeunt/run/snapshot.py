@@ -27,18 +27,29 @@ LONGEST_TRIGGER_TOKEN: Final = 256
 
 EvidenceKind = Literal["hub-condition", "bindings-gone", "step-runs-done", "heartbeats-stale", "signal"]
 
+_ALWAYS_THE_SAME: Final = {
+    "bindings-gone": "no TransportBinding is left after at least one was seen",
+    "step-runs-done": "no live StepRun is left after at least one was seen",
+}
+
 
 class Evidence(Struct, frozen=True, omit_defaults=True, gc=False):
-    """Why the topology counts as gone. `rank` 1 is the strongest (contract §3.5).
+    """Why the topology counts as gone. `rank` 1 is the strongest (contract §3.5). `detail` is what only this one says,
+    such as the words of the hub's condition.
 
     A signal also has `since`, when it was true (RFC 3339), and the trace context of whoever published it.
     """
 
     kind: EvidenceKind
     rank: int
-    detail: str
+    detail: str = ""
     since: str | None = None
     traceparent: str | None = None
+
+    def __str__(self) -> str:
+        """For people."""
+        detail = self.detail or _ALWAYS_THE_SAME.get(self.kind)
+        return f"{self.kind}: {detail}" if detail else self.kind
 
 
 class Topology(Struct, frozen=True, omit_defaults=True, gc=False):
@@ -124,9 +135,12 @@ class RunState(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
 
 
 class StoryState(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """What the Story says, at the resourceVersion that was read; that is None when no Story was found."""
+    """What the Story says, at the resourceVersion that was read; that is None when no Story was found.
 
-    namespace: str
+    An event does not tell its namespace where that is the run's, as a StoryRun need not.
+    """
+
+    namespace: str = ""
     name: str
     resource_version: str | None = None
     realtime: bool = False
