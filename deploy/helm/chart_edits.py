@@ -156,8 +156,9 @@ def builtin_settings(whole: Mapping[str, str], single: Mapping[str, str], extern
         Template("{{ $.Values.tracing.endpoint | quote }}"),
     )
     found["EXEUNT_NAMESPACES"] = when("$.Values.namespaces", Template('{{ join "," $.Values.namespaces | quote }}'))
-    url = f"and ({BRIDGE}) $.Values.livekitBridge.url"
-    found["EXEUNT_LIVEKIT_URL"] = when(url, Template("{{ $.Values.livekitBridge.url | quote }}"))
+    url = "coalesce $.Values.livekitBridge.url $.Values.settings.EXEUNT_LIVEKIT_URL"
+    missing = "livekitBridge.url is not set, and the LiveKit bridge cannot do without"
+    found["EXEUNT_LIVEKIT_URL"] = when(BRIDGE, Template(f'{{{{ required "{missing}" ({url}) | quote }}}}'))
     return found
 
 

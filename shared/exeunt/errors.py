@@ -20,3 +20,8 @@ class UsageError(ExeuntError):
 
 class PoisonEvent(ExeuntError):
     """A message that cannot be understood; the message says what is wrong with it."""
+
+
+def said_by(error: Exception) -> str:
+    """What an error says; of one of the system's without its number and the file, which whoever quotes it names."""
+    return (isinstance(error, OSError) and error.strerror) or str(error)

@@ -11,13 +11,12 @@ from pathlib import Path
 
 import structlog
 from cyclopts import App, CycloptsError
-from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
 
 import exeunt
 from exeunt.bus.errors import BusError
-from exeunt.errors import ExeuntError, UsageError
+from exeunt.errors import ExeuntError, UsageError, said_by
 from exeunt.telemetry.variables import check_what_imports_read, forget_empty
 from exeunt_cli.completion import SCRIPTS, Shell
 from exeunt_cli.errors import NotFound
@@ -112,8 +111,7 @@ def nats_credentials(folder: Path, /, *, namespace: str | None = None, name: tup
     try:
         write_credentials(folder, namespace=namespace, names=name)
     except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise UsageError(f"cannot write credentials to {folder}: {why}") from error
+        raise UsageError(f"cannot write credentials to {folder}: {said_by(error)}") from error
     sys.stdout.write(f"Written to {folder}. Next: kubectl apply -k {folder}\n")
 
 
@@ -129,10 +127,12 @@ def completion(shell: Shell, /) -> None:
 @app.command(name="settings", help_epilogue=examples("exeunt settings | less"))
 def show_settings() -> None:
     """Print every setting of the services: variable, default, meaning."""
-    console = Console(highlight=False)
+    from exeunt_cli.output import console  # noqa: PLC0415 - only commands that show something need it
+
+    screen = console(markup=True, soft_wrap=False)
     for setting in documented():
-        console.print(f"[bold]{setting.variable}[/bold]={escape(setting.default)}")
-        console.print(Padding(escape(setting.meaning), (0, 0, 1, 4)))
+        screen.print(f"[bold]{setting.variable}[/bold]={escape(setting.default)}")
+        screen.print(Padding(escape(setting.meaning), (0, 0, 1, 4)))
 
 
 def main() -> None:

@@ -1,9 +1,10 @@
 """How things are shown: aligned columns for people, JSON for programs; data on stdout, everything else on stderr.
 
-Colours only on a terminal and without NO_COLOR. Nothing is cut: on a terminal long rows are broken where their columns
-are, a pipe gets one line for each.
+Colours and bold letters only on a terminal and without NO_COLOR. Nothing is cut: on a terminal long rows are broken
+where their columns are, a pipe gets one line for each.
 """
 
+import os
 import re
 import sys
 import textwrap
@@ -51,8 +52,9 @@ class _Screen(Console):
         raise BrokenPipeError
 
 
-def console() -> Console:
-    return _Screen(highlight=False, markup=False, soft_wrap=True)
+def console(*, markup: bool = False, soft_wrap: bool = True) -> Console:
+    plain = bool(os.environ.get("NO_COLOR"))  # rich itself would leave what is bold
+    return _Screen(highlight=False, markup=markup, soft_wrap=soft_wrap, color_system=None if plain else "auto")
 
 
 class Columns:

@@ -1,4 +1,5 @@
-"""The kube-apiserver's JSON Patch, as far as the finalizing write uses it (contract §10): tests and adds of members.
+"""The kube-apiserver's JSON Patch, as far as the finalizing write uses it (contract §10): tests and adds of members,
+and tests, replacements and appends in an array.
 
 Only as true as the contract's notes are; tests/parts puts the same patches to the real kube-apiserver.
 """
@@ -19,19 +20,31 @@ def patched(document: dict[str, Any], patch: bytes) -> dict[str, Any]:
     """`document` as it is after `patch`, which applies as a whole or not at all: TestFailed."""
     result = deepcopy(document)
     for operation in msgspec.json.decode(patch):
-        *parents, leaf = (
-            token.replace("~1", "/").replace("~0", "~") for token in operation["path"].removeprefix("/").split("/")
-        )
+        path, op, value = operation["path"], operation["op"], operation["value"]
+        *parents, leaf = (token.replace("~1", "/").replace("~0", "~") for token in path.removeprefix("/").split("/"))
         parent: Any = result
         for token in parents:
-            parent = parent.get(token)
+            parent = _child(parent, token)
             if parent is None:  # a missing parent fails even a test for null
-                raise TestFailed(f"{operation['path']}: no {token}")
-        if operation["op"] == "add":
-            parent[leaf] = operation["value"]
-        elif not _equal(parent.get(leaf), operation["value"]):
-            raise TestFailed(f"{operation['path']} is {parent.get(leaf)!r}")
+                raise TestFailed(f"{path}: no {token}")
+        if isinstance(parent, list) and leaf != "-" and int(leaf) >= len(parent):
+            raise TestFailed(f"{path} is out of bounds")
+        if op == "test":
+            if not _equal(found := _child(parent, leaf), value):
+                raise TestFailed(f"{path} is {found!r}")
+        elif (op, leaf) == ("add", "-"):
+            parent.append(value)
+        elif isinstance(parent, list):
+            parent[int(leaf)] = value
+        else:
+            parent[leaf] = value
     return result
+
+
+def _child(parent: Any, token: str) -> Any:
+    if isinstance(parent, list):
+        return parent[int(token)] if int(token) < len(parent) else None
+    return parent.get(token)
 
 
 def _equal(stored: object, tested: object) -> bool:

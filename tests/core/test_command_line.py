@@ -29,12 +29,12 @@ COMMANDS: Final = [
 ]
 
 
-async def exeunt(*arguments: str) -> tuple[int | None, str, str]:
+async def exeunt(*arguments: str, **settings: str) -> tuple[int | None, str, str]:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "exeunt_cli", *arguments),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, "COLUMNS": "100"},
+        env={**os.environ, "COLUMNS": "100", **settings},
     )
     async with asyncio.timeout(60):
         out, err = await process.communicate()
@@ -105,6 +105,19 @@ async def test_a_file_that_cannot_be_written_is_published_in_a_line() -> None:
         assert (code, out) == (2, "")
         assert message.splitlines()[-1] == "exeunt: cannot write /nowhere/x: No such file or directory"
         assert "Traceback" not in message
+
+
+@pytest.mark.parametrize("arguments", [("timeline", str(FILE)), ("settings",)])
+async def test_without_colours_nothing_is_bold_either(arguments: tuple[str, ...]) -> None:
+    _, out, _ = await exeunt(*arguments, FORCE_COLOR="1", NO_COLOR="")
+    assert "\x1b[1m" in out
+    _, out, _ = await exeunt(*arguments, FORCE_COLOR="1", NO_COLOR="1")
+    assert "\x1b" not in out
+
+
+async def test_a_file_that_is_not_there_is_told_in_words() -> None:
+    _, _, message = await exeunt("runs", EXEUNT_NATS_TLS_CA="/nowhere/x")
+    assert "EXEUNT_NATS_TLS_CA='/nowhere/x' cannot be used: No such file or directory; name a file" in message
 
 
 async def test_a_file_is_not_followed() -> None:

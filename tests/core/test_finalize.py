@@ -72,30 +72,28 @@ def test_the_patch_tests_all_that_it_stands_on_then_writes_what_bobrapet_writes(
         {"op": "test", "path": ENABLED_PATH, "value": None},
         {"op": "test", "path": "/status/phase", "value": "Running"},
         {"op": "test", "path": "/status/finishedAt", "value": None},
-        {"op": "test", "path": "/status/conditions", "value": CONDITIONS},
+        {"op": "test", "path": "/status/conditions/0/type", "value": "Ready"},
+        {"op": "test", "path": "/status/conditions/0/status", "value": "False"},
+        {"op": "test", "path": "/status/conditions/0/reason", "value": "Running"},
+        {"op": "test", "path": "/status/conditions/1/type", "value": "Custom"},
+        {"op": "test", "path": "/status/conditions/2/type", "value": "Degraded"},
+        {"op": "test", "path": "/status/conditions/2/status", "value": "True"},
+        {"op": "test", "path": "/status/conditions/2/reason", "value": "TopologyTerminated"},
+        {"op": "replace", "path": "/status/conditions/0", "value": canceled_condition("Ready", STARTED)},
+        {"op": "replace", "path": "/status/conditions/2", "value": canceled_condition("Degraded")},
+        {"op": "add", "path": "/status/conditions/-", "value": canceled_condition("Progressing")},
+        {"op": "test", "path": "/status/conditions/3", "value": canceled_condition("Progressing")},
         {"op": "add", "path": "/status/phase", "value": "Finished"},
         {"op": "add", "path": "/status/message", "value": "StoryRun gracefully canceled"},
         {"op": "add", "path": "/status/observedGeneration", "value": 2},
-        {
-            "op": "add",
-            "path": "/status/conditions",
-            "value": [
-                canceled_condition("Ready", STARTED),
-                CONDITIONS[1],
-                canceled_condition("Degraded"),
-                canceled_condition("Progressing"),
-            ],
-        },
         {"op": "add", "path": "/status/finishedAt", "value": NOW_TEXT},
         {"op": "add", "path": "/status/duration", "value": "33s"},
     ]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_test_carries_a_value_and_comes_before_every_add(variant: str) -> None:
-    found = operations(VARIANTS[variant])
-    assert all(set(op) == {"op", "path", "value"} for op in found)
-    assert [op["op"] for op in found] == sorted((op["op"] for op in found), reverse=True)
+def test_every_operation_carries_a_value(variant: str) -> None:
+    assert all(set(op) == {"op", "path", "value"} for op in operations(VARIANTS[variant]))
 
 
 def test_without_conditions_their_absence_is_tested() -> None:
@@ -142,7 +140,7 @@ def test_a_transition_time_moves_only_when_the_status_flips() -> None:
         run = story_run(
             cancel_observed_at=CANCEL_OBSERVED_AT, conditions=[condition(kind, status, "Any") for kind in kinds]
         )
-        assert by_path("add", run)["/status/conditions"] == [canceled_condition(kind, at) for kind in kinds]
+        assert conditions_after(run) == [canceled_condition(kind, at) for kind in kinds]
 
 
 def test_foreign_conditions_are_kept_as_they_are_and_where_they_are() -> None:
@@ -154,7 +152,7 @@ def test_foreign_conditions_are_kept_as_they_are_and_where_they_are() -> None:
         cancel_observed_at=CANCEL_OBSERVED_AT,
         conditions=[foreign[0], condition("Ready", "False", "Running"), foreign[1]],
     )
-    written = by_path("add", run)["/status/conditions"]
+    written = conditions_after(run)
     assert [written[0], written[2]] == foreign
     assert [c["type"] for c in written] == ["A", "Ready", "Z", "Progressing", "Degraded"]
 
@@ -180,9 +178,8 @@ def test_times_that_nobody_can_read_are_tested_as_they_are_and_count_as_none() -
 
 def test_a_condition_that_has_no_time_is_given_one() -> None:
     bare = {"type": "Ready", "status": "False", "reason": "Running", "message": ""}
-    assert by_path("add", story_run(cancel_observed_at=CANCEL_OBSERVED_AT, conditions=[bare]))["/status/conditions"][
-        0
-    ] == canceled_condition("Ready")
+    run = story_run(cancel_observed_at=CANCEL_OBSERVED_AT, conditions=[bare])
+    assert conditions_after(run)[0] == canceled_condition("Ready")
 
 
 @pytest.mark.parametrize(
@@ -228,6 +225,14 @@ def stored(run: StoryRun) -> dict[str, Any]:
     return document
 
 
+def conditions_after(run: StoryRun) -> list[dict[str, Any]]:
+    """The conditions once the write has found the run as it was read."""
+    conditions: list[dict[str, Any]] = patched(stored(run), finalizing_patch(run_state(run), NOW))["status"][
+        "conditions"
+    ]
+    return conditions
+
+
 def changed(document: dict[str, Any], path: Sequence[str], value: object) -> dict[str, Any]:
     head, *rest = path
     return document | {head: changed(document.get(head, {}), rest, value) if rest else value}
@@ -258,6 +263,13 @@ def test_the_patch_applies_to_what_was_read_and_only_once(variant: str) -> None:
         (("status", "phase"), "Failed"),
         (("status", "finishedAt"), NOW_TEXT),
         (("status", "conditions"), CONDITIONS[:2]),
+        (("status", "conditions"), None),
+        (("status", "conditions"), []),
+        (("status", "conditions"), CONDITIONS[::-1]),
+        (("status", "conditions"), [*CONDITIONS, condition("Progressing", "True", "Running")]),
+        (("status", "conditions"), [*CONDITIONS, condition("Another", "True", "Foreign")]),
+        (("status", "conditions"), [condition("Ready", "True", "Running"), *CONDITIONS[1:]]),
+        (("status", "conditions"), [*CONDITIONS[:2], condition("Degraded", "True", "Running")]),
         (("status",), None),
     ],
 )
@@ -268,14 +280,55 @@ def test_whatever_changed_in_between_nothing_is_written(path: tuple[str, ...], v
         patched(changed(stored(run), path, value), finalizing_patch(run_state(run), NOW))
 
 
+def test_what_others_say_of_conditions_meanwhile_refuses_nothing() -> None:
+    foreign = condition("Custom", "False", "Others") | {"message": "told anew"}
+    told = [each | {"message": "told anew", "lastTransitionTime": NOW_TEXT} for each in CONDITIONS]
+    document = changed(stored(VARIANTS["fenced"]), ("status", "conditions"), [told[0], foreign, told[2]])
+    assert patched(document, finalizing_patch(run_state(VARIANTS["fenced"]), NOW))["status"]["conditions"] == [
+        canceled_condition("Ready", STARTED),
+        foreign,
+        canceled_condition("Degraded"),
+        canceled_condition("Progressing"),
+    ]
+
+
+def test_conditions_that_appear_meanwhile_are_looked_at() -> None:
+    run = VARIANTS["no conditions"]
+    with pytest.raises(TestFailed):
+        patched(changed(stored(run), ("status", "conditions"), CONDITIONS), finalizing_patch(run_state(run), NOW))
+
+
 KIND = st.sampled_from(["Ready", "Progressing", "Degraded", "A", "B"])
 
 
 @given(st.lists(st.tuples(KIND, st.sampled_from(["True", "False", "Unknown"])), unique_by=lambda pair: pair[0]))
 def test_any_conditions_become_a_valid_list_map(pairs: list[tuple[str, str]]) -> None:
     before = [condition(kind, status, "Any") for kind, status in pairs]
-    written = by_path("add", story_run(cancel_observed_at=CANCEL_OBSERVED_AT, conditions=before))["/status/conditions"]
+    written = conditions_after(story_run(cancel_observed_at=CANCEL_OBSERVED_AT, conditions=before))
     kinds = [c["type"] for c in written]
     assert len(set(kinds)) == len(kinds)
     assert kinds[: len(before)] == [c["type"] for c in before]
     assert all(c["lastTransitionTime"] for c in written)
+
+
+CONDITIONS_OF_ANYBODY = st.lists(
+    st.builds(condition, KIND, st.sampled_from(["True", "False"]), st.sampled_from(["Running", "TopologyTerminated"])),
+    unique_by=lambda each: str(each["type"]),
+)
+
+
+@given(CONDITIONS_OF_ANYBODY, CONDITIONS_OF_ANYBODY)
+def test_whatever_became_of_the_conditions_nothing_is_lost_or_doubled_or_decided_on_other_grounds(
+    read: list[dict[str, Any]], found: list[dict[str, Any]]
+) -> None:
+    run = story_run(cancel_observed_at=CANCEL_OBSERVED_AT, conditions=read)
+    document = changed(stored(run), ("status", "conditions"), found)
+    try:
+        after = patched(document, finalizing_patch(run_state(run), NOW))["status"]["conditions"]
+    except TestFailed:
+        return
+    ours = ("Ready", "Progressing", "Degraded")
+    assert [each for each in read if each["type"] in ours] == [each for each in found if each["type"] in ours]
+    assert len({each["type"] for each in after}) == len(after)
+    assert [each for each in after if each["type"] not in ours] == [each for each in found if each["type"] not in ours]
+    assert {each["type"]: each["reason"] for each in after if each["type"] in ours} == dict.fromkeys(ours, "Canceled")

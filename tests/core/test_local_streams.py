@@ -52,3 +52,10 @@ def test_what_a_watcher_knows_of_a_cancel_that_was_seen_here_first_is_acted_on_t
     assert taken is not None
     assert (taken.event.event_type, taken.event.snapshot.topology) == (EventType.TOPOLOGY_TERMINATED, GONE)
     assert streams.take(word, NOW) is None
+
+
+def test_what_is_turned_away_waits_longer_each_time_as_what_comes_from_the_stream() -> None:
+    (event,) = standing_in().receive(Seen(STORY_RUNS, None, Changed(CANCELED)), NOW)
+    assert isinstance(event, LocalEvent)
+    assert [event.turn_away() for _ in range(3)] == [1, 2, 3]
+    assert event.deliver(0, None).deliveries == 4

@@ -28,8 +28,9 @@ OVERLAYS: Mapping[str, Object] = {
 """Each overlay of kustomize, and the values of the chart that are the same."""
 
 ON = {"enabled": True}
+LIVEKIT_URL = "http://livekit-server.livekit.svc"
 COMPONENTS: Mapping[str, Object] = {
-    "livekit-bridge": {"livekitBridge": ON},
+    "livekit-bridge": {"livekitBridge": ON | {"url": LIVEKIT_URL}},
     "podmonitor": {"podMonitor": ON},
     "prometheus-annotations": {"prometheusAnnotations": ON},
     "alerts": {"rules": ON},
@@ -108,10 +109,14 @@ async def test_makes_what_kustomize_makes(renderer: Helm, tmp_path: Path, overla
 
 def kustomization(folder: Path, overlay: str, *components: str) -> Path:
     """An overlay with components."""
-    document = {
+    document: Object = {
         "resources": [os.path.relpath(DEPLOY / "overlays" / overlay, folder)],
         "components": [os.path.relpath(DEPLOY / "components" / name, folder) for name in components],
     }
+    if "livekit-bridge" in components:
+        own = [f"EXEUNT_LIVEKIT_URL={LIVEKIT_URL}"]
+        settings = {"name": "exeunt-settings", "namespace": "exeunt", "behavior": "merge", "literals": own}
+        document |= {"configMapGenerator": [settings]}
     (folder / "kustomization.yaml").write_text(json.dumps(document))
     return folder
 
@@ -274,6 +279,7 @@ async def test_names_the_secrets_that_the_command_makes(renderer: Helm) -> None:
         ({"replicaCount": "two"}, "at '/replicaCount': got string, want integer"),
         ({"nats": {"embedded": {"replicas": 2}}}, "at '/nats/embedded/replicas': value must be one of 1, 3"),
         ({"commonLabels": {"app.kubernetes.io/name": "mine"}}, "at '/commonLabels/app.kubernetes.io~1name'"),
+        ({"livekitBridge": ON}, "livekitBridge.url is not set, and the LiveKit bridge cannot do without"),
         ({"podMonitor": True}, "at '/podMonitor': got boolean, want object"),
     ],
 )

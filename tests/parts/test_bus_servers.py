@@ -264,7 +264,7 @@ async def test_a_folder_is_no_credentials_and_a_missing_file_is_waited_for(
         NatsServer(tmp_path / "n", binary=servers.nats_server, config=config) as server,
         connected(server.url, credentials=f"{tmp_path}/seed", patience=0) as bus,
     ):
-        await until(lambda: "No such file" in str(bus.unavailable_reason), within=SECONDS)
+        await until(lambda: "/seed': No such file" in str(bus.unavailable_reason), within=SECONDS)
         (tmp_path / "seed").write_text("half")
         await until(lambda: "neither" in str(bus.unavailable_reason), within=SECONDS)
         (tmp_path / "seed").write_text(seed)

@@ -1,5 +1,5 @@
-"""What happens between two requests of a stop: a redrive, whose StepRuns are not those that have to go; an opt-out; the
-write of another terminator.
+"""What happens between two requests of a stop: a redrive, whose StepRuns are not those that have to go; an opt-out;
+conditions that others write; the write of another terminator.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -10,8 +10,9 @@ import pytest
 from kubernetes_asyncio.client import CustomObjectsApi
 
 from actors.call import Call
-from actors.kubernetes import STEP_RUN, STORY, Kubernetes
+from actors.kubernetes import STEP_RUN, STORY, STORY_RUN, Kubernetes
 from actors.operator import Operator
+from actors.statuses import Condition, with_condition
 from core.objects import snapshot
 from exeunt.bus.connection import Bus
 from exeunt.events.codec import ReceivedEvent, event_message, read_event
@@ -147,6 +148,80 @@ async def test_an_opt_out_of_its_story_holds_where_the_run_is_read_again(
         outcome = await carry_out(stopping, Calls(kube, bus, Settings()), opt_out)
         run = await call.get()
     assert (outcome.rule, run["status"]["phase"] == FINISHED) == ("opted-out", False)
+
+
+Told = Callable[[list[Condition], int], list[Condition]]
+
+
+def telling(kind: str, status: str, reason: str) -> Told:
+    """Says it with another message each time."""
+
+    def told(conditions: list[Condition], number: int) -> list[Condition]:
+        at = f"2026-11-24T18:13:{number:02}Z"
+        return with_condition(conditions, kind, status, reason=reason, message=f"told {number}", at=at)
+
+    return told
+
+
+def losing(kind: str) -> Told:
+    return lambda conditions, _: [each for each in conditions if each["type"] != kind]
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "every_time", "writes"),
+    [
+        pytest.param(telling("Ready", "False", "Running"), True, 1, id="one of bobrapet's"),
+        pytest.param(telling("Custom", "False", "Foreign"), True, 1, id="one of others"),
+        pytest.param(telling("Progressing", "True", "Running"), False, 2, id="one that was missing"),
+        pytest.param(telling("Another", "True", "Foreign"), False, 2, id="a new one"),
+        pytest.param(losing("Custom"), False, 2, id="one that is gone"),
+    ],
+)
+async def test_conditions_that_others_write_between_each_read_and_write_are_kept_and_do_not_hold_it_up(
+    admin: CustomObjectsApi,
+    kube: KubeClient,
+    bus: Bus,
+    namespace: str,
+    *,
+    meanwhile: Told,
+    every_time: bool,
+    writes: int,
+) -> None:
+    kubernetes = Kubernetes(admin.api_client)  # type: ignore[attr-defined]  # the generated stubs leave it out
+    sent: list[Patch] = []
+    async with Operator(kubernetes, requeue=0.2):
+        call = await Call.start(kubernetes, namespace)
+
+        async def change(by: Told, number: int = 0) -> list[Condition]:
+            conditions = by((await call.get())["status"]["conditions"], number)
+            await kubernetes.patch_status(STORY_RUN, namespace, call.name, {"conditions": conditions})
+            return conditions
+
+        await call.signal_topology_terminated()
+        await change(losing("Progressing"))
+        await change(telling("Custom", "True", "Foreign"))
+        await call.cancel()
+        event = published(call, await call.wait_observed())
+        found: list[Condition] = []
+
+        async def tell(asked: Question) -> None:
+            nonlocal found
+            if isinstance(asked, Patch):
+                sent.append(asked)
+                if every_time or len(sent) == 1:
+                    found = await change(meanwhile, len(sent))
+
+        stopping = Stopping(event, dry_run=False, propagate_cancel=False)
+        outcome = await carry_out(stopping, Calls(kube, bus, Settings()), tell)
+        ended = (await call.get())["status"]
+    assert (outcome.rule, ended["phase"], len(sent)) == ("topology-gone", FINISHED, writes)
+    ours = ("Ready", "Progressing", "Degraded")
+    assert {each["type"]: each["reason"] for each in ended["conditions"] if each["type"] in ours} == dict.fromkeys(
+        ours, "Canceled"
+    )
+    others = [each for each in ended["conditions"] if each["type"] not in ours]
+    assert others == [each for each in found if each["type"] not in ours]
+    assert len(ended["conditions"]) == len(ours) + len(others)
 
 
 async def test_of_two_that_write_the_same_in_the_same_second_each_knows_who_has_written(

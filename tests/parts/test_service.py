@@ -124,7 +124,7 @@ LIVEKIT: Final = {"EXEUNT_LIVEKIT_URL": "http://livekit:7880", "EXEUNT_LIVEKIT_K
         ("EXEUNT_LIVEKIT_KEYS", "", "EXEUNT_LIVEKIT_KEYS is not set, and the LiveKit bridge cannot do without"),
         ("EXEUNT_LIVEKIT_URL", "livekit:7880", "EXEUNT_LIVEKIT_URL='livekit:7880' cannot be used: it has to be like"),
         ("EXEUNT_LIVEKIT_URL", "redis://livekit", "EXEUNT_LIVEKIT_URL='redis://livekit' cannot be used: it has to be"),
-        ("EXEUNT_LIVEKIT_KEYS", "missing", "cannot be used: [Errno 2] No such file or directory"),
+        ("EXEUNT_LIVEKIT_KEYS", "missing", "cannot be used: No such file or directory"),
         ("EXEUNT_LIVEKIT_KEYS", "nothing", "cannot be used: it has to hold one or more lines of `key: secret`"),
         ("EXEUNT_LIVEKIT_KEYS", "list", "cannot be used: it has to hold one or more lines of `key: secret`"),
         ("EXEUNT_LIVEKIT_KEYS", "no-yaml", "cannot be used: it is no YAML"),

@@ -81,6 +81,10 @@ class Invariants:
         is_left |= is_unknown and self.opt_outs.was_out(uid, truth.started_at)
         assert not is_left, "a run whose Story is opted out is not ended"
         assert STORIES[story][0] == "realtime", "a run that is not realtime is not ended"
+        kinds, had = [
+            [each["type"] for each in (of.get("status") or {}).get("conditions") or []] for of in (after, before)
+        ]
+        assert len({*kinds, *had}) == len(kinds), "no condition is lost or doubled"
         cancel_observed_at = annotations.get(bobrapet.CANCEL_OBSERVED_AT)
         key = uid, before["metadata"].get("attempt", 0), cancel_observed_at or ""
         self._ended_at[key] = now

@@ -5,7 +5,6 @@ cancel, wait the drain out and end runs, redrive, fail what has no topology, mak
 from functools import partial
 from typing import Any, Final
 
-import msgspec
 from msgspec.structs import replace
 
 from core.objects import NAMESPACE, binding, condition, step_run, topology_terminated
@@ -238,12 +237,15 @@ class Operator:
             others = [each for each in document["status"]["conditions"] if each["type"] != bobrapet.DEGRADED]
             self.api.change_run(name, "status", conditions=[*others, said])
 
-    def write_stale_conditions(self, name: str, message: str) -> None:
-        """Somebody replaces all conditions, from a copy without the hub's word (contract §9.2)."""
+    def write_stale_conditions(self, name: str, number: int) -> None:
+        """Somebody replaces all conditions, from a copy without the hub's word (contract §9.2), some with one of their
+        own.
+        """
         document = self.api.documents[name]
         if not is_terminal(document) and (document.get("status") or {}).get("conditions"):
-            ready = condition("Ready", "False", "Running", self.status_time()) | {"message": message}
-            self.api.change_run(name, "status", conditions=[ready])
+            ready = condition("Ready", "False", "Running", self.status_time()) | {"message": f"told {number}"}
+            own = condition("Custom", "True", "Foreign", self.status_time())
+            self.api.change_run(name, "status", conditions=[[ready], [ready, own], [own, ready]][number % 3])
 
 
 def _hub_says_gone(document: Document) -> bool:
@@ -263,7 +265,3 @@ def new_run(name: str, uid: str, story: str, annotations: dict[str, str]) -> Doc
     """A StoryRun as an impulse creates it."""
     metadata = {"name": name, "namespace": NAMESPACE, "uid": uid, "generation": 1, "annotations": annotations}
     return {"metadata": metadata, "spec": {"storyRef": {"name": story}}}
-
-
-def conditions_of(document: Document) -> bytes:
-    return msgspec.json.encode((document.get("status") or {}).get("conditions"))

@@ -146,7 +146,7 @@ class People:
 
     def stale_conditions(self, name: str, number: int) -> None:
         if name in self.api.documents:
-            self.operator.write_stale_conditions(name, f"told {number}")
+            self.operator.write_stale_conditions(name, number)
 
     def signal(self, name: str, *, gone: bool, of_uid: bool) -> None:
         """By its name, with its uid or without."""

@@ -1,4 +1,10 @@
-"""How each fault happens to the real parts, and how it ceases."""
+"""How each fault happens to the real parts, and how it ceases.
+
+What parts servers and services is a proxy on each way (`actors.tcp_proxy`), because network namespaces want `ip` and
+rights that most machines of developers and CI do not give. It drops bytes silently, or breaks and refuses connections.
+What it cannot show is what the kernel would do: the proxy's own answers SYN, data and keepalive for the other side, so
+that nothing is sent anew, no connect times out and no keepalive fails; and what was dropped never comes later.
+"""
 
 import asyncio
 import contextlib

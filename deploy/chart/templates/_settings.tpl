@@ -37,7 +37,7 @@ OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: {{ $.Values.tracing.endpoint | quote }}
 {{- if $.Values.namespaces }}
 EXEUNT_NAMESPACES: {{ join "," $.Values.namespaces | quote }}
 {{- end }}
-{{- if and ($.Values.livekitBridge.enabled) $.Values.livekitBridge.url }}
-EXEUNT_LIVEKIT_URL: {{ $.Values.livekitBridge.url | quote }}
+{{- if $.Values.livekitBridge.enabled }}
+EXEUNT_LIVEKIT_URL: {{ required "livekitBridge.url is not set, and the LiveKit bridge cannot do without" (coalesce $.Values.livekitBridge.url $.Values.settings.EXEUNT_LIVEKIT_URL) | quote }}
 {{- end }}
 {{- end }}

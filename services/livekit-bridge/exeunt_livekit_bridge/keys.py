@@ -6,7 +6,7 @@ from typing import NamedTuple
 import structlog
 import yaml  # type: ignore[import-untyped]
 
-from exeunt.errors import UsageError
+from exeunt.errors import UsageError, said_by
 
 log = structlog.get_logger()
 
@@ -28,7 +28,7 @@ class Keys:
         try:
             self._version, self._secrets = _version(file), _read(file)
         except (OSError, ValueError) as error:
-            raise UsageError(f"EXEUNT_LIVEKIT_KEYS={str(file)!r} cannot be used: {error}") from error
+            raise UsageError(f"EXEUNT_LIVEKIT_KEYS={str(file)!r} cannot be used: {said_by(error)}") from error
 
     def first(self) -> Key:
         """The one that LiveKit's API is asked with."""

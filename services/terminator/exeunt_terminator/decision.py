@@ -77,7 +77,7 @@ def possible_evidence(topology: Topology) -> list[EvidenceKind]:
 
 
 def still_reported_by_the_hub(run: RunState) -> bool:
-    """Whether the conditions, as they are in the write's own test, still have the hub's word."""
+    """Whether the conditions, as the write tests them, still have the hub's word."""
     return topology_terminated(run) is not None
 
 

@@ -16,6 +16,8 @@ from exeunt.run.snapshot import RunState
 _ANNOTATIONS: Final = "/metadata/annotations/"
 _CANCEL_OBSERVED_AT_POINTER: Final = _ANNOTATIONS + bobrapet.CANCEL_OBSERVED_AT.replace("~", "~0").replace("/", "~1")
 _ENABLED_POINTER: Final = _ANNOTATIONS + bobrapet.ENABLED.replace("~", "~0").replace("/", "~1")
+_CONDITIONS: Final = "/status/conditions"
+_KINDS: Final = ("Ready", "Progressing", bobrapet.DEGRADED)
 
 
 def finalizing_patch(run: RunState, now: datetime) -> bytes:
@@ -41,10 +43,11 @@ def finalizing_patch(run: RunState, now: datetime) -> bytes:
         operations += [
             _test("/status/phase", run.phase),
             _test("/status/finishedAt", run.finished_at),
-            _test("/status/conditions", run.conditions),
+            *_cancel_conditions(run, format_status_time(now)),
         ]
         operations += [_add(f"/status/{field}", value) for field, value in status.items()]
     else:
+        status["conditions"] = [_canceled(kind, run, format_status_time(now)) for kind in _KINDS]
         operations += [_test("/status", None), _add("/status", status)]
     return msgspec.json.encode(operations)
 
@@ -54,7 +57,6 @@ def _canceled_status(run: RunState, now: datetime) -> dict[str, Any]:
         "phase": bobrapet.FINISHED,
         "message": bobrapet.CANCELED_MESSAGE,
         "observedGeneration": run.generation,
-        "conditions": _canceled_conditions(run, format_status_time(now)),
     }
     if readable_instant(run.finished_at) is None:  # a time that nobody can read is as good as none
         status["finishedAt"] = format_status_time(now)
@@ -68,31 +70,42 @@ def _rounded(duration: timedelta) -> timedelta:
     return timedelta(seconds=(duration + timedelta(milliseconds=500)) // timedelta(seconds=1))
 
 
-def _canceled_conditions(run: RunState, now: str) -> list[dict[str, Any]]:
-    """The conditions as read, with bobrapet's three rewritten in place and appended where they were missing.
+def _cancel_conditions(run: RunState, now: str) -> list[dict[str, object]]:
+    """The operations that rewrite bobrapet's three conditions in place, and append those of them that are missing.
 
-    `lastTransitionTime` moves only when the status flips (contract §9.13).
+    What may have been decided on is tested: which conditions there are, and status and reason of the three. Whatever
+    else others write into conditions meanwhile, as often as they like, is kept and refuses nothing (ADR 4).
     """
-    conditions: list[dict[str, Any]] = msgspec.json.decode(run.conditions) or []
-    for kind in ("Ready", "Progressing", bobrapet.DEGRADED):
-        written = {
-            "type": kind,
-            "status": "False",
-            "reason": bobrapet.CANCELED_REASON,
-            "message": bobrapet.CANCELED_MESSAGE,
-            "observedGeneration": run.generation,
-            "lastTransitionTime": now,
-        }
-        at = next((i for i, condition in enumerate(conditions) if condition["type"] == kind), None)
-        if at is None:
-            conditions.append(written)
-            continue
-        if conditions[at]["status"] == "False":
-            written["lastTransitionTime"] = conditions[at].get(
-                "lastTransitionTime", now
-            )  # an event of others may lack it
-        conditions[at] = written
-    return conditions
+    conditions: list[dict[str, Any]] | None = msgspec.json.decode(run.conditions)
+    if conditions is None:
+        return [_test(_CONDITIONS, None), _add(_CONDITIONS, [_canceled(kind, run, now) for kind in _KINDS])]
+    tests: list[dict[str, object]] = []
+    writes: list[dict[str, object]] = []
+    for place, read in enumerate(conditions):
+        at, kind = f"{_CONDITIONS}/{place}", read["type"]
+        tests += [_test(f"{at}/type", kind)]
+        if kind in _KINDS:
+            tests += [_test(f"{at}/status", read["status"]), _test(f"{at}/reason", read.get("reason"))]
+            # It moves only when the status flips (contract §9.13); an event of others may lack it.
+            since = read.get("lastTransitionTime", now) if read["status"] == "False" else now
+            writes += [{"op": "replace", "path": at, "value": _canceled(kind, run, since)}]
+    missing = [kind for kind in _KINDS if all(read["type"] != kind for read in conditions)]
+    for place, kind in enumerate(missing, len(conditions)):
+        # Had somebody appended one meanwhile, perhaps of this very type, ours would not come to stand at that place.
+        written = _canceled(kind, run, now)
+        writes += [_add(f"{_CONDITIONS}/-", written), _test(f"{_CONDITIONS}/{place}", written)]
+    return tests + writes
+
+
+def _canceled(kind: str, run: RunState, since: str) -> dict[str, Any]:
+    return {
+        "type": kind,
+        "status": "False",
+        "reason": bobrapet.CANCELED_REASON,
+        "message": bobrapet.CANCELED_MESSAGE,
+        "observedGeneration": run.generation,
+        "lastTransitionTime": since,
+    }
 
 
 def _test(path: str, value: object) -> dict[str, object]:

@@ -73,6 +73,11 @@ class LocalEvent:
         wait = timedelta(seconds=back_off)
         return Delivered(self.sequence, self.deliveries, self.since, wait, clock_trouble)
 
+    def turn_away(self) -> int:
+        """There was no room for it, which counts as a delivery, as it does for the stream; returns how many by now."""
+        self.deliveries += 1
+        return self.deliveries
+
     @property
     def recorded(self) -> bool:
         """Whether there is an outcome of it."""

@@ -282,7 +282,7 @@ class StandIn:
                 turn.failed = isinstance(end, GiveBack) and not end.not_yet
                 return end
         except Crowded as crowded:
-            return GiveBack(str(crowded), timedelta(seconds=back_off(published.deliveries + 1)))
+            return GiveBack(str(crowded), timedelta(seconds=back_off(published.turn_away())))
 
     async def _try(self, published: LocalEvent) -> End:
         settings, event = self._settings, published.event

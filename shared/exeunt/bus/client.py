@@ -35,7 +35,7 @@ from nats.aio.transport import TcpTransport
 from exeunt.bus.credentials import NatsUser, Tls, read_user
 from exeunt.bus.servers import Login, NatsServer
 from exeunt.cancelled import cancellation_kept
-from exeunt.errors import UsageError
+from exeunt.errors import UsageError, said_by
 from exeunt.net.keepalive import keep_alive
 from exeunt.net.tls import explain
 
@@ -167,8 +167,10 @@ class NatsClient(Client):
     def _user(self) -> NatsUser | None:
         try:
             return read_user(self._credentials) if self._credentials else None
-        except (OSError, UsageError) as error:  # not there yet, or half-written: the next attempt reads it again
-            raise nats.errors.Error(f"EXEUNT_NATS_CREDENTIALS: {error}") from error
+        except OSError as error:  # not there yet: the next attempt reads it again
+            raise nats.errors.Error(f"EXEUNT_NATS_CREDENTIALS={self._credentials!r}: {said_by(error)}") from error
+        except UsageError as error:  # half-written
+            raise nats.errors.Error(str(error)) from error
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:  # noqa: FBT001, FBT002 - nats-py's
         known = {srv.uri.netloc for srv in self._server_pool}

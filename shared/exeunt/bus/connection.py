@@ -26,7 +26,7 @@ from exeunt.bus.server_change import ServerChange
 from exeunt.bus.servers import read_servers
 from exeunt.bus.unanswered import asked_of
 from exeunt.clock import readable_instant
-from exeunt.errors import UsageError
+from exeunt.errors import UsageError, said_by
 from exeunt.events.messages import MAX_HEADERS, header_size
 from exeunt.net.other_clock import OtherClock
 from exeunt.telemetry.metrics import NATS_ERRORS, NATS_RECONNECTS
@@ -337,4 +337,4 @@ def _check_user(credentials: str) -> None:
     except FileNotFoundError:
         log.warning("NATS credentials awaited", file=credentials)
     except OSError as error:
-        raise UsageError(f"EXEUNT_NATS_CREDENTIALS={credentials!r} cannot be used: {error}") from error
+        raise UsageError(f"EXEUNT_NATS_CREDENTIALS={credentials!r} cannot be used: {said_by(error)}") from error

@@ -11,7 +11,7 @@ import nkeys  # type: ignore[import-untyped]
 import structlog
 from msgspec import Struct
 
-from exeunt.errors import UsageError
+from exeunt.errors import UsageError, said_by
 from exeunt.net.tls import client_context
 
 log = structlog.get_logger(__name__)
@@ -40,15 +40,16 @@ class Tls(Struct, frozen=True, kw_only=True):
             context = client_context(self.ca or None, strict=self.strict)
         except OSError as error:  # ssl.SSLError too
             raise UsageError(
-                f"EXEUNT_NATS_TLS_CA={self.ca!r} cannot be used: {error}; name a file with CA certificates in PEM"
+                f"EXEUNT_NATS_TLS_CA={self.ca!r} cannot be used: {said_by(error)};"
+                " name a file with CA certificates in PEM"
             ) from error
         if self.cert:
             try:
                 context.load_cert_chain(self.cert, self.key, password=_no_passphrase)
             except (OSError, ValueError) as error:
                 raise UsageError(
-                    f"EXEUNT_NATS_TLS_CERT={self.cert!r} and EXEUNT_NATS_TLS_KEY={self.key!r} cannot be used: {error};"
-                    " name a certificate and its own key, both in PEM"
+                    f"EXEUNT_NATS_TLS_CERT={self.cert!r} and EXEUNT_NATS_TLS_KEY={self.key!r} cannot be used:"
+                    f" {said_by(error)}; name a certificate and its own key, both in PEM"
                 ) from error
         return context
 

@@ -91,8 +91,8 @@ class StoryRunSpec(_Model, frozen=True, kw_only=True):
 class StoryRunStatus(_Model, frozen=True, kw_only=True):
     """A run's status; `phase` is None before the operator has started it, never the empty string.
 
-    `conditions` are the very bytes as read, because the conditional patch tests for exactly this array; they
-    are `null` when absent, which is also what that test must say then (contract §10).
+    `conditions` are the very bytes as read, because what the conditional patch tests is taken from them; they are
+    `null` when absent, which is also what its test must say then (contract §10).
     """
 
     phase: str | None = None
