@@ -47,10 +47,22 @@ class Change(NamedTuple):
     gone: bool
 
 
+class Basis(NamedTuple):
+    """What a finalizing write stands on, in true time: when its evidence was looked at last; the version of the Story
+    that is known, and when the run, and it, were read last by this very stop, if they were; whether its event says that
+    the deadline has come.
+    """
+
+    looked_at: float | None
+    story_version: str | None
+    read_at: float | None
+    by_deadline: bool
+
+
 class ApiServer:
-    """`on_change` is told every write; `on_end` every finalizing write that is stored, by which process, and when the
-    evidence that it stands on was looked at last; `on_delete` every StepRun that a terminator deletes, and for which
-    run; `on_restore` the moment to which etcd went back.
+    """`on_change` is told every write; `on_end` every finalizing write that is stored, by which process, and what it
+    stands on; `on_delete` every StepRun that a terminator deletes, and for which run; `on_restore` the moment to which
+    etcd went back.
     """
 
     def __init__(self, clock: Clockwork, troubles: Troubles) -> None:
@@ -69,7 +81,7 @@ class ApiServer:
         """By uid: runs that had ended, or were deleted, and are not after a backup was restored."""
         self.on_change: list[Callable[[Change], None]] = []
         self.on_restore: list[Callable[[float], None]] = []
-        self.on_end: list[Callable[[Document, Document, str, float | None], None]] = []
+        self.on_end: list[Callable[[Document, Document, str, Basis], None]] = []
         self.on_delete: list[Callable[[StepRun, RunState], None]] = []
 
     # What there is.
@@ -212,15 +224,15 @@ class ApiServer:
             self.clock.after(delay, lambda: process.later(little(0.001, 0.03), partial(then, serve())))
 
     def finalize(
-        self, process: Process, asked: commands.Patch, name: str, looked_at: float | None, then: Callable[[Input], None]
+        self, process: Process, asked: commands.Patch, name: str, basis: Basis, then: Callable[[Input], None]
     ) -> None:
-        """The finalizing write in that name; `looked_at`: when the evidence that it stands on was looked at last."""
+        """The finalizing write in that name."""
         fault = self.troubles.strikes(
             process.name, Fault.NO_API, Fault.UNAVAILABLE, Fault.SLOW, Fault.GIVEN_UP, Fault.ANSWER_LOST,
             Fault.REQUEST_LOST, Fault.REFUSED, Fault.FORBIDDEN, Fault.CONFLICT,
         )  # fmt: skip
         little = self.clock.little
-        store = partial(self._finalize, asked, process.name, name, looked_at)
+        store = partial(self._finalize, asked, process.name, name, basis)
 
         def unseen() -> None:
             store()
@@ -250,7 +262,7 @@ class ApiServer:
                 self.clock.after(delay, lambda: answer(store()))
 
     def _finalize(
-        self, asked: commands.Patch, by: str, name: str, looked_at: float | None, *, perhaps_done: bool = False
+        self, asked: commands.Patch, by: str, name: str, basis: Basis, *, perhaps_done: bool = False
     ) -> Input:
         before = self.documents.get(asked.run.name)
         if before is None:
@@ -262,7 +274,7 @@ class ApiServer:
         written = {"manager": name, "subresource": "status", "fieldsV1": {"f:status": {"f:phase": {}}}}
         after["metadata"]["managedFields"] = [*after["metadata"].get("managedFields", ()), written]
         for told in self.on_end:
-            told(before, after, by, looked_at)
+            told(before, after, by, basis)
         self.write_run(after)
         return Written()
 

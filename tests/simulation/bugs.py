@@ -9,17 +9,21 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
+from exeunt.events.subjects import armed_subject
 from exeunt.rules.closed import Case
 from exeunt.run import bobrapet
-from exeunt.run.snapshot import RunState, Snapshot
+from exeunt.run.models import Story
+from exeunt.run.snapshot import RunState, Snapshot, StepRunRef
 from exeunt_livekit_bridge import machine as bridge
-from exeunt_terminator import decision, machine
+from exeunt_terminator import commands, decision, machine
 from exeunt_terminator.finalize import finalizing_patch
 from exeunt_terminator.patience import Patience
 from exeunt_terminator.stop import TRANSITIONS, Result
 from exeunt_terminator.stop import StopState as State
+from exeunt_timeout_scheduler import deadlines as armed
 from exeunt_timeout_scheduler import machine as scheduler
 from exeunt_timeout_scheduler import way
+from exeunt_timeout_scheduler.commands import GetRun
 from exeunt_watcher import machine as watcher
 from exeunt_watcher.projection import Projection
 from exeunt_watcher.strays import Strays
@@ -97,6 +101,46 @@ def deaf(patch: Patch) -> None:
     patch.setattr(bridge.Looking, "_judge", never_up)
 
 
+def blind_to_edits(patch: Patch) -> None:
+    take = Projection.story
+
+    def only_the_first(known: Projection, story: Story) -> Any:
+        return [] if story.metadata.key in known._stories else take(known, story)
+
+    patch.setattr(Projection, "story", only_the_first)
+
+
+def for_ever_as_at_the_cancel(patch: Patch) -> None:
+    as_published = scheduler.Scheduling._as_published
+
+    def whole(scheduling: scheduler.Scheduling, message: Any) -> None:
+        story = replace(scheduling.snapshot.story, resource_version=None)
+        scheduling.snapshot = replace(scheduling.snapshot, story=story)
+        as_published(scheduling, message)
+
+    patch.setattr(scheduler.Scheduling, "_as_published", whole)
+
+
+def still_reading(patch: Patch) -> None:
+    have_read = watcher.Watching._have_read
+
+    def waiting(machine: watcher.Watching, heard: Any, now: datetime) -> Any:
+        yield from have_read(machine, heard, now)
+        machine._reading.setdefault(heard.asked.key, heard.asked.uid)
+
+    patch.setattr(watcher.Watching, "_have_read", waiting)
+
+
+def by_name_alone(patch: Patch) -> None:
+    """StepRuns are taken for a run's that have its name, whosoever they are."""
+
+    def named(_: str, step_runs: Any, __: Any) -> Any:
+        return tuple(StepRunRef(each.metadata.name, each.metadata.uid) for each in step_runs)
+
+    patch.setattr(machine, "step_runs_to_delete", named)
+    ways(patch, State.LISTING, Result.LISTED, State.DELETING)
+
+
 Bug = Callable[[Patch], None]
 BUGS: Final[dict[str, tuple[Bug, str]]] = {
     "a cancel is not waited for": (eager, "a run that is not canceled is not ended"),
@@ -120,6 +164,19 @@ BUGS: Final[dict[str, tuple[Bug, str]]] = {
         lambda patch: without_tests(patch, ENABLED),
         "a run that is opted out is not ended",
     ),
+    "a Story is not read before a deadline": (
+        lambda patch: patch.setattr(scheduler, "GetRun", lambda run, since, _: GetRun(run, since)),
+        "a Story that is opted out in the middle of a stop is noticed",
+    ),
+    "where a run is read again its Story is not": (
+        lambda patch: patch.setattr(machine, "GetRun", lambda run, since, **_: commands.GetRun(run, since)),
+        "a Story that is opted out in the middle of a stop is noticed",
+    ),
+    "a Story that was edited is not looked at": (
+        blind_to_edits,
+        "what is published has the Story as it was shown",
+    ),
+    "a Story that is opted in again is left": (for_ever_as_at_the_cancel, "every stop ends"),
     "an event is believed that its topology is gone": (
         lambda patch: ways(patch, State.DECIDING, Result.FINALIZE, State.PATCHING),
         "no run is ended early",
@@ -147,6 +204,11 @@ BUGS: Final[dict[str, tuple[Bug, str]]] = {
     "what is listed is deleted unconfirmed": (
         lambda patch: ways(patch, State.LISTING, Result.LISTED, State.DELETING),
         "no StepRun of a later attempt is deleted",
+    ),
+    "StepRuns of another run of the name are deleted": (by_name_alone, "no StepRun of another run is deleted"),
+    "StepRuns are deleted of whichever run was listed": (
+        lambda patch: ways(patch, State.LISTING, Result.LISTED, State.DELETING),
+        "StepRuns of a run that is no more are left alone",
     ),
     "nobody looks for StepRuns that are left": (
         lambda patch: patch.setattr(Strays, "due", lambda *_: []),
@@ -195,6 +257,11 @@ BUGS: Final[dict[str, tuple[Bug, str]]] = {
         lambda patch: deadlines(patch, way.DeadlineState.CHECKING, way.Result.CLOSED, way.DeadlineState.GIVEN_BACK),
         "a message is never settled",
     ),
+    "what has fired goes where nobody hears it": (
+        lambda patch: patch.setattr(armed, "due_subject", lambda of: armed_subject(of) + ".spent"),
+        "a schedule is left",
+    ),
+    "what was read is waited for still": (still_reading, "a watcher waits for ever"),
     "what holds is not offered again": (
         lambda patch: patch.setattr(watcher, "standing", lambda _: []),
         "topology gone and canceled is enough",

@@ -7,16 +7,18 @@ from typing import Final
 import msgspec
 
 from exeunt.clock import parse_instant
-from exeunt.events.event_types import EventType, Outcome, Verdict
+from exeunt.events.event_types import STOPPING_EVENT_TYPES, EventType, Outcome, Verdict
 from exeunt.events.subjects import DEADLINES, LIVEKIT, RUNS, SIGNALS
 from exeunt.run import bobrapet
 from exeunt.run.models import StepRun
 from exeunt.run.snapshot import RunState
-from simulation.apiserver import STORY, ApiServer, Document, is_terminal
+from exeunt_watcher.commands import Publish
+from simulation.apiserver import STORY, ApiServer, Basis, Document, is_terminal
 from simulation.clockwork import Clockwork, seconds
 from simulation.jetstream import JetStream, StoredMessage
 from simulation.livekit import LiveKit
 from simulation.operator import Operator
+from simulation.opt_outs import OptOuts
 from simulation.people import STORIES
 from simulation.terminator import Terminator
 from simulation.truth import Truths
@@ -27,6 +29,8 @@ PROMPT: Final = 75.0
 """Seconds within which a canceled run whose topology is gone ends when nothing fails: the longest back-off, sweeps."""
 PATIENCE: Final = 90.0
 """The same after its deadline: overdue, a sweep, and the longest back-off."""
+_LONGEST_LAG: Final = 20.0
+"""Seconds that a watcher may be behind."""
 _ON_ITS_WAY: Final = 20.0
 """Seconds that a request may be on its way."""
 
@@ -47,7 +51,7 @@ class Invariants:
         self.livekit = livekit
         self.most_ahead = 0.0
         self.truths = Truths(clock, api, nats)
-        self.ends: Counter[tuple[str, int, str]] = Counter()
+        self.opt_outs = OptOuts(clock, api)
         self.restored_at: list[float] = []
         self._ended_at: dict[tuple[str, int, str], float] = {}
         self._undone: set[str] = set()
@@ -63,51 +67,57 @@ class Invariants:
 
     # What must never happen.
 
-    def _ended(self, before: Document, after: Document, by: str, looked_at: float | None) -> None:
+    def _ended(self, before: Document, after: Document, by: str, basis: Basis) -> None:
         annotations, uid, now = before["metadata"]["annotations"], before["metadata"]["uid"], self.clock.now
-        pattern, _, is_enabled = STORIES[before["spec"]["storyRef"]["name"]]
+        story, looked_at = before["spec"]["storyRef"]["name"], basis.looked_at or now
         truth, stood_in = self.truths.of(before), self.clock.happened["without the bus"]
         had_no_story = truth.had_no_story or (stood_in and truth.later_had_no_story)
         self.clock.note("kube-apiserver", f"{before['metadata']['name']} is ended")
         assert not is_terminal(before), "a run ends once"
         assert before["spec"].get("cancelRequested"), "a run that is not canceled is not ended"
         assert annotations.get(bobrapet.ENABLED) != "false", "a run that is opted out is not ended"
-        assert is_enabled or had_no_story, "a run whose Story is opted out is not ended"
-        assert pattern == "realtime", "a run that is not realtime is not ended"
+        is_unknown = basis.story_version is None and not had_no_story
+        is_left = self.opt_outs.version_is_out(basis.story_version)
+        is_left |= is_unknown and self.opt_outs.was_out(uid, truth.started_at)
+        assert not is_left, "a run whose Story is opted out is not ended"
+        assert STORIES[story][0] == "realtime", "a run that is not realtime is not ended"
         kinds, had = [
             [each["type"] for each in (of.get("status") or {}).get("conditions") or []] for of in (after, before)
         ]
         assert len({*kinds, *had}) == len(kinds), "no condition is lost or doubled"
         cancel_observed_at = annotations.get(bobrapet.CANCEL_OBSERVED_AT)
         key = uid, before["metadata"].get("attempt", 0), cancel_observed_at or ""
-        self.ends[key] += 1
         self._ended_at[key] = now
         self._written[uid, after["status"]["finishedAt"], by] += 1
-        assert self.ends[key] == 1, "a run ends once in each cancellation"
         canceled_at = max(self.api.canceled_at.get(uid, now), truth.started_at if key[1] > 1 else 0.0)
         waited = now + self.most_ahead - canceled_at
         assert cancel_observed_at or waited >= FENCE_WAIT, "no run is ended before its cancel is observed"
         observed = seconds(parse_instant(cancel_observed_at)) if cancel_observed_at else canceled_at
         timeouts = truth.timeouts | truth.later_timeouts if stood_in else truth.timeouts
-        is_late = now + self.most_ahead >= observed + min(timeouts)
-        was_gone = truth.evident or truth.evident_until >= (looked_at or now)
+        due_at = observed + min(timeouts) - self.most_ahead
+        # Known weakness: an opt-out of the Story that comes after it was read is not seen by the write.
+        read_at = due_at if basis.read_at is None and basis.by_deadline else basis.read_at
+        is_overlooked = read_at is not None and self.opt_outs.story_out_since(story) < read_at
+        assert not is_overlooked, "a Story that is opted out in the middle of a stop is noticed"
+        was_gone = truth.evident or truth.evident_until >= looked_at
         # Known weakness: what takes a signal back is lost with NATS while the event that stands on it is at work, or
         # before those have heard it who are cut off just then.
         lost = any(
             truth.taken_back_at <= at and (now - at < _ON_ITS_WAY or at in self.nats.wiped_unheard)
             for at in self.nats.wiped_at
         )
-        undone = any(at >= (looked_at or now) for at in self.restored_at)
-        assert is_late or was_gone or lost or undone, "no run is ended early"
+        undone = any(at >= looked_at for at in self.restored_at)
+        assert now >= due_at or was_gone or lost or undone, "no run is ended early"
 
     def _deleted(self, step: StepRun, run: RunState) -> None:
         document = self.api.documents.get(run.name)
         assert document is not None, "StepRuns of a run that is no more are left alone"
         if any(self.clock.now - at < _ON_ITS_WAY for at in self.restored_at):
             return  # what was written has not happened any more when its StepRuns are deleted
-        uid, attempt = self.operator.attempt_of[step.metadata.uid]
+        now = document["metadata"]["uid"], document["metadata"].get("attempt", 0)
+        uid, attempt = self.operator.attempt_of.get(step.metadata.uid, now)
         assert uid == run.uid, "no StepRun of another run is deleted"
-        if (uid, attempt) == (document["metadata"]["uid"], document["metadata"].get("attempt", 0)):
+        if (uid, attempt) == now:
             same = document["metadata"]["annotations"].get(bobrapet.CANCEL_OBSERVED_AT) == run.cancel_observed_at
             assert same or is_terminal(document), "no StepRun of a later attempt is deleted"
             assert is_terminal(document), "StepRuns go after the status was written"
@@ -117,7 +127,7 @@ class Invariants:
         self.restored_at.append(self.clock.now)
         for key, at in list(self._ended_at.items()):
             if at > then:
-                del self._ended_at[key], self.ends[key]
+                del self._ended_at[key]
         self._undone |= self.api.undone
 
     def _stored(self, stream: str, message: StoredMessage) -> None:
@@ -130,6 +140,14 @@ class Invariants:
                 assert any(own[:2] == each[:2] for each in self._written), "what is recorded as written was written"
                 claims = len(self._claims[own])
                 assert claims <= self._written[own], "nobody claims what somebody else has written"
+
+    def published(self, told: Publish, shown: str | None) -> None:
+        """By a watcher, to which its Story was shown at that version last."""
+        known = told.snapshot.story.resource_version
+        is_current = None in (known, shown) or known == shown
+        assert is_current or told.event_type not in STOPPING_EVENT_TYPES, (
+            "what is published has the Story as it was shown"
+        )
 
     def said(self, sid: str, since: float, *, gone: bool) -> None:
         """The bridge publishes that a call is over, or not; it has looked since then."""
@@ -146,13 +164,13 @@ class Invariants:
             and not is_terminal(document)
             and not document["metadata"].get("deletionTimestamp")
             and not bobrapet.is_redriving(document["metadata"]["annotations"])
-            and document["metadata"]["annotations"].get(bobrapet.ENABLED) != "false"
-            and STORIES[document["spec"]["storyRef"]["name"]][::2] == ("realtime", True)
+            and not self.opt_outs.is_out(document)
+            and STORIES[document["spec"]["storyRef"]["name"]][0] == "realtime"
         ]
 
     def check_stops(self, calm_since: float, set_aside: Collection[str], held_back: Collection[str]) -> None:
-        """Every stop ends in time, once nothing fails any more; one whose event was `set_aside`, or that was
-        opted out for a while, at its deadline.
+        """Every stop ends in time, once nothing fails any more; one whose event was `set_aside`, or that was opted out
+        for a while since its cancel, at its deadline.
         """
         now = self.clock.now
         for name in self.stops():
@@ -167,8 +185,11 @@ class Invariants:
             # While NATS is dead nobody knows of signals, or what was published before: what is seen does for deadlines.
             if self.nats.dead:
                 continue
-            if truth.known_since is not None and uid not in {*set_aside, *self._undone} and not truth.was_opted_out:
-                begun = max(calm_since, truth.known_since, observed, canceled_at if not cancel_observed_at else 0.0)
+            if truth.known_since is None or uid in {*set_aside, *self._undone}:
+                continue
+            # What is said of a stop while it is opted out is said once.
+            if not self.opt_outs.was_out(uid, observed - _LONGEST_LAG):
+                begun = max(calm_since, truth.known_since, observed)
                 assert now <= begun + PROMPT, f"topology gone and canceled is enough: {name}"
 
     def leaks(self, watchers: Iterable[Watcher], terminators: Iterable[Terminator]) -> str | None:
@@ -212,8 +233,7 @@ class Invariants:
             metadata["annotations"].get(bobrapet.CANCEL_OBSERVED_AT) or "",
         )
         ended_at = self._ended_at.get(key)
-        is_enabled = metadata["annotations"].get(bobrapet.ENABLED) != "false"
-        excused = metadata["uid"] in lost or not (is_enabled and STORIES[document["spec"]["storyRef"]["name"]][2])
+        excused = metadata["uid"] in lost or (ended_at is not None and self.opt_outs.was_out(metadata["uid"], ended_at))
         # Known weakness: what the stream refuses is not said again.
         unsaid = {each for each in self.nats.refused if each.endswith(EventType.STEP_RUNS_LEFT)}
         excused |= metadata["uid"] in {each.split(".")[4] for each in unsaid - self.nats.streams[RUNS].last.keys()}

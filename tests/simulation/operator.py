@@ -17,6 +17,8 @@ from simulation.clockwork import Clockwork, instant
 
 ((ASKED, OBSERVED), *_) = bobrapet.REDRIVE
 STEPS: Final = ("listen", "speak")
+_BEHIND: Final = 0.2
+"""Of the runs that are deleted so many get a StepRun afterwards."""
 _TERMINAL: Final = "Succeeded"
 
 
@@ -32,7 +34,7 @@ class Operator:
         """Stories whose steps are jobs, and stream nothing."""
         self.drains: dict[str, float] = {}
         self.attempt_of: dict[str, tuple[str, int]] = {}
-        """By the uid of a StepRun: its run's, and the attempt."""
+        """By the uid of a StepRun: its run's, and the attempt; but of one that was made for a run that was no more."""
         self.stopped_by_itself: set[str] = set()
         """StepRuns whose binding does not come back."""
         self._made = 0
@@ -86,6 +88,8 @@ class Operator:
         if document["metadata"].get("deletionTimestamp"):
             if not self._clear(name):
                 self.api.remove(STORY_RUN, name)
+                if self.clock.chance.random() < _BEHIND and document["spec"]["storyRef"]["name"] not in self.batch:
+                    self.clock.after(self.clock.little(0.05, 2), partial(self._create_orphan, name))
         elif bobrapet.is_redriving(annotations):
             if not self._clear(name):
                 self._redrive(name, document)
@@ -173,6 +177,13 @@ class Operator:
         self.api.put(STEP_RUN, step_run(name, run=run, uid=uid, owner=run_uid if owned else None))
         if connects:
             self.connect_later(name)
+
+    def _create_orphan(self, run: str) -> None:
+        """The hub, which is behind, makes a StepRun of a run that is no more. It is no run's but by its name."""
+        if run not in self.api.documents:
+            self._made += 1
+            name = f"{run}-behind"
+            self.api.put(STEP_RUN, step_run(name, run=run, uid=f"uid-{name}-{self._made}", owner=None))
 
     def connect_later(self, step: str, least: float = 0.1, most: float = 2.0) -> None:
         self.clock.after(self.clock.little(least, most), partial(self.connect, step))

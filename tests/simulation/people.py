@@ -29,7 +29,7 @@ STORIES: Final[dict[str, tuple[str, str | None, bool]]] = {
     "left": ("realtime", None, False),
     "batch": ("batch", "5s", True),
 }
-"""By name: pattern, timeout, and whether it is Exeunt's business."""
+"""By name: pattern, timeout, and whether it is Exeunt's business, until somebody says otherwise."""
 TIMEOUTS: Final = ("3s", "10s", "40s", "nonsense")
 _MOST_ATTEMPTS: Final = 3
 
@@ -85,6 +85,14 @@ class People:
         document = self.api.documents.get(name)
         if document is not None:
             self.api.change_run(name, "metadata", deletionTimestamp=format_status_time(self.clock.at))
+
+    def make_anew(self, name: str, number: int) -> None:
+        """Somebody deletes it, and creates another of its name."""
+        document = self.api.documents.get(name)
+        if document is not None and not document["metadata"].get("deletionTimestamp"):
+            story, recreated = document["spec"]["storyRef"]["name"], number % 2 == 0
+            self.delete(name)
+            self.clock.after(self.clock.little(1, 6), lambda: self.create(name, story, recreated=recreated))
 
     def redrive(self, name: str, *, uncancel: bool) -> None:
         document = self.api.documents.get(name)
@@ -191,6 +199,12 @@ class People:
         if isinstance(found, Story):
             timeouts = StoryTimeouts(graceful_shutdown_timeout=TIMEOUTS[number % len(TIMEOUTS)])
             self.api.put(STORY, replace(found, spec=replace(found.spec, policy=StoryPolicy(timeouts=timeouts))))
+
+    def opt_story(self, name: str, said: str | None) -> None:
+        found = self.api.objects[STORY].get(self._story(name))
+        if found is not None:
+            annotations = {} if said is None else {bobrapet.ENABLED: said}
+            self.api.put(STORY, replace(found, metadata=replace(found.metadata, annotations=annotations)))
 
     def delete_story(self, name: str) -> None:
         if (story := self._story(name)) in self.api.objects[STORY]:

@@ -6,7 +6,7 @@ import random
 from typing import Final
 
 from simulation.faults import Fault
-from simulation.world import CALM, DISASTERS, PEOPLE, Action
+from simulation.world import CALM, DISASTERS, PEOPLE, TRAPS, Action
 
 RUNS: Final = ("call", "chat", "talk")
 _PROCESSES: Final = tuple(
@@ -66,16 +66,18 @@ def _again(chance: random.Random, run: str) -> list[Action]:
 def _plot(chance: random.Random, run: str) -> list[Action]:
     """What has to come together to be of interest."""
     kind, at = chance.randrange(8), chance.uniform(8, 24)
-    if kind == 0:  # nobody arms what was opted out at its cancel
-        opted_in = Action(at + chance.uniform(6, 14), "opt in", run)
-        return [Action(at, "opt out", run), Action(at + 5, "cancel", run), opted_in]
+    if kind == 0:  # nobody arms what was opted out at its cancel, and what is armed may be opted out before it is due
+        whose = chance.choice(("", "Story "))
+        left = [Action(at + chance.choice((-4, 5)), "cancel", run), Action(at, f"opt {whose}out", run)]
+        opted_in = Action(at + chance.uniform(6, 14), f"opt {whose}in", run)
+        return [*left, opted_in] if chance.random() < 0.6 else left
     if kind == 1:  # the stream refuses what is published at the cancel
         gone = Action(at - 1, chance.choice(("signal gone", "stop engrams", "leave room")), run)
         refused = Action(at, f"fault: {Fault.PUBLISH_REFUSED}", "", 2, chance.uniform(2, 6))
         return [gone, refused, Action(at + 1, "cancel", run)]
     gone_at = at + chance.uniform(0.5, 6)
     gone = Action(gone_at, chance.choice(("signal gone", "delete bindings", "stop engrams")), run)
-    trap = Action(at, "trap", "", chance.randrange(16), chance.uniform(0.1, 9))
+    trap = Action(at, "trap", "", chance.randrange(len(TRAPS)), chance.uniform(0.1, 9))
     return [Action(at, "cancel", run), trap, gone]
 
 

@@ -9,6 +9,7 @@ import msgspec
 
 from exeunt.errors import PoisonEvent
 from exeunt.events.codec import ReceivedEvent
+from exeunt.events.event_types import EventType
 from exeunt.events.signals import Signal, read_signal
 from exeunt.events.subjects import SIGNALS, signal_subject, trigger_token_subject
 from exeunt.run.managed_fields import FIELD_MANAGER, ended_by
@@ -40,7 +41,7 @@ from exeunt_terminator.commands import (
 from exeunt_terminator.machine import Stopping
 from exeunt_terminator.sub_stories import to_cancel
 from simulation import settings
-from simulation.apiserver import STORY_RUN, ApiServer
+from simulation.apiserver import STORY_RUN, ApiServer, Basis
 from simulation.clockwork import seconds
 from simulation.jetstream import JetStream, StoredMessage, Unavailable
 from simulation.processes import Process
@@ -48,7 +49,8 @@ from simulation.processes import Process
 
 class Stop:
     """One event on its way through the machine. `record` and `end` are what becomes of its outcome and of its event;
-    `name` is the one that it ends its run in, `looked_at` when the evidence was looked at last, in true time.
+    `name` is the one that it ends its run in. `looked_at`: when the evidence was looked at last, in true time;
+    `read_at`: and the run.
     """
 
     def __init__(
@@ -64,6 +66,12 @@ class Stop:
         self.end = end
         self.name = ""
         self.looked_at: float | None = None
+        self.read_at: float | None = None
+
+    @property
+    def basis(self) -> Basis:
+        by_deadline = self.event.event_type is EventType.DEADLINE_REACHED
+        return Basis(self.looked_at, self.stopping.snapshot.story.resource_version, self.read_at, by_deadline)
 
 
 class Stops:
@@ -99,7 +107,7 @@ class Stops:
         self._process.clock.note(self._process.name, f"{_told(heard)} -> {_told(command)}")
         match command:
             case Patch():
-                self._api.finalize(self._process, command, stop.name, stop.looked_at, partial(self.hear, stop))
+                self._api.finalize(self._process, command, stop.name, stop.basis, partial(self.hear, stop))
             case GetRun(run, first_seen, story):
                 since = seconds(first_seen) if first_seen else None
                 self._ask(stop, partial(self._get, stop, run.name, since, story=story))
@@ -120,6 +128,7 @@ class Stops:
         self._api.ask(self._process, serve, partial(self.hear, stop), Failed)
 
     def _get(self, stop: Stop, name: str, first_seen: float | None, *, story: bool) -> Input:
+        stop.read_at = self._process.clock.now
         run = self._api.run(name)
         if run is None:
             return NotFound()

@@ -59,7 +59,6 @@ class Truth:
         self.is_signaled = False
         self.taken_back_at = float("inf")
         """When a signal that its topology is gone was taken back first."""
-        self.was_opted_out = False
         self.is_fixed = False
         self.established_published = False
         self.terminated_unestablished = False
@@ -132,7 +131,6 @@ class Truths:
         if document is None:
             return
         truth, now = self.of(document), self._clock.now
-        truth.was_opted_out |= document["metadata"]["annotations"].get(bobrapet.ENABLED) == "false"
         has_no_story = document["spec"]["storyRef"]["name"] not in self._api.objects[STORY]
         if not truth.is_fixed or self._nats.wiped_at:  # without RUNS nobody knows what it was at the cancel
             truth.timeouts.add(self._timeout(document))

@@ -65,6 +65,8 @@ class Watcher(Process):
         self.watches: Watches | None = None
         self.machine = new_machine()
         self.ends = Ends()
+        self.on_publish: list[Callable[[Publish, str | None], None]] = []
+        """Told what is news, and at which version its Story was shown last."""
         api.on_change.append(self._wake)
 
     def begin(self) -> None:
@@ -101,6 +103,10 @@ class Watcher(Process):
                 case Covered():
                     pass
                 case Publish(event_type, snapshot):
+                    if self.watches is not None and not isinstance(heard, MessageRead):
+                        shown = self.watches.story_version(snapshot.story.name)
+                        for told in self.on_publish:
+                            told(command, shown)
                     if not self._names_step_runs:
                         snapshot = replace(snapshot, step_runs=None)  # as where they are too many
                     gone = snapshot.topology.gone.kind if snapshot.topology.gone else "up"

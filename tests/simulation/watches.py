@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
+from core.objects import NAMESPACE
 from exeunt.kube.changes import Change, Changed, Missing, Page, Removed
 from exeunt.kube.resources import STEP_RUNS, STORIES, STORY_RUNS, TRANSPORT_BINDINGS, Resource
 from exeunt.run import bobrapet
@@ -56,6 +57,10 @@ class Watches:
     def wake(self, change: Written) -> None:
         """There is something new."""
         self._watches[change.kind].wake()
+
+    def story_version(self, name: str) -> str | None:
+        """At which the Story was shown last; None for one that is not there."""
+        return self._watches[STORY].version_of((NAMESPACE, name))
 
     def break_off(self) -> None:
         for watch in self._watches.values():
@@ -207,6 +212,10 @@ class Watch:
             self._known[key] = change.object.metadata.uid, change.version
             self._hand(Changed(change.object))
         self.wake()
+
+    def version_of(self, key: tuple[str, str]) -> str | None:
+        known = self._known.get(key)
+        return str(known[1]) if known else None
 
     def break_off(self) -> None:
         """The watch, or the list that is on its way, ends before its time: what follows is a list."""

@@ -68,6 +68,8 @@ class World(Clockwork):
             self.after(self.little(0, 0.5), process.start)
         for bridge in self.bridges:
             bridge.on_signal.append(self.invariants.said)
+        for watcher in self.watchers:
+            watcher.on_publish.append(self.invariants.published)
         self.livekit.on_event.append(self._webhook)
         self.traps: list[Action] = []
         for terminator in self.terminators:
@@ -92,7 +94,8 @@ class World(Clockwork):
 
     def _is_possible(self, deed: str, name: str) -> bool:
         document = self.api.documents.get(name)
-        return document is not None and (deed == "requests fail" or is_terminal(document) is (deed == "redrive"))
+        after_the_end = deed in ("redrive", "make anew")
+        return document is not None and (deed == "requests fail" or is_terminal(document) is after_the_end)
 
     def act(self, action: Action) -> None:
         self.happened[f"action: {action.what}"] += 1
@@ -202,6 +205,7 @@ PEOPLE: Final[dict[str, Callable[[World, Action], None]]] = {
             action.whom, _STORIES[action.number % len(_STORIES)], recreated=action.number % 2 == 0
         )
     ),
+    "make anew": _run(lambda people, action: people.make_anew(action.whom, action.number)),
     "redrive": _run(lambda people, action: people.redrive(action.whom, uncancel=action.number % 2 == 0)),
     "delete bindings": _run(lambda people, action: people.delete_bindings(action.whom, action.number)),
     "stop engrams": _run(lambda people, action: people.stop_engrams(action.whom)),
@@ -212,6 +216,8 @@ PEOPLE: Final[dict[str, Callable[[World, Action], None]]] = {
     "signal gone": _run(lambda people, action: people.signal(action.whom, gone=True, of_uid=action.number % 2 == 0)),
     "signal up": _run(lambda people, action: people.signal(action.whom, gone=False, of_uid=action.number % 2 == 0)),
     "edit Story": _run(lambda people, action: people.edit_story(action.whom, action.number)),
+    "opt Story out": _run(lambda people, action: people.opt_story(action.whom, "false")),
+    "opt Story in": _run(lambda people, action: people.opt_story(action.whom, ("true", None)[action.number % 2])),
     "delete Story": _run(lambda people, action: people.delete_story(action.whom)),
     "restore Story": _run(lambda people, action: people.restore_story(action.whom)),
     "end and redrive": _run(lambda people, action: people.end_and_redrive(action.whom)),
@@ -241,6 +247,8 @@ TRAPS: Final[tuple[tuple[type[Struct], str], ...]] = (
     (commands.GetRun, "requests fail"),
     (commands.CancelChildren, "requests fail"),
     (commands.List, "requests fail"),
+    (commands.GetRun, "opt Story out"),
+    (commands.List, "make anew"),
 )
 """When a terminator asks for the first, the second happens, and the request takes long. Even ones uncancel."""
 

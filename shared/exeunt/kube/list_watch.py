@@ -61,8 +61,8 @@ class ListWatch(Generic[T]):
 
     For health checks:
     `synced`: the first list has been handed over.
-    `last_progress`: loop time of the last line, list or attempt; it stands still for at most `idle_timeout`
-    or the longest back-off (30 s, where it is refused), unless nobody asks for more. Infinite while it waits for its turn.
+    `last_progress`: loop time of the last line, list or attempt; it stands still for at most `idle_timeout`,
+    or 30 s where it is refused, unless nobody asks for more. Infinite while it waits for its turn.
     `last_heard`: loop time of the last event, bookmark or list, at first that of the construction. That a watch was
     accepted does not count.
     `relists`: how often a new list caught up on what a watch may have missed.
