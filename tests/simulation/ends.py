@@ -7,7 +7,7 @@ from exeunt.kube.resources import STORY_RUNS
 from exeunt.run import bobrapet
 from exeunt.run.cancellations import Cancellation, attempt_of, cancel_observed_at_of, token_of
 from exeunt.run.models import StoryRun
-from exeunt_watcher.commands import Input, RunRead, Seen
+from exeunt_watcher.commands import Input, Restored, RunRead, Seen
 from exeunt_watcher.known import Key
 from simulation.people import STORIES
 
@@ -28,6 +28,8 @@ class Ends:
                 self._show(run)
             case RunRead(_, StoryRun() as run):
                 self._show(run)
+            case Restored():
+                self._unfinished.clear()
             case _:
                 pass
 
