@@ -74,6 +74,7 @@ BESIDE: Final = frozenset(
         "exeunt_watcher.measures",
         "exeunt_watcher.strays",  # helps when StepRuns are left
         "exeunt_watcher.offers",  # what the stream may have lost
+        "exeunt_watcher.recalls",  # what the stream remembers
         "exeunt_watcher.signals_heard",  # what others publish
         "exeunt_terminator.commands",
         "exeunt_terminator.kubernetes_events",  # tells of the stop, when it is done

@@ -204,7 +204,7 @@ class Invariants:
             known = {name for _, name in watcher.machine._projection.known_runs()}
             if not known <= unfinished:
                 return f"a watcher knows runs that are no more: {known - unfinished}"
-            if watcher.machine._recalling or watcher.machine._reading:
+            if watcher.machine.recalls((None,)) or watcher.machine._reading:
                 return "a watcher waits for ever"
             if lost := self._ends_lost(watcher):
                 return f"what a watcher saw end is not in the history: {lost}"

@@ -31,7 +31,6 @@ from exeunt.events.event_types import EventType
 from exeunt.kube.changes import Change, Changed, Missing, Page, Removed
 from exeunt.kube.resources import STEP_RUNS, STORIES, STORY_RUNS, TRANSPORT_BINDINGS, Resource
 from exeunt.run.bobrapet import UNFINISHED, is_terminal
-from exeunt.run.cancellations import Cancellation, attempt_of
 from exeunt.run.models import Story, StoryRun
 from exeunt.run.snapshot import Snapshot
 from exeunt_watcher.agenda import Agenda
@@ -47,7 +46,6 @@ from exeunt_watcher.commands import (
     MessageAt,
     MessageRead,
     Publish,
-    Recall,
     Recalled,
     Refused,
     Restored,
@@ -63,7 +61,8 @@ from exeunt_watcher.event_types import event_types_between, holds, leaves_step_r
 from exeunt_watcher.known import Key, Left
 from exeunt_watcher.lateness import Lateness, Pending
 from exeunt_watcher.offers import AT_ONCE, Offers
-from exeunt_watcher.projection import SEEN, Projection
+from exeunt_watcher.projection import Projection
+from exeunt_watcher.recalls import Recalls
 from exeunt_watcher.signals_heard import SignalsHeard
 from exeunt_watcher.strays import Strays
 
@@ -124,7 +123,7 @@ class Watching:
         }
         self._unlisted = {namespace: set(RESOURCES) for namespace in self._namespaces}
         self._uncovered = set(self._namespaces)
-        self._recalling: dict[Key, tuple[str, set[EventType]]] = {}  # uid, and what is still to be answered
+        self._recalls = Recalls(known)
         self._reading: dict[Key, str] = {}  # uid of a run that a list left out
 
     def receive(self, heard: Input, now: datetime) -> list[Command]:
@@ -272,7 +271,7 @@ class Watching:
                 fresh = [key for key, uid in listed.items() if self._projection.uid(key) != uid]
                 for run in items:
                     yield from self._take(run, now)
-                yield from self._recall((key for key in fresh if self._covers(key[0])), now)
+                yield from self._recalls.ask((key for key in fresh if self._covers(key[0])), now)
                 yield from self._touched(listed, now)
             case Changed(run):
                 yield from self._take(run, now)
@@ -300,12 +299,12 @@ class Watching:
         seen of it may be another attempt; and nothing that is remembered changes it.
         """
         covered = self._covers(*self._projection.namespaces(key))
-        if covered and key not in self._recalling:
+        if covered and key not in self._recalls:
             return
         ended = self._projection.peek(key, now)
         if ended is not None and holds(EventType.RUN_TERMINAL, ended):
             yield Publish(EventType.RUN_TERMINAL, ended)
-            self._recalling.pop(key, None)
+            self._recalls.forget(key)
             if not covered:
                 self._forget(key)
 
@@ -320,7 +319,7 @@ class Watching:
     def _forget(self, key: Key) -> Snapshot | None:
         """Know the run no more; its last snapshot, if it had one."""
         self._reading.pop(key, None)
-        self._recalling.pop(key, None)
+        self._recalls.forget(key)
         self._lateness.forget(key)
         self._offers.forget(key)
         self._unpublished.pop(key, None)
@@ -341,68 +340,21 @@ class Watching:
         known = self._projection
         runs = [key for key in known.known_runs() if namespace in (None, key[0])]
         yield Covered(namespace, len(runs))
-        yield from self._recall(runs, now)
+        yield from self._recalls.ask(runs, now)
         # Runs elsewhere may have waited for Stories that are here.
         touched = [key for key in known.known_runs() if namespace in (None, *known.namespaces(key))]
         touched += [key for key in known.named() if namespace in (None, key[0]) and known.uid(key) is None]
         yield from self._touched(touched, now, listed=True)
         yield from self._publish_some()
 
-    def _recall(self, runs: Iterable[Key], now: datetime) -> Iterator[Command]:
-        """Ask what the stream remembers of these runs, which are new to this process."""
-        for key in runs:
-            if self._is_on(key):
-                continue
-            seen = self._projection.peek(key, now)
-            if seen is None or not (seen.realtime or seen.story.resource_version is None):
-                continue
-            asked = set()
-            if seen.topology.established:
-                self._projection.remember(seen.run.attempt_key, SEEN)
-            else:
-                asked.add(EventType.TOPOLOGY_ESTABLISHED)
-            if seen.run.cancel_requested:
-                asked.add(EventType.CANCEL_REQUESTED)
-            if asked:
-                self._recalling[key] = seen.run.uid, asked
-                yield from (Recall(event_type, seen) for event_type in sorted(asked))
-
-    def _is_on(self, key: Key) -> bool:
-        """Whether the run is not canceled and streams, so that there is nothing to be recalled: most are."""
-        run = self._projection.run(key)
-        if run is None or run.spec.cancel_requested or not self._projection.streams(key):
-            return False
-        meta = run.metadata
-        self._projection.remember(Cancellation(*meta.key, meta.uid, attempt_of(meta.annotations)), SEEN)
-        return True
-
     def _recalled(self, answer: Recalled, now: datetime) -> Iterator[Command]:
-        asked, run = answer.asked, answer.asked.snapshot.run
-        uid, waiting = self._recalling.get(key := (run.namespace, run.name), ("", set()))
-        if uid != run.uid or asked.event_type not in waiting:
-            yield from self._recalled_late(answer, now)
+        key = self._recalls.answered(answer)
+        if key is None:
             return
-        waiting.discard(asked.event_type)
-        if (stored := answer.snapshot) is not None and asked.event_type is EventType.CANCEL_REQUESTED:
-            self._projection.fix(stored)
-            self._projection.remember(stored.run.attempt_key, stored.topology)
-        elif stored is not None:
-            self._projection.remember(run.attempt_key, SEEN)
-        if not waiting:
-            del self._recalling[key]
-            ended = self._projection.peek(key, now)
-            if ended is not None and holds(EventType.RUN_TERMINAL, ended):  # it was unfinished when it was listed
-                yield Publish(EventType.RUN_TERMINAL, ended)
-            yield from self._touched([key], now)
-
-    def _recalled_late(self, answer: Recalled, now: datetime) -> Iterator[Command]:
-        """What a stream tells that could not answer at first: that there was a topology, and not with which timeout."""
-        run = answer.asked.snapshot.run
-        key = (run.namespace, run.name)
-        if answer.snapshot is not None and self._projection.uid(key) == run.uid:
-            established = answer.asked.event_type is EventType.TOPOLOGY_ESTABLISHED
-            self._projection.remember(run.attempt_key, SEEN if established else answer.snapshot.topology)
-            yield from self._touched([key], now)
+        ended = self._projection.peek(key, now)
+        if ended is not None and holds(EventType.RUN_TERMINAL, ended):  # it was unfinished when it was listed
+            yield Publish(EventType.RUN_TERMINAL, ended)
+        yield from self._touched([key], now)
 
     # What is published.
 
@@ -411,7 +363,7 @@ class Watching:
         `listed` at a start need not all be published at once.
         """
         for key in runs:
-            if key in self._recalling or not self._covers(*self._projection.namespaces(key)):
+            if key in self._recalls or not self._covers(*self._projection.namespaces(key)):
                 continue
             projected = self._projection.project(key, now)
             if projected is None or projected[1].run.terminal:
@@ -484,7 +436,7 @@ class Watching:
 
     def recalls(self, namespaces: Container[str | None]) -> bool:
         """Whether runs in these namespaces wait for what the stream remembers of them."""
-        return any(None in namespaces or namespace in namespaces for namespace, _ in list(self._recalling))
+        return self._recalls.any_in(namespaces)
 
     def pending(self) -> Pending:
         """The stops that are under way."""
