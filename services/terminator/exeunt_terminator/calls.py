@@ -102,8 +102,8 @@ class Calls:
                 return await self._patch(asked)
             case GetRun():
                 return await self._get(asked)
-            case List(run, step_runs, bindings):
-                return await self._list(run, step_runs=step_runs, bindings=bindings)
+            case List():
+                return await self._list(asked)
             case LastSignals(run):
                 token, bus = run.trigger_token, self._bus
                 return Signals(tuple(await last_signals(bus, run.namespace, run.name, token)) if bus else ())
@@ -144,23 +144,25 @@ class Calls:
             story=read_story(found, story) if story else None,
         )
 
-    async def _list(self, run: RunState, *, step_runs: bool, bindings: bool) -> Listed:
-        if not bindings:
-            return Listed(step_runs=await self._look_at(STEP_RUNS, run))
-        if not step_runs:
-            return Listed(bindings=await self._look_at(TRANSPORT_BINDINGS, run))
-        both = await asyncio.gather(self._list_of(STEP_RUNS, run), self._list_of(TRANSPORT_BINDINGS, run))
+    async def _list(self, asked: List) -> Listed:
+        run, not_older_than = asked.run, None if asked.as_of_now else asked.run.resource_version
+        if not asked.bindings:
+            return Listed(step_runs=await self._list_of(STEP_RUNS, run, not_older_than))
+        if not asked.step_runs:
+            return Listed(bindings=await self._list_of(TRANSPORT_BINDINGS, run, not_older_than))
+        both = await asyncio.gather(
+            self._list_of(STEP_RUNS, run, not_older_than), self._list_of(TRANSPORT_BINDINGS, run, not_older_than)
+        )
         return Listed(*both)
 
-    async def _look_at(self, resource: Resource[T], run: RunState) -> tuple[T, ...]:
-        """As they were with the run as it is known, or later: what has seen that need not ask etcd (ADR 23)."""
+    async def _list_of(self, resource: Resource[T], run: RunState, not_older_than: str | None) -> tuple[T, ...]:
+        """What has seen that version need not ask etcd how things are now (ADR 23); None asks for that."""
         try:
-            return await self._list_of(resource, run, not_older_than=run.resource_version)
+            found = await self._kube.list(
+                resource, run.namespace, field_selector=_of(run), not_older_than=not_older_than
+            )
         except ResourceVersionTooLarge:
-            return await self._list_of(resource, run)
-
-    async def _list_of(self, resource: Resource[T], run: RunState, not_older_than: str | None = None) -> tuple[T, ...]:
-        found = await self._kube.list(resource, run.namespace, field_selector=_of(run), not_older_than=not_older_than)
+            return await self._list_of(resource, run, None)
         for error in found.undecodable:
             log.warning("object not usable", error=str(error))
         return tuple(found.items)

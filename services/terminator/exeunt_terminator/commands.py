@@ -154,13 +154,14 @@ class GetRun(Struct, frozen=True):
 
 
 class List(Struct, frozen=True):
-    """List what names the run: Listed. One kind alone is looked at, and may be as old as the run that is known. Of both
-    something is to be deleted, so they are listed as they are now.
+    """List what names the run: Listed. It may be as old as the run that is known where it is only looked at; it is
+    `as_of_now` where something of it is to be deleted.
     """
 
     run: RunState
     step_runs: bool = False
     bindings: bool = False
+    as_of_now: bool = False
 
 
 class LastSignals(Struct, frozen=True):

@@ -188,7 +188,7 @@ class Stopping:
                 first_seen = parse_instant(run.canceled_at) if run.canceled_at else None
                 return GetRun(run, first_seen, story=self._state is StopState.READING)
             case StopState.LISTING:
-                return List(run, step_runs=True, bindings=True)
+                return List(run, step_runs=True, bindings=True, as_of_now=True)
             case StopState.DELETING:
                 return Delete(run, self._to_delete)
             case StopState.PASSING_ON:
