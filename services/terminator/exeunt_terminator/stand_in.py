@@ -172,10 +172,11 @@ class StandIn:
         known, of = self._streams.recall(asked), cancellation_of(asked.event_type, asked.snapshot.run)
         while known is None:
             next_session = self._next_session
-            with suppress(BusUnavailable, PermissionDenied, TimeoutError):
-                async with self._recalls, asyncio.timeout(_RECALL_PATIENCE):
-                    known = await recalled(self._bus, of, asked.event_type)
-                    break
+            if self._bus.unavailable_reason is None:
+                with suppress(BusUnavailable, PermissionDenied, TimeoutError):
+                    async with self._recalls, asyncio.timeout(_RECALL_PATIENCE):
+                        known = await recalled(self._bus, of, asked.event_type)
+                        break
             await self._hear(watch.Recalled(asked, None))
             await next_session.wait()
         await self._hear(watch.Recalled(asked, known))
