@@ -10,7 +10,7 @@ from typing import Final
 
 from bench.observer import Moment, Sighting
 from bench.report import Row, compared, percentile
-from bench.sides import FLOOR, Side
+from bench.sides import FLOOR, LOOKING, Side
 from bench.stage import Stage
 from bench.world import Run
 
@@ -28,6 +28,8 @@ async def measure(
     world, gone, canceled = stage.world, [], []
     for number in range(rounds):
         sides, spare = turns(number), 0 if number else warm_up
+        # A list that waits for the watch cache holds the next one up for what is left of 100 ms, whosever it is.
+        blind = [side for side in sides if side.name != LOOKING]
         gone.append(
             await _in_turn(
                 stage, sides, f"{prefix}left-{number}", runs, spare, world.cancel, world.leave, lambda seen: seen.gone
@@ -36,7 +38,7 @@ async def measure(
         canceled.append(
             await _in_turn(
                 stage,
-                sides,
+                blind,
                 f"{prefix}canceled-{number}",
                 runs,
                 spare,
