@@ -274,6 +274,16 @@ def test_a_stream_that_could_not_answer_at_first_may_still_tell_of_a_topology(wa
     assert watched.recall(asked, topology_established=snapshot()) == []
 
 
+def test_what_a_stream_tells_late_does_not_end_a_run_whose_opted_out_story_is_gone(watched: Watched) -> None:
+    watched.start()
+    watched.removes(STORIES, story())
+    asked = Recall(ESTABLISHED, snapshot()), Recall(CANCEL, snapshot())
+    watched.changes(STORY_RUNS, story_run(cancel_observed_at=CANCEL_OBSERVED_AT))
+    opted_out = replace(snapshot(), story=replace(snapshot().story, enabled=False))
+    for order in (asked, asked[::-1]):
+        assert published(watched.recall(order, topology_established=snapshot(), cancel_requested=opted_out)) == []
+
+
 def test_what_a_stream_tells_late_of_a_run_that_was_made_anew_counts_for_nothing(watched: Watched) -> None:
     asked = watched.start(story_run(cancel_observed_at=CANCEL_OBSERVED_AT))
     watched.recall(asked)

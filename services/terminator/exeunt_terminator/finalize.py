@@ -73,8 +73,9 @@ def _rounded(duration: timedelta) -> timedelta:
 def _cancel_conditions(run: RunState, now: str) -> list[dict[str, object]]:
     """The operations that rewrite bobrapet's three conditions in place, and append those of them that are missing.
 
-    What may have been decided on is tested: which conditions there are, and status and reason of the three. Whatever
-    else others write into conditions meanwhile, as often as they like, is kept and refuses nothing (ADR 4).
+    What may have been decided on is tested: where the conditions that were read stand, and status and reason of the
+    three. Whatever else others write into conditions meanwhile, as often as they like, is kept and refuses nothing; a
+    new one does only where one of the three is missing (ADR 4).
     """
     conditions: list[dict[str, Any]] | None = msgspec.json.decode(run.conditions)
     if conditions is None:

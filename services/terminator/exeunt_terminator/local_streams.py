@@ -17,7 +17,7 @@ from exeunt.events.codec import ReceivedEvent, event_message, read_event
 from exeunt.events.event_types import ANSWERED_EVENT_TYPES, EventType, Outcome, cancellation_of
 from exeunt.events.messages import Message
 from exeunt.events.subjects import event_subject
-from exeunt.run.snapshot import Snapshot
+from exeunt.run.snapshot import RunState, Snapshot
 from exeunt_terminator import commands
 from exeunt_terminator.commands import SOURCE, Delivered, Record
 from exeunt_terminator.remembered import Remembered
@@ -151,6 +151,11 @@ class LocalStreams:
         """What this process has heard of it."""
         event_type = asked.event_type
         return self._remembered.at(event_subject(cancellation_of(event_type, asked.snapshot.run), event_type))
+
+    def knows(self, run: RunState, now: datetime) -> bool:
+        """Whether there is such a run, as far as the watches have shown."""
+        seen = self._machine.peek((run.namespace, run.name), now)
+        return seen is not None and seen.run.uid == run.uid
 
     def take(self, message: Message, now: datetime) -> LocalEvent | None:
         """The event that somebody else cannot store, to be acted on, if it is one and is new here. Of a cancel that is

@@ -179,6 +179,8 @@ class StandIn:
                         break
             await self._hear(watch.Recalled(asked, None))
             await next_session.wait()
+            if not self._streams.knows(asked.snapshot.run, datetime.now(UTC)):
+                return
         await self._hear(watch.Recalled(asked, known))
 
     def _on_session(self) -> None:

@@ -5,9 +5,11 @@ from typing import Final
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from exeunt.clock import format_instant, parse_instant
 from exeunt.errors import PoisonEvent
+from exeunt.events.codec import whole
 from exeunt.events.event_types import EventType
 from exeunt.events.messages import Message
 from exeunt.events.subjects import armed_subject, due_subject
@@ -77,6 +79,6 @@ def read_deadline(payload: bytes) -> Deadline:
         deadline = _DEADLINE.decode(payload)
         deadline.instant  # noqa: B018 - a body without a readable instant is poison, too
         deadline.snapshot.check()
+        return replace(deadline, snapshot=whole(deadline.snapshot))
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise PoisonEvent(f"a fired schedule does not decode: {error}") from error
-    return deadline

@@ -125,6 +125,7 @@ class Watching:
         self._uncovered = set(self._namespaces)
         self._recalls = Recalls(known)
         self._reading: dict[Key, str] = {}  # uid of a run that a list left out
+        self._over: set[Key] = set()  # runs that had ended before their namespace was spoken for: that is no news
 
     def receive(self, heard: Input, now: datetime) -> list[Command]:
         """What to do, after what was heard at `now`."""
@@ -287,8 +288,10 @@ class Watching:
         known = self._projection.uid(key)
         if known not in (None, run.metadata.uid):
             yield from self._deleted(key, known, now)
-        elif known is None and not self._covers(key[0]) and run.status is not None and is_terminal(run.status.phase):
-            return  # it had ended before it was listed
+        if run.status is None or not is_terminal(run.status.phase):
+            self._over.discard(key)
+        elif self._projection.uid(key) is None and not self._covers(key[0]):
+            self._over.add(key)
         self._projection.story_run(run)
         if known == run.metadata.uid:
             yield from self._end_of_waiting(key, now)
@@ -296,10 +299,10 @@ class Watching:
     def _end_of_waiting(self, key: Key, now: datetime) -> Iterator[Command]:
         """The run need not be projected yet: it waits for what the stream remembers, which takes as long as NATS is
         away, or its namespace is not spoken for. If it has ended, that is published at once, since the next that is
-        seen of it may be another attempt; and nothing that is remembered changes it.
+        seen of it may be another attempt. What only the stream knows to be realtime waits for it all the same.
         """
         covered = self._covers(*self._projection.namespaces(key))
-        if covered and key not in self._recalls:
+        if (covered and key not in self._recalls) or key in self._over:
             return
         ended = self._projection.peek(key, now)
         if ended is not None and holds(EventType.RUN_TERMINAL, ended):
@@ -311,7 +314,7 @@ class Watching:
     def _deleted(self, key: Key, uid: str, now: datetime) -> Iterator[Command]:
         if self._projection.uid(key) not in (None, uid):
             return  # the news of an older run of this name
-        waiting = self._projection.peek(key, now)
+        waiting = None if key in self._over else self._projection.peek(key, now)
         last = self._forget(key) or waiting
         if last is not None and last.realtime:
             yield Publish(EventType.RUN_TERMINAL if last.run.terminal else EventType.RUN_DELETED, last)
@@ -319,6 +322,7 @@ class Watching:
     def _forget(self, key: Key) -> Snapshot | None:
         """Know the run no more; its last snapshot, if it had one."""
         self._reading.pop(key, None)
+        self._over.discard(key)
         self._recalls.forget(key)
         self._lateness.forget(key)
         self._offers.forget(key)
@@ -340,7 +344,7 @@ class Watching:
         known = self._projection
         runs = [key for key in known.known_runs() if namespace in (None, key[0])]
         yield Covered(namespace, len(runs))
-        yield from self._recalls.ask(runs, now)
+        yield from self._recalls.ask((key for key in runs if key not in self._over), now)
         # Runs elsewhere may have waited for Stories that are here.
         touched = [key for key in known.known_runs() if namespace in (None, *known.namespaces(key))]
         touched += [key for key in known.named() if namespace in (None, key[0]) and known.uid(key) is None]
@@ -384,6 +388,7 @@ class Watching:
                     del self._unpublished[key]
                     yield Publish(EventType.TOPOLOGY_ESTABLISHED, previous)
                 if current.run.terminal:
+                    self._over.discard(key)
                     self._offers.forget(key)
                 elif begun and current.run.cancel_requested:
                     self._offers.begun(key, begun, standing(current))

@@ -60,15 +60,17 @@ class Recalls:
     def answered(self, answer: Recalled) -> Key | None:
         """The run, if it waits for no other answer.
 
-        One that could not be had at first may come late, with the topology that was; the run has been told by another
-        timeout by then, which stays.
+        One that could not be had at first may come late, with the topology that was; the run has been told with another
+        timeout by then, which stays. So does that its Story is not there: whether it was opted out then nobody knows.
         """
         asked, stored = answer.asked.event_type, answer.snapshot
         run = answer.asked.snapshot.run
         uid, waiting = self._waiting.get(key := (run.namespace, run.name), ("", set()))
         in_time = uid == run.uid and asked in waiting
-        if not in_time and (stored is None or self._projection.uid(key) != run.uid):
-            return None
+        if not in_time:
+            last = self._projection.snapshot(key)
+            if stored is None or last is None or last.run.uid != run.uid or last.story.resource_version is None:
+                return None
         if in_time:
             waiting.discard(asked)
         if stored is not None and asked is EventType.CANCEL_REQUESTED:

@@ -84,7 +84,7 @@ class Bus:
         return self.nc.server or self._where
 
     def on_session(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call `callback` after every reconnection; the returned function ends that."""
+        """Call `callback` with every (re)connection; the returned function ends that."""
         self._on_session.append(callback)
         return lambda: self._on_session.remove(callback)
 
@@ -254,6 +254,8 @@ class Bus:
         self.change.connected()
         self._connected.set()
         log.info(event, server=self.server, session=self.session)
+        for callback in self._on_session:
+            callback()
 
     def _next_server(self, pool: list[Server], _info: dict[str, Any]) -> tuple[Server, float]:
         """Which, after a wait that doubles with its failures and is never the same twice."""
@@ -263,8 +265,6 @@ class Bus:
     async def _on_reconnected(self) -> None:
         NATS_RECONNECTS.add()
         self._up("NATS reconnected")
-        for callback in self._on_session:
-            callback()
 
     async def _on_disconnected(self) -> None:
         self._connected.clear()

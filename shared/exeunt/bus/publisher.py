@@ -177,7 +177,7 @@ async def _direct_get(bus: Bus, subject: str, request: bytes) -> StoredMessage |
     if status == "404":
         return None
     if status is not None:
-        raise BusError(f"{subject} answered {status} {headers.get('description', '')}")
+        raise BusUnavailable(f"{subject} answered {status} {headers.get('description', '')}")
     return StoredMessage(
         subject=headers["nats-subject"],
         sequence=int(headers["nats-sequence"]),

@@ -249,10 +249,12 @@ class PullLoop:
                 self._bus.change.unanswered(self._next_subject, str(self._ended_pull), since=self._heard)
                 raise self._ended_pull
             await self._ask()
+            until = min(loop.time() + HEARTBEAT, self._heard + SILENCE + _GRACE)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(min(loop.time() + HEARTBEAT, self._heard + SILENCE + _GRACE)):
+                async with asyncio.timeout_at(until):
                     await self._wake.wait()
-            if self._asked_for == 0:  # all slots are taken, so the server owes us no sign of life
+            stalled = loop.time() > until + HEARTBEAT  # this process was: what was said meanwhile is not read yet
+            if self._asked_for == 0 or stalled:  # all slots are taken, so the server owes us no sign of life
                 self._heard = loop.time()
                 self._beat()
             elif loop.time() - self._heard > SILENCE:

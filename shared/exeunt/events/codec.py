@@ -82,8 +82,8 @@ def _shortened(snapshot: Snapshot) -> Snapshot:
     return replace(snapshot, run=run, story=story)
 
 
-def _whole(snapshot: Snapshot) -> Snapshot:
-    """With it again."""
+def whole(snapshot: Snapshot) -> Snapshot:
+    """With it again, as whoever reads one has to make it."""
     run, story = snapshot.run, snapshot.story
     if run.canceled_at is None:
         run = replace(run, canceled_at=run.cancel_observed_at)
@@ -132,7 +132,7 @@ def read_event(headers: Mapping[str, str], payload: bytes) -> ReceivedEvent:
     if event_type is None:
         raise PoisonEvent(f"event type {attributes.type!r} is no event that this version of Exeunt knows")
     try:
-        snapshot = _whole(_SNAPSHOT.decode(payload))
+        snapshot = whole(_SNAPSHOT.decode(payload))
         snapshot.check()
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise PoisonEvent(f"the payload of {attributes.type} does not decode: {error}") from error

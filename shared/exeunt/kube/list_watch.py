@@ -89,6 +89,7 @@ class ListWatch(Generic[T]):
         self.interruptions = 0
         self.error: str | None = None
         self.refused = False
+        self._refusals = 0  # since all was well
         self._client = client
         self.resource = resource
         self.namespace = namespace
@@ -172,10 +173,10 @@ class ListWatch(Generic[T]):
         """Back off, visibly; returns how many failures there were in a row."""
         asked = failure.retry_after if isinstance(failure, ApiError) else None
         refused = isinstance(failure, (Forbidden, NotFound))
-        if refused and not self.refused:
-            failures = 0  # a server that has just begun refuses what it soon allows
-        back_off = _BACK_OFF_REFUSED if refused else _BACK_OFF
-        delay = back_off.wait(failures, asked=min(asked or 0, _LONGEST_ASKED))
+        # Refusals count apart: a server that has just begun, after many failures, refuses what it soon allows.
+        back_off, number = (_BACK_OFF_REFUSED, self._refusals) if refused else (_BACK_OFF, failures)
+        self._refusals += refused
+        delay = back_off.wait(number, asked=min(asked or 0, _LONGEST_ASKED))
         if failure is not None:
             self.interruptions += 1
             self.error = str(failure)
@@ -185,7 +186,7 @@ class ListWatch(Generic[T]):
         return failures + 1
 
     def _well(self) -> None:
-        self.error, self.refused = None, False
+        self.error, self.refused, self._refusals = None, False, 0
 
     async def _list(self) -> AsyncGenerator[Page[T], None]:
         """Raises Rewound, and Gone when it took too long twice."""
