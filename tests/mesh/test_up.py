@@ -147,7 +147,7 @@ async def test_who_dies_and_which_alert_fires_is_reported(
         await connection.jetstream().publish("exeunt.runs.default.nobody.uid.first.cancel-requested", b"nonsense")
         await connection.close()
         reported = await up.reported("ExeuntDeadLetters fires (warning):")
-        assert "messages of " in reported
+        assert "Messages of " in reported
 
 
 def child(parent: int, module: str) -> int:

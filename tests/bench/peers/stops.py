@@ -17,6 +17,8 @@ _ENABLED: Final = "exeunt.bubustack.io/enabled"
 _MESSAGE: Final = "StoryRun gracefully canceled"
 _UNITS: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001, "us": 1e-6, "µs": 1e-6}
 _AT_ONCE: Final = 64
+_KINDS: Final = ("Ready", "Progressing", "Degraded")
+_DECIDED_ON: Final = ("type", "status", "reason")
 
 Object = dict[str, Any]
 Write = Callable[[Object, dict[str, str]], Awaitable[None]]
@@ -91,21 +93,10 @@ class Stops:
 
 
 def finalizing_patch(run: Object) -> list[Object]:
-    """As the terminator's, for runs as the bench makes them: still Running, without conditions that are kept."""
+    """As the terminator's, for runs as the bench makes them: still Running, and without foreign conditions."""
     meta, status = run["metadata"], run["status"]
     moment = datetime.now(UTC)
     now = moment.strftime("%Y-%m-%dT%H:%M:%SZ")
-    conditions = {condition["type"]: condition for condition in status.get("conditions", [])}
-    for kind in ("Ready", "Progressing", "Degraded"):
-        before = conditions.get(kind, {})
-        conditions[kind] = {
-            "type": kind,
-            "status": "False",
-            "reason": "Canceled",
-            "message": _MESSAGE,
-            "observedGeneration": meta["generation"],
-            "lastTransitionTime": before["lastTransitionTime"] if before.get("status") == "False" else now,
-        }
     annotations = "/metadata/annotations/"
     tests = {
         "/metadata/uid": meta["uid"],
@@ -115,20 +106,39 @@ def finalizing_patch(run: Object) -> list[Object]:
         annotations + _ENABLED.replace("/", "~1"): meta["annotations"].get(_ENABLED),
         "/status/phase": status["phase"],
         "/status/finishedAt": status.get("finishedAt"),
-        "/status/conditions": status.get("conditions"),
     }
     written = {
         "phase": "Finished",
         "message": _MESSAGE,
         "observedGeneration": meta["generation"],
-        "conditions": list(conditions.values()),
         "finishedAt": now,
         "duration": _duration(moment - datetime.fromisoformat(status["startedAt"])),
     }
     return [
         *({"op": "test", "path": path, "value": value} for path, value in tests.items()),
+        *_canceled_conditions(meta["generation"], status["conditions"], now),
         *({"op": "add", "path": f"/status/{field}", "value": value} for field, value in written.items()),
     ]
+
+
+def _canceled_conditions(generation: int, conditions: list[Object], now: str) -> list[Object]:
+    def canceled(kind: str, since: str) -> Object:
+        word = {"type": kind, "status": "False", "reason": "Canceled", "message": _MESSAGE}
+        return {**word, "observedGeneration": generation, "lastTransitionTime": since}
+
+    operations = []
+    for place, read in enumerate(conditions):
+        at = f"/status/conditions/{place}"
+        since = read["lastTransitionTime"] if read["status"] == "False" else now
+        operations += [{"op": "test", "path": f"{at}/{field}", "value": read[field]} for field in _DECIDED_ON]
+        operations += [{"op": "replace", "path": at, "value": canceled(read["type"], since)}]
+    missing = [kind for kind in _KINDS if kind not in {read["type"] for read in conditions}]
+    for place, kind in enumerate(missing, len(conditions)):
+        operations += [
+            {"op": "add", "path": "/status/conditions/-", "value": canceled(kind, now)},
+            {"op": "test", "path": f"/status/conditions/{place}", "value": canceled(kind, now)},
+        ]
+    return operations
 
 
 def _duration(took: timedelta) -> str:
