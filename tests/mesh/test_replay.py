@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from actors.bystander import Bystander
@@ -57,7 +56,7 @@ async def state_of(kubernetes: Kubernetes, namespace: str, bystander: Bystander)
         assert stream.config.name is not None
         consumers = await bystander.streams.consumers_info(stream.config.name)
         state[stream.config.name] = (
-            msgspec.to_builtins(vars(stream.state)),
+            {what: count for what, count in vars(stream.state).items() if what != "consumer_count"},
             [
                 (info.name, info.delivered, info.ack_floor, info.num_ack_pending, info.num_pending)
                 for info in consumers
