@@ -11,6 +11,7 @@ import uvloop
 from kubernetes_asyncio.client import CustomObjectsApi
 
 from actors.admin import admin_client
+from actors.kubernetes import Kubernetes
 from exeunt_local import BASE, CRDS, binaries
 from exeunt_local.binaries import Binaries, PrometheusBinaries
 from exeunt_local.control_plane import ControlPlane
@@ -62,6 +63,11 @@ async def admin(control_plane: ControlPlane) -> AsyncIterator[CustomObjectsApi]:
     """The cluster's admin, for everything that a user or another writer does; `.api_client` for the rest."""
     async with admin_client(control_plane.kubeconfig) as client:
         yield CustomObjectsApi(client)
+
+
+@pytest.fixture(scope="session")
+def kubernetes(admin: CustomObjectsApi) -> Kubernetes:
+    return Kubernetes(admin.api_client)  # type: ignore[attr-defined]  # the generated stubs leave it out
 
 
 @pytest.fixture

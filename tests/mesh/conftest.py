@@ -7,7 +7,6 @@ module, because two meshes on one cluster would do each other's work.
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
-from kubernetes_asyncio.client import CustomObjectsApi
 
 from actors.bystander import Bystander
 from actors.call import Call
@@ -24,11 +23,6 @@ from exeunt_local.mesh import Mesh
 from exeunt_local.nats_server import NatsServer
 
 Stopped = Callable[..., Awaitable[State]]
-
-
-@pytest.fixture(scope="session")
-def kubernetes(admin: CustomObjectsApi) -> Kubernetes:
-    return Kubernetes(admin.api_client)  # type: ignore[attr-defined]  # the generated stubs leave it out
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from kubernetes_asyncio.client import CustomObjectsApi
 
 from actors import hub
 from actors.call import Call
@@ -21,11 +20,6 @@ from exeunt_local.control_plane import ControlPlane
 
 A_BUSY_MACHINE = timedelta(seconds=5)
 """What it may add to anything that is done at once."""
-
-
-@pytest.fixture
-def kubernetes(admin: CustomObjectsApi) -> Kubernetes:
-    return Kubernetes(admin.api_client)  # type: ignore[attr-defined]  # the generated stubs leave it out
 
 
 @pytest.fixture

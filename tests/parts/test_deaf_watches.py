@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from kubernetes_asyncio.client import CustomObjectsApi
 
 from actors.front import Answer, Front, accepting, refusing, standing_before
 from actors.kubernetes import STORY_RUN, Kubernetes
@@ -68,11 +67,6 @@ async def client(front: Front, control_plane: ControlPlane, tmp_path: Path) -> A
     client = await KubeClient.connect(kubeconfig=str(tmp_path / "front"), request_timeout=5)
     yield client
     await client.close()
-
-
-@pytest.fixture
-def kubernetes(admin: CustomObjectsApi) -> Kubernetes:
-    return Kubernetes(admin.api_client)  # type: ignore[attr-defined]  # the generated stubs leave it out
 
 
 class Following:

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 
 import pytest
-from kubernetes_asyncio.client import CustomObjectsApi
 
 from actors.call import Call
 from actors.kubernetes import Kubernetes
@@ -51,9 +50,8 @@ async def client(control_plane: ControlPlane) -> AsyncIterator[KubeClient]:
 
 
 @pytest.fixture
-async def call(admin: CustomObjectsApi, namespace: str) -> Call:
+async def call(kubernetes: Kubernetes, namespace: str) -> Call:
     """A canceled call whose bindings are gone before anybody has seen them."""
-    kubernetes = Kubernetes(admin.api_client)  # type: ignore[attr-defined]  # the generated stubs leave it out
     call = await Call.start(kubernetes, namespace, shutdown_timeout="1h")
     await call.cancel()
     await call.observe_cancel()

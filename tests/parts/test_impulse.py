@@ -6,7 +6,6 @@ from typing import Any
 
 import aiohttp
 import pytest
-from kubernetes_asyncio.client import CustomObjectsApi
 
 from actors.call import Call, create_story
 from actors.impulse import END_EVENTS, Impulse
@@ -19,11 +18,6 @@ from exeunt_local.processes import free_port
 
 BOT = "bubu-agent-call-listen-3f2a"
 PORT = free_port()
-
-
-@pytest.fixture
-def kubernetes(admin: CustomObjectsApi) -> Kubernetes:
-    return Kubernetes(admin.api_client)  # type: ignore[attr-defined]  # the generated stubs leave it out
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
-from kubernetes_asyncio.client import CustomObjectsApi
 
 from actors.kubernetes import STEP_RUN, STORY, STORY_RUN, Kubernetes
 from actors.names import CANCEL_OBSERVED_AT
@@ -34,9 +33,8 @@ async def kube(control_plane: ControlPlane) -> AsyncIterator[KubeClient]:
 
 
 async def test_an_outcome_names_no_more_step_runs_than_fit(
-    admin: CustomObjectsApi, kube: KubeClient, bus: Bus, namespace: str
+    kubernetes: Kubernetes, kube: KubeClient, bus: Bus, namespace: str
 ) -> None:
-    kubernetes = Kubernetes(admin.api_client)  # type: ignore[attr-defined]  # the generated stubs leave it out
     spec = {"pattern": "realtime", "steps": [{"name": "a", "ref": {"name": "a"}}]}
     await kubernetes.create(STORY, namespace, "talk", spec)
     run = await kubernetes.create(

@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from typing import Final
 
 import pytest
-from kubernetes_asyncio.client import CustomObjectsApi
 
 from actors.call import Call
 from actors.kubernetes import STEP_RUN, STORY, STORY_RUN, Kubernetes
@@ -80,9 +79,8 @@ async def carry_out(stopping: Stopping, calls: Calls, meanwhile: Callable[[Quest
 
 @pytest.mark.parametrize("redriven", [False, True])
 async def test_step_runs_of_a_new_attempt_stay(
-    admin: CustomObjectsApi, kube: KubeClient, bus: Bus, namespace: str, *, redriven: bool
+    kubernetes: Kubernetes, kube: KubeClient, bus: Bus, namespace: str, *, redriven: bool
 ) -> None:
-    kubernetes = Kubernetes(admin.api_client)  # type: ignore[attr-defined]  # the generated stubs leave it out
     async with Operator(kubernetes, requeue=0.2):
         call = await Call.start(kubernetes, namespace)
         await call.signal_topology_terminated()
@@ -103,7 +101,7 @@ async def test_step_runs_of_a_new_attempt_stay(
 
 @pytest.mark.parametrize(("before", "meanwhile", "left"), [(None, "false", True), (" Yes", " Yes", False)])
 async def test_an_opt_out_just_before_the_write_holds(
-    admin: CustomObjectsApi,
+    kubernetes: Kubernetes,
     kube: KubeClient,
     bus: Bus,
     namespace: str,
@@ -112,7 +110,6 @@ async def test_an_opt_out_just_before_the_write_holds(
     meanwhile: str,
     left: bool,
 ) -> None:
-    kubernetes = Kubernetes(admin.api_client)  # type: ignore[attr-defined]  # the generated stubs leave it out
     async with Operator(kubernetes, requeue=0.2):
         call = await Call.start(kubernetes, namespace)
         await call.annotate({ENABLED: before})
@@ -131,9 +128,8 @@ async def test_an_opt_out_just_before_the_write_holds(
 
 
 async def test_an_opt_out_of_its_story_holds_where_the_run_is_read_again(
-    admin: CustomObjectsApi, kube: KubeClient, bus: Bus, namespace: str
+    kubernetes: Kubernetes, kube: KubeClient, bus: Bus, namespace: str
 ) -> None:
-    kubernetes = Kubernetes(admin.api_client)  # type: ignore[attr-defined]  # the generated stubs leave it out
     async with Operator(kubernetes, requeue=0.2):
         call = await Call.start(kubernetes, namespace)
         await call.signal_topology_terminated()
@@ -178,7 +174,7 @@ def losing(kind: str) -> Told:
     ],
 )
 async def test_conditions_that_others_write_between_each_read_and_write_are_kept_and_do_not_hold_it_up(
-    admin: CustomObjectsApi,
+    kubernetes: Kubernetes,
     kube: KubeClient,
     bus: Bus,
     namespace: str,
@@ -187,7 +183,6 @@ async def test_conditions_that_others_write_between_each_read_and_write_are_kept
     every_time: bool,
     writes: int,
 ) -> None:
-    kubernetes = Kubernetes(admin.api_client)  # type: ignore[attr-defined]  # the generated stubs leave it out
     sent: list[Patch] = []
     async with Operator(kubernetes, requeue=0.2):
         call = await Call.start(kubernetes, namespace)
@@ -225,9 +220,8 @@ async def test_conditions_that_others_write_between_each_read_and_write_are_kept
 
 
 async def test_of_two_that_write_the_same_in_the_same_second_each_knows_who_has_written(
-    admin: CustomObjectsApi, kube: KubeClient, bus: Bus, namespace: str
+    kubernetes: Kubernetes, kube: KubeClient, bus: Bus, namespace: str
 ) -> None:
-    kubernetes = Kubernetes(admin.api_client)  # type: ignore[attr-defined]  # the generated stubs leave it out
     async with Operator(kubernetes, requeue=0.2):
         call = await Call.start(kubernetes, namespace)
         await call.cancel()

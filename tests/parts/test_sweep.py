@@ -8,7 +8,6 @@ from math import inf
 from typing import Never, cast
 
 import pytest
-from kubernetes_asyncio.client import CustomObjectsApi
 
 from actors.kubernetes import STORY, STORY_RUN, Kubernetes
 from actors.names import CANCEL_OBSERVED_AT
@@ -26,9 +25,8 @@ Until = Callable[..., Awaitable[None]]
 
 
 @pytest.fixture
-async def canceled(admin: CustomObjectsApi, namespace: str) -> AsyncIterator[None]:
+async def canceled(kubernetes: Kubernetes, namespace: str) -> AsyncIterator[None]:
     """More canceled runs than are looked after at once."""
-    kubernetes = Kubernetes(admin.api_client)  # type: ignore[attr-defined]  # the generated stubs leave it out
     await kubernetes.create(
         STORY, namespace, "story", {"pattern": "realtime", "steps": [{"name": "a", "ref": {"name": "a"}}]}
     )

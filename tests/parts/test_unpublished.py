@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import msgspec
 import pytest
-from kubernetes_asyncio.client import CustomObjectsApi
 from msgspec.structs import replace
 from structlog.testing import capture_logs
 
@@ -69,10 +68,9 @@ async def published(unpublished: Unpublished) -> None:
 
 
 async def test_a_stop_that_is_not_done_when_the_bus_is_back_is_left_to_it(
-    bus: Bus, control_plane: ControlPlane, admin: CustomObjectsApi, namespace: str, until: Until
+    bus: Bus, control_plane: ControlPlane, kubernetes: Kubernetes, namespace: str, until: Until
 ) -> None:
     await ensure_stream(bus, runs_stream())
-    kubernetes = Kubernetes(admin.api_client)  # type: ignore[attr-defined]  # the generated stubs leave it out
     kubeconfig = await control_plane.kubeconfig_for("exeunt-terminator", "exeunt")
     client = await KubeClient.connect(kubeconfig=str(kubeconfig), retry_budget=0.1)
     unpublished = Unpublished(bus)

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 import msgspec
 import pytest
 import structlog
-from kubernetes_asyncio.client import CustomObjectsApi
 from msgspec import Raw
 from msgspec.structs import replace
 
@@ -91,8 +90,7 @@ async def test_what_is_stored_is_found_again_by_its_run_and_by_its_sequence(bus:
     assert await carry_out.answer(nowhere) == MessageRead(nowhere, None)
 
 
-async def test_a_run_is_read_or_found_to_be_gone(carry_out: Calls, admin: CustomObjectsApi, namespace: str) -> None:
-    kubernetes = Kubernetes(admin.api_client)  # type: ignore[attr-defined]  # the generated stubs leave it out
+async def test_a_run_is_read_or_found_to_be_gone(carry_out: Calls, kubernetes: Kubernetes, namespace: str) -> None:
     await kubernetes.create(STORY_RUN, namespace, "call", {"storyRef": {"name": "talk"}})
     answer = await carry_out.answer(GetRun((namespace, "call"), "any"))
     assert isinstance(answer, RunRead)

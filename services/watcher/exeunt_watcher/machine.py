@@ -186,7 +186,7 @@ class Watching:
             self._forget(key)  # until the watch shows one that is not
         elif heard.run is None or heard.run.metadata.uid != uid:
             yield from self._deleted(key, uid, now)
-        elif heard.run.status is not None and is_terminal(heard.run.status.phase):
+        elif _has_ended(heard.run):
             yield from self._take(heard.run, now)
             yield from self._touched([key], now)
         else:
@@ -288,7 +288,7 @@ class Watching:
         known = self._projection.uid(key)
         if known not in (None, run.metadata.uid):
             yield from self._deleted(key, known, now)
-        if run.status is None or not is_terminal(run.status.phase):
+        if not _has_ended(run):
             self._over.discard(key)
         elif self._projection.uid(key) is None and not self._covers(key[0]):
             self._over.add(key)
@@ -450,6 +450,10 @@ class Watching:
     def peek(self, key: Key, now: datetime) -> Snapshot | None:
         """The run as of now; None when no such run is known, or it has ended."""
         return self._projection.peek(key, now)
+
+
+def _has_ended(run: StoryRun) -> bool:
+    return run.status is not None and is_terminal(run.status.phase)
 
 
 def _names_all(stored: Snapshot | None, wanted: Snapshot) -> bool:

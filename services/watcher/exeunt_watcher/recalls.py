@@ -66,16 +66,13 @@ class Recalls:
         asked, stored = answer.asked.event_type, answer.snapshot
         run = answer.asked.snapshot.run
         uid, waiting = self._waiting.get(key := (run.namespace, run.name), ("", set()))
-        in_time = uid == run.uid and asked in waiting
-        if not in_time:
-            last = self._projection.snapshot(key)
-            if stored is None or last is None or last.run.uid != run.uid or last.story.resource_version is None:
-                return None
-        if in_time:
+        if uid == run.uid and asked in waiting:
             waiting.discard(asked)
-        if stored is not None and asked is EventType.CANCEL_REQUESTED:
-            if in_time:
+            if stored is not None and asked is EventType.CANCEL_REQUESTED:
                 self._projection.fix(stored)
+        elif stored is None or not self._was_told_with_its_story(key, run.uid):
+            return None
+        if stored is not None and asked is EventType.CANCEL_REQUESTED:
             self._projection.remember(stored.run.attempt_key, stored.topology)
         elif stored is not None:
             self._projection.remember(run.attempt_key, SEEN)
@@ -83,6 +80,10 @@ class Recalls:
             return None
         self._waiting.pop(key, None)
         return key
+
+    def _was_told_with_its_story(self, key: Key, uid: str) -> bool:
+        last = self._projection.snapshot(key)
+        return last is not None and last.run.uid == uid and last.story.resource_version is not None
 
     def forget(self, key: Key) -> None:
         """There is no such run any more, or it need not wait."""

@@ -253,8 +253,9 @@ class PullLoop:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(until):
                     await self._wake.wait()
-            stalled = loop.time() > until + HEARTBEAT  # this process was: what was said meanwhile is not read yet
-            if self._asked_for == 0 or stalled:  # all slots are taken, so the server owes us no sign of life
+            # It owes us no sign of life when all slots are taken. When this process was held up, it may have given one
+            # that is not read yet.
+            if self._asked_for == 0 or loop.time() > until + HEARTBEAT:
                 self._heard = loop.time()
                 self._beat()
             elif loop.time() - self._heard > SILENCE:
